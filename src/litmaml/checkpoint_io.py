@@ -1,0 +1,85 @@
+"""Writing checkpoints so that a kill, a power cut or a full disk at any moment leaves a valid one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from lightning.fabric.plugins import CheckpointIO
+
+from litmaml.checkpoint import checksum_file, checksums, load_plain, sha256
+
+
+class DurableCheckpointIO(CheckpointIO):
+    """Writes a checkpoint beside its target, syncs it and renames it; reading verifies its SHA-256.
+
+    (Lightning's own goes by the temporary folder, often on another file system, where moving is copying.)
+
+    The checksum stands in ``FILE.sha256``, which ``sha256sum -c`` reads. Two files cannot be renamed at once:
+    while a checkpoint is being replaced, it names the new content and the old.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Write a local file; on error an earlier one of this name is untouched.
+
+        Raises:
+            TypeError: There are storage options.
+            OSError: It cannot be written.
+        """
+        if storage_options is not None:
+            raise TypeError("storage_options: DurableCheckpointIO writes local files and takes none")
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = _write_beside(path, lambda file: torch.save(checkpoint, file))
+        new, old = sha256(fresh), checksums(path)
+        _write_checksums(path, [new, *old])
+        _rename(fresh, path)
+        if old:
+            _write_checksums(path, [new])
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a file back, verified. It may hold tensors and plain data only, whatever ``weights_only`` is.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: The file is damaged or holds more than plain data.
+        """
+        loaded: dict[str, Any] = load_plain(path, map_location)
+        return loaded
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        Path(path).unlink(missing_ok=True)
+        checksum_file(Path(path)).unlink(missing_ok=True)
+
+
+def _write_checksums(path: Path, digests: list[str]) -> None:
+    lines = "".join(f"{digest}  {path.name}\n" for digest in digests)
+    _rename(_write_beside(checksum_file(path), lambda file: file.write(lines.encode())), checksum_file(path))
+
+
+def _write_beside(target: Path, write: Callable[[IO[bytes]], object]) -> Path:
+    """A file in the same folder with all its bytes on the disk. One process writes, so one name will do."""
+    fresh = target.with_name(f".{target.name}.unfinished")
+    try:
+        with fresh.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:
+        fresh.unlink(missing_ok=True)  # it may be what fills the disk
+        raise OSError(f"checkpoint: cannot write {str(target)!r}: {error}") from error
+    return fresh
+
+
+def _rename(fresh: Path, target: Path) -> None:
+    os.replace(fresh, target)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the name, too, has to be on the disk
+    finally:
+        os.close(folder)

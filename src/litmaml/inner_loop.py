@@ -1,0 +1,162 @@
+"""The inner loop: a model that adapts to the support set of each of T stacked tasks."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from litmaml.inner_optimizer import InnerOptimizer
+from litmaml.outer_gradient import FirstOrder, OuterGradient
+from litmaml.types import Batch, Params, Tasks
+
+
+class InnerLoop(nn.Module):
+    """theta_{j+1} = U_j(theta_j, grad l(theta_j; S_j)) from theta_0, the model's weights, for every task.
+
+    The model is called functionally with each task's own fast weights: as it is for one task, by ``vmap`` for more.
+    Only the forward pass is mapped, and the sum of the tasks' losses is differentiated outside: mapping the gradient
+    itself is wrong at second order for affine normalisation layers (PyTorch functorch issue 534).
+
+    Args:
+        model: Any module that maps a batch of inputs (n, ...) to predictions (n, ...).
+        loss: (predictions, targets) -> a scalar.
+        optimizer: U, the inner optimizer.
+        outer_gradient: How the outer loop differentiates through the steps.
+        fast_weights: Patterns (``*`` and ``?``) of the names of the parameters to adapt: ``*`` is MAML, ``head.*`` of
+            a model with a head ANIL. Parameters that need no gradient are never adapted.
+        steps: N, for which per-step rates are made.
+
+    Raises:
+        ValueError: A pattern fits no trainable parameter, or a parameter has no shape yet.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: nn.Module,
+        optimizer: InnerOptimizer,
+        outer_gradient: OuterGradient,
+        fast_weights: Sequence[str],
+        steps: int,
+    ) -> None:
+        super().__init__()
+        self.model, self.loss, self.optimizer, self.outer_gradient = model, loss, optimizer, outer_gradient
+        trainable = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        for name, weight in model.named_parameters():
+            if isinstance(weight, nn.parameter.UninitializedParameter):
+                raise ValueError(f"model: {name} has no shape yet; run one batch through lazy layers first")
+        for pattern in fast_weights:
+            if not fnmatch.filter(trainable, pattern):
+                raise ValueError(
+                    f"fast_weights: {pattern!r} fits none of the model's trainable parameters: " + ", ".join(trainable)
+                )
+        self.fast_names = [n for n in trainable if any(fnmatch.fnmatchcase(n, p) for p in fast_weights)]
+        if not self.fast_names:
+            raise ValueError("fast_weights: names no parameter; there is nothing to adapt")
+        self.slow_names = [name for name in trainable if name not in set(self.fast_names)]
+        optimizer.bind({name: trainable[name].detach() for name in self.fast_names}, steps)
+
+    def predict(self, fast: Params, inputs: Tensor, slow: Params | None = None) -> Tensor:
+        """Each task's predictions (T, n, ...) by its own fast weights, on inputs (T, n, ...)."""
+        shared = slow or {}
+        with _unfused_attention():
+            if len(inputs) == 1:
+                single = {name: weight[0] for name, weight in fast.items()}
+                output: Tensor = functional_call(self.model, {**shared, **single}, (inputs[0],))
+                return output.unsqueeze(0)
+            mapped: Tensor = vmap(
+                lambda weights, x: functional_call(self.model, {**shared, **weights}, (x,)),
+                randomness="different",
+            )(fast, inputs)
+            return mapped
+
+    def losses(self, fast: Params, slow: Params, batch: Batch) -> Tensor:
+        """l of each task (T,)."""
+        return self.loss_of(self.predict(fast, batch.inputs, slow), batch.targets)
+
+    def loss_of(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """The loss of each task (T,) for predictions already made."""
+        if len(predictions) == 1:
+            single: Tensor = self.loss(predictions[0], targets[0])
+            return single.reshape(1)
+        mapped: Tensor = vmap(self.loss, randomness="different")(predictions, targets)
+        return mapped
+
+    def start(self, tasks: int) -> tuple[Params, Params]:
+        """theta_0 stacked for so many tasks, and the slow weights that they share."""
+        weights = dict(self.model.named_parameters())
+        fast = {name: weights[name].expand(tasks, *weights[name].shape) for name in self.fast_names}
+        return fast, {name: weights[name] for name in self.slow_names}
+
+    def forward(self, tasks: Tasks, steps: int) -> tuple[Tensor, Tensor]:
+        """The outer losses l(theta_N; query) of the tasks (T,) and their predictions on the query (T, n, ...)."""
+        fast, (_, slow) = self.adapt(tasks, steps), self.start(tasks.size)
+        predictions = self.predict(fast, tasks.query.inputs, slow)
+        return self.loss_of(predictions, tasks.query.targets), predictions
+
+    def adapt(self, tasks: Tasks, steps: int) -> Params:
+        """theta_N, differentiable by the initial weights and the inner rates as the outer gradient has it."""
+        fast, slow = self.start(tasks.size)
+        state = self.optimizer.start(fast)
+        for j in range(steps):
+            hessian = None if tasks.hessian is None else tasks.hessian[_batch(j, tasks.hessian, steps)]
+            support = tasks.support[_batch(j, tasks.support, steps)]
+            gradient = self.outer_gradient.inner_gradient(self.losses, fast, slow, support, hessian)
+            fast, state = self.optimizer.step(j, fast, gradient, state)
+        return fast
+
+    def path(self, tasks: Tasks, steps: int) -> Iterator[Params]:
+        """theta_0, ..., theta_N without a graph, for evaluation; also inside ``no_grad`` and ``inference_mode``."""
+        with torch.inference_mode(False), torch.enable_grad():
+            tasks = _ordinary(tasks)
+            fast, slow = self.start(tasks.size)
+            fast = {name: weight.detach() for name, weight in fast.items()}
+            state = self.optimizer.start(fast)
+        first_order = FirstOrder()
+        yield fast
+        for j in range(steps):
+            with torch.inference_mode(False), torch.enable_grad():
+                # Evaluation may take more steps than there are batches to train on: it goes round.
+                support = tasks.support[j % len(tasks.support)]
+                gradient = first_order.inner_gradient(self.losses, fast, slow, support, None)
+                fast, state = self.optimizer.step(j, fast, gradient, state)
+                fast = {name: weight.detach() for name, weight in fast.items()}
+            yield fast
+
+
+@contextmanager
+def _unfused_attention() -> Iterator[None]:
+    """Fused attention has no second derivative, and fused encoder layers (torch's in eval mode) none under vmap."""
+    fused_layers = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused_layers)
+
+
+def _batch(j: int, batches: Sequence[Batch], steps: int) -> int:
+    if len(batches) not in (1, steps):
+        raise ValueError(
+            f"{len(batches)} support or Hessian batches a task do not fit {steps} inner steps: "
+            "set support_batches to 1 or to the number of steps"
+        )
+    return j % len(batches)
+
+
+def _ordinary(tasks: Tasks) -> Tasks:
+    """Copies of inference tensors, which autograd may not save."""
+
+    def copy(batch: Batch) -> Batch:
+        return Batch(batch.inputs.clone(), batch.targets.clone())
+
+    if not tasks.query.inputs.is_inference():
+        return tasks
+    return tasks._replace(support=tuple(copy(batch) for batch in tasks.support), query=copy(tasks.query))

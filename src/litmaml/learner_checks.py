@@ -1,0 +1,71 @@
+"""What would make a run of a MetaLearner wrong, refused before it costs hours."""
+
+from __future__ import annotations
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
+
+from litmaml.inner_loop import InnerLoop
+from litmaml.outer_gradient import OuterGradient
+from litmaml.types import Tasks
+
+_SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
+
+
+def check_loss(loss: nn.Module) -> None:
+    """Refuse a loss with trainable parameters.
+
+    Raises:
+        ValueError: Naming the first.
+    """
+    if uncovered := [name for name, weight in loss.named_parameters() if weight.requires_grad]:
+        raise ValueError(
+            f"loss: its trainable parameter {uncovered[0]!r} is in no weight set: neither the inner nor the outer "
+            "loop trains a loss; freeze it (requires_grad_(False)) or move it into the model"
+        )
+
+
+def check_trainer(trainer: Trainer, outer_gradient: OuterGradient) -> None:
+    """Refuse strategies and precisions under which the outer gradient would be wrong.
+
+    Raises:
+        ValueError: Naming the trainer's argument.
+    """
+    strategy = type(trainer.strategy).__name__
+    if strategy in _SHARDED:
+        raise ValueError(
+            f"strategy: {strategy} splits weights between processes, but the inner loop calls the model with "
+            "weights of its own; use ddp, which holds them whole on each process"
+        )
+    name, precision = type(outer_gradient).__name__, str(trainer.precision)
+    if outer_gradient.probes and precision in ("16-true", "bf16-true"):
+        raise ValueError(
+            f"precision: {precision} is too coarse for the probes of {name}; use 32-true, or bf16-mixed, under "
+            "which the probes run in float32"
+        )
+    if precision == "16-mixed":
+        rank_zero_warn(
+            "precision: under 16-mixed the loss is scaled for the outer gradient only, and small inner gradients "
+            "vanish; prefer bf16-mixed"
+        )
+
+
+def check_labels(inner_loop: InnerLoop, tasks: Tasks) -> None:
+    """Refuse tasks with more classes than the model has logits.
+
+    Raises:
+        ValueError: With both numbers.
+    """
+    if not isinstance(inner_loop.loss, nn.CrossEntropyLoss) or tasks.query.targets.is_floating_point():
+        return
+    with torch.no_grad():
+        fast, slow = inner_loop.start(1)
+        ways = inner_loop.predict(fast, tasks.query.inputs[:1], slow).shape[2]
+    asked = int(tasks.query.targets.max()) + 1
+    if asked > ways:
+        raise ValueError(
+            f"ways: the tasks have {asked} classes, but the model gives {ways} logits; make the model for {asked} "
+            f"ways or the tasks with at most {ways}"
+        )

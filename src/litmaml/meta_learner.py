@@ -1,0 +1,313 @@
+"""The LightningModule: any model, meta-trained with any outer gradient."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+from torchmetrics import Metric
+from torchmetrics.aggregation import CatMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from litmaml.checkpoint import read_checkpoint
+from litmaml.evaluation import Interval, curve
+from litmaml.inner_loop import InnerLoop
+from litmaml.inner_optimizer import SGD, InnerOptimizer
+from litmaml.learner_checks import check_labels, check_loss, check_trainer
+from litmaml.learner_recipe import arguments_of, recipe_of
+from litmaml.meta_gradient import MetaGradientOf, default_chunk, hand_over
+from litmaml.model_checks import check_model, normalisation_policy
+from litmaml.outer_gradient import OuterGradient, SecondOrder
+from litmaml.types import Params, Tasks, chunks
+
+
+class MetaLearner(LightningModule):
+    """Meta-trains a model: find weights from which N inner steps on a few examples solve a new task.
+
+    Minimises F(theta) = E_task l(theta_N; query), theta_{j+1} = U(theta_j, grad l(theta_j; support)),
+    theta_0 = theta (Finn et al. 2017, arXiv 1703.03400), by the gradient that ``outer_gradient`` gives.
+
+    Args:
+        model: Any module that maps a batch of inputs to predictions.
+        inner_optimizer: U, the update of the fast weights; by default SGD with rate 0.01.
+        outer_gradient: How to differentiate through the inner loop; by default SecondOrder, which is exact.
+        loss: (predictions, targets) -> scalar mean over a batch; by default cross entropy.
+        metrics: Metrics of predictions and targets by name; by default accuracy with cross entropy, else none.
+        inner_steps: N, the number of inner steps in training.
+        test_inner_steps: N in validation and test; by default as in training.
+        fast_weights: Patterns of the parameters to adapt: "*" for all (MAML), "head.*" for the head (ANIL).
+        optimizer: Of the outer loop.
+        lr_scheduler: Of the outer loop, stepped after every batch of tasks.
+        tasks_per_chunk: Tasks computed at once; memory grows with it. By default the whole batch, or one by one for
+            convolutions on a CPU.
+        compile: Compile the whole meta-gradient: minutes at first, then faster, most so for small models.
+        on_nonfinite: What a task whose loss or gradient is not finite does: raise stops the run and names the task;
+            skip leaves it out of the mean and counts it.
+
+    Raises:
+        ValueError: The model cannot be meta-learnt so: the message names the layer and the remedy.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inner_optimizer: InnerOptimizer | None = None,
+        outer_gradient: OuterGradient | None = None,
+        loss: nn.Module | None = None,
+        metrics: dict[str, Metric] | None = None,
+        inner_steps: int = 1,
+        test_inner_steps: int | None = None,
+        fast_weights: Sequence[str] = ("*",),
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        tasks_per_chunk: int | None = None,
+        compile: bool = False,
+        on_nonfinite: Literal["raise", "skip"] = "raise",
+    ) -> None:
+        super().__init__()
+        for name, value in (("inner_steps", inner_steps), ("test_inner_steps", test_inner_steps)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: has to be at least 1, got {value}")
+        if on_nonfinite not in ("raise", "skip"):
+            raise ValueError(f"on_nonfinite: got {on_nonfinite!r}; one of raise, skip")
+        inner_optimizer = inner_optimizer or SGD()
+        outer_gradient = outer_gradient or SecondOrder()
+        loss = loss or nn.CrossEntropyLoss()
+        if metrics is None:
+            metrics = {"accuracy": MulticlassAccuracy(average="micro")} if isinstance(loss, nn.CrossEntropyLoss) else {}
+        check_model(model, outer_gradient)
+        check_loss(loss)
+        self.inner_steps, self.test_inner_steps = inner_steps, test_inner_steps
+        self.on_nonfinite = on_nonfinite
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.tasks_per_chunk = tasks_per_chunk
+        self.inner_loop = InnerLoop(model, loss, inner_optimizer, outer_gradient, fast_weights, inner_steps)
+        self.meta_gradient = MetaGradientOf(self.inner_loop, inner_steps, tasks_per_chunk, compile)
+        self.metrics = nn.ModuleDict(metrics)
+        self.results: dict[str, list[Interval]] = {}
+        # The values of every task (tasks, N + 1), by metric, until the end of an evaluation.
+        self._episodes = nn.ModuleDict({name: CatMetric(nan_strategy="disable") for name in ("loss", *metrics)})
+        self.skipped_tasks = 0
+        self._save_recipe(fast_weights, compile)
+
+    # Training
+
+    def training_step(self, tasks: Tasks, batch_idx: int) -> Tensor:
+        if batch_idx == 0:
+            check_labels(self.inner_loop, tasks)
+        began = time.perf_counter()
+        result = self.meta_gradient(tasks)
+        self._check_finite(tasks, result.finite, "train")
+        seconds = time.perf_counter() - began  # the check has waited for the device
+        kept = result.finite
+        self.log("train/loss", result.loss, prog_bar=True, batch_size=tasks.size)
+        self._log_metrics("train", result.predictions[kept], tasks.query.targets[kept], prog_bar=True)
+        if self._writes_line():
+            self.log("train/meta_gradient_seconds", seconds, batch_size=tasks.size)
+            self._log_before(tasks)
+        weights: Params = {n: w for n, w in self.inner_loop.named_parameters() if w.requires_grad}
+        return hand_over(result.loss, result.gradients, weights)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log the norm of the outer gradient of the whole step, over all processes, before it is clipped."""
+        if self._writes_line():
+            gradients = [w.grad for w in self.inner_loop.parameters() if w.grad is not None]
+            self.log("train/gradient_norm", nn.utils.get_total_norm(gradients))
+
+    def _writes_line(self) -> bool:
+        """Whether Lightning writes a line to the logs after this outer step."""
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set outside its class
+        return (self.trainer.global_step + 1) % max(every, 1) == 0
+
+    def _log_before(self, tasks: Tasks) -> None:
+        """Loss and metrics before adaptation: one more forward pass, so only when a line is logged."""
+        fast, slow = self.inner_loop.start(tasks.size)
+        with torch.no_grad():
+            predictions = self.inner_loop.predict(fast, tasks.query.inputs, slow)
+            losses = self.inner_loop.loss_of(predictions, tasks.query.targets)
+        self.log("train/loss_before", losses.mean(), batch_size=tasks.size)
+        self._log_metrics("train", predictions, tasks.query.targets, suffix="_before")
+
+    def _log_metrics(
+        self, stage: str, predictions: Tensor, targets: Tensor, suffix: str = "", prog_bar: bool = False
+    ) -> None:
+        if len(predictions) == 0:
+            return
+        for name, metric in self._metrics():
+            value = _value(metric, predictions.flatten(0, 1), targets.flatten(0, 1))
+            self.log(f"{stage}/{name}{suffix}", value, prog_bar=prog_bar, batch_size=len(predictions))
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer([w for w in self.inner_loop.parameters() if w.requires_grad])
+        if self.lr_scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
+        }
+
+    # Validation, test and prediction
+
+    @property
+    def evaluation_steps(self) -> int:
+        """The number of inner steps in validation, test and prediction."""
+        return self.inner_steps if self.test_inner_steps is None else self.test_inner_steps
+
+    def validation_step(self, tasks: Tasks, batch_idx: int) -> None:
+        self._evaluate("val", tasks, batch_idx)
+
+    def test_step(self, tasks: Tasks, batch_idx: int) -> None:
+        self._evaluate("test", tasks, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        self._conclude("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._conclude("test")
+
+    def predict_step(self, tasks: Tasks, batch_idx: int) -> dict[str, Tensor]:
+        """The adapted predictions on each task's query (T, n, ...), with its targets and the tasks' numbers."""
+        predictions = []
+        for chunk in chunks(tasks, self._chunk_size(tasks)):
+            *_, fast = self.inner_loop.path(chunk, self.evaluation_steps)
+            predictions.append(self._predict(fast, chunk))
+        return {
+            "numbers": tasks.numbers,
+            "predictions": torch.cat(predictions),
+            "targets": tasks.query.targets,
+        }
+
+    def _evaluate(self, stage: str, tasks: Tasks, batch_idx: int) -> None:
+        """Keep loss and metrics of each task after each inner step."""
+        if batch_idx == 0:
+            check_labels(self.inner_loop, tasks)
+        for chunk in chunks(tasks, self._chunk_size(tasks)):
+            rows: dict[str, list[Tensor]] = {name: [] for name in self._episodes}
+            for fast in self.inner_loop.path(chunk, self.evaluation_steps):
+                predictions = self._predict(fast, chunk)
+                rows["loss"].append(self.inner_loop.loss_of(predictions, chunk.query.targets).detach())
+                for name, metric in self._metrics():
+                    pairs = zip(predictions, chunk.query.targets, strict=True)
+                    rows[name].append(torch.stack([_value(metric, p, t) for p, t in pairs]))
+            finite = torch.stack(rows["loss"], dim=1).isfinite().all(dim=1)
+            self._check_finite(chunk, finite, stage)
+            episodes = dict(self._all_episodes())
+            for name, row in rows.items():
+                episodes[name].update(torch.stack(row, dim=1)[finite])
+
+    def _predict(self, fast: Params, tasks: Tasks) -> Tensor:
+        with torch.no_grad():
+            return self.inner_loop.predict(fast, tasks.query.inputs)
+
+    def _conclude(self, stage: str) -> None:
+        """Log the means over tasks of all processes; keep them with their intervals in ``results``."""
+        for name, episodes in self._all_episodes():
+            self.results[name] = curve(episodes.compute())
+            episodes.reset()
+            for step, result in enumerate(self.results[name]):
+                self.log(f"{stage}/{name}_step_{step}", result.mean, sync_dist=True)
+            self.log(f"{stage}/{name}", self.results[name][-1].mean, prog_bar=True, sync_dist=True)
+
+    # Modules in a ModuleDict move with the learner's device, but lose their type.
+    def _metrics(self) -> Iterator[tuple[str, Metric]]:
+        return cast(Iterator[tuple[str, Metric]], iter(self.metrics.items()))
+
+    def _all_episodes(self) -> Iterator[tuple[str, CatMetric]]:
+        return cast(Iterator[tuple[str, CatMetric]], iter(self._episodes.items()))
+
+    def _chunk_size(self, tasks: Tasks) -> int:
+        return self.tasks_per_chunk or default_chunk(self.inner_loop.model, tasks)
+
+    # Checks
+
+    def setup(self, stage: str) -> None:
+        check_trainer(self.trainer, self.inner_loop.outer_gradient)
+        # Lightning does so only after it has restored a checkpoint, whose float64 weights would be rounded.
+        self.trainer.strategy.precision_plugin.convert_module(self)
+
+    def _check_finite(self, tasks: Tasks, finite: Tensor, stage: str) -> None:
+        if bool(finite.all()):
+            return
+        bad = tasks.numbers[~finite].tolist()
+        if self.on_nonfinite == "raise":
+            raise FloatingPointError(
+                f"the loss or gradient of {stage} task {bad[0]} is not finite ({len(bad)} of {len(finite)} tasks of "
+                "this batch); lower the inner rate, look at the task's data, or set on_nonfinite to skip"
+            )
+        self.skipped_tasks += len(bad)
+        rank_zero_info(
+            f"skipped {stage} tasks {bad}, whose loss or gradient is not finite: {self.skipped_tasks} by now"
+        )
+        self.log(f"{stage}/skipped_tasks", float(self.skipped_tasks), batch_size=len(finite))
+
+    # Checkpoints
+
+    @property
+    def normalisation(self) -> str:
+        """The normalisation policy, which is named beside every result."""
+        return normalisation_policy(self.inner_loop.model)
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # never a pickle, a hparams file or a url
+        cls, checkpoint_path: str | Path, map_location: Any = "cpu", **overrides: Any
+    ) -> MetaLearner:
+        """The learner of a checkpoint: model, inner loop and outer gradient made anew, weights and rates loaded.
+
+        Args:
+            checkpoint_path: A file that ``fit`` wrote.
+            map_location: The device to load to.
+            overrides: Arguments of ``MetaLearner`` to use instead of those recorded, such as ``test_inner_steps=10``,
+                or ``model=...`` for a model that the checkpoint could not describe.
+
+        Raises:
+            ValueError: The file is no such checkpoint, or holds another architecture.
+        """
+        saved = read_checkpoint(checkpoint_path, map_location)
+        learner = cls(**arguments_of(saved["hyper_parameters"], overrides))
+        learner.load_state_dict(saved["state_dict"])
+        return learner.to(map_location)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        try:
+            return super().load_state_dict(state_dict, strict=strict, assign=assign)
+        except RuntimeError as error:
+            raise ValueError(
+                "the checkpoint holds the weights of another architecture than the model or inner optimizer that is "
+                f"configured; leave these out of the configuration to take the checkpoint's own. {error}"
+            ) from error
+
+    def _save_recipe(self, fast_weights: Sequence[str], compile: bool) -> None:
+        parts = {
+            "model": self.inner_loop.model,
+            "inner_optimizer": self.inner_loop.optimizer,
+            "outer_gradient": self.inner_loop.outer_gradient,
+            "loss": self.inner_loop.loss,
+            "metrics": dict(self._metrics()),
+        }
+        plain = {
+            name: getattr(self, name) for name in ("inner_steps", "test_inner_steps", "tasks_per_chunk", "on_nonfinite")
+        }
+        plain |= {"fast_weights": list(fast_weights), "compile": compile}
+        self.save_hyperparameters(recipe_of(parts) | plain)
+
+    def remember(self, recipe: Mapping[str, Any]) -> None:
+        """Take the command line's own record of the arguments: it also has those that no object keeps.
+
+        The command line itself logs its whole configuration.
+        """
+        self.save_hyperparameters(dict(recipe), logger=False)
+
+
+def _value(metric: Metric, predictions: Tensor, targets: Tensor) -> Tensor:
+    """The metric of these predictions alone: ``compute`` would take those of all processes together."""
+    metric.reset()
+    value: Tensor = metric(predictions, targets)
+    metric.reset()
+    return value

@@ -1,0 +1,96 @@
+"""What in a model makes meta-learning wrong, found before it costs hours."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import nn
+
+from litmaml.outer_gradient import OuterGradient, SecondOrder
+
+
+def random_layers(model: nn.Module) -> list[str]:
+    """Names of the layers that draw random numbers in training, such as dropout, also in attention and recurrence."""
+    found = []
+    for name, module in model.named_modules():
+        rate = getattr(module, "dropout", getattr(module, "p", 0.0))
+        inside = isinstance(module, nn.MultiheadAttention | nn.RNNBase)
+        if isinstance(module, nn.RReLU | nn.FractionalMaxPool2d | nn.FractionalMaxPool3d) or (
+            (inside or isinstance(module, nn.modules.dropout._DropoutNd)) and rate > 0
+        ):
+            found.append(f"{name or 'model'} ({type(module).__name__})")
+    return found
+
+
+def kinked_layers(model: nn.Module) -> list[str]:
+    """Names of the layers whose derivative jumps, across which a finite difference is biased."""
+    activations = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid)
+    kinks = (*activations, nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd)
+    return [
+        f"{name or 'model'} ({type(module).__name__})"
+        for name, module in model.named_modules()
+        if isinstance(module, kinks)
+    ]
+
+
+def shared_statistics(model: nn.Module) -> list[str]:
+    """Names of the layers whose running statistics all tasks would read and change."""
+    layers = nn.modules.batchnorm._NormBase
+    return [
+        f"{name or 'model'} ({type(module).__name__})"
+        for name, module in model.named_modules()
+        if isinstance(module, layers) and module.track_running_stats
+    ]
+
+
+def normalisation_policy(model: nn.Module) -> str:
+    """What predictions are normalised by: it is named beside every result, since it moves accuracies by points."""
+    policies = set()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            policies.add("batch statistics (transductive)")
+        elif isinstance(module, nn.modules.instancenorm._InstanceNorm):
+            policies.add("instance norm")
+        elif isinstance(module, nn.GroupNorm):
+            policies.add("group norm")
+        elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
+            policies.add("layer norm")
+    return ", ".join(sorted(policies)) or "none"
+
+
+def check_model(model: nn.Module, outer_gradient: OuterGradient) -> None:
+    """Refuse what the outer gradient cannot differentiate or the tasks cannot share; warn of kinks under probes.
+
+    Raises:
+        ValueError: Naming the layers and the remedy.
+    """
+    if shared := shared_statistics(model):
+        raise ValueError(
+            f"model: {', '.join(shared)} would share running statistics between tasks; construct the layers with "
+            "track_running_stats=False (batch statistics, transductive, as in MAML) or use group norm"
+        )
+    name = type(outer_gradient).__name__
+    if isinstance(outer_gradient, SecondOrder) and outer_gradient.recompute and (random := random_layers(model)):
+        raise ValueError(
+            f"model: {', '.join(random)} draws anew when {name} recomputes an inner step, which would be another step; "
+            "set recompute to false, or dropout to 0"
+        )
+    if outer_gradient.probes:
+        if random := random_layers(model):
+            raise ValueError(
+                f"model: {', '.join(random)} draws anew in each probe of {name}, whose difference would be noise; "
+                "set dropout to 0 or use SecondOrder or FirstOrder"
+            )
+        if kinks := kinked_layers(model):
+            warnings.warn(
+                f"{name} across the kinks of {', '.join(kinks[:3])} is biased by tens of per cent, with batch norm "
+                "over a few images by more; use a smooth activation, SecondOrder or FirstOrder",
+                stacklevel=3,
+            )
+        half = [n for n, p in model.named_parameters() if p.dtype in (torch.float16, torch.bfloat16)]
+        if half:
+            raise ValueError(
+                f"model: {half[0]} has {model.get_parameter(half[0]).dtype}, too coarse for the probes of {name}; "
+                "keep the weights in float32 (mixed precision is fine) or use SecondOrder or FirstOrder"
+            )

@@ -1,0 +1,84 @@
+"""The folder of a run: what lies where, and how a checkpoint is named on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning.pytorch.utilities import rank_zero_info
+
+from litmaml.checkpoint import read_checkpoint
+
+CHECKPOINTS = "checkpoints"
+BEST = "best.ckpt"
+LAST = "last.ckpt"
+
+
+def resolve_checkpoint(named: str, folder: Path, resume: bool, argument: str = "ckpt_path") -> Path:
+    """The checkpoint that is named on the command line.
+
+    Every process of a run comes to the same file: none writes before all have met.
+
+    Args:
+        named: A file, the folder of a run (its last checkpoint to resume, its best one otherwise), or ``best``
+            or ``last`` of the run in ``folder``. Where the last one is damaged, the newest that is not.
+        folder: The run's folder, ``trainer.default_root_dir``.
+        resume: Whether training goes on from it.
+        argument: What the user called it, for the errors.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint; the message says what there is.
+        ValueError: The last checkpoint is damaged, and so are all others.
+    """
+    path = Path(named).expanduser()
+    if path.is_file():
+        return path
+    if named in ("best", "last"):
+        wanted = folder / CHECKPOINTS / f"{named}.ckpt"
+    elif path.is_dir():
+        wanted = path / CHECKPOINTS / (LAST if resume else BEST)
+    else:
+        raise FileNotFoundError(
+            f"{argument}: {named!r} is neither a file, a run's folder, 'best' nor 'last' (of "
+            "--trainer.default_root_dir)"
+        )
+    there = checkpoints_in(wanted.parent.parent)
+    if wanted.name == LAST and there:
+        return _newest_valid(there, argument)
+    if not wanted.is_file():
+        listed = ", ".join(str(p) for p in there) or "no checkpoint at all"
+        raise FileNotFoundError(f"{argument}: there is no {wanted}; there is {listed}")
+    return wanted
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """All checkpoints of the run in a folder."""
+    return sorted((folder / CHECKPOINTS).glob("*.ckpt"))
+
+
+def _newest_valid(checkpoints: list[Path], argument: str) -> Path:
+    # By name before time, which copying changes: last.ckpt is never older than the others.
+    newest_first = sorted(checkpoints, key=lambda p: (p.name == LAST, p.stat().st_mtime_ns), reverse=True)
+    skipped: list[str] = []
+    for path in newest_first:
+        try:
+            read_checkpoint(path)
+        except ValueError as error:
+            skipped.append(str(error))
+            continue
+        if skipped:
+            rank_zero_info("\n".join([*(f"skipped: {reason}" for reason in skipped), f"using {path}"]))
+        return path
+    raise ValueError(f"{argument}: there is no valid checkpoint:\n" + "\n".join(skipped))
+
+
+def folder_of(checkpoint: Path) -> Path:
+    """The run that a checkpoint belongs to: results of a test go there."""
+    return checkpoint.parent.parent if checkpoint.parent.name == CHECKPOINTS else checkpoint.parent
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Make room for a new run: an earlier one in this folder moves to the first free FOLDER.1, FOLDER.2..."""
+    if not checkpoints_in(folder):
+        return None
+    number = next(n for n in range(1, 10**6) if not folder.with_name(f"{folder.name}.{n}").exists())
+    return folder.rename(folder.with_name(f"{folder.name}.{number}"))

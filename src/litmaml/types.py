@@ -1,0 +1,69 @@
+"""What the layers hand to each other: parameters by name, batches, and stacks of tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+Params = dict[str, Tensor]
+"""Tensors by parameter name. Fast weights carry one more leading dimension, the task."""
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+class Batch(NamedTuple):
+    """Labelled examples of T stacked tasks, n of each.
+
+    inputs: (T, n, ...). targets: (T, n) class indices, or (T, n, ...) values.
+    jitter: uniform random numbers (T, n, k) that the task distribution's ``render`` turns into augmentation;
+        None where nothing is to be augmented (always None after rendering).
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    jitter: Tensor | None = None
+
+
+class Tasks(NamedTuple):
+    """T stacked tasks.
+
+    support: what the inner loop adapts to: one batch that every inner step uses again (the finite-sum case of
+        Ji et al.), or N batches, a fresh one for each of N inner steps (resampling; S_j, Fallah's D_in).
+    query: what the outer loss is taken on (T, D_o).
+    hessian: N batches for the Hessian products (D_j, D_h), or None: each step's own support batch.
+    numbers: (T,) int64, the task numbers; they name a task in errors and seed its random directions.
+    """
+
+    support: tuple[Batch, ...]
+    query: Batch
+    numbers: Tensor
+    hessian: tuple[Batch, ...] | None = None
+
+    @property
+    def size(self) -> int:
+        """T, the number of tasks."""
+        return len(self.numbers)
+
+
+def select(tasks: Tasks, which: slice | Sequence[int]) -> Tasks:
+    """The chosen tasks of a stack, in the given order."""
+
+    def pick(batch: Batch) -> Batch:
+        return Batch(*(None if field is None else field[which] for field in batch))  # type: ignore[arg-type]
+
+    return Tasks(
+        support=tuple(pick(batch) for batch in tasks.support),
+        query=pick(tasks.query),
+        numbers=tasks.numbers[which],
+        hessian=None if tasks.hessian is None else tuple(pick(batch) for batch in tasks.hessian),
+    )
+
+
+def chunks(tasks: Tasks, size: int) -> list[Tasks]:
+    """The tasks in order, at most ``size`` at a time."""
+    if size >= tasks.size:
+        return [tasks]
+    return [select(tasks, slice(start, start + size)) for start in range(0, tasks.size, size)]
