@@ -1,0 +1,28 @@
+"""Distributions of tasks, and the module that serves them to Lightning."""
+
+from litmaml.data.glyphs import Glyphs
+from litmaml.data.image_folder import ImageFolderTasks
+from litmaml.data.image_tasks import ImageTasks
+from litmaml.data.images import ImageFormat, ImagePool
+from litmaml.data.learn2learn_tasks import Learn2LearnTasks
+from litmaml.data.linear_regression import LinearRegression
+from litmaml.data.omniglot import Omniglot
+from litmaml.data.rank_one import RankOne
+from litmaml.data.sinusoid import Sinusoid
+from litmaml.data.task_data_module import TaskDataModule
+from litmaml.data.task_distribution import TaskDistribution
+
+__all__ = [
+    "Glyphs",
+    "ImageFolderTasks",
+    "ImageFormat",
+    "ImagePool",
+    "ImageTasks",
+    "Learn2LearnTasks",
+    "LinearRegression",
+    "Omniglot",
+    "RankOne",
+    "Sinusoid",
+    "TaskDataModule",
+    "TaskDistribution",
+]

@@ -1,0 +1,227 @@
+"""The embedded tasks: letters of many scripts, drawn with the fonts that matplotlib ships."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.ft2font import FT2Font
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont, features
+from torch import Tensor
+from torch.nn import functional
+
+from litmaml.data.cache import cache_folder, read_tensors, write_tensors
+from litmaml.data.image_tasks import ImageTasks
+from litmaml.data.images import ImageFormat, ImagePool
+from litmaml.types import SPLITS, Split
+
+SCRIPTS: dict[Split, tuple[str, ...]] = {
+    # Scripts of one family stand on one side: most letters that look alike are then in one split.
+    "train": ("LATIN", "GREEK", "CYRILLIC", "COPTIC", "OLD ITALIC", "LISU", "CANADIAN SYLLABICS"),
+    "val": ("ARMENIAN", "LAO"),
+    "test": ("GEORGIAN", "ARABIC", "HEBREW"),
+}
+"""The scripts of each split, by the first words of their letters' Unicode names."""
+
+FACES = tuple(
+    f"DejaVu{family}{style}.ttf"
+    for family, slanted in (("Sans", "Oblique"), ("SansMono", "Oblique"), ("Serif", "Italic"))
+    for style in ("", "-Bold", f"-{slanted}", f"-Bold{slanted}")
+)
+"""The twelve font files."""
+
+FEWEST_FACES = 4
+ALIKE = 0.95
+"""Letters whose pictures have a higher mean cosine than this, over the faces that have both, count as one."""
+
+_SIZE, _INK = 28, 20
+_RECIPE = 1
+"""To be raised whenever the pictures or their selection change: it is part of the cache file's name."""
+
+
+class Glyphs(ImageTasks):
+    """Letters of scripts that training never saw: few-shot classification without a download.
+
+    A class is a letter, an image one of the 4 to 12 faces of the DejaVu fonts that have it, black on white,
+    28 x 28, its longer side 20 pixels. Training has the Latin, Greek, Cyrillic, Coptic, Old Italic and Lisu
+    letters and the Canadian syllabics, validation the Armenian and Lao, test the Georgian, Arabic and Hebrew
+    ones. Letters with a decomposition (accents, ligatures) are left out, and of letters that look alike, such
+    as the Latin A and the Greek Alpha, one is kept: never two in different splits. Every use of an image is a
+    new drawing by a small affine change, and support and query never share a face of a letter.
+
+    Args:
+        ways: Classes of a task.
+        shots: Support images of each class in one support batch.
+        queries: Query images of each class.
+        test_ways: Classes of a task in validation and test; as in training if not given.
+        test_shots: Support images of each class in validation and test; as in training if not given.
+        test_queries: Query images of each class in validation and test; as in training if not given.
+        affine: Strength of the affine changes, in every split; at 1 up to 15 degrees, 15 % of scale and shear
+            and 8 % of shift.
+        support_batches: 1: every inner step uses the same support batch. N: a fresh one for each of N inner
+            steps.
+        hessian_batches: 0: Hessian products use each step's own support batch. N: N fresh batches.
+        cache_dir: Folder where the drawn letters are kept; litmaml in the user's cache folder if not given.
+
+    Raises:
+        ValueError: if a number is out of its range.
+        FileNotFoundError: when drawing, if matplotlib's fonts are not where matplotlib says.
+    """
+
+    drawn_anew: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        ways: int = 5,
+        shots: int = 1,
+        queries: int = 15,
+        test_ways: int | None = None,
+        test_shots: int | None = None,
+        test_queries: int | None = None,
+        affine: float = 0.5,
+        support_batches: int = 1,
+        hessian_batches: int = 0,
+        cache_dir: str | None = None,
+    ) -> None:
+        super().__init__(
+            image_format=ImageFormat(_SIZE, invert=True),
+            ways=ways,
+            shots=shots,
+            queries=queries,
+            test_ways=test_ways,
+            test_shots=test_shots,
+            test_queries=test_queries,
+            affine=affine,
+            support_batches=support_batches,
+            hessian_batches=hessian_batches,
+        )
+        self.cache_dir = cache_dir
+        self._letters: dict[Split, ImagePool] = {}
+
+    def prepare(self) -> None:
+        self._draw()
+
+    def class_names(self, split: Split) -> Sequence[str]:
+        return self._draw()[split].names
+
+    def read_pool(self, split: Split) -> ImagePool:
+        return self._draw()[split]
+
+    def _draw(self) -> dict[Split, ImagePool]:
+        """All letters, from the cache if they are there."""
+        if not self._letters:
+            fonts = Path(matplotlib.get_data_path(), "fonts", "ttf")
+            path = cache_folder(self.cache_dir) / f"glyphs-{_fingerprint(fonts)}.safetensors"
+            kept = read_tensors(path)
+            if kept is None:
+                kept = draw_letters(fonts)
+                write_tensors(path, *kept)
+            tensors, metadata = kept
+            for split in SPLITS:
+                self._letters[split] = ImagePool.of(
+                    tensors[f"{split}.pixels"], tensors[f"{split}.labels"], json.loads(metadata[split])
+                )
+        return self._letters
+
+
+def _fingerprint(fonts: Path) -> str:
+    """What the pictures depend on: the fonts, the program that draws, and how."""
+    digest = hashlib.sha256(f"{_RECIPE} {features.version('freetype2')}".encode())
+    for face in FACES:
+        digest.update((fonts / face).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def draw_letters(fonts: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Draws and selects the letters.
+
+    Args:
+        fonts: The folder of the font files.
+
+    Returns:
+        ``SPLIT.pixels`` (M, 1, 28, 28) uint8 and ``SPLIT.labels`` (M,) of every split; and of every split the
+        names of its letters as a JSON list.
+    """
+    pictures = _all_letters(fonts)
+    # Test letters are kept first: what looks alike is then taken from training, which has the most.
+    order = [
+        letter
+        for split in reversed(SPLITS)
+        for script in SCRIPTS[split]
+        for letter in sorted(pictures)
+        if script_of(letter) == script
+    ]
+    kept = _without_alikes(order, pictures)
+    tensors: dict[str, Tensor] = {}
+    names: dict[str, str] = {}
+    for split in SPLITS:
+        letters = [letter for letter in kept if script_of(letter) in SCRIPTS[split]]
+        tensors[f"{split}.pixels"] = torch.stack([x for letter in letters for x in pictures[letter].values()])
+        tensors[f"{split}.labels"] = torch.tensor([k for k, x in enumerate(letters) for _ in pictures[x]])
+        names[split] = json.dumps([f"{letter} {unicodedata.name(letter)}" for letter in letters])
+    return tensors, names
+
+
+def script_of(letter: str) -> str | None:
+    """Which of the scripts a letter belongs to."""
+    name = unicodedata.name(letter, "")
+    return next((x for scripts in SCRIPTS.values() for x in scripts if name.startswith(f"{x} ")), None)
+
+
+def _all_letters(fonts: Path) -> dict[str, dict[str, Tensor]]:
+    """The pictures (1, 28, 28) of every letter, by letter and face, of letters that enough faces have."""
+    pictures: dict[str, dict[str, Tensor]] = {}
+    for face in FACES:
+        font = ImageFont.truetype(fonts / face, size=80, layout_engine=ImageFont.Layout.BASIC)
+        for letter in map(chr, FT2Font(str(fonts / face)).get_charmap()):
+            plain = unicodedata.category(letter).startswith("L") and not unicodedata.decomposition(letter)
+            if plain and script_of(letter):
+                pictures.setdefault(letter, {})[face] = _picture(letter, font)
+    return {letter: faces for letter, faces in pictures.items() if len(faces) >= FEWEST_FACES}
+
+
+def _picture(letter: str, font: ImageFont.FreeTypeFont) -> Tensor:
+    """A letter in black on white, its ink centred and its longer side 20 of 28 pixels."""
+    left, top, right, bottom = (round(edge) for edge in font.getbbox(letter))
+    ink = Image.new("L", (right - left + 2, bottom - top + 2))
+    ImageDraw.Draw(ink).text((1 - left, 1 - top), letter, fill=255, font=font)
+    ink = ink.crop(ink.getbbox())
+    scale = _INK / max(ink.size)
+    width, height = (max(1, round(side * scale)) for side in ink.size)
+    ink = ink.resize((width, height), Image.Resampling.LANCZOS)
+    picture = Image.new("L", (_SIZE, _SIZE))
+    picture.paste(ink, ((_SIZE - width) // 2, (_SIZE - height) // 2))
+    return torch.from_numpy(255 - np.array(picture)).unsqueeze(0)
+
+
+def _without_alikes(letters: list[str], pictures: dict[str, dict[str, Tensor]]) -> list[str]:
+    """The letters but for those that look like one before them."""
+    alike = likeness(letters, pictures) > ALIKE
+    kept: list[int] = []
+    for k in range(len(letters)):
+        if not alike[k, kept].any():
+            kept.append(k)
+    return [letters[k] for k in kept]
+
+
+def likeness(letters: list[str], pictures: dict[str, dict[str, Tensor]]) -> NDArray[np.float32]:
+    """The mean cosine of the slightly blurred pictures of each two letters, over the faces that have both."""
+    total = torch.zeros(len(letters), len(letters))
+    faces = torch.zeros(len(letters), len(letters))
+    blank = torch.full((1, _SIZE, _SIZE), 255, dtype=torch.uint8)
+    for face in FACES:
+        ink = 255 - torch.stack([pictures[letter].get(face, blank) for letter in letters]).float()
+        flat = functional.avg_pool2d(ink, 3, stride=1, padding=1).flatten(1)
+        unit = functional.normalize(flat, dim=1)
+        there = (flat.sum(1) > 0).float()
+        total += unit @ unit.T
+        faces += there[:, None] * there
+    return (total / faces.clamp(min=1)).numpy()

@@ -1,0 +1,168 @@
+"""Images as bytes: reading files of many kinds, and pools of images sorted by class."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """What an image becomes: C x size x size bytes in memory, (x / 255 - mean) / std for the learner.
+
+    Args:
+        size: Height and width in pixels; a file of another shape is squeezed to the square, antialiased.
+        channels: 1 for grey, 3 for red, green and blue.
+        invert: Turn dark ink on white paper to ones on zeros: 1 - x / 255 in place of x / 255.
+        mean: Taken off every pixel.
+        std: What every pixel is then divided by.
+
+    Raises:
+        ValueError: if a field is out of its range.
+    """
+
+    size: int
+    channels: Literal[1, 3] = 1
+    invert: bool = False
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size must be at least 1 pixel, got {self.size}")
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels must be 1 (grey) or 3 (colour), got {self.channels}")
+        if not self.std > 0:
+            raise ValueError(f"std must be positive, got {self.std}")
+
+    def read(self, source: str | Path | BinaryIO, name: str | None = None) -> Tensor:
+        """The image in a file as (C, size, size) uint8.
+
+        Transparent images are laid on white, turned ones are set upright by their EXIF tag, 16-bit ones are
+        scaled to 8 bits, and of an animation the first picture is taken.
+
+        Args:
+            source: A path or an open file.
+            name: What to call the file in an error; the path if not given.
+
+        Raises:
+            ValueError: naming the file, if it is no image, is damaged or is too large to be unpacked safely.
+        """
+        try:
+            with Image.open(source) as opened:
+                if opened.width * opened.height > (Image.MAX_IMAGE_PIXELS or float("inf")):
+                    raise ValueError(f"{opened.width} x {opened.height} pixels are too many to unpack safely")
+                image = _flat(ImageOps.exif_transpose(opened), "L" if self.channels == 1 else "RGB")
+                image = image.resize((self.size, self.size), Image.Resampling.LANCZOS)
+        except (
+            OSError,
+            ValueError,
+            SyntaxError,  # Pillow's error for a broken PNG chunk.
+            Image.DecompressionBombError,
+            Image.DecompressionBombWarning,
+        ) as error:
+            raise ValueError(f"cannot read the image {name or source}: {error}") from error
+        pixels = torch.from_numpy(np.array(image))
+        return pixels.unsqueeze(0) if self.channels == 1 else pixels.permute(2, 0, 1).contiguous()
+
+    def to_float(self, pixels: Tensor) -> Tensor:
+        """Bytes (..., C, size, size) as numbers of torch's default dtype, on the device they are on."""
+        scaled = pixels.to(torch.get_default_dtype()) / 255
+        return ((1 - scaled if self.invert else scaled) - self.mean) / self.std
+
+
+def _flat(image: Image.Image, mode: Literal["L", "RGB"]) -> Image.Image:
+    """The image without transparency, palette or more than 8 bits a channel."""
+    if image.mode.startswith("I"):
+        # Pillow clips 16-bit grey to 255 on conversion instead of scaling it.
+        grey = np.asarray(image).astype(np.float64) / 257
+        return Image.fromarray(grey.clip(0, 255).round().astype(np.uint8)).convert(mode)
+    if image.has_transparency_data:
+        coloured = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured)
+    return image.convert(mode)
+
+
+@dataclass(frozen=True)
+class ImagePool:
+    """The images of one split, sorted by class.
+
+    Args:
+        pixels: (M, C, H, W) uint8.
+        names: The K classes' names.
+        members: (K, most) the images of each class as indices into ``pixels``; what is beyond a class's count
+            is 0.
+        counts: (K,) how many images each class has.
+    """
+
+    pixels: Tensor
+    names: tuple[str, ...]
+    members: NDArray[np.int64]
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, pixels: Tensor, labels: Sequence[int] | Tensor, names: Sequence[str]) -> ImagePool:
+        """Sorts images by class.
+
+        Args:
+            pixels: (M, C, H, W) uint8.
+            labels: The class of each image, as an index into ``names``.
+            names: The classes' names.
+
+        Raises:
+            ValueError: if images are not bytes, labels do not fit them, or a class has fewer than two images;
+                all such classes are named.
+        """
+        classes = np.asarray(labels, dtype=np.int64)
+        if pixels.dtype != torch.uint8 or pixels.dim() != 4:
+            raise ValueError(f"pixels must be uint8 (M, C, H, W), got {pixels.dtype} {tuple(pixels.shape)}")
+        if len(classes) != len(pixels):
+            raise ValueError(f"there are {len(pixels)} images and {len(classes)} labels")
+        if len(classes) and not 0 <= classes.min() <= classes.max() < len(names):
+            raise ValueError(f"labels must be indices of the {len(names)} classes, got {classes.max()}")
+        counts = np.bincount(classes, minlength=len(names))
+        if few := [f"{name} ({count})" for name, count in zip(names, counts, strict=True) if count < 2]:
+            raise ValueError(f"a class needs at least 2 images, these have fewer: {', '.join(few)}")
+        members = np.zeros((len(names), int(counts.max(initial=0))), dtype=np.int64)
+        members[np.arange(members.shape[1]) < counts[:, None]] = np.argsort(classes, kind="stable")
+        return cls(pixels, tuple(names), members, counts)
+
+    def __len__(self) -> int:
+        """The number of classes."""
+        return len(self.names)
+
+
+def read_images(files: Mapping[str, str | Path | BinaryIO], image_format: ImageFormat) -> tuple[Tensor, list[str]]:
+    """Reads many images, several at a time.
+
+    Args:
+        files: Paths or open files by the names to call them in errors.
+        image_format: What they become.
+
+    Returns:
+        (M, C, size, size) uint8 of the images that could be read, and the errors of those that could not. M
+        is ``len(files)`` where there are no errors.
+    """
+
+    def attempt(name: str) -> Tensor | str:
+        try:
+            return image_format.read(files[name], name)
+        except ValueError as error:
+            return str(error)
+
+    # Pillow lets go of the interpreter lock while it decodes.
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
+        results = list(threads.map(attempt, files))
+    images = [result for result in results if isinstance(result, Tensor)]
+    empty = torch.empty((0, image_format.channels, image_format.size, image_format.size), dtype=torch.uint8)
+    return torch.stack(images) if images else empty, [result for result in results if isinstance(result, str)]

@@ -1,0 +1,195 @@
+"""Tasks from the learn2learn tasksets that a user has."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+
+from litmaml.data.task_distribution import TaskDistribution, check_at_least, map_batches, task_stream
+from litmaml.interop import import_learn2learn
+from litmaml.types import SPLITS, Batch, Split, Tasks
+
+_LOOKED_AT = 200
+"""Tasks of each split whose classes are compared."""
+
+
+class Learn2LearnTasks(TaskDistribution):
+    """The tasks of learn2learn's ``Taskset`` objects, one taskset a split.
+
+    A taskset gives (data, labels) with shots + queries examples of each of ``ways`` classes (its ``KShots``
+    has to ask for so many, and for more with fresh batches). Of each class the first are support, the next
+    query; labels become 0 .. ways - 1 in an order drawn for each task. learn2learn draws from the global
+    random generators: they are seeded for each task and put back after it, so that task i is still a pure
+    function of (seed, split, i). A taskset with a finite number of tasks n gives task i mod n.
+
+    Before the first task the splits are compared: where two tasksets load from one data set, 200 tasks of
+    each must have no class in common. (learn2learn's own Omniglot tasksets have: their transforms draw from
+    the whole set.)
+
+    Args:
+        train: A taskset, or a function without arguments that makes one; in YAML its import path.
+        val: The same for validation.
+        test: The same for test.
+        ways: Classes of a task.
+        shots: Support examples of each class in one support batch.
+        queries: Query examples of each class.
+        test_ways: Classes of a task in validation and test; as in training if not given.
+        test_shots: Support examples of each class in validation and test; as in training if not given.
+        test_queries: Query examples of each class in validation and test; as in training if not given.
+        support_batches: 1: every inner step uses the same support batch. N: a fresh one for each of N inner
+            steps.
+        hessian_batches: 0: Hessian products use each step's own support batch. N: N fresh batches.
+
+    Raises:
+        ImportError: if learn2learn is not installed.
+        ValueError: if a count is too small.
+    """
+
+    def __init__(
+        self,
+        train: Callable[[], Any] | Any,
+        val: Callable[[], Any] | Any,
+        test: Callable[[], Any] | Any,
+        ways: int = 5,
+        shots: int = 1,
+        queries: int = 15,
+        test_ways: int | None = None,
+        test_shots: int | None = None,
+        test_queries: int | None = None,
+        support_batches: int = 1,
+        hessian_batches: int = 0,
+    ) -> None:
+        super().__init__(shots, queries, test_shots, test_queries, support_batches, hessian_batches)
+        check_at_least(2, ways=ways, test_ways=test_ways)
+        import_learn2learn()
+        self.train = train
+        self.val = val
+        self.test = test
+        self.ways = ways
+        self.test_ways = test_ways
+        self._tasksets: dict[Split, Any] = {}
+
+    def ways_in(self, split: Split) -> int:
+        """Classes of a task of this split."""
+        return self.ways if split == "train" or self.test_ways is None else self.test_ways
+
+    def load(self, split: Split) -> None:
+        """Makes all three tasksets and compares their classes.
+
+        Raises:
+            TypeError: if one is no taskset.
+            ValueError: if two of them share classes.
+        """
+        if self._tasksets:
+            return
+        learn2learn = import_learn2learn()
+        tasksets: dict[Split, Any] = {}
+        for name in SPLITS:
+            given = getattr(self, name)
+            taskset = given if isinstance(given, learn2learn.data.Taskset) else given() if callable(given) else None
+            if not isinstance(taskset, learn2learn.data.Taskset):
+                raise TypeError(f"{name} must be a learn2learn Taskset or a function that makes one, got {given!r}")
+            tasksets[name] = taskset
+        with _random_generators_seeded(np.random.default_rng(0)):
+            seen = {name: _classes(taskset, learn2learn) for name, taskset in tasksets.items()}
+        for one, other in combinations(SPLITS, 2):
+            if shared := seen[one] & seen[other]:
+                labels = ", ".join(sorted(str(label) for _, label in shared)[:20])
+                raise ValueError(
+                    f"the tasksets {one} and {other} share at least {len(shared)} classes of one data set: "
+                    f"{labels}. Give the transforms of each taskset, not only the taskset, a data set that "
+                    f"holds the classes of its split alone (FilteredMetaDataset)"
+                )
+        self._tasksets = tasksets
+
+    def sample(self, split: Split, numbers: Sequence[int], seed: int) -> Tasks:
+        self.load(split)
+        tasks = [self._sample_one(split, number, seed) for number in numbers]
+        stacked = [
+            Batch(torch.stack([one.inputs for one in same]), torch.stack([one.targets for one in same]))
+            for same in zip(*tasks, strict=True)
+        ]
+        return self._arrange(stacked, numbers)
+
+    def render(self, tasks: Tasks) -> Tasks:
+        """Floating point inputs in torch's default dtype, that is, in the precision of the run."""
+
+        def cast(batch: Batch) -> Batch:
+            floating = batch.inputs.is_floating_point()
+            return batch._replace(inputs=batch.inputs.to(torch.get_default_dtype())) if floating else batch
+
+        return map_batches(cast, tasks)
+
+    def describe(self, split: Split) -> dict[str, int | float | str | bool]:
+        return {
+            "tasks": "Learn2LearnTasks",
+            "split": split,
+            "ways": self.ways_in(split),
+            "shots": self.shots_in(split),
+            "queries": self.queries_in(split),
+        }
+
+    def _sample_one(self, split: Split, number: int, seed: int) -> list[Batch]:
+        """The support and Hessian batches and the query of one task."""
+        taskset = self._tasksets[split]
+        stream = task_stream(seed, split, number if taskset.num_tasks < 0 else number % taskset.num_tasks)
+        with _random_generators_seeded(stream):
+            # Not by index: a finite taskset would keep the description that it drew first.
+            data, labels = taskset.get_task(taskset.sample_task_description())
+        ways, shots, queries = self.ways_in(split), self.shots_in(split), self.queries_in(split)
+        drawn = shots * (self.support_batches + self.hessian_batches)
+        classes, members = torch.unique(torch.as_tensor(labels), return_inverse=True)
+        counts = torch.bincount(members)
+        if len(classes) != ways or bool((counts != drawn + queries).any()):
+            raise ValueError(
+                f"task {number} of the taskset {split} has {len(classes)} classes of {counts.tolist()} "
+                f"examples; wanted are ways={ways} classes of shots * (support_batches + hessian_batches) + "
+                f"queries = {drawn} + {queries} each: set n={ways} in NWays and k={drawn + queries} in KShots"
+            )
+        order = torch.argsort(members, stable=True).view(ways, -1)
+        names = torch.from_numpy(stream.permutation(ways))
+
+        def batch(first: int, last: int) -> Batch:
+            return Batch(data[order[:, first:last].flatten()], names.repeat_interleave(last - first))
+
+        return [
+            *(batch(first, first + shots) for first in range(0, drawn, shots)),
+            batch(drawn, drawn + queries),
+        ]
+
+
+def _classes(taskset: Any, learn2learn: Any) -> set[tuple[int, object]]:
+    """(data set, label) of the classes that stand in some tasks; empty where the taskset keeps no such
+    books."""
+    transforms = taskset.task_transforms if isinstance(taskset.task_transforms, list) else []
+    load = next((step for step in transforms if isinstance(step, learn2learn.data.transforms.LoadData)), None)
+    labels = getattr(getattr(load, "dataset", None), "indices_to_labels", None)
+    if load is None or labels is None:
+        return set()
+    root = load.dataset
+    while isinstance(root, learn2learn.data.MetaDataset) and hasattr(root, "dataset"):
+        root = root.dataset
+    tasks = (taskset.sample_task_description() for _ in range(_LOOKED_AT))
+    return {(id(root), labels[example.index]) for task in tasks for example in task}
+
+
+@contextmanager
+def _random_generators_seeded(stream: np.random.Generator) -> Iterator[None]:
+    """Seeds Python's, numpy's and torch's global generators from a stream and puts them back afterwards."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - learn2learn uses these
+    seeds = stream.integers(2**32, size=3)
+    with torch.random.fork_rng(devices=[]):
+        random.seed(int(seeds[0]))
+        np.random.seed(int(seeds[1]))  # noqa: NPY002
+        torch.manual_seed(int(seeds[2]))
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002

@@ -1,0 +1,228 @@
+"""Omniglot (Lake, Salakhutdinov and Tenenbaum, Science 2015): 1,623 characters of 50 alphabets, 20 drawings
+each."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from litmaml.data.cache import cache_folder, read_tensors, write_tensors
+from litmaml.data.download import download as fetch
+from litmaml.data.image_tasks import ImageTasks
+from litmaml.data.images import ImageFormat, ImagePool, read_images
+from litmaml.types import Split
+
+_URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/{}.zip"
+_PUBLISHED = {
+    "images_background": ("68d2efa1b9178cc56df9314c21c6e718", 964),
+    "images_evaluation": ("6b91aef0f799c5bb55b94e3f2daec811", 659),
+}
+"""The MD5 sum of each published archive and how many characters it holds."""
+
+_DRAWINGS = 20
+_FORMAT = ImageFormat(28, invert=True)
+_LARGEST_FILE = 1 << 20
+_RECIPE = 1
+"""To be raised whenever the kept images change: it is part of the cache file's name."""
+
+_VAL_ALPHABETS = 5
+_VAL_CHARACTERS = 100
+_TEST_CHARACTERS = 423
+
+
+class Omniglot(ImageTasks):
+    """Handwritten characters of 50 alphabets, 28 x 28, ink 1 on 0: 1,623 classes of 20 images.
+
+    The two splits in use are different tasks, so a result has to name its own:
+
+    * ``character``: 1,200 random characters for meta-training and 423 for test, as in MAML (Finn et al.
+    2017); 100 of
+      the 1,200 are kept for validation, which leaves 1,100. The draw is fixed.
+    * ``alphabet``: as published: of the 30 background alphabets 25 (fixed) are for training and 5 for
+    validation, the
+      20 evaluation alphabets are for test. Harder, since whole alphabets are new.
+
+    Args:
+        root: Folder with ``images_background`` and ``images_evaluation``, as folders or as .zip files; packed
+            anew they are fine too. If not given: the folder omniglot in ``cache_dir``.
+        split_by: "character" or "alphabet".
+        download: Whether to fetch the published archives (14 MB) into ``root`` if they are not there.
+        ways: Classes of a task.
+        shots: Support images of each class in one support batch.
+        queries: Query images of each class.
+        test_ways: Classes of a task in validation and test; as in training if not given.
+        test_shots: Support images of each class in validation and test; as in training if not given.
+        test_queries: Query images of each class in validation and test; as in training if not given.
+        rotations: Each class of a task is turned by its own random multiple of 90 degrees, in every split,
+            which makes four classes of one character (Finn et al. 2017).
+        affine: Strength of random affine changes of training images; 0 for none, as in the literature.
+        support_batches: 1: every inner step uses the same support batch. N: a fresh one for each of N inner
+            steps.
+        hessian_batches: 0: Hessian products use each step's own support batch. N: N fresh batches.
+        cache_dir: Folder where the reduced images are kept; litmaml in the user's cache folder if not given.
+
+    Raises:
+        ValueError: if an argument is out of its range, or the files are not Omniglot.
+        FileNotFoundError: if the files are not there and ``download`` is off.
+        OSError: if they cannot be fetched.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        split_by: Literal["character", "alphabet"] = "character",
+        download: bool = False,
+        ways: int = 5,
+        shots: int = 1,
+        queries: int = 15,
+        test_ways: int | None = None,
+        test_shots: int | None = None,
+        test_queries: int | None = None,
+        rotations: bool = True,
+        affine: float = 0.0,
+        support_batches: int = 1,
+        hessian_batches: int = 0,
+        cache_dir: str | None = None,
+    ) -> None:
+        super().__init__(
+            image_format=_FORMAT,
+            ways=ways,
+            shots=shots,
+            queries=queries,
+            test_ways=test_ways,
+            test_shots=test_shots,
+            test_queries=test_queries,
+            rotations=rotations,
+            affine=affine,
+            support_batches=support_batches,
+            hessian_batches=hessian_batches,
+        )
+        if split_by not in ("character", "alphabet"):
+            raise ValueError(f"split_by must be 'character' or 'alphabet', got {split_by!r}")
+        self.root = root
+        self.split_by = split_by
+        self.download = download
+        self.cache_dir = cache_dir
+        self._images: tuple[Tensor, list[str]] | None = None
+
+    def prepare(self) -> None:
+        folder = self._folder()
+        if self.download:
+            for part, (md5, _) in _PUBLISHED.items():
+                if not (folder / part).is_dir() and not (folder / f"{part}.zip").is_file():
+                    fetch(_URL.format(part), folder / f"{part}.zip", md5)
+        self._all_images()
+
+    def class_names(self, split: Split) -> Sequence[str]:
+        return self._splits()[split]
+
+    def read_pool(self, split: Split) -> ImagePool:
+        pixels, names = self._all_images()
+        chosen = self._splits()[split]
+        place = {name: k for k, name in enumerate(names)}
+        images = pixels.view(len(names), _DRAWINGS, *pixels.shape[1:])[[place[name] for name in chosen]]
+        return ImagePool.of(images.flatten(0, 1), torch.arange(len(chosen)).repeat_interleave(_DRAWINGS), chosen)
+
+    def describe(self, split: Split) -> dict[str, int | float | str | bool]:
+        return super().describe(split) | {"split_by": self.split_by}
+
+    def _folder(self) -> Path:
+        return cache_folder(self.cache_dir) / "omniglot" if self.root is None else Path(self.root).expanduser()
+
+    def _splits(self) -> dict[Split, list[str]]:
+        """The characters of each split, as PART/ALPHABET/CHARACTER."""
+        _, names = self._all_images()
+        if self.split_by == "character":
+            mixed = _mixed(names)
+            test = {*mixed[:_TEST_CHARACTERS]}
+            val = {*mixed[_TEST_CHARACTERS : _TEST_CHARACTERS + _VAL_CHARACTERS]}
+        else:
+            test = {name for name in names if name.startswith("images_evaluation/")}
+            alphabets = _mixed({_folder_of(name) for name in names if name not in test})[:_VAL_ALPHABETS]
+            val = {name for name in names if _folder_of(name) in alphabets}
+        return {"train": sorted({*names} - test - val), "val": sorted(val), "test": sorted(test)}
+
+    def _all_images(self) -> tuple[Tensor, list[str]]:
+        """All images, 20 by 20, and the names of their characters in the same order."""
+        if self._images is None:
+            folder = self._folder()
+            listings = {part: _listing(folder, part) for part in _PUBLISHED}
+            marks = json.dumps([_RECIPE, *listings.values()]).encode()
+            path = cache_folder(self.cache_dir) / f"omniglot-{hashlib.sha256(marks).hexdigest()[:16]}.safetensors"
+            kept = read_tensors(path)
+            if kept is None:
+                pixels = torch.cat([_read(folder, part, [*listing]) for part, listing in listings.items()])
+                names = [*dict.fromkeys(_folder_of(file) for listing in listings.values() for file in listing)]
+                kept = {"pixels": pixels}, {"characters": json.dumps(names)}
+                write_tensors(path, *kept)
+            self._images = kept[0]["pixels"], json.loads(kept[1]["characters"])
+        return self._images
+
+
+def _listing(folder: Path, part: str) -> dict[str, int]:
+    """The drawings of a part, sorted by name, each with a number that changes with its content."""
+    tree, archive = folder / part, folder / f"{part}.zip"
+    if tree.is_dir():
+        source = tree
+        files = {file.relative_to(folder).as_posix(): file.stat().st_size for file in tree.glob("*/*/*.png")}
+    elif archive.is_file():
+        source = archive
+        try:
+            with zipfile.ZipFile(archive) as opened:
+                files = {entry.filename: entry.CRC for entry in opened.infolist()}
+        except (OSError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{archive} is damaged or no zip file: {error}") from error
+    else:
+        raise FileNotFoundError(
+            f"root={folder} has neither the folder {part} nor the file {part}.zip: set download to true to "
+            f"fetch the published archives, or set root to the folder that holds Omniglot"
+        )
+    drawing = re.compile(rf"{part}/[^/]+/character\d+/\d+_\d+\.png")
+    files = {name: mark for name, mark in sorted(files.items()) if drawing.fullmatch(name)}
+    characters = Counter(map(_folder_of, files))
+    expected = _PUBLISHED[part][1]
+    if len(characters) != expected or {*characters.values()} != {_DRAWINGS}:
+        raise ValueError(
+            f"{source} is not Omniglot's {part}: of drawings named {part}/ALPHABET/characterNN/NNNN_NN.png "
+            f"it holds {len(files)} of {len(characters)} characters, not {_DRAWINGS} of each of {expected}"
+        )
+    return files
+
+
+def _read(folder: Path, part: str, names: list[str]) -> Tensor:
+    """The drawings of a part, (M, 1, 28, 28) uint8. An archive is read in memory, nothing is unpacked to
+    disk."""
+    if (folder / part).is_dir():
+        pixels, errors = read_images({name: folder / name for name in names}, _FORMAT)
+    else:
+        with zipfile.ZipFile(folder / f"{part}.zip") as archive:
+            if (largest := max(archive.getinfo(name).file_size for name in names)) > _LARGEST_FILE:
+                raise ValueError(f"{archive.filename} holds a drawing of {largest} bytes, which cannot be")
+            try:
+                contents = {name: io.BytesIO(archive.read(name)) for name in names}
+            except (OSError, zipfile.BadZipFile, zlib.error) as error:
+                raise ValueError(f"{archive.filename} is damaged: {error}") from error
+        pixels, errors = read_images(contents, _FORMAT)
+    if errors:
+        raise ValueError(f"{len(errors)} drawings of {folder / part} are damaged: {'; '.join(errors[:5])}")
+    return pixels
+
+
+def _folder_of(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def _mixed(names: Iterable[str]) -> list[str]:
+    """The names in an order that is random, yet the same for ever: that of their hashes."""
+    return sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())

@@ -1,0 +1,93 @@
+"""Sinusoid regression (Finn et al. 2017, section 5.1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from litmaml.data.task_distribution import TaskDistribution, in_run_precision, task_stream
+from litmaml.types import Batch, Split, Tasks
+
+
+class Sinusoid(TaskDistribution):
+    """Regression of y = A sin(x - phase) + noise * e, one amplitude A and phase a task.
+
+    A ~ U[0.1, 5], phase ~ U[0, pi], x ~ U[-5, 5], e ~ N(0, 1) (Finn, Abbeel and Levine, ICML 2017). There are
+    endlessly many tasks: the splits differ in their random streams only. Inputs and targets are (T, n, 1).
+
+    Args:
+        shots: Support points in one support batch.
+        queries: Query points.
+        test_shots: Support points in validation and test; as in training if not given.
+        test_queries: Query points in validation and test; as in training if not given.
+        noise: Standard deviation of the noise on the targets, those of the query too.
+        support_batches: 1: every inner step uses the same support batch. N: a fresh one for each of N inner
+            steps.
+        hessian_batches: 0: Hessian products use each step's own support batch. N: N fresh batches.
+
+    Raises:
+        ValueError: if a count is too small or the noise negative.
+    """
+
+    AMPLITUDE = (0.1, 5.0)
+    PHASE = (0.0, math.pi)
+    DOMAIN = (-5.0, 5.0)
+
+    def __init__(
+        self,
+        shots: int = 10,
+        queries: int = 10,
+        test_shots: int | None = None,
+        test_queries: int | None = None,
+        noise: float = 0.0,
+        support_batches: int = 1,
+        hessian_batches: int = 0,
+    ) -> None:
+        super().__init__(shots, queries, test_shots, test_queries, support_batches, hessian_batches)
+        if not noise >= 0:
+            raise ValueError(f"noise must not be negative, got {noise}")
+        self.noise = noise
+
+    def sample(self, split: Split, numbers: Sequence[int], seed: int) -> Tasks:
+        shots, queries = self.shots_in(split), self.queries_in(split)
+        sizes = [shots] * (self.support_batches + self.hessian_batches) + [queries]
+        points = sum(sizes)
+        curves = np.empty((len(numbers), 2))
+        x = np.empty((len(numbers), points))
+        noise = np.zeros((len(numbers), points))
+        for row, number in enumerate(numbers):
+            stream = task_stream(seed, split, number)
+            curves[row] = stream.uniform(*self.AMPLITUDE), stream.uniform(*self.PHASE)
+            x[row] = stream.uniform(*self.DOMAIN, size=points)
+            if self.noise:
+                noise[row] = stream.normal(0.0, self.noise, size=points)
+        y = curves[:, :1] * np.sin(x - curves[:, 1:]) + noise
+
+        bounds = np.cumsum(sizes)[:-1]
+        batches = [
+            Batch(_column(inputs), _column(targets))
+            for inputs, targets in zip(np.split(x, bounds, 1), np.split(y, bounds, 1), strict=True)
+        ]
+        return self._arrange(batches, numbers)
+
+    def render(self, tasks: Tasks) -> Tasks:
+        """The tasks in torch's default dtype, that is, in the precision of the run."""
+        return in_run_precision(tasks)
+
+    def describe(self, split: Split) -> dict[str, int | float | str | bool]:
+        return {
+            "tasks": "Sinusoid",
+            "split": split,
+            "shots": self.shots_in(split),
+            "queries": self.queries_in(split),
+            "noise": self.noise,
+        }
+
+
+def _column(values: NDArray[np.float64]) -> torch.Tensor:
+    """(T, n) numbers as a (T, n, 1) float32 tensor."""
+    return torch.from_numpy(values.astype(np.float32)).unsqueeze(-1)
