@@ -1,0 +1,172 @@
+"""Outer steps as long as the theory allows at the weights that training has come to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+
+from litmaml.data import TaskDataModule
+from litmaml.diagnosis.curvature import curvature
+from litmaml.diagnosis.estimate import Estimate
+from litmaml.diagnosis.hessians import flatten
+from litmaml.inner_optimizer import SGD
+from litmaml.meta_learner import MetaLearner
+from litmaml.outer_gradient import FirstOrder
+from litmaml.step_size import FALLAH_RATES, smoothness_at, step_constant
+from litmaml.types import Tasks
+
+_OWN = 2**40
+"""The number of the first of the callback's own tasks: training does not come so far."""
+
+
+class AdaptiveMetaStep(Callback):
+    """Sets the outer rate before every outer step: beta_k = c / L~(w_k), on tasks of its own.
+
+    With L the largest curvature of a task's loss, rho the Lipschitz constant of its Hessian and alpha the inner rate,
+
+        N = 1:  L~(w) = 4 L + 2 rho alpha mean_j |grad f_j(w)|                                     (Fallah et al.)
+        N > 1:  L~(w) = q^(2N) L + rho/L (q^(2N-1) - q^(N-1)) q^N mean_j |grad f_j(w)|, q = 1 + alpha L   (Ji et al.)
+
+    with the mean over fresh tasks j that training never sees. Such steps never overshoot where L and rho hold: with
+    exact gradients the loss falls at every step. They are short: expect many. Fallah, Mokhtari and Ozdaglar 2020
+    (arXiv 1908.10400); Ji, Yang and Liang 2020 (arXiv 2002.07836v1), equations 9 and 10.
+
+    Logs train/outer_rate (beta), train/outer_smoothness (L~), train/smoothness (L) and train/hessian_lipschitz (rho).
+    The outer optimizer has to be plain SGD, the inner one SGD without momentum.
+
+    Args:
+        constant: c; by default for N = 1 1/12 with SecondOrder, 1/18 with FirstOrder and 1/25 with FiniteDifference,
+            and 1/100 for all else.
+        smoothness: L; by default estimated along the inner paths, which does not see what lies off them.
+        hessian_lipschitz: rho; by default estimated likewise.
+        tasks: B', the fresh tasks of each step.
+        every: Outer steps after which L and rho are estimated anew.
+
+    Raises:
+        ValueError: An argument is out of its range, or the optimizers are others than the theory has.
+    """
+
+    def __init__(
+        self,
+        constant: float | None = None,
+        smoothness: float | None = None,
+        hessian_lipschitz: float | None = None,
+        tasks: int = 8,
+        every: int = 50,
+    ) -> None:
+        for name, value in (("constant", constant), ("smoothness", smoothness)):
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"{name}: has to be a positive number or left out, got {value}")
+        if hessian_lipschitz is not None and not 0 <= hessian_lipschitz < float("inf"):
+            raise ValueError(f"hessian_lipschitz: has to be at least 0 or left out, got {hessian_lipschitz}")
+        for name, count in (("tasks", tasks), ("every", every)):
+            if count < 1:
+                raise ValueError(f"{name}: has to be at least 1, got {count}")
+        self.constant, self.smoothness, self.hessian_lipschitz = constant, smoothness, hessian_lipschitz
+        self.tasks, self.every = tasks, every
+        self._known: tuple[float, float] | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuses what the theory does not cover."""
+        learner = _learner(pl_module)
+        if not isinstance(getattr(trainer, "datamodule", None), TaskDataModule):
+            raise ValueError(
+                "AdaptiveMetaStep: takes tasks of its own from a TaskDataModule; fit with one as datamodule"
+            )
+        for optimizer in trainer.optimizers:
+            name = type(optimizer).__name__
+            if name != "SGD" or any(group["momentum"] or group["weight_decay"] for group in optimizer.param_groups):
+                raise ValueError(
+                    f"optimizer: AdaptiveMetaStep is the theory of plain gradient steps, got {name}; set it to "
+                    "torch.optim.SGD without momentum or weight decay"
+                )
+        if trainer.lr_scheduler_configs:
+            raise ValueError("lr_scheduler: AdaptiveMetaStep sets the outer rate itself; leave the scheduler out")
+        inner = learner.inner_loop.optimizer
+        if not isinstance(inner, SGD) or inner.momentum:
+            raise ValueError(
+                f"inner_optimizer: AdaptiveMetaStep is the theory of plain inner gradient steps, got "
+                f"{type(inner).__name__}{' with momentum' if isinstance(inner, SGD) else ''}; use SGD without momentum"
+            )
+        self._known = None
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx % trainer.accumulate_grad_batches:
+            return
+        learner = _learner(pl_module)
+        if self._known is None or trainer.global_step % self.every == 0:
+            self._known = self._curvature(trainer, learner)
+        smoothness, lipschitz = self._known
+        tasks = self._fresh(trainer, learner, 0)
+        outer = smoothness_at(
+            smoothness, lipschitz, _rate(learner), learner.inner_steps, _mean_gradient_norm(learner, tasks)
+        )
+        constant = self.constant or step_constant(learner.inner_loop.outer_gradient, learner.inner_steps)
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = constant / outer
+        learner.log("train/outer_rate", constant / outer)
+        learner.log("train/outer_smoothness", outer)
+        learner.log("train/smoothness", smoothness)
+        learner.log("train/hessian_lipschitz", lipschitz)
+
+    def _curvature(self, trainer: Trainer, learner: MetaLearner) -> tuple[float, float]:
+        """L and rho, given or estimated."""
+        smoothness, lipschitz = self.smoothness, self.hessian_lipschitz
+        if smoothness is None or lipschitz is None:
+            found = curvature(learner.inner_loop, self._fresh(trainer, learner, 1), learner.inner_steps)
+            smoothness = _told("smoothness", found.smoothness) if smoothness is None else smoothness
+            lipschitz = _told("hessian_lipschitz", found.hessian_lipschitz) if lipschitz is None else lipschitz
+        if smoothness <= 0:
+            raise ValueError(
+                "smoothness: estimated as 0, so the loss does not curve; give AdaptiveMetaStep smoothness=L"
+            )
+        most = FALLAH_RATES.get(type(learner.inner_loop.outer_gradient), 1.0)
+        if learner.inner_steps == 1 and _rate(learner) * smoothness > most * 1.000001 and self._known is None:
+            rank_zero_warn(
+                f"AdaptiveMetaStep: the inner rate {_rate(learner):.3g} is above {most:.3g}/L = "
+                f"{most / smoothness:.3g}, up to which the theorem holds; the outer steps may be too long"
+            )
+        return smoothness, lipschitz
+
+    def _fresh(self, trainer: Trainer, learner: MetaLearner, half: int) -> Tasks:
+        """Tasks that neither training nor an earlier step has seen, rendered where the learner is.
+
+        Each step has two halves, so that the estimate of L and rho is independent of the gradients."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning gives it the attribute
+        first = _OWN + (2 * trainer.global_step + half) * self.tasks
+        tasks = data.tasks.sample("train", range(first, first + self.tasks), data.seed)
+        tasks = data.transfer_batch_to_device(tasks, learner.device, 0)
+        rendered: Tasks = data.on_after_batch_transfer(tasks, 0)
+        return rendered
+
+
+def _learner(module: LightningModule) -> MetaLearner:
+    if not isinstance(module, MetaLearner):
+        raise ValueError(f"AdaptiveMetaStep: needs a MetaLearner, got {type(module).__name__}")
+    return module
+
+
+def _rate(learner: MetaLearner) -> float:
+    """alpha; the largest where rates are learnt."""
+    optimizer = learner.inner_loop.optimizer
+    assert isinstance(optimizer, SGD)
+    learnt = [float(value.detach().max()) for value in optimizer.parameters()]
+    return max(learnt, default=optimizer.lr)
+
+
+def _mean_gradient_norm(learner: MetaLearner, tasks: Tasks) -> float:
+    """The mean over tasks of |grad f_j(w)|, on the query: samples that nothing else has used."""
+    fast, slow = learner.inner_loop.start(tasks.size)
+    gradient = FirstOrder().inner_gradient(learner.inner_loop.losses, fast, slow, tasks.query, None)
+    with torch.no_grad():
+        return float(flatten(gradient).norm(dim=1).mean())
+
+
+def _told(name: str, estimate: Estimate) -> float:
+    if estimate.value is None:
+        raise ValueError(f"{name}: cannot be estimated: {estimate.note}; give AdaptiveMetaStep {name}=...")
+    return estimate.value

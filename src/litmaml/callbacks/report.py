@@ -1,0 +1,106 @@
+"""What a validation or test leaves behind: a table on screen, a JSON file and a picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from rich.console import Console
+from rich.table import Table
+
+from litmaml.evaluation import Interval
+from litmaml.meta_learner import MetaLearner
+from litmaml.plots import plot_adaptation
+from litmaml.types import Split
+
+
+class Report(Callback):
+    """Writes ``test_results.json`` and ``adaptation.png`` to the run's folder and prints the table of a test.
+
+    For each inner step the mean and the half-width of the 95% interval of every metric over the test tasks, with the
+    protocol beside them: data, ways, shots, queries, number of tasks, split and normalisation policy.
+    """
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # In fit the progress bar and the logs have it.
+        if trainer.is_global_zero and isinstance(pl_module, MetaLearner) and trainer.state.fn == TrainerFn.VALIDATING:
+            print_results(pl_module.results, describe_protocol(trainer, pl_module, "val"))
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero or not isinstance(pl_module, MetaLearner):
+            return
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        protocol = describe_protocol(trainer, pl_module, "test")
+        steps = len(pl_module.results["loss"])
+        results = {
+            "protocol": protocol,
+            "steps": [
+                {
+                    "inner_steps": step,
+                    **{name: curve[step]._asdict() for name, curve in pl_module.results.items()},
+                }
+                for step in range(steps)
+            ],
+        }
+        (folder / "test_results.json").write_text(
+            json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+        plot_adaptation(folder / "adaptation.png", pl_module.results, _title(protocol))
+        print_results(pl_module.results, protocol)
+        Console().print(f"written to {folder}: test_results.json, adaptation.png", soft_wrap=True)
+
+
+def describe_protocol(trainer: Trainer, learner: MetaLearner, split: Split) -> dict[str, Any]:
+    """What a result on a split stands for."""
+    data: Any = getattr(trainer, "datamodule", None)
+    tasks = getattr(data, "tasks", None)
+    protocol: dict[str, Any] = {"data": type(tasks).__name__} if tasks is not None else {}
+    if tasks is not None:
+        protocol |= tasks.describe(split) | {
+            "tasks": data.val_tasks if split == "val" else data.test_tasks,
+            "seed": data.seed,
+        }
+    return protocol | {
+        "model": type(learner.inner_loop.model).__name__,
+        "normalisation": learner.normalisation,
+        "outer_gradient": type(learner.inner_loop.outer_gradient).__name__,
+        "trained_inner_steps": learner.inner_steps,
+        "skipped_tasks": learner.skipped_tasks,
+        "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
+    }
+
+
+def print_results(results: Mapping[str, Sequence[Interval]], protocol: Mapping[str, Any]) -> None:
+    """The table of results after each inner step."""
+    names = [name for name in results if name != "loss"] + ["loss"]
+    table = Table(title=f"{_title(protocol)}: mean and 95% interval over {protocol.get('tasks', '?')} tasks")
+    table.add_column("inner steps", justify="right")
+    for name in names:
+        table.add_column(name, justify="right")
+    for step in range(len(results["loss"])):
+        cells = [_cell(name, results[name][step]) for name in names]
+        table.add_row(str(step), *cells)
+    console = Console()
+    console.print(table)
+    hidden = ("data", "tasks", "checkpoint")
+    console.print(
+        ", ".join(f"{k}: {v}" for k, v in protocol.items() if k not in hidden),
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _cell(name: str, result: Interval) -> str:
+    if name == "accuracy":
+        return f"{100 * result.mean:.2f} ± {100 * result.half_width:.2f} %"
+    return str(result)
+
+
+def _title(protocol: Mapping[str, Any]) -> str:
+    size = f", {protocol['ways']}-way {protocol['shots']}-shot" if "ways" in protocol else ""
+    return f"{protocol.get('data', 'test')}{size}"

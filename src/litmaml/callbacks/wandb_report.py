@@ -1,0 +1,268 @@
+"""Weights & Biases: a run that goes on where it stopped, its checkpoints, adaptation curves and episodes.
+
+``configs/logger/wandb.yaml`` names the two classes. Nothing else imports this module, so that wandb need not be there.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_warn
+from PIL import Image
+from torch import Tensor
+
+import wandb
+from litmaml.callbacks.report import describe_protocol
+from litmaml.checkpoint import read_checkpoint
+from litmaml.data.image_tasks import ImageTasks
+from litmaml.evaluation import Interval
+from litmaml.meta_learner import MetaLearner
+from litmaml.run_folder import LAST, checkpoints_in
+from litmaml.types import Split, Tasks, chunks, select
+
+ID_FILE = "wandb_id"
+STEP = "trainer/global_step"
+
+
+class ResumableWandbLogger(WandbLogger):
+    """Lightning's WandbLogger, with a W&B run that goes on when training is resumed or its checkpoint tested.
+
+    The run's id stands in ``wandb_id`` in the run's folder and counts while there are checkpoints beside it: a new fit
+    begins a new W&B run. If W&B cannot be reached, or nobody is logged in, the run is kept offline, for ``wandb sync``.
+
+    Args:
+        save_dir: Where the id and W&B's own files go; if empty, the run's folder.
+        project: By default what WANDB_PROJECT says, or litmaml.
+        name: Of the W&B run; by default W&B makes one up.
+        entity: The user or team; by default your own.
+        group: Runs that belong together, such as the seeds of one experiment.
+        tags: To find the run by.
+        id: Of the W&B run to go on with, in place of the remembered one.
+        offline: Write to the disk only; so does WANDB_MODE=offline.
+    """
+
+    def __init__(
+        self,
+        save_dir: str = "",
+        project: str | None = None,
+        name: str | None = None,
+        entity: str | None = None,
+        group: str | None = None,
+        tags: Sequence[str] = (),
+        id: str | None = None,
+        offline: bool = False,
+    ) -> None:
+        super().__init__(
+            save_dir=save_dir or ".",
+            project=project or os.environ.get("WANDB_PROJECT") or "litmaml",
+            name=name,
+            id=id,
+            offline=offline,
+            entity=entity,
+            group=group,
+            tags=list(tags),
+        )
+        del self._wandb_init["anonymous"]  # wandb warns of it, even if it is None
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The W&B run, begun when it is first asked for."""
+        if self._experiment is not None:
+            return self._experiment
+        folder = Path(self.save_dir or ".")
+        folder.mkdir(parents=True, exist_ok=True)
+        remembered = folder / ID_FILE
+        if self._wandb_init["id"] is None and remembered.is_file() and checkpoints_in(folder):
+            self._wandb_init["id"] = remembered.read_text(encoding="utf-8").strip()
+        try:
+            run = super().experiment
+        except wandb.Error as error:
+            rank_zero_warn(
+                f"W&B cannot be used ({error}): this run is kept offline; send it later with "
+                f"wandb sync {folder / 'wandb' / 'offline-run-*'}"
+            )
+            self._wandb_init["mode"] = "offline"
+            run = super().experiment
+        if not run.disabled:
+            remembered.write_text(run.id + "\n", encoding="utf-8")
+        return run
+
+
+class WandbReport(Callback):
+    """What W&B shows of a run beside its metrics.
+
+    After every validation and test the adaptation curves and a table of episodes; the best value of each validation
+    metric in the run's summary; at the end of training the best and the last checkpoint as artifacts with the aliases
+    ``best`` and ``latest``, which say how they were made and how good they are.
+
+    Args:
+        episodes: Rows of the table of episodes; 0 for no table.
+        images: Query images in a row, spread evenly over the classes.
+
+    Raises:
+        ValueError: A number is negative.
+    """
+
+    def __init__(self, episodes: int = 8, images: int = 5) -> None:
+        for name, value in (("episodes", episodes), ("images", images)):
+            if value < 0:
+                raise ValueError(f"{name}: cannot be negative, got {value}")
+        self.episodes, self.images = episodes, images
+        self._rows: list[dict[str, Any]] = []
+        self._validation: dict[str, float] = {}
+
+    # Summaries
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        run = _run_of(trainer)
+        if run is None:
+            if not getattr(trainer, "fast_dev_run", False):
+                rank_zero_warn("WandbReport: trainer.logger has no WandbLogger to report to")
+        elif trainer.is_global_zero and isinstance(pl_module, MetaLearner):
+            goals = {"loss": False} | {name: metric.higher_is_better for name, metric in pl_module.metrics.items()}
+            for name, higher in goals.items():
+                if higher is not None:
+                    run.define_metric(f"val/{name}", step_metric=STEP, summary="max" if higher else "min")
+
+    # Adaptation curves and episodes
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        self._gather(trainer, pl_module, batch, "val")
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        self._gather(trainer, pl_module, batch, "test")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking and isinstance(pl_module, MetaLearner):
+            self._validation = {name: curve[-1].mean for name, curve in pl_module.results.items()}
+            self._show(trainer, pl_module, "val")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if isinstance(pl_module, MetaLearner):
+            self._show(trainer, pl_module, "test")
+
+    def _gather(self, trainer: Trainer, learner: LightningModule, batch: Any, split: Split) -> None:
+        """Adapt to the first few tasks once more, now keeping what is to be shown."""
+        if _run_of(trainer) is None or not trainer.is_global_zero or trainer.sanity_checking:
+            return
+        room = self.episodes - len(self._rows)
+        if room <= 0 or not isinstance(learner, MetaLearner) or not isinstance(batch, Tasks):
+            return
+        data: Any = getattr(trainer, "datamodule", None)
+        source = getattr(data, "tasks", None)
+        for task in chunks(select(batch, slice(room)), 1):
+            number = int(task.numbers[0])
+            names = source.classes_of(split, number, data.seed) if isinstance(source, ImageTasks) else None
+            with trainer.precision_plugin.forward_context():
+                self._rows.append(_episode(learner, task, names, self.images))
+
+    def _show(self, trainer: Trainer, learner: MetaLearner, stage: Split) -> None:
+        run, rows = _run_of(trainer), self._rows
+        self._rows = []
+        if run is None or not trainer.is_global_zero:
+            return
+        shown: dict[str, Any] = {
+            f"{stage}/adaptation/{name}": _chart(name, curve) for name, curve in learner.results.items()
+        }
+        if rows:
+            columns: list[str | int] = list(rows[0])
+            shown[f"{stage}/episodes"] = wandb.Table(columns, [list(row.values()) for row in rows])
+        run.log({**shown, STEP: trainer.global_step})
+        if stage == "test":
+            widths = {f"test/{name}_half_width": curve[-1].half_width for name, curve in learner.results.items()}
+            run.summary.update(widths)
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["validation"] = dict(self._validation)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._log_checkpoints(trainer, pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        # A preempted run, which ends by SystemExit, has no time to upload, and goes on later.
+        if not isinstance(exception, SystemExit):
+            self._log_checkpoints(trainer, pl_module)
+
+    def _log_checkpoints(self, trainer: Trainer, learner: LightningModule) -> None:
+        run, callback = _run_of(trainer), trainer.checkpoint_callback
+        if run is None or not trainer.is_global_zero or not isinstance(learner, MetaLearner):
+            return
+        if not isinstance(callback, ModelCheckpoint) or callback.dirpath is None:
+            return
+        protocol = describe_protocol(trainer, learner, "val")
+        # The last one last: the server, too, calls "latest" what came latest.
+        for alias, path in (("best", Path(callback.best_model_path)), ("latest", Path(callback.dirpath, LAST))):
+            if not path.is_file():
+                continue
+            saved = read_checkpoint(path)
+            quality = saved.get("validation", {})
+            metadata = protocol | quality | {"epoch": saved["epoch"], "step": saved["global_step"]}
+            del metadata["checkpoint"]  # where training began
+            artifact = wandb.Artifact(f"model-{run.id}", type="model", metadata=metadata)
+            artifact.add_file(str(path), name=path.name)
+            run.log_artifact(artifact, aliases=[alias])
+            if alias == "best":
+                run.summary.update({f"best/{name}": value for name, value in quality.items()})
+
+
+def _run_of(trainer: Trainer) -> Any:
+    """The W&B run; None where the trainer does not log to W&B."""
+    return next((logger.experiment for logger in trainer.loggers if isinstance(logger, WandbLogger)), None)
+
+
+def _chart(name: str, curve: Sequence[Interval]) -> Any:
+    """A metric after 0, 1, ... inner steps, with its 95% interval where that is known."""
+    lines = {"mean": [result.mean for result in curve]}
+    if all(math.isfinite(result.half_width) for result in curve):
+        lines["lower 95%"] = [result.mean - result.half_width for result in curve]
+        lines["upper 95%"] = [result.mean + result.half_width for result in curve]
+    return wandb.plot.line_series(
+        list(range(len(curve))), list(lines.values()), list(lines), f"{name} after adaptation", "inner steps"
+    )
+
+
+def _episode(learner: MetaLearner, task: Tasks, names: Sequence[str] | None, images: int) -> dict[str, Any]:
+    """The table's row of one task, by column."""
+    inputs, targets = task.query.inputs, task.query.targets
+    metrics: Any = learner.metrics  # metrics in a ModuleDict lose their type
+    weights = list(learner.inner_loop.path(task, learner.evaluation_steps))
+    with torch.no_grad():
+        before, after = (learner.inner_loop.predict(fast, inputs) for fast in (weights[0], weights[-1]))
+    row: dict[str, Any] = {"task": int(task.numbers[0])}
+    if names is not None:
+        row["classes"] = ", ".join(names)
+    for when, predictions in (("before", before), ("after", after)):
+        for name, metric in metrics.items():
+            row[f"{name} {when}"] = float(metric.clone()(predictions[0], targets[0]))
+        row[f"loss {when}"] = float(learner.inner_loop.loss_of(predictions, targets))
+    if inputs.ndim == 5 and inputs.shape[2] in (1, 3) and not targets.is_floating_point():
+        guesses, count = after[0].argmax(-1).tolist(), len(targets[0])
+        for place in range(min(images, count)):
+            k = place * count // min(images, count)
+            true, guess = (names[i] if names else str(i) for i in (int(targets[0, k]), guesses[k]))
+            row[f"query {place + 1}"] = wandb.Image(_picture(inputs[0, k]), caption=f"{true} → {guess}")
+    return row
+
+
+def _picture(image: Tensor) -> Image.Image:
+    """An image (C, H, W) of any range, from its darkest to its brightest value."""
+    image = image.detach().float().cpu()
+    low, high = float(image.min()), float(image.max())
+    pixels = ((image - low) / max(high - low, 1e-12) * 255).to(torch.uint8)
+    return Image.fromarray((pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).numpy())
