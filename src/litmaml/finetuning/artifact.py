@@ -1,0 +1,39 @@
+"""Checkpoints kept as artifacts of Weights & Biases. wandb is imported when one is fetched, not before."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+PREFIX = "wandb://"
+
+
+def fetch_artifact(reference: str) -> Path:
+    """The checkpoint in an artifact, downloaded once to wandb's cache and checked by wandb's own sums.
+
+    Args:
+        reference: ``wandb://ENTITY/PROJECT/NAME:ALIAS``.
+
+    Raises:
+        ValueError: It is no such reference, or the artifact does not hold just one checkpoint.
+        ConnectionError: It cannot be fetched: no network, no login, or no such artifact.
+    """
+    if not re.fullmatch(rf"{PREFIX}[^/:]+/[^/:]+/[^/:]+:[^/:]+", reference):
+        raise ValueError(
+            f"checkpoint: {reference!r} is no artifact; write {PREFIX}ENTITY/PROJECT/NAME:ALIAS, for example "
+            f"{PREFIX}me/omniglot/checkpoint:best"
+        )
+    wandb = importlib.import_module("wandb")
+    try:
+        artifact = wandb.Api().artifact(reference.removeprefix(PREFIX))
+        folder = Path(artifact.download())
+    except (wandb.Error, OSError, ValueError) as error:
+        raise ConnectionError(
+            f"checkpoint: cannot fetch {reference!r} from Weights & Biases ({error}); see that there is a network, run "
+            "wandb login, or download the file yourself and name it"
+        ) from error
+    files = sorted(folder.rglob("*.ckpt"))
+    if len(files) != 1:
+        raise ValueError(f"checkpoint: {reference!r} holds {len(files)} files *.ckpt, not one")
+    return files[0]

@@ -1,0 +1,121 @@
+"""The commands ``litmaml finetune`` and ``litmaml classify``."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from jsonargparse import auto_cli
+
+from litmaml.data.images import ImageFormat
+from litmaml.finetuning.adapted_model import Prediction, load
+from litmaml.finetuning.export import EXPORTS
+from litmaml.finetuning.fine_tuning import FineTuned, fine_tune, shown
+from litmaml.finetuning.labelled_images import find_images, read_query, read_support
+from litmaml.finetuning.meta_checkpoint import open_checkpoint
+from litmaml.finetuning.report import print_report, write_predictions, write_report
+
+
+def finetune(
+    checkpoint: str,
+    data: str,
+    output: str,
+    query: str | None = None,
+    steps: int | None = None,
+    lr: float | None = None,
+    export: Literal["pt2", "onnx", "both"] | None = None,
+    image_format: ImageFormat | None = None,
+    imports: Sequence[str] = (),
+    device: str = "cpu",
+) -> FineTuned:
+    """Make a classifier of your own images from a meta-checkpoint and a few labelled examples.
+
+    Writes the adapted model, its predictions and a report to a new folder. Example: litmaml finetune --checkpoint
+    runs/glyphs --data photos --output birds, with photos/robin/1.jpg, photos/wren/1.jpg, ...
+
+    Args:
+        checkpoint: A file that fit wrote, a run's folder (its best checkpoint), RUN/last, or
+            wandb://ENTITY/PROJECT/NAME:ALIAS.
+        data: Folder of the labelled images to adapt to, the support set: DATA/CLASS/*.png, *.jpg, ...
+        output: Folder to write to; it must not exist, or be empty.
+        query: Folder of further images: in folders named as the classes they are scored, without folders they are
+            predicted. Without labels the accuracy is estimated by leaving images of the support set out in turn.
+        steps: Inner steps; by default as in the checkpoint's own tests, and further until the support set is learnt.
+        lr: Inner rate for all steps and weights; by default what was meta-learnt.
+        export: Also write the model for torch.export (model.pt2), for ONNX (model.onnx), or both.
+        image_format: What images become; by default as in the checkpoint's training.
+        imports: Python modules to import first, such as the one with the checkpoint's own model class.
+        device: Where to compute: cpu, cuda, cuda:1, ...
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint or folder.
+        FileExistsError: The output folder has something in it.
+        ValueError: The checkpoint or the images cannot be used.
+    """
+    folder = Path(output).expanduser()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"output: {output!r} exists already and is no empty folder; name a new one")
+    for module in imports:
+        importlib.import_module(module)
+    start = open_checkpoint(checkpoint)
+    image_format = image_format or start.image_format
+    if image_format is None:
+        raise ValueError(
+            f"checkpoint: {checkpoint!r} does not say what its images were made to; if it takes images, say so "
+            "(--image_format.size=28 ...), else adapt it in Python by litmaml.adapt"
+        )
+    support, classes = read_support(data, image_format)
+    further = None if query is None else read_query(query, classes, image_format)
+    start.learner.to(device)
+    further = None if further is None else further.to(device)
+    result = fine_tune(start, classes, image_format, support.to(device), further, steps, lr)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        made = Path(scratch) / folder.name
+        result.model.cpu().save(made)
+        for kind, write in EXPORTS.items():
+            if export in (kind, "both"):
+                write(result.model, support.inputs.cpu(), made / f"model.{kind}")
+        write_report(result, made)
+        os.replace(made, folder)  # whole or not at all
+    print_report(result, folder)
+    return result
+
+
+def classify(model: str, images: str, output: str = "predictions.csv") -> list[Prediction]:
+    """Write the class and its probability of each image in a folder, by a model that litmaml finetune made.
+
+    Args:
+        model: The folder that litmaml finetune wrote (its --output).
+        images: Folder of the images; those in folders within it too.
+        output: The CSV file to write: file, class, probability.
+
+    Raises:
+        FileNotFoundError: There is no such model or folder.
+        ValueError: The model is damaged, or there are no images or some that cannot be read.
+    """
+    adapted = load(model)
+    files = find_images(images, "images")
+    predictions = list(shown(adapted.classify(*files), len(files), "images"))
+    path = Path(output).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_predictions(path, predictions)
+    print(f"{len(predictions)} images classified, written to {path}")
+    return predictions
+
+
+COMMANDS: dict[str, Callable[..., object]] = {"finetune": finetune, "classify": classify}
+"""What ``litmaml NAME`` runs, besides LightningCLI's own commands."""
+
+
+def run_command(name: str, arguments: Sequence[str]) -> None:
+    """Run one of ``COMMANDS`` with what was typed after its name; an error of the user's is told in a line."""
+    try:
+        auto_cli(COMMANDS[name], args=list(arguments), as_positional=False, prog=f"litmaml {name}")
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        sys.exit(f"litmaml {name}: {error}")

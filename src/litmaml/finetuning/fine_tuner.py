@@ -1,0 +1,198 @@
+"""Fine-tuning: the meta-learnt inner loop on the one support set that a user has."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from litmaml.finetuning.frozen_norm import batch_norms, check_independent, freeze_normalisation
+from litmaml.finetuning.head import find_head, replace_head
+from litmaml.inner_loop import InnerLoop
+from litmaml.inner_optimizer import InnerOptimizer
+from litmaml.meta_learner import MetaLearner
+from litmaml.outer_gradient import FirstOrder
+from litmaml.recipe import describe
+from litmaml.types import Batch, Params
+
+AT_ONCE = 256
+"""Examples whose gradient is taken at once; of a larger support set the parts' gradients are added up."""
+
+LEARNT = 0.05
+"""The loss at which a support set is learnt: the true class has a probability of 95%, in the geometric mean."""
+
+_FURTHER = 10
+
+
+class Step(NamedTuple):
+    """The fast weights after an inner step, with loss and accuracy on the support set.
+
+    accuracy: None in regression.
+    """
+
+    weights: Params
+    loss: float
+    accuracy: float | None
+
+
+class FineTuner:
+    """theta_{j+1} = U_j(theta_j, grad l(theta_j; support)) from a meta-learnt theta_0, for one support set.
+
+    With another number of classes than in meta-training the head is replaced by a zero one of the right width
+    (``replace_head``); inner rates that were learnt for each of its entries become their means over the classes.
+
+    In classification the steps go on, with the last step's rates, until the support set is learnt (``LEARNT``), to at
+    most ten times as many: one that is larger or stranger than the tasks of meta-training takes more steps.
+
+    A support set of more than ``AT_ONCE`` examples is dealt out to equal parts with examples of all classes; the
+    gradient is the mean of theirs, and batch norm normalises each part by itself.
+
+    Args:
+        learner: A meta-learnt ``MetaLearner``; it is not changed.
+        example: A few inputs (n, ...), for the shapes.
+        outputs: The number of classes, or None where it is what the model gives (regression).
+        steps: N, the number of inner steps, neither more nor fewer; by default as in the learner's own tests, and
+            further as above.
+        lr: Inner rate for all steps and weights; by default what was meta-learnt.
+
+    Raises:
+        ValueError: An argument is out of its range, the inputs do not fit the model, or its head cannot be replaced.
+    """
+
+    def __init__(
+        self,
+        learner: MetaLearner,
+        example: Tensor,
+        outputs: int | None = None,
+        steps: int | None = None,
+        lr: float | None = None,
+    ) -> None:
+        if steps is not None and steps < 1:
+            raise ValueError(f"steps: has to be at least 1, got {steps}")
+        learnt = learner.inner_loop
+        model = copy.deepcopy(learnt.model).eval()
+        self.steps = learner.evaluation_steps if steps is None else steps
+        self.most_steps = _FURTHER * self.steps if steps is None and outputs is not None else self.steps
+        self.trained_outputs = _outputs(model, example)
+        self.replaced_head: str | None = None
+        if outputs is not None and outputs != self.trained_outputs:
+            self.replaced_head = find_head(model, example)
+            replace_head(model, self.replaced_head, outputs)
+        optimizer = copy.deepcopy(learnt.optimizer) if lr is None else _with_rate(learnt.optimizer, lr)
+        self.inner_loop = InnerLoop(
+            model, copy.deepcopy(learnt.loss), optimizer, FirstOrder(), learnt.fast_names, learner.inner_steps
+        )
+        if lr is None:  # making the inner loop has set the rates back to where they started
+            made = optimizer.state_dict()
+            saved = learnt.optimizer.state_dict()
+            optimizer.load_state_dict({key: _carried(saved[key], made[key]) for key in made})
+        self.inner_loop.requires_grad_(False)
+        for name in self.inner_loop.fast_names:
+            model.get_parameter(name).requires_grad_(True)
+
+    @property
+    def frozen_layers(self) -> list[str]:
+        """The batch norms, whose statistics ``module`` freezes."""
+        return list(batch_norms(self.inner_loop.model))
+
+    def path(self, inputs: Tensor, targets: Tensor) -> Iterator[Step]:
+        """theta_0, theta_1, ... on the support set.
+
+        Args:
+            inputs: (n, ...), as the model takes them.
+            targets: (n,) class indices, or (n, ...) values.
+
+        Raises:
+            FloatingPointError: The loss is not finite.
+        """
+        loop, first_order = self.inner_loop, FirstOrder()
+        batches = [Batch(x[None], y[None]) for x, y in zip(parts(inputs), parts(targets), strict=True)]
+        fast, slow = loop.start(1)
+        fast = {name: weight.detach() for name, weight in fast.items()}
+        state = loop.optimizer.start(fast)
+        yield self._measured(0, fast, batches, len(inputs))
+        for j in range(self.most_steps):
+            gradient: Params = {}
+            for batch in batches:
+                share = batch.targets.shape[1] / len(inputs)
+                part = first_order.inner_gradient(loop.losses, fast, slow, batch, None)
+                gradient = {n: share * g.detach() + gradient.get(n, 0.0) for n, g in part.items()}
+            fast, state = loop.optimizer.step(j, fast, gradient, state)
+            fast = {name: weight.detach() for name, weight in fast.items()}
+            step = self._measured(j + 1, fast, batches, len(inputs))
+            yield step
+            if j + 1 >= self.steps and step.loss <= LEARNT:
+                return
+
+    def module(self, weights: Params, inputs: Tensor) -> nn.Module:
+        """The adapted model by itself: in eval mode, its batch norms frozen to the statistics of the support set.
+
+        Raises:
+            ValueError: Another layer looks at the whole batch.
+        """
+        model = copy.deepcopy(self.inner_loop.model)
+        with torch.no_grad():
+            for name, weight in weights.items():
+                model.get_parameter(name).copy_(weight[0])
+        freeze_normalisation(model, parts(inputs))
+        check_independent(model, inputs[:AT_ONCE])
+        return model.requires_grad_(True)
+
+    def predict(self, weights: Params, inputs: Tensor) -> Tensor:
+        """Predictions (n, ...) with batch norm, where there is some, by the statistics of these inputs."""
+        with torch.no_grad():
+            return self.inner_loop.predict(weights, inputs[None])[0]
+
+    def _measured(self, j: int, fast: Params, batches: list[Batch], count: int) -> Step:
+        loss, right = 0.0, 0
+        labels = not batches[0].targets.is_floating_point()
+        with torch.no_grad():
+            for batch in batches:
+                predictions = self.inner_loop.predict(fast, batch.inputs)
+                loss += float(self.inner_loop.loss_of(predictions, batch.targets)) * batch.targets.shape[1] / count
+                if labels:
+                    right += int((predictions.argmax(2) == batch.targets).sum())
+        if not loss < float("inf"):
+            raise FloatingPointError(
+                f"the loss on the support set is {loss} after {j} inner steps; lower the rate (lr) or take fewer steps"
+            )
+        return Step(fast, loss, right / count if labels else None)
+
+
+def parts(examples: Tensor) -> list[Tensor]:
+    """Examples dealt out to as few equal parts as hold at most ``AT_ONCE``; sorted by class, each has of all."""
+    number = -(-len(examples) // AT_ONCE)
+    return [examples[k::number] for k in range(number)]
+
+
+def _outputs(model: nn.Module, example: Tensor) -> int:
+    try:
+        with torch.no_grad():
+            predictions = model(example)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise ValueError(
+            f"inputs: the model does not take examples of shape {tuple(example.shape[1:])} ({error})"
+        ) from error
+    return int(predictions.shape[1]) if predictions.dim() > 1 else 1
+
+
+def _with_rate(optimizer: InnerOptimizer, lr: float) -> InnerOptimizer:
+    """The same inner optimizer with one fixed rate."""
+    arguments: dict[str, Any] = describe(optimizer)["init_args"]
+    fixed = {key: value for key, value in (("learn", "none"), ("per_step", False)) if key in arguments}
+    if "lr" in arguments:
+        return type(optimizer)(**{**arguments, **fixed, "lr": lr})
+    if "options" in arguments:
+        return type(optimizer)(**{**arguments, **fixed, "options": {**arguments["options"], "lr": lr}})
+    raise ValueError(f"lr: the checkpoint's inner optimizer, {type(optimizer).__name__}, has no rate of this name")
+
+
+def _carried(saved: Tensor, made: Tensor) -> Tensor:
+    """Learnt rates for a head of another width: the mean over the classes, for each class."""
+    for dim, (old, new) in enumerate(zip(saved.shape, made.shape, strict=True)):
+        if old != new:
+            saved = saved.mean(dim, keepdim=True)
+    return saved.expand_as(made).clone()

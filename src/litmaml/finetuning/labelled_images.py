@@ -1,0 +1,143 @@
+"""A user's images for fine-tuning: labelled ones in a folder a class, or unlabelled ones in one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from litmaml.data.image_folder import SUFFIXES
+from litmaml.data.image_tasks import listed
+from litmaml.data.images import ImageFormat, read_images
+
+
+class Images(NamedTuple):
+    """Images with their files.
+
+    inputs: (n, channels, size, size), as the model takes them.
+    targets: (n,) indices of their classes; None where they are not labelled.
+    files: their paths.
+    """
+
+    inputs: Tensor
+    targets: Tensor | None
+    files: list[Path]
+
+    @property
+    def labels(self) -> Tensor:
+        """The targets of labelled images."""
+        assert self.targets is not None
+        return self.targets
+
+    def to(self, device: str) -> Images:
+        """The same images on another device."""
+        return self._replace(
+            inputs=self.inputs.to(device), targets=None if self.targets is None else self.targets.to(device)
+        )
+
+
+def read_support(folder: str, image_format: ImageFormat) -> tuple[Images, list[str]]:
+    """The labelled images of ``FOLDER/CLASS/*.png|jpg|...`` and the classes' names in alphabetical order.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: There are fewer than two classes, a class has no images, or files are no images.
+    """
+    classes = _class_folders(folder, "data")
+    if not classes:
+        raise ValueError(
+            f"data: {folder!r} has no class folders; put the images of each class in a folder with its name: "
+            f"{Path(folder, 'CLASS', 'image.png')}"
+        )
+    if empty := [name for name, files in classes.items() if not files]:
+        raise ValueError(
+            f"data: without any image ({', '.join(SUFFIXES)}) in {folder!r}: {listed(empty)}; add images or remove "
+            "the folders"
+        )
+    if len(classes) == 1:
+        raise ValueError(
+            f"data: {folder!r} has one class only, {next(iter(classes))!r}; a classifier needs at least two"
+        )
+    names = list(classes)
+    return _labelled(classes, names, image_format, "data"), names
+
+
+def read_query(folder: str, names: Sequence[str], image_format: ImageFormat) -> Images:
+    """The images to score, in folders named as the classes, or to predict, in the folder itself.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: It has no images, files are no images, or it has folders that are no class.
+    """
+    classes, loose = _class_folders(folder, "query"), _images(Path(folder).expanduser())
+    if classes and loose:
+        raise ValueError(
+            f"query: {folder!r} has both images and folders; put labelled images into folders named as the classes, or "
+            "unlabelled ones into the folder itself"
+        )
+    if unknown := sorted({*classes} - {*names}):
+        raise ValueError(
+            f"query: no class of --data is called {listed(unknown)}; the classes are {listed(names)}. Put unlabelled "
+            "images into the folder itself"
+        )
+    if not any(classes.values()) and not loose:
+        raise ValueError(f"query: there is no image ({', '.join(SUFFIXES)}) in {folder!r}")
+    if loose:
+        return Images(_inputs(loose, image_format, "query"), None, loose)
+    return _labelled(classes, names, image_format, "query")
+
+
+def find_images(folder: str, argument: str) -> list[Path]:
+    """All image files in a folder and the folders in it.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: There are no images in it.
+    """
+    root = _folder(folder, argument)
+    files = sorted(path for inner in [root, *root.rglob("*")] if inner.is_dir() for path in _images(inner))
+    if not files:
+        raise ValueError(f"{argument}: there is no image ({', '.join(SUFFIXES)}) in {folder!r}")
+    return files
+
+
+def _labelled(
+    classes: Mapping[str, list[Path]], names: Sequence[str], image_format: ImageFormat, argument: str
+) -> Images:
+    files = [file for members in classes.values() for file in members]
+    targets = torch.tensor([names.index(name) for name, members in classes.items() for _ in members])
+    return Images(_inputs(files, image_format, argument), targets, files)
+
+
+def _inputs(files: list[Path], image_format: ImageFormat, argument: str) -> Tensor:
+    pixels, errors = read_images({str(file): file for file in files}, image_format)
+    if errors:
+        raise ValueError(
+            f"{argument}: {len(errors)} of {len(files)} images cannot be read; mend or remove them:\n"
+            + "\n".join(errors)
+        )
+    return image_format.to_float(pixels)
+
+
+def _class_folders(folder: str, argument: str) -> dict[str, list[Path]]:
+    root = _folder(folder, argument)
+    inner = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return {path.name: _images(path) for path in inner}
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(
+        file
+        for file in folder.iterdir()
+        if file.suffix.lower() in SUFFIXES and file.is_file() and not file.name.startswith(".")
+    )
+
+
+def _folder(named: str, argument: str) -> Path:
+    folder = Path(named).expanduser()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{argument}: there is no folder {named!r}")
+    return folder

@@ -1,0 +1,91 @@
+"""Where fine-tuning starts: a meta-checkpoint by any of its names, opened with all that is needed of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from litmaml.checkpoint import read_checkpoint
+from litmaml.data.image_tasks import ImageTasks
+from litmaml.data.images import ImageFormat
+from litmaml.finetuning.artifact import PREFIX, fetch_artifact
+from litmaml.meta_learner import MetaLearner
+from litmaml.recipe import build
+from litmaml.run_folder import BEST, CHECKPOINTS
+
+
+class MetaCheckpoint(NamedTuple):
+    """A meta-learnt learner, the recipe of its training tasks (or None), and the name it was asked for by."""
+
+    name: str
+    learner: MetaLearner
+    tasks: Mapping[str, Any] | None
+
+    @property
+    def image_format(self) -> ImageFormat | None:
+        """What the images of its training became; None if they were no images, or of a class not known here."""
+        recorded = (self.tasks or {}).get("init_args", {}).get("image_format")
+        if isinstance(recorded, Mapping):
+            return ImageFormat(**recorded.get("init_args", recorded))
+        try:
+            tasks: ImageTasks = build(self.tasks, ImageTasks, "tasks")
+        except ValueError:
+            return None
+        return tasks.image_format
+
+
+def open_checkpoint(named: str | Path | MetaLearner) -> MetaCheckpoint:
+    """The meta-checkpoint of a name. Nothing in the file is executed.
+
+    Args:
+        named: A file that ``fit`` wrote; a run's folder (its best checkpoint), or ``RUN/best`` or ``RUN/last``;
+            ``wandb://ENTITY/PROJECT/NAME:ALIAS``; or a learner itself.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint.
+        ValueError: It is damaged, is none of ``fit``, or holds more than plain data.
+        ConnectionError: The artifact cannot be fetched.
+    """
+    if isinstance(named, MetaLearner):
+        return MetaCheckpoint("the learner", named, None)
+    path = locate(named)
+    data = read_checkpoint(path).get("datamodule_hyper_parameters") or {}
+    return MetaCheckpoint(str(named), MetaLearner.load_from_checkpoint(path), data.get("tasks"))
+
+
+def start_from(learner: MetaLearner, named: str) -> None:
+    """Give a learner the weights and learnt inner rates of a meta-checkpoint, to go on with meta-training.
+
+    Unlike resuming, the outer optimizer, its schedule and the count of tasks begin afresh.
+
+    Args:
+        learner: Is changed.
+        named: As in ``open_checkpoint``.
+
+    Raises:
+        ValueError: The checkpoint is of another architecture.
+    """
+    learner.load_state_dict(read_checkpoint(locate(named))["state_dict"])
+
+
+def locate(named: str | Path) -> Path:
+    """The file of a checkpoint's name, fetched if it is an artifact; see ``open_checkpoint``."""
+    if str(named).startswith(PREFIX):
+        return fetch_artifact(str(named))
+    path = Path(named).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        wanted = path / CHECKPOINTS / BEST
+    elif path.name in ("best", "last") and path.parent.is_dir():
+        wanted = path.parent / CHECKPOINTS / f"{path.name}.ckpt"
+    else:
+        raise FileNotFoundError(
+            f"checkpoint: {str(named)!r} is neither a file nor a run's folder; give a file, RUN (its best checkpoint), "
+            f"RUN/last or {PREFIX}ENTITY/PROJECT/NAME:ALIAS"
+        )
+    if not wanted.is_file():
+        there = ", ".join(str(file) for file in sorted(wanted.parent.glob("*.ckpt")))
+        raise FileNotFoundError(f"checkpoint: there is no {wanted}; there is {there or 'no checkpoint at all'}")
+    return wanted

@@ -1,0 +1,165 @@
+"""What fine-tuning came to: on screen, as a report to read, and as pictures."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from litmaml.evaluation import Interval
+from litmaml.finetuning.adapted_model import Prediction
+from litmaml.finetuning.confusion import Confusion
+from litmaml.finetuning.fine_tuner import LEARNT
+from litmaml.finetuning.fine_tuning import FineTuned
+from litmaml.plots import plot_adaptation
+
+PREDICTIONS, REPORT, ADAPTATION, CONFUSION = "predictions.csv", "report.md", "adaptation.png", "confusion.png"
+
+
+def write_report(result: FineTuned, folder: Path) -> None:
+    """Write ``predictions.csv``, ``adaptation.png``, ``confusion.png`` (where there is a score) and ``report.md``."""
+    write_predictions(folder / PREDICTIONS, result.predictions, result.labels)
+    exact = [Interval(step.accuracy or 0.0, 0.0) for step in result.curve]
+    curves = {"support accuracy": exact, "loss": [Interval(step.loss, 0.0) for step in result.curve]}
+    if result.query_curve:
+        curves = {"query accuracy": [_symmetric(score) for score in result.query_curve], **curves}
+    plot_adaptation(folder / ADAPTATION, curves, f"{len(result.classes)} classes, {sum(result.support)} images")
+    if result.score is not None:
+        result.score.plot(folder / CONFUSION, f"{result.method}: {result.score.accuracy:.1%}")
+    (folder / REPORT).write_text(_markdown(result, folder), encoding="utf-8")
+
+
+def write_predictions(path: Path, predictions: list[Prediction], labels: list[str] | None = None) -> None:
+    """Write a CSV file of file, class and probability, and the true class where it is known."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "class", "probability", *(["label"] if labels else [])])
+        for k, found in enumerate(predictions):
+            writer.writerow([found.file, found.label, f"{found.probability:.6f}", *([labels[k]] if labels else [])])
+
+
+def print_report(result: FineTuned, folder: Path) -> None:
+    """Show what matters: accuracy, classes, what was done to head and normalisation, and what to do next."""
+    console = Console()
+    if result.score is not None:
+        table = Table(title=f"{result.method}: {result.score}")
+        for title in ("class", "images", "right", "most others taken for"):
+            table.add_column(title, justify="right" if title in ("images", "right") else "left")
+        for name, images, right, most in result.score.rows():
+            table.add_row(name, str(images), str(right), most)
+        console.print(table, markup=False)
+    for line in _notes(result):
+        console.print(line, markup=False, highlight=False)
+    console.print(
+        f"written to {folder}; classify further images: litmaml classify --model {folder} --images FOLDER",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _notes(result: FineTuned) -> list[str]:
+    taken, own = len(result.curve) - 1, result.tuner.steps
+    further = "" if taken == own else f", {own} as in the checkpoint's tests and further to learn the support set"
+    notes = [
+        f"Inner steps: {taken}{further}.",
+        f"Head: {_head(result)}.",
+        f"Normalisation: {_normalisation(result)}.",
+    ]
+    if result.curve[-1].loss > LEARNT:
+        notes.append(
+            f"The support set is not learnt well: {result.curve[-1].accuracy or 0:.0%} of it are right, at a loss of "
+            f"{result.curve[-1].loss:.2g}. Try more steps (--steps) or another rate (--lr)."
+        )
+    if result.score is None:
+        return [*notes, result.method]
+    caution = result.score.caution()
+    return notes if caution is None else [*notes, caution]
+
+
+def _head(result: FineTuned) -> str:
+    """What became of the head, in words."""
+    if result.tuner.replaced_head is None:
+        return f"kept, meta-learnt for {result.tuner.trained_outputs} classes"
+    return (
+        f"`{result.tuner.replaced_head}` replaced by one that starts at zero: {len(result.classes)} classes, "
+        f"{result.tuner.trained_outputs} in meta-training"
+    )
+
+
+def _normalisation(result: FineTuned) -> str:
+    """How the deployed model normalises, and what that costs, in words."""
+    if not result.tuner.frozen_layers:
+        return "the checkpoint's own; each image by itself"
+    text = "batch norm frozen to the statistics of the support set"
+    if result.with_batch_statistics is not None and result.score is not None:
+        lost = result.with_batch_statistics.accuracy - result.score.accuracy
+        text += (
+            f": {result.score.accuracy:.1%} on the query, against {result.with_batch_statistics.accuracy:.1%} by the "
+            f"query's own statistics (transductive; no longer a prediction of each image alone). Freezing costs "
+            f"{100 * lost:.1f} points"
+        )
+    return text
+
+
+def _markdown(result: FineTuned, folder: Path) -> str:
+    lines = [
+        "# Fine-tuning",
+        "",
+        f"From the meta-checkpoint `{result.checkpoint}`, {len(result.curve) - 1} inner steps on "
+        f"{sum(result.support)} images of {len(result.classes)} classes.",
+        "",
+        *(f"- {note}" for note in _notes(result)),
+        "",
+    ]
+    if result.score is not None:
+        lines += [
+            f"## Accuracy: {result.score}",
+            "",
+            f"Measured on {result.method}; Wilson's interval, for further images of the same classes.",
+            "",
+            "| class | support images | images | right | most others taken for |",
+            "| --- | ---: | ---: | ---: | --- |",
+        ]
+        for (name, images, right, most), size in zip(result.score.rows(), result.support, strict=True):
+            lines.append(f"| {_cell(name)} | {size} | {images} | {right} | {_cell(most)} |")
+        lines += ["", f"![which class was taken for which]({CONFUSION})", ""]
+    lines += [
+        "## Adaptation",
+        "",
+        "| inner steps | support loss | support accuracy |" + (" query accuracy |" if result.query_curve else ""),
+        "| ---: | ---: | ---: |" + (" ---: |" if result.query_curve else ""),
+    ]
+    for j, step in enumerate(result.curve):
+        row = f"| {j} | {step.loss:.4f} | {step.accuracy or 0.0:.1%} |"
+        lines.append(row + (f" {result.query_curve[j].accuracy:.1%} |" if result.query_curve else ""))
+    lines += [
+        "",
+        f"![loss and accuracy by inner step]({ADAPTATION})",
+        "",
+        "## Files",
+        "",
+        "- `model.safetensors`, `config.yaml`, `classes.json`: the model, for `litmaml.load` and `litmaml classify`",
+        f"- `{PREDICTIONS}`: {result.predicted}",
+        *(f"- `{file.name}`: the model for other programs" for file in sorted(folder.glob("model.[po]*"))),
+        "",
+        "```python",
+        "import litmaml",
+        f'model = litmaml.load("{folder.name}")',
+        'for file, label, probability in model.classify("image.png"):',
+        "    print(file, label, probability)",
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _symmetric(score: Confusion) -> Interval:
+    low, high = score.bounds
+    return Interval(score.accuracy, (high - low) / 2)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
