@@ -1,0 +1,164 @@
+"""The diagnosis of a model on its tasks: what holds here of the theory, and what to choose."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from litmaml.diagnosis.advice import Advice, advise
+from litmaml.diagnosis.curvature import Curvature, curvature, finite_path
+from litmaml.diagnosis.estimator_errors import (
+    EstimatorError,
+    ProbeScan,
+    candidates,
+    estimator_errors,
+    scan_probes,
+    task_gradients,
+)
+from litmaml.diagnosis.findings import Findings
+from litmaml.diagnosis.noise import Noise, noise
+from litmaml.diagnosis.stability import Stability, stability
+from litmaml.inner_loop import InnerLoop
+from litmaml.inner_optimizer import SGD
+from litmaml.learner_checks import check_labels
+from litmaml.meta_gradient import default_chunk
+from litmaml.meta_learner import MetaLearner
+from litmaml.model_checks import kinked_layers, random_layers
+from litmaml.outer_gradient import SecondOrder
+from litmaml.types import Tasks, chunks, select
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What ``diagnose`` found. ``setting`` names the model, the inner loop and the number of tasks; ``remarks`` what
+    limits the numbers."""
+
+    setting: dict[str, Any]
+    curvature: Curvature
+    noise: Noise
+    stability: Stability
+    estimators: list[EstimatorError]
+    probes: ProbeScan | None
+    advice: Advice
+    remarks: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, as in ``diagnosis.json``."""
+        return asdict(self)
+
+
+def diagnose(learner: MetaLearner, tasks: Tasks, meta_batch: int = 16, probed_tasks: int | None = None) -> Diagnosis:
+    """Measures curvature, noise and every outer gradient on the tasks, and says what the theory makes of them.
+
+    At the learner's weights, with its inner loop, loss and N = ``inner_steps``; nothing of the learner is changed.
+
+    Args:
+        learner: A ``MetaLearner``, trained or not.
+        tasks: T tasks, at least 2, as the learner is trained with.
+        meta_batch: The number of tasks of one outer step in training.
+        probed_tasks: The first so many tasks are used for what costs most: curvature and the errors of the outer
+            gradients. By default all; 8 where tasks are computed one by one (convolutions on a CPU).
+
+    Raises:
+        ValueError: There are fewer than two tasks, they have more classes than the model, a loss is not finite, or
+            the model has no second derivative.
+    """
+    if tasks.size < 2:
+        raise ValueError(f"tasks: got {tasks.size}; how tasks differ can only be told from at least 2")
+    inner_loop, steps = learner.inner_loop, learner.inner_steps
+    check_labels(inner_loop, tasks)
+    training = inner_loop.training
+    inner_loop.eval()  # without dropout; batch statistics are those of the batch either way
+    try:
+        return _diagnose(learner, inner_loop, tasks, steps, meta_batch, probed_tasks)
+    finally:
+        inner_loop.train(training)
+
+
+def _diagnose(
+    learner: MetaLearner,
+    inner_loop: InnerLoop,
+    tasks: Tasks,
+    steps: int,
+    meta_batch: int,
+    probed_tasks: int | None,
+) -> Diagnosis:
+    chunk = default_chunk(inner_loop.model, tasks)
+    if probed_tasks is None:
+        probed_tasks = 8 if chunk == 1 else tasks.size
+    if probed_tasks < 2:
+        raise ValueError(f"probed_tasks: has to be at least 2, got {probed_tasks}")
+    for part in chunks(tasks, chunk):
+        finite_path(inner_loop, part, steps)
+    probed = select(tasks, slice(0, min(probed_tasks, tasks.size)))
+    curved = curvature(inner_loop, probed, steps)
+    noises = noise(inner_loop, tasks, probed.size)
+    all_exact = task_gradients(inner_loop, SecondOrder(), tasks, steps)
+    exact = all_exact[: probed.size]
+    if not bool(all_exact.isfinite().all()):
+        raise ValueError("the exact outer gradient is not finite: lower the inner rate or the number of inner steps")
+    if float(exact.norm()) == 0:
+        raise ValueError("model: its loss does not change with the weights that are trained")
+    errors = estimator_errors(inner_loop, probed, steps, exact, candidates(inner_loop.outer_gradient))
+    refused = {row.name for row in errors if row.refused}
+    probes = None if "FiniteDifference()" in refused else scan_probes(inner_loop, probed, steps, exact)
+    held = stability(inner_loop, probed, steps)
+    rate, rate_remark = _rate(inner_loop)
+    optimizer = inner_loop.optimizer
+    plain = isinstance(optimizer, SGD) and not (optimizer.momentum or optimizer.weight_decay)
+    batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in inner_loop.model.modules())
+    advice = advise(
+        Findings(
+            curvature=curved,
+            noise=noises,
+            stability=held,
+            estimators=errors,
+            probes=probes,
+            exact=all_exact,
+            steps=steps,
+            rate=rate,
+            plain_descent=plain,
+            meta_batch=meta_batch,
+            kinks=kinked_layers(inner_loop.model),
+            batch_norm=batch_norm,
+        )
+    )
+    remarks = [rate_remark] if rate_remark else []
+    if random := random_layers(inner_loop.model):
+        remarks.append(f"random layers ({', '.join(random[:2])}) are switched off in the diagnosis")
+    if batch_norm:
+        remarks.append("with batch norm an example's gradient depends on its batch: sigma~ is that of a batch, scaled")
+    return Diagnosis(
+        setting={
+            "model": type(inner_loop.model).__name__,
+            "normalisation": learner.normalisation,
+            "inner_steps": steps,
+            "inner_rate": rate,
+            "outer_gradient": type(inner_loop.outer_gradient).__name__,
+            "fast_weights": sum(inner_loop.model.get_parameter(n).numel() for n in inner_loop.fast_names),
+            "tasks": tasks.size,
+            "probed_tasks": probed.size,
+            "precision": str(next(inner_loop.parameters()).dtype).removeprefix("torch."),
+        },
+        curvature=curved,
+        noise=noises,
+        stability=held,
+        estimators=errors,
+        probes=probes,
+        advice=advice,
+        remarks=remarks,
+    )
+
+
+def _rate(inner_loop: InnerLoop) -> tuple[float, str]:
+    """The inner rate, and a word where it is learnt."""
+    optimizer: Any = inner_loop.optimizer
+    learnt = [rate.detach().flatten() for rate in optimizer.parameters()]
+    if not learnt:
+        return float(optimizer.lr), ""
+    rates = torch.cat(learnt)
+    low, high = float(rates.min()), float(rates.max())
+    return float(rates.mean()), f"inner rates are learnt, from {low:.3g} to {high:.3g}: their mean is used"

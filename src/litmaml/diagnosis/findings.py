@@ -1,0 +1,52 @@
+"""What a diagnosis measured, and the form of what it advises."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from litmaml.diagnosis.curvature import Curvature
+from litmaml.diagnosis.estimator_errors import EstimatorError, ProbeScan
+from litmaml.diagnosis.noise import Noise
+from litmaml.diagnosis.stability import Stability
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the advice rests on.
+
+    exact: The exact outer gradients of the tasks (T, D). rate: The configured inner rate. plain_descent: Whether
+    the inner optimizer is SGD without momentum and decay. kinks: The layers that have some.
+    """
+
+    curvature: Curvature
+    noise: Noise
+    stability: Stability
+    estimators: list[EstimatorError]
+    probes: ProbeScan | None
+    exact: Tensor
+    steps: int
+    rate: float
+    plain_descent: bool
+    meta_batch: int
+    kinks: list[str]
+    batch_norm: bool
+
+    @property
+    def smoothness(self) -> float:
+        """L, not zero."""
+        return max(self.curvature.smoothness.value or 0.0, 1e-300)
+
+    def row(self, name: str) -> EstimatorError:
+        """The errors of an outer gradient by its name."""
+        return next(row for row in self.estimators if row.name == name)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One recommendation: what of, which value, and the reason in plain words."""
+
+    what: str
+    value: str
+    reason: str

@@ -1,0 +1,46 @@
+"""Whether the inner loop, as it is configured, holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from litmaml.inner_loop import InnerLoop
+from litmaml.meta_gradient import default_chunk
+from litmaml.types import Tasks, chunks
+
+FURTHER = 20
+"""Inner steps beyond the N configured, in which a slow divergence shows."""
+
+
+@dataclass(frozen=True)
+class Stability:
+    """Shares of the tasks: whose support loss falls in N steps, whose query loss does, and whose support loss is
+    below its start still after 20 steps more."""
+
+    support_falls: float
+    query_falls: float
+    holds: float
+
+
+def stability(inner_loop: InnerLoop, tasks: Tasks, steps: int) -> Stability:
+    """Runs the inner loop and compares losses."""
+    falls = []
+    for chunk in chunks(tasks, default_chunk(inner_loop.model, tasks)):
+        measured = []
+        for j, fast in enumerate(inner_loop.path(chunk, steps + FURTHER)):
+            if j not in (0, steps, steps + FURTHER):
+                continue
+            with torch.no_grad():
+                losses = torch.stack(
+                    [
+                        inner_loop.loss_of(inner_loop.predict(fast, batch.inputs), batch.targets)
+                        for batch in (chunk.support[0], chunk.query)
+                    ]
+                )
+            measured.append(losses)
+        start, adapted, later = measured
+        falls.append(torch.stack([adapted[0] < start[0], adapted[1] < start[1], later[0] < start[0]]))
+    shares = torch.cat(falls, 1).double().mean(1).tolist()
+    return Stability(*shares)
