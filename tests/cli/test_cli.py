@@ -1,0 +1,231 @@
+"""The command line as a user types it, in processes of its own where the exit counts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from litmaml.checkpoint import read_checkpoint
+from litmaml.cli import main
+from litmaml.meta_learner import MetaLearner
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+SINUSOID = str(CONFIGS / "sinusoid.yaml")
+QUICK = [
+    "--data.meta_batch=4",
+    "--data.train_tasks=16",
+    "--data.val_tasks=4",
+    "--data.test_tasks=6",
+    "--trainer.accelerator=cpu",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.max_epochs=2",
+    "--trainer.log_every_n_steps=2",
+]
+# Settings that make every complete configuration small.
+SMALL = {
+    "glyphs.yaml": ["--model.model.init_args.filters=4"],
+    "omniglot_5w1s.yaml": ["--model.model.init_args.filters=4"],
+    "omniglot_20w1s.yaml": ["--model.model.init_args.filters=4"],
+    "image_folder.yaml": ["--model.model.init_args.filters=4"],
+}
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "litmaml", *arguments], cwd=cwd, capture_output=True, text=True, timeout=250
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run's folder."""
+    folder = tmp_path_factory.mktemp("run") / "sinusoid"
+    main(["fit", "-c", SINUSOID, *QUICK, f"--trainer.default_root_dir={folder}"])
+    return folder
+
+
+def results(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "test_results.json").read_text())
+    return found
+
+
+def test_fit_leaves_checkpoints_logs_and_its_configuration(trained: Path) -> None:
+    assert {"best.ckpt", "last.ckpt"} <= {p.name for p in (trained / "checkpoints").iterdir()}
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    assert config["data"]["meta_batch"] == 4
+    header = (trained / "logs" / "version_0" / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"train/loss", "train/loss_before", "val/loss", "val/loss_step_0", "val/loss_step_10"} <= set(header)
+
+
+def test_test_needs_the_checkpoint_alone(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["test", f"--ckpt_path={trained}", "--trainer.accelerator=cpu"])
+    found = results(trained)
+    assert found["protocol"]["tasks"] == 6
+    assert found["protocol"]["normalisation"] == "none"
+    assert found["protocol"]["outer_gradient"] == "SecondOrder"
+    assert [row["inner_steps"] for row in found["steps"]] == list(range(11))
+    assert found["steps"][10]["loss"]["half_width"] > 0
+    assert (trained / "adaptation.png").stat().st_size > 5000
+    assert "mean and 95% interval over 6 tasks" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("steps", [3, 12])
+def test_what_is_typed_wins_over_the_checkpoint(trained: Path, steps: int) -> None:
+    main(
+        [
+            "test",
+            "--ckpt_path",
+            str(trained / "checkpoints" / "last.ckpt"),
+            f"--model.test_inner_steps={steps}",
+            "--data.test_tasks=5",
+            "--trainer.accelerator=cpu",
+        ]
+    )
+    assert len(results(trained)["steps"]) == steps + 1
+    assert results(trained)["protocol"]["tasks"] == 5
+
+
+def test_a_second_fit_sets_the_first_aside(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    for _ in range(2):
+        main(["fit", "-c", SINUSOID, *QUICK, "--trainer.max_epochs=1", f"--trainer.default_root_dir={folder}"])
+    assert (folder / "checkpoints" / "best.ckpt").is_file()
+    assert (tmp_path / "run.1" / "checkpoints" / "best.ckpt").is_file()
+    assert [p.name for p in (folder / "logs").iterdir()] == ["version_0"]
+
+
+def test_the_last_checkpoint_is_of_the_last_epoch_also_where_it_is_not_the_best(tmp_path: Path) -> None:
+    """At an absurd rate every epoch is worse than the one before."""
+    folder = tmp_path / "run"
+    worse = ["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.5", "--model.test_inner_steps=1"]
+    main(["fit", "-c", SINUSOID, *QUICK, *worse, "--trainer.max_epochs=3", f"--trainer.default_root_dir={folder}"])
+    saved = {p.stem: read_checkpoint(p)["global_step"] for p in (folder / "checkpoints").glob("*.ckpt")}
+    assert saved["best"] < saved["last"] == 12
+
+
+def test_a_resumed_run_ends_as_an_undisturbed_one(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    base = ["fit", "-c", SINUSOID, *QUICK, f"--trainer.default_root_dir={folder}"]
+    main([*base, "--trainer.max_epochs=1"])
+    main([*base, "--ckpt_path=last"])
+    whole = MetaLearner.load_from_checkpoint(trained / "checkpoints" / "last.ckpt").state_dict()
+    resumed = MetaLearner.load_from_checkpoint(folder / "checkpoints" / "last.ckpt").state_dict()
+    assert all(torch.equal(weight, resumed[name]) for name, weight in whole.items())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model.outer_gradient=litmaml.outer_gradient.ThirdOrder"], "ThirdOrder"),
+        (
+            ["--model.outer_gradient=FiniteDifference", "--model.outer_gradient.radius=-1"],
+            "radius: has to be a positive number or left out for the default, got -1",
+        ),
+        (["--model.inner_stepz=3"], "unrecognized arguments: --model.inner_stepz=3"),
+        (["--model.inner_steps=zero"], "Expected a <class 'int'>"),
+        (["--ckpt_path=nowhere.ckpt"], "ckpt_path: 'nowhere.ckpt' is neither a file"),
+        (["--data.tasks=Glyphs", "--data.tasks.ways=500"], "ways"),
+        (["-c", "missing.yaml"], "missing.yaml"),
+    ],
+    ids=lambda value: value[0][:40] if isinstance(value, list) else "",
+)
+def test_bad_input_ends_with_a_message(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = f"--trainer.default_root_dir={tmp_path / 'run'}"
+    with pytest.raises((SystemExit, ValueError, FileNotFoundError)) as stopped:
+        main(["fit", "-c", SINUSOID, *QUICK, folder, *arguments])
+    assert stopped.value.args != (0,)
+    assert message in " ".join((capsys.readouterr().err + str(stopped.value)).split())
+
+
+def test_help_explains_options_from_the_docstrings(tmp_path: Path) -> None:
+    done = run("fit", "--help", cwd=tmp_path)
+    text = " ".join(done.stdout.split())
+    assert done.returncode == 0
+    for part in ("Patterns of the parameters to adapt", "Tasks of one training epoch", "which is exact"):
+        assert part in text
+    estimator = run("fit", "--model.outer_gradient.help=litmaml.outer_gradient.ZerothOrder", cwd=tmp_path)
+    assert "Q, the number of directions" in " ".join(estimator.stdout.split())
+
+
+def overlays() -> list[Path]:
+    return sorted(p for folder in ("outer_gradient", "trainer", "logger") for p in (CONFIGS / folder).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("overlay", overlays(), ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_every_overlay_runs(overlay: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if overlay.stem in ("gpu",) and not torch.cuda.is_available():
+        pytest.skip("this machine has no GPU")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    quick = [q for q in QUICK if overlay.parent.name != "trainer" or "accelerator" not in q]
+    arguments = [
+        "fit",
+        "-c",
+        SINUSOID,
+        "-c",
+        str(overlay),
+        *quick,
+        f"--trainer.default_root_dir={tmp_path / 'r'}",
+    ]
+    arguments += ["--trainer.max_epochs=1"]
+    if overlay.stem == "ddp":  # starts processes of its own
+        done = run(*arguments, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    else:
+        main(arguments)
+    assert (tmp_path / "r" / "checkpoints" / "best.ckpt").is_file()
+
+
+def images(folder: Path) -> Path:
+    """Fifteen classes of seven noisy stripes."""
+    from PIL import Image
+
+    generator = torch.Generator().manual_seed(0)
+    for label in range(15):
+        (folder / f"class {label}").mkdir(parents=True)
+        for k in range(7):
+            noise = torch.randint(0, 120, (90, 84, 3), generator=generator)
+            noise[:, label * 5 : label * 5 + 6] += 120
+            Image.fromarray(noise.to(torch.uint8).numpy()).save(folder / f"class {label}" / f"{k}.png")
+    return folder
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in CONFIGS.glob("*.yaml") if p.name != "sweep.yaml"))
+def test_every_complete_configuration_runs(name: str, tmp_path: Path, omniglot: Path | None) -> None:
+    where: list[str] = []
+    if name == "image_folder.yaml":
+        where = [
+            f"--data.tasks.init_args.root={images(tmp_path / 'images')}",
+            "--data.tasks.init_args.test_ways=3",
+        ]
+        where += ["--data.tasks.init_args.queries=3", "--data.tasks.init_args.test_queries=3"]
+    if name.startswith("omniglot"):
+        if omniglot is None:
+            pytest.skip("LITMAML_DATA names no folder with omniglot in it")
+        where = [f"--data.tasks.init_args.root={omniglot}", "--data.tasks.init_args.download=false"]
+    folder = tmp_path / "run"
+    main(
+        [
+            "fit",
+            "-c",
+            str(CONFIGS / name),
+            *QUICK,
+            *SMALL.get(name, []),
+            *where,
+            "--trainer.max_epochs=1",
+            "--trainer.max_steps=2",
+            f"--trainer.default_root_dir={folder}",
+            "--data.meta_batch=2",
+            "--data.train_tasks=4",
+        ]
+    )
+    main(["test", f"--ckpt_path={folder}", "--trainer.accelerator=cpu", "--data.test_tasks=2"])
+    assert results(folder)["protocol"]["tasks"] == 2

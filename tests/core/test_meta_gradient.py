@@ -1,0 +1,200 @@
+"""Meta-gradients of stacks of tasks: chunks, tasks that are not finite, random streams and the hand-over."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from oracles import Tiny, random_tasks, relative
+from torch import Tensor, nn
+
+from litmaml.inner_loop import InnerLoop
+from litmaml.inner_optimizer import SGD
+from litmaml.meta_gradient import MetaGradientOf, default_chunk, hand_over
+from litmaml.models import MLP, Conv4
+from litmaml.outer_gradient import (
+    FiniteDifference,
+    FirstOrder,
+    GaussianSmoothing,
+    OuterGradient,
+    SecondOrder,
+    ZerothOrder,
+)
+from litmaml.types import Params, Tasks, chunks, select
+
+STEPS = 2
+EXACT = [SecondOrder(), SecondOrder(True), FirstOrder(), FiniteDifference()]
+SAMPLED = [GaussianSmoothing(3), ZerothOrder(3)]
+
+
+def name_of(method: OuterGradient) -> str:
+    return type(method).__name__
+
+
+def loop_of(method: OuterGradient, model: nn.Module | None = None) -> InnerLoop:
+    torch.manual_seed(0)
+    return InnerLoop(model or Tiny(), nn.MSELoss(), SGD(0.1, learn="tensor"), method, ["*"], STEPS)
+
+
+@pytest.mark.parametrize("method", EXACT, ids=name_of)
+def test_chunks_equal_the_whole(method: OuterGradient) -> None:
+    loop, tasks = loop_of(method), random_tasks(5)
+    whole = MetaGradientOf(loop, STEPS, tasks_per_chunk=5)(tasks)
+    tolerance = 1e-7 if isinstance(method, FiniteDifference) else 1e-12
+    for size in (1, 2, 3, 7, None):
+        found = MetaGradientOf(loop, STEPS, tasks_per_chunk=size)(tasks)
+        assert relative(found.gradients, whole.gradients) < tolerance
+        torch.testing.assert_close(found.losses, whole.losses)
+        torch.testing.assert_close(found.predictions, whole.predictions)
+        torch.testing.assert_close(found.loss, whole.losses.mean())
+        assert found.predictions.shape == (5, 5, 1)
+
+
+def test_the_loss_is_that_of_its_gradient() -> None:
+    """Along a direction the losses change as the gradient says."""
+    loop, tasks = loop_of(SecondOrder()), random_tasks()
+    found = MetaGradientOf(loop, STEPS)(tasks)
+    direction = {name: torch.randn_like(weight) for name, weight in loop.named_parameters()}
+
+    def moved(length: float) -> Tensor:
+        with torch.no_grad():
+            for name, weight in loop.named_parameters():
+                weight.add_(length * direction[name])
+            loss = MetaGradientOf(loop, STEPS)(tasks).loss
+            for name, weight in loop.named_parameters():
+                weight.sub_(length * direction[name])
+        return loss
+
+    slope = (moved(1e-6) - moved(-1e-6)) / 2e-6
+    predicted = sum((found.gradients[name] * direction[name]).sum() for name in direction)
+    torch.testing.assert_close(slope, predicted, rtol=1e-7, atol=0)
+
+
+@pytest.mark.parametrize("method", EXACT, ids=name_of)
+@pytest.mark.parametrize("chunk", [None, 2, 1])
+@pytest.mark.parametrize("spoilt", ["support", "query"])
+def test_a_task_that_is_not_finite_is_left_out(method: OuterGradient, chunk: int | None, spoilt: str) -> None:
+    loop, tasks = loop_of(method), random_tasks(4)
+    batch = tasks.query if spoilt == "query" else tasks.support[0]
+    batch.targets[2, 0] = float("nan")
+    found = MetaGradientOf(loop, STEPS, chunk)(tasks)
+    assert found.finite.tolist() == [True, True, False, True]
+    rest = MetaGradientOf(loop, STEPS)(select(tasks, [0, 1, 3]))
+    tolerance = 1e-7 if isinstance(method, FiniteDifference) else 1e-12
+    assert relative(found.gradients, rest.gradients) < tolerance
+    torch.testing.assert_close(found.loss, rest.loss)
+    assert bool(found.losses[2].isnan())
+    assert found.losses.shape == (4,)
+    assert found.predictions.shape == (4, 5, 1)
+
+
+class Root(nn.Module):
+    """The square root of the mean square: at zero error its value is finite and its gradient is not."""
+
+    def forward(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        return (predictions - targets).square().mean().sqrt()
+
+
+def test_a_gradient_that_is_not_finite_counts_though_the_loss_is() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    loop = InnerLoop(model, Root(), SGD(0.1), FirstOrder(), ["*"], 1)
+    tasks = random_tasks(2)
+    tasks.query.inputs[0] = 0.0
+    tasks.query.targets[0] = 0.0
+    found = MetaGradientOf(loop, 1)(tasks)
+    assert bool(found.losses.isfinite().all())
+    assert found.finite.tolist() == [False, True]
+    assert relative(found.gradients, MetaGradientOf(loop, 1)(select(tasks, [1])).gradients) < 1e-14
+
+
+def test_nothing_finite() -> None:
+    loop, tasks = loop_of(SecondOrder()), random_tasks(2)
+    tasks.query.targets.fill_(float("inf"))
+    found = MetaGradientOf(loop, STEPS)(tasks)
+    assert not found.finite.any()
+    assert float(found.loss) == 0
+    assert not any(gradient.any() for gradient in found.gradients.values())
+
+
+def test_hand_over_to_backward() -> None:
+    """What Lightning does: scale, accumulate, and step."""
+    loop, tasks = loop_of(SecondOrder()), random_tasks()
+    found = MetaGradientOf(loop, STEPS)(tasks)
+    weights: Params = dict(loop.named_parameters())
+    loss = hand_over(found.loss, found.gradients, weights)
+    assert float(loss.detach()) == float(found.loss)
+    (loss * 1024 / 2).backward()
+    for name, weight in weights.items():
+        assert weight.grad is not None
+        torch.testing.assert_close(weight.grad, found.gradients[name] * 512)
+    (hand_over(found.loss, found.gradients, weights) / 2).backward()
+    for name, weight in weights.items():
+        assert weight.grad is not None
+        torch.testing.assert_close(weight.grad, found.gradients[name] * 512.5)
+
+
+@pytest.mark.parametrize("method", SAMPLED, ids=name_of)
+def test_the_same_tasks_have_the_same_directions(method: OuterGradient) -> None:
+    """Whatever was drawn before, and without touching the stream of others."""
+    loop, tasks = loop_of(method), random_tasks(3)
+    first = MetaGradientOf(loop, STEPS)(tasks)
+    torch.randn(7)
+    before = torch.get_rng_state()
+    again = MetaGradientOf(loop, STEPS)(tasks)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert relative(again.gradients, first.gradients) == 0
+    seeded = MetaGradientOf(loop, STEPS, seed=1)(tasks)
+    assert relative(seeded.gradients, first.gradients) > 1e-3
+
+
+@pytest.mark.parametrize("method", SAMPLED, ids=name_of)
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_other_tasks_have_other_directions(method: OuterGradient, chunk: int | None) -> None:
+    """Of two tasks with equal data, in one call and in two."""
+    loop, tasks = loop_of(method), select(random_tasks(1), [0, 0])
+    tasks = tasks._replace(numbers=torch.tensor([4, 9]))
+    both = MetaGradientOf(loop, STEPS, chunk)(tasks).gradients
+    one, other = (MetaGradientOf(loop, STEPS, 1)(select(tasks, [k])).gradients for k in (0, 1))
+    assert relative(one, other) > 1e-3
+    assert relative(both, one) > 1e-3
+    if chunk == 1:
+        mean = {name: (gradient + other[name]) / 2 for name, gradient in one.items()}
+        assert relative(both, mean) < 1e-12
+
+
+def test_dropout_draws_from_the_stream_of_the_tasks() -> None:
+    model = nn.Sequential(nn.Linear(1, 20), nn.Dropout(0.5), nn.Linear(20, 1))
+    loop, tasks = loop_of(SecondOrder(), model), random_tasks(3)
+    first = MetaGradientOf(loop, STEPS)(tasks)
+    torch.randn(7)
+    assert relative(MetaGradientOf(loop, STEPS)(tasks).gradients, first.gradients) == 0
+    others = tasks._replace(numbers=tasks.numbers + 3)
+    assert relative(MetaGradientOf(loop, STEPS)(others).gradients, first.gradients) > 1e-3
+    # Each task has a mask of its own.
+    equal = select(random_tasks(1), [0, 0])
+    assert MetaGradientOf(loop, STEPS)(equal).losses.unique().numel() == 2
+
+
+def test_chunks_of_convolutions_on_a_cpu() -> None:
+    tasks = random_tasks(3)
+    assert default_chunk(MLP(), tasks) == 3
+    assert default_chunk(Conv4(filters=2, size=16), tasks) == 1
+
+
+def test_selecting_and_chunking_tasks() -> None:
+    tasks = random_tasks(5, supports=2, hessians=2)
+    assert tasks.size == 5
+    some = select(tasks, [3, 1])
+    assert some.numbers.tolist() == [3, 1]
+    assert torch.equal(some.query.inputs, tasks.query.inputs[[3, 1]])
+    assert torch.equal(some.support[1].targets, tasks.support[1].targets[[3, 1]])
+    assert some.hessian is not None
+    assert tasks.hessian is not None
+    assert torch.equal(some.hessian[0].inputs, tasks.hessian[0].inputs[[3, 1]])
+    parts: list[Tasks] = chunks(tasks, 2)
+    assert [part.numbers.tolist() for part in parts] == [[0, 1], [2, 3], [4]]
+    assert chunks(tasks, 5) == [tasks]
+
+
+def test_refusals() -> None:
+    with pytest.raises(ValueError, match="tasks_per_chunk: has to be at least 1, got 0"):
+        MetaGradientOf(loop_of(SecondOrder()), STEPS, tasks_per_chunk=0)

@@ -1,0 +1,163 @@
+"""What is found in a model before it is trained."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from oracles import random_tasks, relative
+from torch import nn
+
+from litmaml.inner_loop import InnerLoop
+from litmaml.inner_optimizer import SGD
+from litmaml.meta_gradient import MetaGradientOf
+from litmaml.model_checks import (
+    check_model,
+    kinked_layers,
+    normalisation_policy,
+    random_layers,
+    shared_statistics,
+)
+from litmaml.models import MLP, Conv4
+from litmaml.outer_gradient import (
+    FiniteDifference,
+    FirstOrder,
+    GaussianSmoothing,
+    OuterGradient,
+    SecondOrder,
+    ZerothOrder,
+)
+
+PROBING = [FiniteDifference(), GaussianSmoothing(), ZerothOrder()]
+EVERY = [SecondOrder(), SecondOrder(True), FirstOrder(), *PROBING]
+
+
+def name_of(thing: object) -> str:
+    return type(thing).__name__
+
+
+@pytest.mark.parametrize(
+    ("layer", "found"),
+    [
+        (nn.Dropout(0.1), "0 (Dropout)"),
+        (nn.Dropout(1), "0 (Dropout)"),
+        (nn.Dropout2d(0.5), "0 (Dropout2d)"),
+        (nn.AlphaDropout(0.5), "0 (AlphaDropout)"),
+        (nn.MultiheadAttention(4, 2, dropout=0.1), "0 (MultiheadAttention)"),
+        (nn.LSTM(4, 4, num_layers=2, dropout=0.1), "0 (LSTM)"),
+        (nn.RReLU(), "0 (RReLU)"),
+        (nn.FractionalMaxPool2d(2, output_ratio=0.5), "0 (FractionalMaxPool2d)"),
+        (nn.Dropout(0.0), None),
+        (nn.MultiheadAttention(4, 2), None),
+        (nn.LSTM(4, 4), None),
+        (nn.PairwiseDistance(p=2.0), None),
+    ],
+)
+def test_random_layers(layer: nn.Module, found: str | None) -> None:
+    assert random_layers(nn.Sequential(layer)) == ([] if found is None else [found])
+
+
+def test_random_layers_inside_others() -> None:
+    encoder = nn.TransformerEncoderLayer(4, 2, 8)
+    assert random_layers(encoder) == [
+        "self_attn (MultiheadAttention)",
+        "dropout (Dropout)",
+        "dropout1 (Dropout)",
+        "dropout2 (Dropout)",
+    ]
+    assert random_layers(nn.Dropout()) == ["model (Dropout)"]
+
+
+@pytest.mark.parametrize("method", [*PROBING, SecondOrder(True)], ids=name_of)
+def test_random_layers_are_refused_where_a_loss_is_evaluated_again(method: OuterGradient) -> None:
+    model = nn.Sequential(nn.Linear(1, 4), nn.Dropout(0.1), nn.Linear(4, 1))
+    with pytest.raises(ValueError, match=rf"model: 1 \(Dropout\) draws anew .*{name_of(method)}.* dropout to 0"):
+        check_model(model, method)
+    for other in (SecondOrder(), FirstOrder()):
+        check_model(model, other)
+
+
+def test_why_recomputation_does_not_suit_dropout() -> None:
+    model = nn.Sequential(nn.Linear(1, 20), nn.Dropout(0.5), nn.Tanh(), nn.Linear(20, 1))
+    tasks = random_tasks(1)
+    plain, again = (
+        MetaGradientOf(InnerLoop(model, nn.MSELoss(), SGD(0.1), method, ["*"], 2), 2)(tasks)
+        for method in (SecondOrder(), SecondOrder(True))
+    )
+    assert torch.equal(plain.losses, again.losses)
+    assert relative(again.gradients, plain.gradients) > 1e-2
+
+
+@pytest.mark.parametrize("method", EVERY, ids=name_of)
+@pytest.mark.parametrize(
+    "layer",
+    [nn.BatchNorm1d(4), nn.SyncBatchNorm(4), nn.InstanceNorm1d(4, track_running_stats=True)],
+    ids=name_of,
+)
+def test_statistics_that_tasks_would_share_are_refused(method: OuterGradient, layer: nn.Module) -> None:
+    model = nn.Sequential(nn.Linear(1, 4), layer, nn.Linear(4, 1))
+    assert shared_statistics(model) == [f"1 ({name_of(layer)})"]
+    with pytest.raises(
+        ValueError,
+        match=rf"model: 1 \({name_of(layer)}\) would share running statistics .*track_running_stats=False",
+    ):
+        check_model(model, method)
+
+
+@pytest.mark.parametrize("norm", ["batch", "group", "instance", "none"])
+def test_models_of_the_framework_pass(norm: str) -> None:
+    model = Conv4(filters=4, norm=norm)  # type: ignore[arg-type]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert shared_statistics(model) == []
+    for method in (SecondOrder(), SecondOrder(True), FirstOrder()):
+        check_model(model, method)
+    model.train()(torch.rand(2, 1, 28, 28))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("method", PROBING, ids=name_of)
+def test_kinks_under_probes_are_warned_of(method: OuterGradient) -> None:
+    with pytest.warns(
+        UserWarning, match=rf"{name_of(method)} across the kinks of body.2 \(ReLU\), body.3 \(MaxPool2d\)"
+    ):
+        check_model(Conv4(filters=4), method)
+    check_model(MLP(), method)
+
+
+@pytest.mark.parametrize("method", EVERY, ids=name_of)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(method: OuterGradient, dtype: torch.dtype) -> None:
+    model = MLP().to(dtype)
+    if not method.probes:
+        check_model(model, method)
+        return
+    with pytest.raises(
+        ValueError,
+        match=rf"model: body.1.weight has {dtype}, too coarse for the probes of {name_of(method)}; keep",
+    ):
+        check_model(model, method)
+
+
+def test_kinked_layers() -> None:
+    assert kinked_layers(MLP()) == []
+    assert kinked_layers(MLP(hidden=[4], activation="relu")) == ["body.2 (ReLU)"]
+    found = kinked_layers(Conv4(filters=4))
+    assert len(found) == 8
+    assert found[:2] == ["body.2 (ReLU)", "body.3 (MaxPool2d)"]
+    assert kinked_layers(nn.LeakyReLU()) == ["model (LeakyReLU)"]
+    assert kinked_layers(nn.Sequential(nn.GELU(), nn.Softplus(), nn.AvgPool2d(2))) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "policy"),
+    [
+        (Conv4(filters=4), "batch statistics (transductive)"),
+        (Conv4(filters=4, norm="group"), "group norm"),
+        (Conv4(filters=4, norm="instance"), "instance norm"),
+        (Conv4(filters=4, norm="none"), "none"),
+        (MLP(), "none"),
+        (nn.RMSNorm(4), "layer norm"),
+        (nn.Sequential(nn.LayerNorm(4), nn.GroupNorm(2, 4)), "group norm, layer norm"),
+    ],
+)
+def test_normalisation_policy(model: nn.Module, policy: str) -> None:
+    assert normalisation_policy(model) == policy

@@ -1,0 +1,38 @@
+"""The oracles themselves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from oracles import Tiny, dense_hessian, flat, fourth_moments, second_moments
+from torch import nn
+from torch.func import functional_call
+
+# torch itself scripts what torch.func.hessian differentiates forwards with.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+
+
+def test_directions_have_the_moments_of_a_gaussian() -> None:
+    points = second_moments(6)
+    torch.testing.assert_close(points.T @ points / len(points), torch.eye(6))
+    assert not points.sum(0).any()
+    points = fourth_moments()
+    assert len(points) == 48
+    torch.testing.assert_close(points.T @ points / 48, torch.eye(6))
+    fourth = torch.einsum("qi,qj,qk,ql->ijkl", points, points, points, points) / 48
+    pairs = torch.einsum("ij,kl->ijkl", torch.eye(6), torch.eye(6))
+    torch.testing.assert_close(fourth, pairs + pairs.permute(0, 2, 1, 3) + pairs.permute(0, 3, 2, 1))
+
+
+def test_dense_hessian_is_the_jacobian_of_the_gradient() -> None:
+    model, x, y = Tiny(), torch.randn(5, 1), torch.randn(5, 1)
+    weights = dict(model.named_parameters())
+    hessian = dense_hessian(weights, lambda w: nn.functional.mse_loss(functional_call(model, w, (x,)), y))
+
+    def gradient(vector: torch.Tensor) -> torch.Tensor:
+        nn.utils.vector_to_parameters(vector, model.parameters())
+        return flat(dict(enumerate(torch.autograd.grad(nn.functional.mse_loss(model(x), y), model.parameters()))))
+
+    here = flat(weights).detach().clone()
+    columns = [(gradient(here + 1e-6 * e) - gradient(here - 1e-6 * e)) / 2e-6 for e in torch.eye(6)]
+    torch.testing.assert_close(hessian, torch.stack(columns, 1), rtol=1e-7, atol=1e-8)

@@ -1,0 +1,126 @@
+"""Single precision, mixed precision and compiled meta-gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from oracles import Tiny, random_tasks, relative
+from torch import nn
+
+from litmaml.inner_loop import InnerLoop
+from litmaml.inner_optimizer import SGD, HigherOptimizer
+from litmaml.meta_gradient import MetaGradient, MetaGradientOf
+from litmaml.models import MLP
+from litmaml.outer_gradient import (
+    FiniteDifference,
+    FirstOrder,
+    GaussianSmoothing,
+    OuterGradient,
+    SecondOrder,
+    ZerothOrder,
+)
+from litmaml.types import Batch, Params, Tasks
+
+STEPS = 2
+METHODS = {
+    "SecondOrder": SecondOrder(),
+    "SecondOrder recompute": SecondOrder(True),
+    "FirstOrder": FirstOrder(),
+    "FiniteDifference": FiniteDifference(),
+    "GaussianSmoothing": GaussianSmoothing(20, smoothing=3e-3),
+    "ZerothOrder": ZerothOrder(20, smoothing=3e-2),
+}
+
+
+def single(tasks: Tasks) -> Tasks:
+    def pick(batch: Batch) -> Batch:
+        return Batch(batch.inputs.float(), batch.targets.float())
+
+    return tasks._replace(support=tuple(map(pick, tasks.support)), query=pick(tasks.query))
+
+
+def meta_gradient(model: nn.Module, method: OuterGradient, tasks: Tasks, **options: Any) -> MetaGradient:
+    loop = InnerLoop(model, nn.MSELoss(), SGD(0.1), method, ["*"], STEPS)
+    return MetaGradientOf(loop, STEPS, **options)(tasks)
+
+
+def double(gradients: Params) -> Params:
+    return {name: gradient.double() for name, gradient in gradients.items()}
+
+
+class Sequence:
+    """In place of the core's draws: the same directions in single and in double precision."""
+
+    def __init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(0)
+
+    def __call__(self, like: Params) -> Params:
+        return {
+            name: torch.randn(weight.shape, generator=self.generator).to(weight.dtype) for name, weight in like.items()
+        }
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_single_precision_agrees_with_double(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tasks = MLP(hidden=(8, 8)), random_tasks(targets=lambda x: torch.sin(2 * x))
+    monkeypatch.setattr("litmaml.outer_gradient._normal", Sequence())
+    true = meta_gradient(model, METHODS[name], tasks).gradients
+    monkeypatch.setattr("litmaml.outer_gradient._normal", Sequence())
+    found = meta_gradient(model.float(), METHODS[name], single(tasks)).gradients
+    assert all(gradient.dtype == torch.float32 for gradient in found.values())
+    tolerance = {"FiniteDifference": 1e-4, "GaussianSmoothing": 1e-3, "ZerothOrder": 1e-2}.get(name, 1e-5)
+    assert relative(double(found), true) < tolerance
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_mixed_precision_leaves_the_probes_alone(name: str) -> None:
+    """Under autocast to bfloat16 everything is as exact as bfloat16, the sampled ones in the same directions."""
+    model, tasks = MLP(hidden=(16, 16)).float(), single(random_tasks(4, targets=lambda x: torch.sin(2 * x)))
+    method = METHODS[name]
+    if isinstance(method, GaussianSmoothing | ZerothOrder):
+        method = type(method)(20)  # the default smoothing is the harder one
+    true = meta_gradient(model, method, tasks)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = meta_gradient(model, method, tasks)
+    assert all(gradient.dtype == torch.float32 for gradient in found.gradients.values())
+    assert 1e-4 < relative(found.gradients, true.gradients) < 0.03
+
+
+# torch's compiler imports what its own torch.jit deprecates.
+compiles = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+
+
+@compiles
+@pytest.mark.parametrize("method", [SecondOrder(), FiniteDifference()], ids=["SecondOrder", "FiniteDifference"])
+def test_compiled_is_eager(method: OuterGradient) -> None:
+    """In double precision, with learnt rates, for a model whose weights change between two calls."""
+    model, tasks = Tiny(), random_tasks(2)
+    loop = InnerLoop(model, nn.MSELoss(), SGD(0.1, momentum=0.5, learn="tensor"), method, ["*"], 1)
+    compiled, eager = MetaGradientOf(loop, 1, compile=True), MetaGradientOf(loop, 1)
+    for _ in range(2):
+        found, true = compiled(tasks), eager(tasks)
+        assert relative(found.gradients, true.gradients) < (1e-10 if isinstance(method, SecondOrder) else 1e-7)
+        torch.testing.assert_close(found.losses, true.losses)
+        torch.testing.assert_close(found.predictions, true.predictions)
+        with torch.no_grad():
+            for weight in loop.parameters():
+                weight.add_(0.1 * torch.rand_like(weight))
+    assert len(compiled._compiled) == 1
+
+
+@compiles
+def test_compiled_draws_are_those_of_the_tasks() -> None:
+    """The call that compiles draws what later ones draw, or a resumed run would be another."""
+    loop = InnerLoop(Tiny(), nn.MSELoss(), SGD(0.1), GaussianSmoothing(1), ["*"], 1)
+    compiled, tasks = MetaGradientOf(loop, 1, compile=True), random_tasks(2)
+    first = compiled(tasks).gradients
+    assert relative(compiled(tasks).gradients, first) == 0
+    assert relative(compiled(tasks._replace(numbers=tasks.numbers + 2)).gradients, first) > 1e-3
+
+
+def test_what_cannot_be_compiled() -> None:
+    loop = InnerLoop(Tiny(), nn.MSELoss(), HigherOptimizer(), SecondOrder(), ["*"], 1)
+    with pytest.raises(ValueError, match="compile: HigherOptimizer cannot be compiled; set compile to false"):
+        MetaGradientOf(loop, 1, compile=True)

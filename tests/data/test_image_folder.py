@@ -1,0 +1,160 @@
+"""A user's own folder: how its classes are dealt out, and what is said about a bad one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from litmaml.data import ImageFolderTasks, ImageFormat, TaskDataModule
+from litmaml.types import SPLITS
+
+NAMES = [f"class {k}" for k in range(8)] + ["Ж и я", "漢字"]
+SMALL = ImageFormat(6)
+
+
+def write_class(folder: Path, images: int = 4, suffix: str = ".png") -> None:
+    folder.mkdir(parents=True)
+    for k in range(images):
+        shade = np.random.default_rng(k).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+        Image.fromarray(shade).save(folder / f"{k}{suffix}")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name in NAMES:
+        write_class(tmp_path / "images" / name)
+    return tmp_path / "images"
+
+
+def folder_tasks(root: Path, **options: object) -> ImageFolderTasks:
+    settings = {"image_format": SMALL, "ways": 2, "queries": 2} | options
+    return ImageFolderTasks(str(root), **settings)  # type: ignore[arg-type]
+
+
+def test_classes_are_dealt_out_by_shares_and_seed(root: Path) -> None:
+    splits = {split: {*folder_tasks(root).class_names(split)} for split in SPLITS}
+    assert [len(splits[split]) for split in SPLITS] == [6, 2, 2]
+    assert set.union(*splits.values()) == {*NAMES}
+    assert {split: {*folder_tasks(root).class_names(split)} for split in SPLITS} == splits
+    others = [{*folder_tasks(root, split_seed=seed).class_names("train")} for seed in range(1, 6)]
+    assert any(other != splits["train"] for other in others)
+    shared = folder_tasks(root, split=(2, 1, 2))
+    assert [len(shared.class_names(split)) for split in SPLITS] == [4, 2, 4]
+
+
+@pytest.mark.parametrize("kind", ["json", "csv", "csv with titles"])
+def test_classes_are_dealt_out_by_a_file(root: Path, tmp_path: Path, kind: str) -> None:
+    wanted = {name: SPLITS[k % 3] for k, name in enumerate(NAMES)}
+    path = tmp_path / f"splits.{kind[:4].strip()}"
+    if kind == "json":
+        path.write_text(json.dumps(wanted), encoding="utf-8")
+    else:
+        lines = ["class,split"] if kind == "csv with titles" else []
+        lines += [f"{name},{split}" for name, split in wanted.items()]
+        path.write_text("\n".join(lines), encoding="utf-8")
+    tasks = folder_tasks(root, split_file=str(path))
+    assert {name: split for split in SPLITS for name in tasks.class_names(split)} == wanted
+
+
+def test_classes_are_dealt_out_by_folders(tmp_path: Path) -> None:
+    for k, name in enumerate(NAMES):
+        write_class(tmp_path / SPLITS[k % 3] / name)
+    tasks = folder_tasks(tmp_path)
+    assert {name: split for split in SPLITS for name in tasks.class_names(split)} == {
+        name: SPLITS[k % 3] for k, name in enumerate(NAMES)
+    }
+    write_class(tmp_path / "test" / "class 0")
+    with pytest.raises(ValueError, match="splits train and test share 1 classes: class 0"):
+        folder_tasks(tmp_path).load("train")
+
+
+def test_images_of_all_kinds_become_tasks(tmp_path: Path) -> None:
+    suffixes = (".png", ".jpg", ".JPEG", ".bmp", ".webp", ".gif", ".tif")
+    for k in range(6):
+        for suffix in suffixes:
+            folder = tmp_path / f"class{k}"
+            folder.mkdir(exist_ok=True)
+            Image.new("RGB", (20, 10), (40 * k, 0, 255)).save(folder / f"image{suffix}")
+        (folder / "notes.txt").write_text("not an image")
+        (folder / ".hidden.png").write_text("not an image")
+    tasks = folder_tasks(tmp_path, image_format=ImageFormat(6, channels=3), queries=6, split=(1, 1, 1))
+    sampled = tasks.render(tasks.sample("train", range(3), 0))
+    assert sampled.query.inputs.shape == (3, 12, 3, 6, 6)
+    assert (sampled.query.inputs[:, :, 2] > 0.9).all()
+    assert tasks.read_pool("val").counts.tolist() == [len(suffixes)] * 2
+
+
+def test_the_data_module_serves_it(root: Path) -> None:
+    module = TaskDataModule(folder_tasks(root), meta_batch=2, train_tasks=4)
+    module.prepare_data()
+    module.setup("fit")
+    assert [batch.numbers.tolist() for batch in module.train_dataloader()] == [[0, 1], [2, 3]]
+
+
+def test_empty_and_single_image_classes_are_all_named(root: Path) -> None:
+    (root / "nothing at all").mkdir()
+    (root / "текст").mkdir()
+    (root / "текст" / "a.txt").write_text("")
+    write_class(root / "lonely", images=1)
+    message = r"at least 2 images .*; without any: nothing at all, текст; with one only: lonely"
+    with pytest.raises(ValueError, match=message):
+        folder_tasks(root).load("train")
+
+
+def test_unreadable_images_are_all_named(root: Path) -> None:
+    tasks = folder_tasks(root)
+    first, second = tasks.class_names("train")[:2]
+    (root / first / "1.png").write_text("text")
+    (root / second / "0.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="2 images of the split train cannot be used") as caught:
+        tasks.load("train")
+    assert str(root / first / "1.png") in str(caught.value)
+    assert str(root / second / "0.png") in str(caught.value)
+    tasks.load("test")
+
+
+def test_a_missing_or_empty_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"root=.*nowhere: there is no such folder"):
+        folder_tasks(tmp_path / "nowhere").load("train")
+    with pytest.raises(ValueError, match=r"has no class folders: images belong in .*CLASS"):
+        folder_tasks(tmp_path).load("train")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("s.json", '{"class 0": "train"', "is no JSON object of splits by class"),
+        ("s.json", '["class 0"]', "is no JSON object of splits by class"),
+        ("s.json", '{"class 0": "practice"}', "expected a class and one of train, val, test, got .*practice"),
+        ("s.json", '{"class 0": "train", "class 0": "val"}', "the class class 0 to the splits train and val"),
+        ("s.csv", "class 0,train\nclass 0,val", "gives the class class 0 to the splits train and val"),
+        ("s.csv", "class 0,train\nclass 1", "expected a class and one of train, val, test, got .*class 1"),
+        ("s.csv", "class 0,train\nclass 99,val", "has no class class 99"),
+        ("s.csv", "class 0,train\nclass 1,val", "gives no split to the class class 2, class 3"),
+    ],
+)
+def test_a_split_file_that_does_not_fit_is_refused(root: Path, name: str, content: str, message: str) -> None:
+    path = root.parent / name
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        folder_tasks(root, split_file=str(path)).load("train")
+
+
+def test_a_missing_split_file_is_named(root: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"split_file=.*no\.csv: there is no such file"):
+        folder_tasks(root, split_file=str(root / "no.csv")).load("train")
+
+
+@pytest.mark.parametrize("split", [(1, 0, 1), (0.5, 0.5), (1, -1, 1)])
+def test_wrong_shares_are_refused(split: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="split must be three positive shares"):
+        folder_tasks(Path(), split=split)
+
+
+def test_the_home_folder_is_understood(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(root.parent))
+    assert len(folder_tasks(Path("~/images")).class_names("train")) == 6

@@ -1,0 +1,113 @@
+"""Task number i is a pure function of (seed, split, i), for every distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from numbered_tasks import Numbered
+from torch.utils import _pytree as pytree
+
+from litmaml.data import Glyphs, Sinusoid, TaskDistribution
+from litmaml.data.task_distribution import task_stream
+from litmaml.types import SPLITS, Split, Tasks, select
+
+MAKERS: dict[str, Callable[[Path], TaskDistribution]] = {
+    "sinusoid": lambda cache: Sinusoid(shots=3, queries=2, noise=0.1, support_batches=2, hessian_batches=2),
+    "images": lambda cache: Numbered(ways=3, shots=2, queries=3, rotations=True, affine=1.0),
+    "images, fresh batches": lambda cache: Numbered(ways=3, queries=3, support_batches=2, hessian_batches=2),
+    "glyphs": lambda cache: Glyphs(ways=5, shots=1, queries=3, cache_dir=str(cache)),
+}
+
+
+@pytest.fixture(params=MAKERS)
+def tasks(request: pytest.FixtureRequest, cache_dir: Path) -> TaskDistribution:
+    return MAKERS[request.param](cache_dir)
+
+
+def same(one: Tasks, other: Tasks) -> bool:
+    leaves, other_leaves = pytree.tree_leaves(one), pytree.tree_leaves(other)
+    return len(leaves) == len(other_leaves) and all(
+        (a is None and b is None) or torch.equal(a, b) for a, b in zip(leaves, other_leaves, strict=True)
+    )
+
+
+def test_a_task_is_the_same_in_every_batch_and_at_any_time(tasks: TaskDistribution) -> None:
+    together = tasks.sample("train", range(6), seed=7)
+    torch.manual_seed(1)
+    assert same(tasks.sample("train", [4, 1, 4], seed=7), select(together, [4, 1, 4]))
+    assert same(tasks.sample("train", [5], seed=7), select(together, [5]))
+
+
+@pytest.mark.parametrize(("split", "number", "seed"), [("val", 0, 7), ("train", 1, 7), ("train", 0, 8)])
+def test_another_split_number_or_seed_is_another_task(
+    tasks: TaskDistribution, split: Split, number: int, seed: int
+) -> None:
+    one = tasks.sample("train", [0], seed=7)
+    other = tasks.sample(split, [number], seed=seed)
+    assert not torch.equal(one.query.inputs, other.query.inputs)
+
+
+def test_the_shape_is_as_promised(tasks: TaskDistribution) -> None:
+    sampled = tasks.sample("train", range(4), seed=0)
+    rendered = tasks.render(sampled)
+    assert sampled.numbers.tolist() == [0, 1, 2, 3]
+    assert sampled.numbers.dtype == torch.int64
+    assert len(sampled.support) == tasks.support_batches
+    assert len(sampled.hessian or ()) == tasks.hessian_batches
+    assert (sampled.hessian is None) == (tasks.hessian_batches == 0)
+    for batch in (*rendered.support, rendered.query, *(rendered.hessian or ())):
+        assert batch.jitter is None
+        assert batch.inputs.dtype == torch.get_default_dtype()
+        assert batch.inputs.shape[:2] == batch.targets.shape[:2]
+        assert len(batch.inputs) == 4
+
+
+def test_rendering_follows_the_default_dtype(tasks: TaskDistribution) -> None:
+    sampled = tasks.sample("train", range(2), seed=0)
+    single = tasks.render(sampled)
+    torch.set_default_dtype(torch.float64)
+    try:
+        double = tasks.render(tasks.sample("train", range(2), seed=0))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert double.query.inputs.dtype == torch.float64
+    torch.testing.assert_close(double.query.inputs.float(), single.query.inputs, rtol=1e-4, atol=1e-4)
+
+
+def test_the_description_is_plain(tasks: TaskDistribution) -> None:
+    described = tasks.describe("test")
+    assert described["split"] == "test"
+    assert all(type(value) in (int, float, str, bool) for value in described.values())
+
+
+def test_the_streams_of_two_tasks_have_nothing_in_common() -> None:
+    streams = [task_stream(seed, split, n) for seed in (0, 1) for split in SPLITS for n in range(50)]
+    drawn = torch.cat([torch.from_numpy(stream.random(1000)) for stream in streams])
+    assert len(drawn.unique()) == len(drawn)
+
+
+def test_negative_seeds_and_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match="must not be negative, got seed=-1, number=0"):
+        task_stream(-1, "train", 0)
+    with pytest.raises(ValueError, match="must not be negative, got seed=0, number=-3"):
+        Sinusoid().sample("train", [-3], seed=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shots": 0}, "shots must be at least 1, got 0"),
+        ({"queries": 0}, "queries must be at least 1, got 0"),
+        ({"test_shots": -1}, "test_shots must be at least 1, got -1"),
+        ({"support_batches": 0}, "support_batches must be at least 1, got 0"),
+        ({"hessian_batches": -1}, "hessian_batches must be at least 0, got -1"),
+        ({"noise": -0.1}, "noise must not be negative, got -0.1"),
+        ({"noise": float("nan")}, "noise must not be negative, got nan"),
+    ],
+)
+def test_wrong_counts_are_refused(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Sinusoid(**options)  # type: ignore[arg-type]

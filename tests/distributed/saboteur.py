@@ -1,0 +1,57 @@
+"""Callbacks that tests load into training processes: one that is disturbed, one that takes notes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from litmaml import outer_gradient
+
+
+class Saboteur(Callback):
+    """Sends a real signal to its own process while a batch is being computed, once a folder.
+
+    Args:
+        name: SIGTERM, SIGUSR1 or SIGKILL.
+        step: The outer step before which it comes.
+        rank: The process that gets it.
+    """
+
+    def __init__(self, name: str, step: int, rank: int = 0) -> None:
+        self.name, self.step, self.rank = name, step, rank
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.step and trainer.global_rank == self.rank:
+            os.kill(os.getpid(), getattr(signal, self.name))
+
+
+class Notes(Callback):
+    """Writes what each rank saw to RANK.json: numbers of its tasks by step, first entries of its directions."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+        self.tasks: list[list[int]] = []
+        self.directions: list[float] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        draw = outer_gradient._normal
+
+        def noting(like: dict[str, Tensor]) -> dict[str, Tensor]:
+            drawn = draw(like)
+            self.directions.append(float(next(iter(drawn.values())).flatten()[0]))
+            return drawn
+
+        outer_gradient._normal = noting
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self.tasks.append(batch.numbers.tolist())
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        noted = {"tasks": self.tasks, "directions": self.directions, "world": trainer.world_size}
+        (self.folder / f"{trainer.global_rank}.json").write_text(json.dumps(noted))

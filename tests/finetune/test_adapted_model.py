@@ -1,0 +1,180 @@
+"""What fine-tuning leaves: use, save, load, and refuse what is damaged."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import Tensor, nn
+
+import litmaml
+from litmaml.data.images import ImageFormat
+from litmaml.finetuning.adapted_model import AdaptedModel
+from litmaml.finetuning.labelled_images import read_query, read_support
+from litmaml.meta_learner import MetaLearner
+
+NAMES = sorted(["Blaue Meise", "ворона", "鶴", 'a|b, "c" $x$'])
+
+
+@pytest.fixture(scope="module")
+def model(run: Path, images: Path) -> AdaptedModel:
+    """Four classes, from a checkpoint of three."""
+    support, names = read_support(str(images / "data"), ImageFormat(28))
+    return litmaml.adapt(run, support.inputs, support.labels, classes=names)
+
+
+@pytest.fixture
+def saved(model: AdaptedModel, tmp_path: Path) -> Path:
+    model.save(tmp_path / "out")
+    return tmp_path / "out"
+
+
+def test_what_is_loaded_is_what_was_saved(model: AdaptedModel, saved: Path) -> None:
+    loaded = litmaml.load(saved)
+    inputs = torch.rand(5, 1, 28, 28)
+    assert torch.equal(loaded(inputs), model(inputs))
+    assert loaded.classes == NAMES
+    assert loaded.image_format == ImageFormat(28)
+    assert not any(module.training for module in loaded.modules())
+    assert sorted(file.name for file in saved.iterdir()) == ["classes.json", "config.yaml", "model.safetensors"]
+    assert json.loads((saved / "classes.json").read_text(encoding="utf-8")) == NAMES
+    assert "ворона" in (saved / "classes.json").read_text(encoding="utf-8")
+    loaded.save(saved.parent / "again")
+    assert torch.equal(litmaml.load(saved.parent / "again")(inputs), model(inputs))
+
+
+def test_a_prediction_is_the_same_alone_and_in_any_batch(saved: Path) -> None:
+    loaded = litmaml.load(saved)
+    inputs = torch.rand(64, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    together = loaded(inputs)
+    for k in range(0, 64, 9):
+        torch.testing.assert_close(loaded(inputs[k : k + 1])[0], together[k], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(loaded(inputs[:7]), together[:7], rtol=1e-5, atol=1e-5)
+
+
+def test_it_reads_and_classifies_files(model: AdaptedModel, images: Path) -> None:
+    query = read_query(str(images / "query"), NAMES, ImageFormat(28))
+    found = list(model.classify(*query.files))
+    right = [prediction.label == prediction.file.parent.name for prediction in found]
+    assert sum(right) >= 12  # of 16
+    torch.testing.assert_close(model.preprocess(*query.files), query.inputs)
+    probabilities = model.probabilities(query.inputs)
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(16))
+    assert found[3].probability == pytest.approx(float(probabilities[3].max()), abs=1e-5)
+    with pytest.raises(ValueError, match=r"cannot read the image .*nowhere\.png"):
+        model.preprocess(images / "nowhere.png")
+
+
+def test_regression_from_ten_points(sinusoid_run: Path, tmp_path: Path) -> None:
+    x = torch.linspace(-5, 5, 10)[:, None]
+    y = 2 * torch.sin(x)
+    model = litmaml.adapt(sinusoid_run, x, y, steps=100, lr=0.02)
+    before = litmaml.adapt(sinusoid_run, x, y, steps=1, lr=1e-9)
+    assert nn.functional.mse_loss(model(x), y) < 0.7 * nn.functional.mse_loss(before(x), y)
+    assert model.classes is None
+    assert model.image_format is None
+    model.save(tmp_path)
+    assert torch.equal(litmaml.load(tmp_path)(x), model(x))
+    with pytest.raises(ValueError, match="this model is no classifier"):
+        next(model.classify("x.png"))
+    with pytest.raises(ValueError, match="takes no image files"):
+        model.preprocess("x.png")
+
+
+def test_a_learner_serves_as_a_checkpoint(run: Path) -> None:
+    torch.manual_seed(0)
+    inputs, targets = torch.rand(6, 1, 28, 28), torch.arange(6) % 3
+    learner = MetaLearner.load_from_checkpoint(run / "checkpoints" / "best.ckpt")
+    one, other = litmaml.adapt(learner, inputs, targets), litmaml.adapt(run / "last", inputs, targets.int())
+    assert torch.equal(one(inputs), other(inputs))
+    assert one.classes == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("targets", "classes", "message"),
+    [
+        (torch.arange(5), None, "targets: there are 6 inputs and 5 targets"),
+        (torch.arange(6), ["a", "b"], r"targets: class indices must lie in 0 \.\. 1, got 0 \.\. 5"),
+        (torch.arange(6) - 1, None, r"targets: class indices must lie in 0 \.\. 4, got -1 \.\. 4"),
+        (torch.rand(6, 3), ["a", "b"], "classes: the targets are values"),
+    ],
+)
+def test_examples_that_do_not_fit_are_refused(
+    run: Path, targets: Tensor, classes: list[str] | None, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        litmaml.adapt(run, torch.rand(6, 1, 28, 28), targets, classes=classes)
+
+
+class Unkept(nn.Linear):
+    """Keeps its argument under another name."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(4, classes)
+
+
+@pytest.mark.filterwarnings("ignore:checkpoints will not rebuild model")
+def test_a_network_that_cannot_be_rebuilt_works_but_is_not_saved(tmp_path: Path) -> None:
+    model = litmaml.adapt(MetaLearner(Unkept(3)), torch.rand(6, 4), torch.arange(6) % 3)
+    assert model(torch.rand(2, 4)).shape == (2, 3)
+    with pytest.raises(ValueError, match=r"cannot be saved.*keep each argument of its constructor as an attribute"):
+        model.save(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_damage_is_told(saved: Path) -> None:
+    weights = saved / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-100])
+    with pytest.raises(ValueError, match="is damaged or of another model: its SHA-256 sum"):
+        litmaml.load(saved)
+    flipped = bytearray(whole)
+    flipped[-50] ^= 1  # safetensors itself would not notice
+    weights.write_bytes(flipped)
+    with pytest.raises(ValueError, match="is damaged or of another model"):
+        litmaml.load(saved)
+    weights.write_bytes(whole)
+    config = saved / "config.yaml"
+    text = config.read_text(encoding="utf-8")
+    config.write_text(text.replace("outputs: 4", "outputs: 6"), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"the weights in .* do not fit its config\.yaml"):
+        litmaml.load(saved)
+    config.write_text("{", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"config\.yaml or classes\.json .* is damaged"):
+        litmaml.load(saved)
+    config.unlink()
+    with pytest.raises(FileNotFoundError, match=r"has no config\.yaml; give a folder that litmaml finetune wrote"):
+        litmaml.load(saved)
+
+
+def test_a_configuration_runs_no_code(saved: Path, tmp_path: Path) -> None:
+    config = saved / "config.yaml"
+    read = yaml.safe_load(config.read_text(encoding="utf-8"))
+    mark = tmp_path / "ran"
+    touch = {"class_path": "subprocess.Popen", "init_args": {"args": ["touch", str(mark)]}}
+    for recipe in (touch, {"class_path": "litmaml.models.Conv4", "init_args": {"ways": touch}}):
+        config.write_text(yaml.safe_dump({**read, "model": recipe}))
+        with pytest.raises(ValueError, match=r"'subprocess\.Popen' is no Module"):
+            litmaml.load(saved)
+    config.write_text(f"model: !!python/object/apply:os.system ['touch {mark}']\n")
+    with pytest.raises(ValueError, match=r"config\.yaml or classes\.json"):
+        litmaml.load(saved)
+    assert not mark.exists()
+
+
+def test_importing_the_package_is_quick() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import litmaml, sys; print('torch' in sys.modules, dir(litmaml))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("False")
+    assert "adapt" in done.stdout
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        litmaml.nothing  # noqa: B018

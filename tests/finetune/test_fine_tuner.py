@@ -1,0 +1,124 @@
+"""The fine-tuner against the inner loop that was meta-trained, and its options."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from litmaml.finetuning.fine_tuner import LEARNT, FineTuner
+from litmaml.inner_loop import InnerLoop
+from litmaml.inner_optimizer import SGD, HigherOptimizer, InnerOptimizer
+from litmaml.meta_learner import MetaLearner
+from litmaml.models import MLP, Conv4
+from litmaml.types import Batch, Params, Tasks
+
+INPUTS, TARGETS = torch.randn(9, 4, generator=torch.Generator().manual_seed(1)), torch.arange(9) % 3
+
+
+def learner(optimizer: InnerOptimizer | None = None, **changes: object) -> MetaLearner:
+    torch.manual_seed(0)
+    made = MetaLearner(MLP(inputs=4, outputs=3), optimizer or SGD(lr=0.1), **changes)  # type: ignore[arg-type]
+    with torch.no_grad():
+        for rate in made.inner_loop.optimizer.parameters():
+            rate.mul_(torch.rand_like(rate) + 0.5)
+    return made
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        SGD(lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
+        SGD(lr=0.1, learn="one"),
+        SGD(lr=0.1, learn="tensor", per_step=True),
+        SGD(lr=0.1, learn="parameter"),
+        HigherOptimizer(options={"lr": 0.01}, learn="one", per_step=True),
+    ],
+    ids=str,
+)
+def test_it_takes_the_steps_that_were_meta_learnt(optimizer: InnerOptimizer) -> None:
+    meta = learner(optimizer, inner_steps=2, test_inner_steps=4)
+    batch = Batch(INPUTS[None], TARGETS[None])
+    wanted = list(meta.inner_loop.path(Tasks((batch,), batch, torch.zeros(1)), 4))
+    got = list(FineTuner(meta, INPUTS[:2], 3, steps=4).path(INPUTS, TARGETS))
+    assert len(got) == 5
+    for step, weights in zip(got, wanted, strict=True):
+        for name, weight in weights.items():
+            torch.testing.assert_close(step.weights[name], weight)
+    assert got[-1].loss < got[0].loss
+
+
+def test_steps_are_those_of_the_tests_and_go_on_until_the_support_is_learnt() -> None:
+    meta = learner(SGD(lr=1.0), inner_steps=1, test_inner_steps=5)
+    path = list(FineTuner(meta, INPUTS[:2], 3).path(INPUTS, TARGETS))
+    taken = len(path) - 1
+    assert 5 < taken < 50
+    assert path[-1].loss <= LEARNT < path[-2].loss
+    slow = learner(SGD(lr=1e-4), inner_steps=1, test_inner_steps=2)
+    assert len(list(FineTuner(slow, INPUTS[:2], 3).path(INPUTS, TARGETS))) - 1 == 20
+    assert len(list(FineTuner(slow, INPUTS[:2], 3, steps=7).path(INPUTS, TARGETS))) - 1 == 7
+    fast = learner(SGD(lr=1.0), test_inner_steps=40)
+    assert len(list(FineTuner(fast, INPUTS[:2], 3).path(INPUTS, TARGETS))) - 1 == 40
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        SGD(lr=0.1, momentum=0.5, learn="parameter", per_step=True),
+        HigherOptimizer("torch.optim.SGD", {"lr": 0.1, "momentum": 0.5}, learn="one"),
+    ],
+)
+def test_a_given_rate_replaces_those_learnt_and_leaves_the_rest(optimizer: InnerOptimizer) -> None:
+    plain = learner(SGD(lr=0.03, momentum=0.5))
+    *_, wanted = FineTuner(plain, INPUTS[:2], 3, steps=3).path(INPUTS, TARGETS)
+    *_, got = FineTuner(learner(optimizer), INPUTS[:2], 3, steps=3, lr=0.03).path(INPUTS, TARGETS)
+    for name, weight in wanted.weights.items():
+        torch.testing.assert_close(got.weights[name], weight)
+
+
+@pytest.mark.filterwarnings("ignore:checkpoints will not rebuild model")
+def test_dropout_is_off() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 3))
+    meta = MetaLearner(model, SGD(lr=0.1)).train()
+    paths = [list(FineTuner(meta, INPUTS[:2], 3, steps=2).path(INPUTS, TARGETS)) for _ in range(2)]
+    assert [step.loss for step in paths[0]] == [step.loss for step in paths[1]]
+
+
+def test_what_cannot_work_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="steps: has to be at least 1, got 0"):
+        FineTuner(learner(), INPUTS, 3, steps=0)
+    with pytest.raises(ValueError, match="lr: the inner rate has to be a positive number, got -1"):
+        FineTuner(learner(), INPUTS, 3, lr=-1)
+    with pytest.raises(ValueError, match=r"inputs: the model does not take examples of shape \(5,\)"):
+        FineTuner(learner(), torch.randn(2, 5), 3)
+    with pytest.raises(ValueError, match=r"inputs: the model does not take examples of shape \(3, 84, 84\)"):
+        FineTuner(MetaLearner(Conv4(filters=4)), torch.randn(2, 3, 84, 84), 5)
+    kinked = MetaLearner(MLP(inputs=4, outputs=3, activation="relu"))
+    with pytest.raises(FloatingPointError, match=r"support set is nan after .* inner steps; lower the rate"):
+        list(FineTuner(kinked, INPUTS, 3, steps=9, lr=1e30).path(INPUTS, TARGETS))
+
+
+@pytest.mark.filterwarnings("ignore:checkpoints will not rebuild inner_optimizer")
+def test_an_optimizer_without_a_rate_refuses_one() -> None:
+    class Sign(InnerOptimizer):
+        def start(self, fast: Params) -> None:
+            return None
+
+        def step(self, j: int, fast: Params, gradient: Params, state: None) -> tuple[Params, None]:
+            return {name: theta - 0.01 * gradient[name].sign() for name, theta in fast.items()}, None
+
+    meta = MetaLearner(MLP(inputs=4, outputs=3), Sign())
+    *_, last = FineTuner(meta, INPUTS, 3, steps=5).path(INPUTS, TARGETS)
+    assert last.loss < 1.2
+    with pytest.raises(ValueError, match="lr: the checkpoint's inner optimizer, Sign, has no rate of this name"):
+        FineTuner(meta, INPUTS, 3, lr=0.1)
+
+
+def test_the_learner_is_left_as_it_was() -> None:
+    meta = learner(SGD(lr=0.1, learn="parameter"))
+    before = {name: value.clone() for name, value in meta.state_dict().items()}
+    list(FineTuner(meta, INPUTS[:2], 5, steps=2).path(INPUTS, TARGETS))
+    assert all(torch.equal(value, before[name]) for name, value in meta.state_dict().items())
+    assert all(parameter.requires_grad for parameter in meta.inner_loop.parameters())
+    assert isinstance(meta.inner_loop, InnerLoop)

@@ -1,0 +1,81 @@
+"""Freezing batch norm: the same predictions on the support set, and none that depends on its neighbours."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from litmaml.finetuning.fine_tuner import AT_ONCE, FineTuner, parts
+from litmaml.finetuning.frozen_norm import batch_norms, check_independent, freeze_normalisation
+from litmaml.meta_learner import MetaLearner
+from litmaml.models import Conv4
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return Conv4(ways=5, filters=8).double()
+
+
+def test_on_the_support_set_nothing_changes(model: nn.Module) -> None:
+    support = torch.randn(10, 1, 28, 28).double()
+    before = model(support)
+    freeze_normalisation(model, [support])
+    torch.testing.assert_close(model(support), before, rtol=1e-9, atol=1e-9)
+    assert not batch_norms(model)
+
+
+def test_a_prediction_does_not_depend_on_its_neighbours(model: nn.Module) -> None:
+    images = torch.randn(20, 1, 28, 28).double()
+    neighbourly = model(images)[:3]
+    assert (model(images[:3]) - neighbourly).abs().max() > 0.01
+    freeze_normalisation(model, [images[:10]])
+    together = model(images)
+    for k in range(20):
+        torch.testing.assert_close(model(images[k : k + 1])[0], together[k], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(model(images.flip(0)).flip(0), together, rtol=1e-9, atol=1e-9)
+
+
+def test_of_several_parts_the_pooled_moments_are_taken() -> None:
+    layer = nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False)).double()
+    inputs = torch.randn(30, 3).double() * torch.tensor([1.0, 2.0, 3.0]) + 5
+    freeze_normalisation(layer, [inputs[:10], inputs[10:]])
+    torch.testing.assert_close(layer[0].running_mean, inputs.mean(0))
+    torch.testing.assert_close(layer[0].running_var, inputs.var(0, unbiased=False))
+
+
+def test_another_layer_that_looks_at_the_batch_is_refused() -> None:
+    class Centred(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x - x.mean(0))
+
+    with pytest.raises(ValueError, match=r"predicts an input alone otherwise than among others.*layer norm"):
+        check_independent(Centred(4, 2), torch.randn(8, 4))
+
+
+def test_a_support_set_in_parts_is_adapted_to_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without batch norm the parts' gradients add up to that of the whole."""
+    torch.manual_seed(0)
+    learner = MetaLearner(Conv4(ways=3, filters=4, norm="group")).double()
+    inputs, targets = torch.randn(25, 1, 28, 28).double(), torch.arange(25).sort().values % 3
+    paths = []
+    for at_once in (AT_ONCE, 7):
+        monkeypatch.setattr("litmaml.finetuning.fine_tuner.AT_ONCE", at_once)
+        assert len(parts(inputs)) == (1 if at_once > 25 else 4)
+        paths.append(list(FineTuner(copy.deepcopy(learner), inputs[:2], 3, steps=3).path(inputs, targets)))
+    for one, other in zip(*paths, strict=True):
+        assert one.loss == pytest.approx(other.loss, rel=1e-9)
+        assert one.accuracy == other.accuracy
+        for name, weight in one.weights.items():
+            torch.testing.assert_close(weight, other.weights[name], rtol=1e-9, atol=1e-12)
+
+
+def test_parts_of_a_sorted_set_each_have_all_classes() -> None:
+    targets = torch.arange(5).repeat_interleave(200)
+    found = parts(targets)
+    assert max(map(len, found)) <= AT_ONCE
+    assert sum(map(len, found)) == 1000
+    assert all(torch.bincount(part).tolist() == [50] * 5 for part in found)

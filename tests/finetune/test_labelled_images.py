@@ -1,0 +1,133 @@
+"""The user's folders: what is read from them, and what is said where they cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gratings import draw, grating
+from PIL import Image
+
+from litmaml.data.images import ImageFormat
+from litmaml.finetuning.labelled_images import find_images, read_query, read_support
+
+FORMAT = ImageFormat(28)
+
+
+def test_classes_are_sorted_and_labelled_by_their_folders(images: Path) -> None:
+    support, names = read_support(str(images / "data"), FORMAT)
+    assert names == sorted(names)
+    assert {"Blaue Meise", "ворона", "鶴"} < set(names)
+    assert support.inputs.shape == (12, 1, 28, 28)
+    assert [names[k] for k in support.labels] == [file.parent.name for file in support.files]
+    assert read_query(str(images / "flat"), names, FORMAT).targets is None
+    query = read_query(str(images / "query"), names, FORMAT)
+    assert [names[k] for k in query.labels] == [file.parent.name for file in query.files]
+
+
+def test_a_query_may_lack_classes(images: Path, tmp_path: Path) -> None:
+    _, names = read_support(str(images / "data"), FORMAT)
+    draw(tmp_path, ["鶴"], each=2)
+    assert read_query(str(tmp_path), names, FORMAT).labels.tolist() == [names.index("鶴")] * 2
+
+
+def test_images_of_all_sizes_and_modes_look_the_same(tmp_path: Path) -> None:
+    """RGBA, 16 bit, palette, one bit, JPEG, large and oblong: each as the grey original."""
+    grey = grating(0.7, 0)
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    kinds = {
+        "grey.png": grey,
+        "colour.png": grey.convert("RGB"),
+        "transparent.png": grey.convert("RGBA"),
+        "palette.png": grey.convert("P"),
+        "grey alpha.png": grey.convert("LA"),
+        "16 bit.png": deep,
+        "photo.JPG": grey,
+        "large.png": grey.resize((320, 320), Image.Resampling.BICUBIC),
+        "oblong.png": grey.resize((64, 96), Image.Resampling.BICUBIC),
+    }
+    (tmp_path / "a").mkdir()
+    for name, picture in kinds.items():
+        if name.endswith("JPG"):
+            picture.save(tmp_path / "a" / name, quality=98)
+        else:
+            picture.save(tmp_path / "a" / name)
+    draw(tmp_path, ["b"], each=1)
+    support, _ = read_support(str(tmp_path), FORMAT)
+    assert len(support.files) == len(kinds) + 1
+    original = FORMAT.to_float(FORMAT.read(tmp_path / "a" / "grey.png"))
+    for file, found in zip(support.files[: len(kinds)], support.inputs, strict=False):
+        assert float((found - original).abs().mean()) < 0.03, file.name
+
+
+def nothing(folder: Path) -> None:
+    folder.mkdir()
+
+
+def loose(folder: Path) -> None:
+    folder.mkdir()
+    grating(0, 0).save(folder / "a.png")
+
+
+def one_class(folder: Path) -> None:
+    draw(folder, ["only"], each=3)
+
+
+def no_images(folder: Path) -> None:
+    draw(folder, ["a", "b"], each=0)
+
+
+def one_empty(folder: Path) -> None:
+    draw(folder, ["a", "b"], each=2)
+    (folder / "leer").mkdir()
+    (folder / "leer" / "notes.txt").write_text("nothing to see")
+
+
+def text_as_png(folder: Path) -> None:
+    draw(folder, ["a", "b"], each=2)
+    (folder / "a" / "text.png").write_text("I am no picture")
+    (folder / "b" / "cut.png").write_bytes((folder / "b" / "0.png").read_bytes()[:200])
+
+
+def missing(folder: Path) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (missing, FileNotFoundError, "data: there is no folder '.*mine'"),
+        (nothing, ValueError, r"data: '.*mine' has no class folders; put the images of each class in a folder"),
+        (loose, ValueError, r"data: '.*mine' has no class folders; .*mine/CLASS/image\.png"),
+        (one_class, ValueError, "data: '.*mine' has one class only, 'only'; a classifier needs at least two"),
+        (no_images, ValueError, r"data: without any image \(\.png, .*\) in '.*mine': a, b; add images"),
+        (one_empty, ValueError, r"data: without any image .*: leer; add images or remove the folders"),
+        (text_as_png, ValueError, r"(?s)data: 2 of 6 images cannot be read; mend or remove them:.*text\.png.*cut\.png"),
+    ],
+)
+def test_what_cannot_be_adapted_to_is_named(
+    make: Callable[[Path], None], error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    make(tmp_path / "mine")
+    with pytest.raises(error, match=message):
+        read_support(str(tmp_path / "mine"), FORMAT)
+
+
+def test_a_query_that_does_not_fit_is_told_how(tmp_path: Path) -> None:
+    draw(tmp_path / "odd", ["a", "zebra"], each=1)
+    with pytest.raises(ValueError, match=r"query: no class of --data is called zebra; the classes are a, b\."):
+        read_query(str(tmp_path / "odd"), ["a", "b"], FORMAT)
+    draw(tmp_path / "both", ["a"], each=1)
+    grating(0, 0).save(tmp_path / "both" / "x.png")
+    with pytest.raises(ValueError, match=r"query: '.*both' has both images and folders"):
+        read_query(str(tmp_path / "both"), ["a", "b"], FORMAT)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"query: there is no image \(\.png, .*\) in '.*empty'"):
+        read_query(str(tmp_path / "empty"), ["a", "b"], FORMAT)
+    with pytest.raises(ValueError, match=r"images: there is no image \(\.png, .*\) in '.*empty'"):
+        find_images(str(tmp_path / "empty"), "images")
+    assert len(find_images(str(tmp_path / "both"), "images")) == 2
+    assert torch.is_tensor(read_query(str(tmp_path / "odd"), ["a", "zebra"], FORMAT).targets)
