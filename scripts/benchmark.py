@@ -1,0 +1,22 @@
+"""Time, memory and exactness of litmaml beside learn2learn, higher, TorchOpt, plain PyTorch and JAX: in one run.
+
+    python scripts/benchmark.py                              everything, about a quarter of an hour on two cores
+    python scripts/benchmark.py --workloads sinusoid-1 sampling
+    python scripts/benchmark.py --model conv4 --steps 3 --tasks 8 --device cuda
+    python scripts/benchmark.py --no-compile                 without the minutes of compiling
+
+It prints tables and writes benchmark.json and benchmark.png to --out. Every contender computes the same outer gradient
+from the same weights and tasks, which is checked in float64 before anything is timed; then they take turns.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from benchmarks.suite import main
+
+if __name__ == "__main__":
+    main()

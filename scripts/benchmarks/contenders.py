@@ -1,0 +1,217 @@
+"""Who computes the outer gradient: litmaml by its switches, and each peer as its own documentation does it.
+
+A contender is a function of a problem that sets up whatever can be kept, and returns a function that computes the
+gradient of the mean outer loss by the model's parameters, in their order.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from benchmarks.workloads import Problem
+from litmaml.inner_loop import InnerLoop
+from litmaml.inner_optimizer import SGD
+from litmaml.interop import import_learn2learn
+from litmaml.meta_gradient import MetaGradientOf
+from litmaml.outer_gradient import FirstOrder, OuterGradient, SecondOrder
+
+Run = Callable[[], list[Tensor]]
+Contender = Callable[[Problem], Run]
+
+
+def ours(
+    outer_gradient: OuterGradient | None = None,
+    compile: bool = False,
+    chunk: int | None = None,
+    channels_last: bool = False,
+) -> Contender:
+    """litmaml: ``MetaGradientOf`` as ``MetaLearner`` calls it."""
+
+    def contender(problem: Problem) -> Run:
+        model = copy.deepcopy(problem.model)
+        if channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        gradient = outer_gradient or SecondOrder()
+        loop = InnerLoop(model, problem.loss, SGD(problem.lr), gradient, ["*"], problem.steps)
+        meta = MetaGradientOf(loop, problem.steps, chunk, compile)
+        names = [f"model.{name}" for name, _ in model.named_parameters()]
+
+        def run() -> list[Tensor]:
+            gradients = meta(problem.tasks).gradients
+            return [gradients[name] for name in names]
+
+        return run
+
+    return contender
+
+
+def _pairs(problem: Problem) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    (support,), query = problem.tasks.support, problem.tasks.query
+    yield from zip(support.inputs, support.targets, query.inputs, query.targets, strict=True)
+
+
+def _collected(model: torch.nn.Module, tasks: int) -> list[Tensor]:
+    """The gradients that ``backward`` has summed up, as a mean; cleared for the next time."""
+    gradients = [parameter.grad / tasks for parameter in model.parameters()]
+    model.zero_grad()
+    return gradients
+
+
+def plain(problem: Problem) -> Run:
+    """A loop over tasks with ``functional_call`` and ``autograd.grad``."""
+    model = copy.deepcopy(problem.model)
+    start = dict(model.named_parameters())
+
+    def run() -> list[Tensor]:
+        with sdpa_kernel(SDPBackend.MATH):
+            for x, y, query_x, query_y in _pairs(problem):
+                fast = start
+                for _ in range(problem.steps):
+                    loss = problem.loss(functional_call(model, fast, (x,)), y)
+                    gradients = torch.autograd.grad(loss, list(fast.values()), create_graph=True)
+                    fast = {
+                        name: weight - problem.lr * gradient
+                        for (name, weight), gradient in zip(fast.items(), gradients, strict=True)
+                    }
+                problem.loss(functional_call(model, fast, (query_x,)), query_y).backward()
+        return _collected(model, problem.tasks.size)
+
+    return run
+
+
+def learn2learn(problem: Problem) -> Run:
+    """``MAML.clone`` and ``adapt``, as in learn2learn's examples/vision/maml_omniglot.py."""
+    maml = import_learn2learn().algorithms.MAML(copy.deepcopy(problem.model), lr=problem.lr)
+
+    def run() -> list[Tensor]:
+        with sdpa_kernel(SDPBackend.MATH):
+            for x, y, query_x, query_y in _pairs(problem):
+                learner = maml.clone()
+                for _ in range(problem.steps):
+                    learner.adapt(problem.loss(learner(x), y))
+                problem.loss(learner(query_x), query_y).backward()
+        return _collected(maml, problem.tasks.size)
+
+    return run
+
+
+def higher(problem: Problem) -> Run:
+    """``innerloop_ctx`` with SGD, as in higher's examples/maml-omniglot.py."""
+    import higher as library
+
+    model = copy.deepcopy(problem.model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=problem.lr)
+
+    def run() -> list[Tensor]:
+        with sdpa_kernel(SDPBackend.MATH):
+            for x, y, query_x, query_y in _pairs(problem):
+                with library.innerloop_ctx(model, optimizer, copy_initial_weights=False) as (fast, inner):
+                    for _ in range(problem.steps):
+                        inner.step(problem.loss(fast(x), y))
+                    problem.loss(fast(query_x), query_y).backward()
+        return _collected(model, problem.tasks.size)
+
+    return run
+
+
+def torchopt(problem: Problem) -> Run:
+    """``MetaSGD`` with the state put back after each task, as in TorchOpt's examples/few-shot/maml_omniglot.py."""
+    import torchopt as library
+
+    model = copy.deepcopy(problem.model)
+    parameters = list(model.parameters())
+    inner = library.MetaSGD(model, lr=problem.lr)
+
+    def run() -> list[Tensor]:
+        with sdpa_kernel(SDPBackend.MATH):
+            weights = library.extract_state_dict(model, by="reference", detach_buffers=True)
+            state = library.extract_state_dict(inner, by="reference")
+            for x, y, query_x, query_y in _pairs(problem):
+                for _ in range(problem.steps):
+                    inner.step(problem.loss(model(x), y))
+                problem.loss(model(query_x), query_y).backward()
+                library.recover_state_dict(model, weights)
+                library.recover_state_dict(inner, state)
+        gradients = [parameter.grad / problem.tasks.size for parameter in parameters]
+        for parameter in parameters:
+            parameter.grad = None
+        return gradients
+
+    return run
+
+
+def jax(problem: Problem) -> Run:
+    """``vmap`` over tasks inside ``grad`` inside ``jit``; for the fully connected network."""
+    import jax as library
+    from jax import numpy as jnp
+
+    linear = [module for module in problem.model.modules() if isinstance(module, torch.nn.Linear)]
+    start = [(jnp.array(m.weight.detach().numpy().T), jnp.array(m.bias.detach().numpy())) for m in linear]
+    (support,), query = problem.tasks.support, problem.tasks.query
+    tasks = tuple(jnp.array(t.numpy()) for t in (support.inputs, support.targets, query.inputs, query.targets))
+
+    def loss(weights, x, y):  # type: ignore[no-untyped-def]
+        for weight, bias in weights[:-1]:
+            x = jnp.tanh(x @ weight + bias)
+        weight, bias = weights[-1]
+        return jnp.mean((x @ weight + bias - y) ** 2)
+
+    def adapted(weights, x, y, query_x, query_y):  # type: ignore[no-untyped-def]
+        for _ in range(problem.steps):
+            gradient = library.grad(loss)(weights, x, y)
+            weights = library.tree.map(lambda w, g: w - problem.lr * g, weights, gradient)
+        return loss(weights, query_x, query_y)
+
+    def mean(weights, tasks):  # type: ignore[no-untyped-def]
+        return jnp.mean(library.vmap(adapted, in_axes=(None, 0, 0, 0, 0))(weights, *tasks))
+
+    gradient = library.jit(library.grad(mean))
+
+    def run() -> list[Tensor]:
+        found = library.block_until_ready(gradient(start, tasks))
+        return [part for weight, bias in found for part in (_tensor(weight).T, _tensor(bias))]
+
+    return run
+
+
+def _tensor(array: object) -> Tensor:
+    return torch.utils.dlpack.from_dlpack(array)  # shares the memory
+
+
+PEERS: dict[str, Contender] = {
+    "learn2learn": learn2learn,
+    "higher": higher,
+    "TorchOpt": torchopt,
+    "PyTorch loop": plain,
+    "JAX": jax,
+}
+_PACKAGES = {"learn2learn": "learn2learn", "higher": "higher", "TorchOpt": "torchopt", "JAX": "jax"}
+
+
+def missing() -> list[str]:
+    """The peers that are not installed."""
+    return [name for name, package in _PACKAGES.items() if importlib.util.find_spec(package) is None]
+
+
+def contenders(model: str, device: str, compile: bool) -> dict[str, Contender]:
+    """All that take part, ours first. Those with another gradient (first order) come apart in ``variants``."""
+    found: dict[str, Contender] = {"litmaml": ours()}
+    convolves = model.startswith("conv4")
+    if convolves:
+        found["litmaml, channels last"] = ours(channels_last=True)
+    if compile:
+        found["litmaml, compiled"] = ours(compile=True)
+    found["litmaml, recompute"] = ours(SecondOrder(recompute=True))
+    # JAX: the one network written in it; on a GPU it would need its own CUDA build.
+    absent = missing() if model == "mlp" and device == "cpu" else [*missing(), "JAX"]
+    return found | {name: peer for name, peer in PEERS.items() if name not in absent}
+
+
+FIRST_ORDER: Contender = ours(FirstOrder())

@@ -1,0 +1,221 @@
+"""The run: which measurements, each in a process of its own, in which order."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import measure, report, training
+from benchmarks.contenders import FIRST_ORDER, PEERS, Contender, contenders, missing, ours
+from benchmarks.workloads import MODELS, WORKLOADS, Workload, make
+from litmaml.outer_gradient import SecondOrder
+
+SURROUNDINGS = ("memory", "sampling", "fit", "processes")
+# Compiling more than one inner step of a convolutional network or a transformer takes minutes.
+SLOW_TO_COMPILE = {"mini-imagenet-5", "transformer-5"}
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--part"]:
+        _part(json.loads(sys.argv[2]))
+        return
+    options = _options()
+    began = time.perf_counter()
+    device = options.device
+    results: dict[str, Any] = {"machine": _machine(device), "missing": missing(), "workloads": {}}
+    report.opening(results)
+    for workload in _chosen(options):
+        compile = options.compile and (workload.name not in SLOW_TO_COMPILE or options.model is not None)
+        common = {"workload": asdict(workload), "device": device, "compile": compile}
+        # JAX takes its precision from the environment.
+        agreement = _fresh("agreement", common, JAX_ENABLE_X64="1")
+        timed = _fresh("timing", common | {"budget": options.budget, "agree": agreement})
+        results["workloads"][workload.name] = asdict(workload) | {"agreement": agreement} | timed
+        report.workload(workload.name, results)
+    for name in options.workloads or ([] if options.model else SURROUNDINGS):
+        if name in SURROUNDINGS:
+            results[name] = globals()[f"_{name}"](device)
+            getattr(report, name)(results)
+    results["seconds"] = time.perf_counter() - began
+    report.closing(results, options.out)
+    if wrong := report.disagreeing(results):
+        sys.exit(f"these do not compute the same gradient, and were not timed: {', '.join(wrong)}")
+
+
+def _options() -> argparse.Namespace:
+    names = [workload.name for workload in WORKLOADS]
+    parser = argparse.ArgumentParser(prog="python scripts/benchmark.py")
+    add = parser.add_argument
+    add("--device", default="cpu", choices=["cpu", "cuda"])
+    add("--workloads", nargs="+", choices=[*names, *SURROUNDINGS], help="by default all")
+    add("--model", choices=MODELS, help="one workload with this model, of --tasks and --steps")
+    add("--tasks", type=int, help="T, tasks of one outer gradient, in every workload")
+    add("--steps", type=int, help="N, inner steps, in every workload")
+    add("--no-compile", dest="compile", action="store_false", help="leave out what is compiled")
+    add("--budget", type=float, default=20.0, help="seconds of timing for each workload (default: 20)")
+    add("--out", type=Path, default=Path("runs/benchmark"), help="folder of benchmark.json and benchmark.png")
+    return parser.parse_args()
+
+
+def _chosen(options: argparse.Namespace) -> list[Workload]:
+    chosen = [w for w in WORKLOADS if not options.workloads or w.name in options.workloads]
+    if options.model:
+        chosen = [w for w in WORKLOADS if w.model == options.model][-1:]
+    changes = {key: getattr(options, key) for key in ("tasks", "steps") if getattr(options, key)}
+    return [replace(w, **changes, name=f"{w.name} {changes}" if changes else w.name) for w in chosen]
+
+
+def _fresh(kind: str, arguments: dict[str, Any], **env: str) -> Any:
+    """The result of a part, from a process of its own."""
+    command = [sys.executable, sys.argv[0], "--part", json.dumps({"kind": kind, **arguments})]
+    done = subprocess.run(command, env=os.environ | env, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _part(arguments: dict[str, Any]) -> None:
+    result = globals()[f"_measure_{arguments.pop('kind')}"](**arguments)
+    if result is not None:
+        print(json.dumps(result))
+
+
+# Parts: what runs in a fresh process
+
+
+def _measure_agreement(workload: dict[str, Any], device: str, compile: bool) -> dict[str, float]:
+    # A few tasks suffice; the compiled chunks of one task are those that are timed where convolutions are.
+    small = replace(Workload(**workload), tasks=min(workload["tasks"], 2 if workload["model"] != "mlp" else 25))
+    taking_part = contenders(small.model, device, compile and small.model == "mlp")
+    return measure.disagreements(taking_part, make(small, device, torch.float64), "PyTorch loop")
+
+
+def _measure_timing(
+    workload: dict[str, Any], device: str, compile: bool, budget: float, agree: dict[str, float]
+) -> dict[str, Any]:
+    chosen = Workload(**workload)
+    problem = make(chosen, device)
+    taking_part: dict[str, Contender] = {
+        name: contender
+        for name, contender in contenders(chosen.model, device, compile).items()
+        if agree.get(name, 0.0) < report.TOLERANCE
+    }
+    taking_part["litmaml, first order"] = FIRST_ORDER
+    runs = {name: contender(problem) for name, contender in taking_part.items()}
+    expected = PEERS["PyTorch loop"](problem)
+    return {
+        "flops": measure.operations(expected),
+        "rate": measure.matrix_rate(device),
+        "float32": measure.disagreements(
+            {"PyTorch loop": PEERS["PyTorch loop"], "litmaml": ours()}, problem, "PyTorch loop"
+        )["litmaml"],
+        "seconds": measure.in_turns(runs, device, budget),
+    }
+
+
+def _measure_peak(workload: dict[str, Any], device: str, contender: str, chunk: int | None = None) -> dict[str, int]:
+    chosen = Workload(**workload)
+    warm = make(replace(chosen, steps=1, tasks=1), device)
+    known = {"unrolled": ours(chunk=chunk), "recompute": ours(SecondOrder(recompute=True), chunk=chunk)} | PEERS
+    known[contender](warm)()  # libraries' own buffers
+    problem = make(chosen, device)
+    run = known[contender](problem)
+    weights = sum(p.numel() * p.element_size() for p in problem.model.parameters())
+    return {"peak": measure.peak_bytes(run, device), "weights": weights}
+
+
+def _measure_recompute(device: str) -> Any:
+    problem = make(_deep(20), device)
+    runs = {"unrolled": ours()(problem), "recompute": ours(SecondOrder(recompute=True))(problem)}
+    return measure.in_turns(runs, device, budget=10)
+
+
+def _measure_sampling(batch: int) -> Any:
+    runs = {"litmaml": training.ours_sampling(batch)}
+    if "learn2learn" not in missing():
+        runs["learn2learn"] = training.learn2learn_sampling(batch)
+    return measure.in_turns(runs, "cpu", budget=5)  # type: ignore[arg-type]
+
+
+def _measure_fit(processes: int, device: str, alone: bool, steps: int) -> Any:
+    return training.fit(processes, device, alone, steps)
+
+
+# Groups of parts
+
+
+def _deep(steps: int, tasks: int = 1) -> Workload:
+    return Workload(f"conv4, N={steps}", "conv4", steps, tasks, shots=1, queries=5)
+
+
+def _memory(device: str) -> dict[str, Any]:
+    # Freed blocks go back to the system at once, so that the high-water mark is that of live tensors.
+    env = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+
+    def peak(workload: Workload, contender: str, chunk: int | None = None) -> Any:
+        part = {"workload": asdict(workload), "device": device, "contender": contender, "chunk": chunk}
+        return _fresh("peak", part, **env)
+
+    absent = missing()
+    return {
+        "unrolled": {str(n): peak(_deep(n), "unrolled") for n in (5, 20)},
+        "recompute": {str(n): peak(_deep(n), "recompute") for n in (5, 20, 200)},
+        "tasks": {str(t): peak(_deep(5, t), "unrolled", chunk=8) for t in (8, 64)},
+        "peers": {name: peak(_deep(5, tasks=4), name) for name in PEERS if name not in absent and name != "JAX"},
+        "seconds": _fresh("recompute", {"device": device}),
+    }
+
+
+def _sampling(device: str) -> Any:
+    return _fresh("sampling", {"batch": 16})
+
+
+def _fit(device: str) -> Any:
+    return _fresh("fit", {"processes": 1, "device": device, "alone": True, "steps": 14})
+
+
+def _processes(device: str) -> Any:
+    available = torch.cuda.device_count() if device == "cuda" else os.cpu_count() or 1
+    if available < 2:
+        return None
+    one_two = {n: [] for n in (1, 2)}
+    for _ in range(2):
+        for count, found in one_two.items():
+            part = {"processes": count, "device": device, "alone": False, "steps": 10}
+            found.append(_fresh("fit", part)["tasks_per_second"])
+    return {str(count): sum(found) / len(found) for count, found in one_two.items()}
+
+
+def _machine(device: str) -> dict[str, Any]:
+    packages = ("torch", "lightning", "learn2learn", "higher", "torchopt", "jax")
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = version(package)
+        except ModuleNotFoundError:
+            versions[package] = None
+    name = torch.cuda.get_device_name() if device == "cuda" else _processor()
+    return {
+        "device": name,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "versions": versions,
+        "rate": measure.matrix_rate(device),
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor()
