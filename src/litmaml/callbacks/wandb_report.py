@@ -45,6 +45,7 @@ class ResumableWandbLogger(WandbLogger):
         name: Of the W&B run; by default W&B makes one up.
         entity: The user or team; by default your own.
         group: Runs that belong together, such as the seeds of one experiment.
+        job_type: What the run does, to tell it from others of its project.
         tags: To find the run by.
         id: Of the W&B run to go on with, in place of the remembered one.
         offline: Write to the disk only; so does WANDB_MODE=offline.
@@ -57,6 +58,7 @@ class ResumableWandbLogger(WandbLogger):
         name: str | None = None,
         entity: str | None = None,
         group: str | None = None,
+        job_type: str | None = None,
         tags: Sequence[str] = (),
         id: str | None = None,
         offline: bool = False,
@@ -69,7 +71,8 @@ class ResumableWandbLogger(WandbLogger):
             offline=offline,
             entity=entity,
             group=group,
-            tags=list(tags),
+            job_type=job_type,
+            tags=list(tags) or None,  # an empty list would win over WANDB_TAGS
         )
         del self._wandb_init["anonymous"]  # wandb warns of it, even if it is None
 
@@ -256,11 +259,11 @@ def _episode(learner: MetaLearner, task: Tasks, names: Sequence[str] | None, ima
         for place in range(min(images, count)):
             k = place * count // min(images, count)
             true, guess = (names[i] if names else str(i) for i in (int(targets[0, k]), guesses[k]))
-            row[f"query {place + 1}"] = wandb.Image(_picture(inputs[0, k]), caption=f"{true} → {guess}")
+            row[f"query {place + 1}"] = wandb.Image(picture(inputs[0, k]), caption=f"{true} → {guess}")
     return row
 
 
-def _picture(image: Tensor) -> Image.Image:
+def picture(image: Tensor) -> Image.Image:
     """An image (C, H, W) of any range, from its darkest to its brightest value."""
     image = image.detach().float().cpu()
     low, high = float(image.min()), float(image.max())

@@ -32,6 +32,7 @@ def finetune(
     image_format: ImageFormat | None = None,
     imports: Sequence[str] = (),
     device: str = "cpu",
+    wandb: str | None = None,
 ) -> FineTuned:
     """Make a classifier of your own images from a meta-checkpoint and a few labelled examples.
 
@@ -51,17 +52,21 @@ def finetune(
         image_format: What images become; by default as in the checkpoint's training.
         imports: Python modules to import first, such as the one with the checkpoint's own model class.
         device: Where to compute: cpu, cuda, cuda:1, ...
+        wandb: Project of Weights & Biases to log to; without an account under WANDB_MODE=offline.
 
     Raises:
         FileNotFoundError: There is no such checkpoint or folder.
         FileExistsError: The output folder has something in it.
         ValueError: The checkpoint or the images cannot be used.
     """
+    asked = {"checkpoint": checkpoint, "data": data, "output": output, "query": query, "steps": steps, "lr": lr}
     folder = Path(output).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"output: {output!r} exists already and is no empty folder; name a new one")
     for module in imports:
         importlib.import_module(module)
+    if wandb is not None:  # wandb need not be there otherwise, and it is too late at the end to say that it is not
+        from litmaml.finetuning.wandb_report import report_to_wandb
     start = open_checkpoint(checkpoint)
     image_format = image_format or start.image_format
     if image_format is None:
@@ -84,6 +89,8 @@ def finetune(
         write_report(result, made)
         os.replace(made, folder)  # whole or not at all
     print_report(result, folder)
+    if wandb is not None:
+        report_to_wandb(result, folder, wandb, asked)
     return result
 
 

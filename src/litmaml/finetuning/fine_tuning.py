@@ -30,7 +30,7 @@ class FineTuned:
     Args:
         model: The adapted model.
         tuner: What adapted it.
-        checkpoint: Its start, as it was named.
+        checkpoint: Its start.
         support: The number of support images of each class.
         curve: Weights, loss and accuracy on the support set after 0, 1, ... steps.
         query_curve: Predictions of a labelled query by the frozen model after 0, 1, ... steps; empty without one.
@@ -45,7 +45,7 @@ class FineTuned:
 
     model: AdaptedModel
     tuner: FineTuner
-    checkpoint: str
+    checkpoint: MetaCheckpoint
     support: list[int]
     curve: list[Step]
     query_curve: list[Confusion]
@@ -121,7 +121,7 @@ def fine_tune(
     return FineTuned(
         model=model,
         tuner=tuner,
-        checkpoint=start.name,
+        checkpoint=start,
         support=torch.bincount(targets, minlength=len(classes)).tolist(),
         curve=curve,
         query_curve=query_curve,

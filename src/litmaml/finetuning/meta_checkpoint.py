@@ -16,11 +16,18 @@ from litmaml.run_folder import BEST, CHECKPOINTS
 
 
 class MetaCheckpoint(NamedTuple):
-    """A meta-learnt learner, the recipe of its training tasks (or None), and the name it was asked for by."""
+    """A meta-learnt learner and where it comes from.
+
+    name: what it was asked for by.
+    learner: the learner itself.
+    tasks: the recipe of its training tasks, or None.
+    file: what it was read from, or None.
+    """
 
     name: str
     learner: MetaLearner
-    tasks: Mapping[str, Any] | None
+    tasks: Mapping[str, Any] | None = None
+    file: Path | None = None
 
     @property
     def image_format(self) -> ImageFormat | None:
@@ -48,10 +55,10 @@ def open_checkpoint(named: str | Path | MetaLearner) -> MetaCheckpoint:
         ConnectionError: The artifact cannot be fetched.
     """
     if isinstance(named, MetaLearner):
-        return MetaCheckpoint("the learner", named, None)
+        return MetaCheckpoint("the learner", named)
     path = locate(named)
     data = read_checkpoint(path).get("datamodule_hyper_parameters") or {}
-    return MetaCheckpoint(str(named), MetaLearner.load_from_checkpoint(path), data.get("tasks"))
+    return MetaCheckpoint(str(named), MetaLearner.load_from_checkpoint(path), data.get("tasks"), path)
 
 
 def start_from(learner: MetaLearner, named: str) -> None:

@@ -108,7 +108,7 @@ def _markdown(result: FineTuned, folder: Path) -> str:
     lines = [
         "# Fine-tuning",
         "",
-        f"From the meta-checkpoint `{result.checkpoint}`, {len(result.curve) - 1} inner steps on "
+        f"From the meta-checkpoint `{result.checkpoint.name}`, {len(result.curve) - 1} inner steps on "
         f"{sum(result.support)} images of {len(result.classes)} classes.",
         "",
         *(f"- {note}" for note in _notes(result)),
