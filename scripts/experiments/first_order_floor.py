@@ -5,7 +5,6 @@ Without any noise: how far from stationary, |grad F|, each method's own fixed po
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -14,10 +13,11 @@ from matplotlib.ticker import NullLocator
 
 from experiments.closed_forms import zero_of
 from experiments.experiment import Case, Check, Experiment, Row, above, below, select, within
-from experiments.problem import Problem, descend, gradient_at, linear
+from experiments.problem import Problem, descend, gradient_at, linear, log_cosh_lipschitz
 from litmaml.data.linear_regression import LinearRegression
 from litmaml.losses import HalfSquaredLoss, LogCoshLoss
 from litmaml.outer_gradient import FiniteDifference, FirstOrder, SecondOrder
+from litmaml.theory import printed_probe_length
 
 ALPHAS = (0.4, 0.2, 0.1, 0.05, 0.025)
 SPREADS = (0.25, 0.5, 1.0, 2.0)
@@ -38,9 +38,8 @@ def cases(seeds: int, thin: bool) -> list[Case]:
 
 
 def printed_radius() -> float:
-    """The probe length 1/(6 rho alpha) at alpha = 1/(6L), that is, L/rho."""
-    rho: float = LogCoshLoss.THIRD * math.sqrt(SIZE) * CURVATURE**1.5
-    return CURVATURE / rho
+    """The probe length of Fallah et al. at alpha = 1/(6L)."""
+    return printed_probe_length(log_cosh_lipschitz(SIZE, CURVATURE), 1 / (6 * CURVATURE))
 
 
 def run(case: Case) -> list[Row]:
@@ -149,13 +148,13 @@ def draw(rows: Sequence[Row]) -> Figure:
     last.loglog([row["radius"] for row in scan], [row["floor"] for row in scan], "o-", label="HF-MAML")
     radius = printed_radius()
     printed = select(log_cosh, method="HF-MAML, printed")[0]["floor"]
-    last.loglog([radius], [printed], "*", markersize=14, color="tab:red", label="HF-MAML, r = 1/(6ρα) as printed")
+    last.loglog([radius], [printed], "*", markersize=14, color="tab:red", label="HF-MAML, r = 1/(6ρα)")
     last.axhline(select(log_cosh, method="FO-MAML")[0]["floor"], color="tab:orange", label="FO-MAML")
     last.axhline(select(log_cosh, method="MAML")[0]["floor"], color="tab:green", label="MAML")
     last.set(xlabel="probe length r", ylabel="‖∇F‖ at rest", ylim=(1e-18, 0.1))
     last.set_title("log-cosh tasks, α = 1/(6L)", fontsize=10)
     last.grid(alpha=0.3)
-    last.legend(fontsize=8, loc=(0.32, 0.12))
+    last.legend(fontsize=8, loc=(0.25, 0.12))
     return figure
 
 

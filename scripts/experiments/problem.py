@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from litmaml.inner_loop import InnerLoop
 from litmaml.inner_optimizer import SGD
+from litmaml.losses import LogCoshLoss
 from litmaml.meta_gradient import MetaGradientOf
 from litmaml.models import Vector
 from litmaml.outer_gradient import FiniteDifference, FirstOrder, OuterGradient, SecondOrder
@@ -77,12 +79,10 @@ def gradient_at(problem: Problem, gradient_of: MetaGradientOf, weights: Tensor, 
     return flat(gradient_of(tasks).gradients)
 
 
-def gradient_norms(problem: Problem, tasks: Tasks) -> Tensor:
-    """|grad f_i(w)| of each task on its query (T,)."""
-    loop = problem.inner_loop()
-    fast, slow = loop.start(tasks.size)
-    gradient = FirstOrder().inner_gradient(loop.losses, fast, slow, tasks.query, None)
-    return torch.cat([part.flatten(1) for part in gradient.values()], dim=1).detach().norm(dim=1)
+def log_cosh_lipschitz(size: int, curvature: float) -> float:
+    """rho of log-cosh tasks of the given largest curvature on ``size`` examples."""
+    rho: float = LogCoshLoss.THIRD * math.sqrt(size) * curvature**1.5
+    return rho
 
 
 def descend(

@@ -5,7 +5,6 @@ On log-cosh tasks, whose L and rho are known everywhere. The step is the one of 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -15,16 +14,17 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments.experiment import Case, Check, Experiment, Row, above, below, column, mean_of, select
-from experiments.problem import Problem, descend, flat, gradient_at, gradient_norms, linear, outer_gradients
+from experiments.problem import Problem, descend, flat, gradient_at, linear, log_cosh_lipschitz, outer_gradients
 from litmaml.data import LinearRegression
+from litmaml.diagnosis.hessians import gradient_norms
 from litmaml.losses import LogCoshLoss
 from litmaml.outer_gradient import SecondOrder
-from litmaml.step_size import smoothness_at, step_constant
+from litmaml.theory import outer_smoothness, step_batches, step_constant
 from litmaml.types import Tasks
 
 SIZE, CURVATURE, POOL = 3, (1.0, 4.0), 400
 L = CURVATURE[1]
-RHO = LogCoshLoss.THIRD * math.sqrt(SIZE) * L**1.5
+RHO = log_cosh_lipschitz(SIZE, L)
 # Inner rates that the theorems allow.
 ALPHAS = {"MAML": 1 / L, "FO-MAML": 1 / (10 * L), "HF-MAML": 1 / (6 * L)}
 COLOURS = {"MAML": "tab:green", "FO-MAML": "tab:orange", "HF-MAML": "tab:blue"}
@@ -53,9 +53,10 @@ def run(case: Case) -> list[Row]:
     return {"exact": _exact, "moments": _moments}.get(case["part"], _noisy)(case)
 
 
-def outer_smoothness(problem: Problem, tasks: Tasks) -> float:
+def smoothness_at(problem: Problem, tasks: Tasks) -> float:
     """L~(w) for one inner step, from the gradients of these tasks."""
-    return smoothness_at(L, RHO, problem.alpha, 1, float(gradient_norms(problem, tasks).mean()))
+    norm = float(gradient_norms(problem.inner_loop(), tasks.query).mean())
+    return outer_smoothness(L, RHO, problem.alpha, 1, norm)
 
 
 def _exact(case: Case) -> list[Row]:
@@ -74,7 +75,7 @@ def _exact(case: Case) -> list[Row]:
         result = exact(tasks)
         norm = float(flat(result.gradients).norm())
         rows.append(
-            {"iteration": k, "loss": float(result.loss), "norm": norm, "smoothness": outer_smoothness(problem, tasks)}
+            {"iteration": k, "loss": float(result.loss), "norm": norm, "smoothness": smoothness_at(problem, tasks)}
         )
         return tasks
 
@@ -106,7 +107,7 @@ def _noisy(case: Case) -> list[Row]:
         return distribution.sample("train", picked.tolist(), seed)
 
     def beta(k: int) -> float:
-        return step_constant(SecondOrder(), 1) / outer_smoothness(problem, sample(10_000 + k, 10))
+        return step_constant(SecondOrder(), 1) / smoothness_at(problem, sample(10_000 + k, 10))
 
     rows: list[Row] = []
     for k, _ in descend(problem.meta_gradient(), lambda k: sample(k, batch), case["iterations"], beta):
@@ -120,15 +121,15 @@ def _moments(case: Case) -> list[Row]:
     problem, clean = _minimiser(case["seed"])
     problem.weights = torch.full((SIZE,), 1.0, dtype=torch.float64)
     spread, noise = _deviations(problem, clean)
-    share = RHO * problem.alpha / L
-    tasks, samples = math.ceil((share * spread) ** 2 / 2), math.ceil((2 * share * noise) ** 2)
-    true = outer_smoothness(problem, clean)
+    tasks, samples = step_batches(problem.alpha, L, RHO, spread, noise)
+    true = smoothness_at(problem, clean)
     distribution = LinearRegression(SIZE, CURVATURE, pool=POOL, queries=samples)
     stream, draws = np.random.default_rng(case["seed"]), case["draws"]
     picked = stream.integers(POOL, size=tasks * draws) + POOL * np.arange(tasks * draws)
-    norms = gradient_norms(problem, distribution.sample("train", picked.tolist(), case["seed"]))
+    drawn = distribution.sample("train", picked.tolist(), case["seed"])
+    norms = gradient_norms(problem.inner_loop(), drawn.query)
     estimates = torch.tensor(
-        [smoothness_at(L, RHO, problem.alpha, 1, float(n)) for n in norms.view(draws, tasks).mean(1)]
+        [outer_smoothness(L, RHO, problem.alpha, 1, float(n)) for n in norms.view(draws, tasks).mean(1)]
     )
     return [
         {

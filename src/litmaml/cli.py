@@ -82,7 +82,7 @@ class MetaCLI(LightningCLI):
         parser.add_lightning_class_args(Preemption, "preemption")
 
     def _parse_ckpt_path(self) -> None:
-        """Lightning would let the checkpoint's arguments win over those typed; see ``_with_checkpoint``."""
+        """Lightning would let the checkpoint's arguments win over those typed; see ``with_checkpoint``."""
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
@@ -175,11 +175,11 @@ def main(args: Sequence[str] | None = None) -> None:
             load_from_checkpoint_support=False,
             seed_everything_default=0,
             parser_kwargs={"epilog": f"And, each with its own --help: {others}"},
-            args=_with_checkpoint(arguments, Path(scratch)),
+            args=with_checkpoint(arguments, Path(scratch)),
         )
 
 
-def _with_checkpoint(arguments: list[str], scratch: Path) -> list[str]:
+def with_checkpoint(arguments: list[str], scratch: Path) -> list[str]:
     """Put the checkpoint's own configuration before all that was typed, so that what was typed wins."""
     named, weights = _option(arguments, "--ckpt_path"), _option(arguments, "--init_weights")
     if weights is not None and named is not None:

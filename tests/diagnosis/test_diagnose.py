@@ -17,11 +17,11 @@ from litmaml import diagnosis
 from litmaml.data import Omniglot, Sinusoid
 from litmaml.diagnosis.batch_sizes import noise_scale
 from litmaml.diagnosis.report import print_diagnosis, write_diagnosis
-from litmaml.diagnosis.theory import outer_smoothness
 from litmaml.inner_loop import InnerLoop
 from litmaml.inner_optimizer import SGD, HigherOptimizer
 from litmaml.meta_learner import MetaLearner
 from litmaml.models import MLP, Conv4
+from litmaml.theory import outer_smoothness
 from litmaml.types import Batch, Tasks
 
 
@@ -202,11 +202,11 @@ def test_the_noise_scale() -> None:
     assert noise_scale(torch.randn(30, size, generator=stream)).value is None
 
 
-def test_the_outer_smoothness_is_that_of_one_step_at_one_step() -> None:
-    size, rho, rate, norm = 3.0, 2.0, 0.2, 5.0
-    q = 1 + rate * size
-    assert outer_smoothness(size, rho, rate, 1, norm) == pytest.approx(q**2 * size + rho * rate * q * norm)
-    assert outer_smoothness(size, rho, rate, 1, norm) < 4 * size + 2 * rho * rate * norm
+def test_the_outer_smoothness_of_one_step_is_continuous_at_the_largest_rate_of_fallah_et_al() -> None:
+    size, rho, norm = 3.0, 2.0, 5.0
+    below, above = (outer_smoothness(size, rho, rate, 1, norm) for rate in (1 / size, (1 + 1e-9) / size))
+    assert below == pytest.approx(4 * size + 2 * rho / size * norm)
+    assert above == pytest.approx(below, rel=1e-6)
     assert outer_smoothness(1e6, rho, 1.0, 10**4, norm) == float("inf")
 
 

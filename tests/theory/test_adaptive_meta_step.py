@@ -18,7 +18,7 @@ from litmaml.losses import LogCoshLoss, RankOneLoss
 from litmaml.meta_learner import MetaLearner
 from litmaml.models import MLP, Vector
 from litmaml.outer_gradient import FiniteDifference, FirstOrder, GaussianSmoothing, SecondOrder
-from litmaml.step_size import smoothness_at, step_constant
+from litmaml.theory import outer_smoothness, step_constant
 
 
 class Watch(Callback):
@@ -120,7 +120,7 @@ def test_the_multi_step_smoothness_is_that_of_ji_et_al() -> None:
     q = 1 + alpha * smoothness
     # Equation 9 with C_L as printed.
     c = (q ** (n - 1) * alpha * rho + rho / smoothness * q**n * (q ** (n - 1) - 1)) * q**n
-    assert smoothness_at(smoothness, rho, alpha, n, norm) == pytest.approx(
+    assert outer_smoothness(smoothness, rho, alpha, n, norm) == pytest.approx(
         q ** (2 * n) * smoothness + c * norm, rel=1e-12
     )
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from litmaml.data import TaskDataModule
 from litmaml.diagnosis.curvature import curvature
 from litmaml.diagnosis.estimate import Estimate
-from litmaml.diagnosis.hessians import flatten
+from litmaml.diagnosis.hessians import gradient_norms
 from litmaml.inner_optimizer import SGD
 from litmaml.meta_learner import MetaLearner
-from litmaml.outer_gradient import FirstOrder
-from litmaml.step_size import FALLAH_RATES, smoothness_at, step_constant
+from litmaml.theory import FALLAH_RATES, outer_smoothness, step_constant
 from litmaml.types import Tasks
 
 _OWN = 2**40
@@ -30,9 +28,10 @@ class AdaptiveMetaStep(Callback):
         N = 1:  L~(w) = 4 L + 2 rho alpha mean_j |grad f_j(w)|                                     (Fallah et al.)
         N > 1:  L~(w) = q^(2N) L + rho/L (q^(2N-1) - q^(N-1)) q^N mean_j |grad f_j(w)|, q = 1 + alpha L   (Ji et al.)
 
-    with the mean over fresh tasks j that training never sees. Such steps never overshoot where L and rho hold: with
-    exact gradients the loss falls at every step. They are short: expect many. Fallah, Mokhtari and Ozdaglar 2020
-    (arXiv 1908.10400); Ji, Yang and Liang 2020 (arXiv 2002.07836v1), equations 9 and 10.
+    (the second for N = 1 too where alpha > 1/L), with the mean over fresh tasks j that training never sees. Such steps
+    never overshoot where L and rho hold: with exact gradients the loss falls at every step. They are short: expect
+    many. Fallah, Mokhtari and Ozdaglar 2020 (arXiv 1908.10400); Ji, Yang and Liang 2020 (arXiv 2002.07836v1),
+    equations 9 and 10.
 
     Logs train/outer_rate (beta), train/outer_smoothness (L~), train/smoothness (L) and train/hessian_lipschitz (rho).
     The outer optimizer has to be plain SGD, the inner one SGD without momentum.
@@ -101,9 +100,9 @@ class AdaptiveMetaStep(Callback):
             self._known = self._curvature(trainer, learner)
         smoothness, lipschitz = self._known
         tasks = self._fresh(trainer, learner, 0)
-        outer = smoothness_at(
-            smoothness, lipschitz, _rate(learner), learner.inner_steps, _mean_gradient_norm(learner, tasks)
-        )
+        # On the query: samples that nothing else has used.
+        norm = float(gradient_norms(learner.inner_loop, tasks.query).mean())
+        outer = outer_smoothness(smoothness, lipschitz, _rate(learner), learner.inner_steps, norm)
         constant = self.constant or step_constant(learner.inner_loop.outer_gradient, learner.inner_steps)
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
@@ -156,14 +155,6 @@ def _rate(learner: MetaLearner) -> float:
     assert isinstance(optimizer, SGD)
     learnt = [float(value.detach().max()) for value in optimizer.parameters()]
     return max(learnt, default=optimizer.lr)
-
-
-def _mean_gradient_norm(learner: MetaLearner, tasks: Tasks) -> float:
-    """The mean over tasks of |grad f_j(w)|, on the query: samples that nothing else has used."""
-    fast, slow = learner.inner_loop.start(tasks.size)
-    gradient = FirstOrder().inner_gradient(learner.inner_loop.losses, fast, slow, tasks.query, None)
-    with torch.no_grad():
-        return float(flatten(gradient).norm(dim=1).mean())
 
 
 def _told(name: str, estimate: Estimate) -> float:

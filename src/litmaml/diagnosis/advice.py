@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from litmaml.diagnosis import theory
+from litmaml import theory
 from litmaml.diagnosis.batch_sizes import Batches, choose_batches
 from litmaml.diagnosis.estimate import Estimate
 from litmaml.diagnosis.findings import Choice, Findings
 from litmaml.diagnosis.gradient_choice import choose_gradient
 from litmaml.diagnosis.stability import FURTHER
+from litmaml.outer_gradient import SecondOrder
 
 
 @dataclass(frozen=True)
@@ -114,17 +115,16 @@ def _meta_step(found: Findings) -> Estimate:
         return Estimate(None, note=rho.note if rho.value is None else norm.note)
     if not found.plain_descent:
         return Estimate(None, note="the theory is of plain gradient steps in the inner loop")
-    if found.steps == 1 and found.rate * size <= 1:
-        smooth = 4 * size + 2 * rho.value * found.rate * norm.value
-        return Estimate(
-            theory.META_STEP / smooth,
-            note="1/(12 L~) of Fallah et al., for plain gradient descent with exact outer gradients (1/18 for "
-            "FirstOrder, 1/25 for FiniteDifference); Adam's rate is not covered",
-        )
     smooth = theory.outer_smoothness(size, rho.value, found.rate, found.steps, norm.value)
     if not math.isfinite(smooth):
         return Estimate(None, note="the bound on the meta-objective's smoothness overflows at this inner rate")
+    if found.steps == 1 and found.rate * size <= 1:
+        return Estimate(
+            theory.step_constant(SecondOrder(), 1) / smooth,
+            note="1/(12 L~) of Fallah et al., for plain gradient descent with exact outer gradients (1/18 for "
+            "FirstOrder, 1/25 for FiniteDifference); Adam's rate is not covered",
+        )
     return Estimate(
-        1 / (100 * smooth),
+        theory.JI_CONSTANT / smooth,
         note="1/(100 L^) of Ji et al., for plain gradient descent; a safe one. Adam's rate is not covered",
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from litmaml.diagnosis import theory
+from litmaml import theory
 from litmaml.diagnosis.estimate import Estimate, student_quantile
 from litmaml.diagnosis.findings import Choice, Findings
 

@@ -15,7 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 
 from litmaml.checkpoint import read_checkpoint
-from litmaml.cli import MetaCLI, _with_checkpoint
+from litmaml.cli import MetaCLI, with_checkpoint
 from litmaml.data import TaskDataModule
 from litmaml.data.task_distribution import map_batches
 from litmaml.diagnosis.diagnose import Diagnosis, diagnose
@@ -81,7 +81,7 @@ def diagnose_command(arguments: Sequence[str]) -> Diagnosis:
     with tempfile.TemporaryDirectory() as scratch:
         if path is not None:
             # As for the other commands: the checkpoint's configuration before all that was typed.
-            typed = _with_checkpoint(["diagnose", *typed, f"--ckpt_path={path}"], Path(scratch))[1:-1]
+            typed = with_checkpoint(["diagnose", *typed, f"--ckpt_path={path}"], Path(scratch))[1:-1]
         cli = DiagnoseCLI(
             MetaLearner,
             TaskDataModule,

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from litmaml.inner_loop import InnerLoop
+from litmaml.outer_gradient import FirstOrder
 from litmaml.types import Batch, Params
 
 
@@ -22,6 +23,14 @@ def unflatten(vectors: Tensor, like: Params) -> Params:
     """One vector a task (T, d) as stacked weights."""
     parts = torch.split(vectors, [weight[0].numel() for weight in like.values()], dim=1)
     return {name: part.reshape(weight.shape) for (name, weight), part in zip(like.items(), parts, strict=True)}
+
+
+def gradient_norms(inner_loop: InnerLoop, batch: Batch) -> Tensor:
+    """|grad f_i(w)| of each of T tasks at the initial weights (T,)."""
+    fast, slow = inner_loop.start(len(batch.inputs))
+    gradients = FirstOrder().inner_gradient(inner_loop.losses, fast, slow, batch, None)
+    norms: Tensor = flatten(gradients).detach().norm(dim=1)
+    return norms
 
 
 class Hessians:
