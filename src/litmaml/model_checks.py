@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from litmaml.outer_gradient import OuterGradient, SecondOrder
@@ -24,14 +25,26 @@ def random_layers(model: nn.Module) -> list[str]:
 
 
 def kinked_layers(model: nn.Module) -> list[str]:
-    """Names of the layers whose derivative jumps, across which a finite difference is biased."""
-    activations = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid)
-    kinks = (*activations, nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd)
+    """Names of the layers whose derivative jumps, across which a finite difference is biased.
+
+    A function that a model's own ``forward`` calls is not seen here; ``litmaml.diagnosis.kinks`` sees it in a run.
+    """
+    rectifiers = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.SELU, nn.Threshold)
+    pieces = (nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Hardshrink, nn.Softshrink)
+    kinks = (*rectifiers, *pieces, nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd)
     return [
         f"{name or 'model'} ({type(module).__name__})"
         for name, module in model.named_modules()
-        if isinstance(module, kinks)
+        if isinstance(module, kinks) or _holds_relu(module)
     ]
+
+
+def _holds_relu(module: nn.Module) -> bool:
+    """Whether a layer applies ReLU as a function, as transformer and recurrent layers do."""
+    if isinstance(module, nn.RNN | nn.RNNCell):
+        return module.nonlinearity == "relu"
+    activation = getattr(module, "activation", None)
+    return activation is F.relu or activation is torch.relu
 
 
 def shared_statistics(model: nn.Module) -> list[str]:

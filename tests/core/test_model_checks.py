@@ -147,6 +147,13 @@ def test_kinked_layers() -> None:
     assert kinked_layers(nn.Sequential(nn.GELU(), nn.Softplus(), nn.AvgPool2d(2))) == []
 
 
+def test_a_kink_that_a_layer_holds_as_a_function() -> None:
+    assert kinked_layers(nn.TransformerEncoderLayer(4, 1)) == ["model (TransformerEncoderLayer)"]
+    assert kinked_layers(nn.TransformerEncoderLayer(4, 1, activation="gelu")) == []
+    assert kinked_layers(nn.RNN(2, 3, nonlinearity="relu")) == ["model (RNN)"]
+    assert kinked_layers(nn.RNN(2, 3)) == []
+
+
 @pytest.mark.parametrize(
     ("model", "policy"),
     [

@@ -99,6 +99,21 @@ def test_kinks_have_no_lipschitz_constant() -> None:
     assert "kinks of body.2 (ReLU)" in found.hessian_lipschitz.note
 
 
+def test_a_relu_in_the_forward_of_a_model_is_a_kink() -> None:
+    class Rectified(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.into, self.out = nn.Linear(1, 8), nn.Linear(8, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            output: Tensor = self.out(torch.relu(self.into(x)))
+            return output
+
+    x = torch.randn(2, 10, 1, generator=torch.Generator().manual_seed(0))
+    found = curvature(loop(Rectified(), HalfSquare(), 0.1, 1), tasks_of(x, x.sin()), 1)
+    assert "kinks of forward (relu)" in found.hessian_lipschitz.note
+
+
 def test_a_hidden_jump_of_the_hessian_is_noticed() -> None:
     class Kink(nn.Module):
         def __init__(self) -> None:

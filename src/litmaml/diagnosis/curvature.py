@@ -9,9 +9,9 @@ from torch import Tensor
 
 from litmaml.diagnosis.estimate import Estimate, listed, mean_estimate
 from litmaml.diagnosis.hessians import Extreme, Hessians, flatten, largest_eigenvalues, unflatten
+from litmaml.diagnosis.kinks import kinks
 from litmaml.inner_loop import InnerLoop
 from litmaml.meta_gradient import default_chunk
-from litmaml.model_checks import kinked_layers
 from litmaml.outer_gradient import seeded
 from litmaml.types import Batch, Params, Tasks, chunks
 
@@ -48,7 +48,7 @@ def curvature(inner_loop: InnerLoop, tasks: Tasks, steps: int) -> Curvature:
         ValueError: The model has no second derivative, or a loss is not finite.
     """
     points = sorted({0, steps // 2, steps})
-    kinks = kinked_layers(inner_loop.model)
+    kinked = kinks(inner_loop, tasks)
     values: list[Tensor] = []
     errors: list[Tensor] = []
     changes: list[Tensor] = []
@@ -57,15 +57,15 @@ def curvature(inner_loop: InnerLoop, tasks: Tasks, steps: int) -> Curvature:
         extremes = [_extreme(inner_loop, path[j], _support(chunk, j), chunk) for j in points]
         values.append(torch.stack([extreme.values for extreme in extremes], 1))
         errors.append(torch.stack([extreme.errors for extreme in extremes], 1))
-        if not kinks:
+        if not kinked:
             changes.append(_changes(inner_loop, path, chunk))
     at_points, numeric = torch.cat(values).abs(), torch.cat(errors)
     return Curvature(
         smoothness=_smoothness(at_points, numeric),
         points=points,
         by_point=[mean_estimate(column) for column in at_points.unbind(1)],
-        hessian_lipschitz=_no_lipschitz(kinks)
-        if kinks
+        hessian_lipschitz=_no_lipschitz(kinked)
+        if kinked
         else _lipschitz(torch.cat(changes), float(at_points.max()), flatten(path[0]).dtype),
     )
 
@@ -169,8 +169,8 @@ def _smoothness(values: Tensor, errors: Tensor) -> Estimate:
     )
 
 
-def _no_lipschitz(kinks: list[str]) -> Estimate:
-    return Estimate(None, note=f"the Hessian jumps at the kinks of {listed(kinks)}: it has no Lipschitz constant")
+def _no_lipschitz(kinked: list[str]) -> Estimate:
+    return Estimate(None, note=f"the Hessian jumps at the kinks of {listed(kinked)}: it has no Lipschitz constant")
 
 
 def _lipschitz(changes: Tensor, smoothness: float, dtype: torch.dtype) -> Estimate:

@@ -19,6 +19,7 @@ from litmaml.diagnosis.estimator_errors import (
     task_gradients,
 )
 from litmaml.diagnosis.findings import Findings
+from litmaml.diagnosis.kinks import kinks
 from litmaml.diagnosis.noise import Noise, noise
 from litmaml.diagnosis.stability import Stability, stability
 from litmaml.inner_loop import InnerLoop
@@ -26,7 +27,7 @@ from litmaml.inner_optimizer import SGD
 from litmaml.learner_checks import check_labels
 from litmaml.meta_gradient import default_chunk
 from litmaml.meta_learner import MetaLearner
-from litmaml.model_checks import kinked_layers, random_layers
+from litmaml.model_checks import random_layers
 from litmaml.outer_gradient import SecondOrder
 from litmaml.types import Tasks, chunks, select
 
@@ -122,7 +123,7 @@ def _diagnose(
             rate=rate,
             plain_descent=plain,
             meta_batch=meta_batch,
-            kinks=kinked_layers(inner_loop.model),
+            kinks=kinks(inner_loop, probed),
             batch_norm=batch_norm,
         )
     )
