@@ -27,7 +27,7 @@ SIZE, TASKS, CURVATURE = 3, 8, 4.0
 
 
 def cases(seeds: int, thin: bool) -> list[Case]:
-    iterations = 400 if thin else 600
+    iterations = 250 if thin else 600
     quadratics = [{"part": "quadratics", "seed": seed} for seed in range(seeds)]
     methods = [("MAML", None), ("FO-MAML", None), ("HF-MAML, printed", printed_radius())]
     methods += [("HF-MAML", r) for r in (RADII if not thin else (1e-5, 1e-2, 0.1))]

@@ -43,12 +43,12 @@ REACHED = 0.01
 
 def cases(seeds: int, thin: bool) -> list[Case]:
     apart = [
-        {"setting": "apart", "method": m, "seed": seed, "beta": 0.05, "iterations": 40 if thin else 1500}
+        {"setting": "apart", "method": m, "seed": seed, "beta": 0.05, "iterations": 20 if thin else 1500}
         for m in METHODS
         for seed in range(seeds)
     ]
     printed = [
-        {"setting": "printed", "method": m, "seed": 0, "beta": beta, "iterations": 20 if thin else 300}
+        {"setting": "printed", "method": m, "seed": 0, "beta": beta, "iterations": 10 if thin else 300}
         for m in METHODS
         for beta in ((1e-2,) if thin else RATES)
     ]

@@ -44,12 +44,9 @@ SAMPLED: dict[str, OuterGradient] = {
 
 
 def cases(seeds: int, thin: bool) -> list[Case]:
-    draws = 5 if thin else 250
-    points = [
-        {"part": "fixed points", "seed": seed, "steps": n, "draws": draws} for seed in range(seeds) for n in STEPS
-    ]
-    shapes = ("two tasks", "attenuation", "convexity")
-    return [*points, *({"part": part, "seed": 0, "steps": 1, "draws": 0} for part in shapes)]
+    size = {"draws": 5, "repeats": 10} if thin else {"draws": 250, "repeats": 40}
+    points = [{"part": "fixed points", "seed": seed, "steps": n, **size} for seed in range(seeds) for n in STEPS]
+    return [*points, *({"part": part, "seed": 0, "steps": 1} for part in ("two tasks", "attenuation", "convexity"))]
 
 
 def run(case: Case) -> list[Row]:
@@ -86,7 +83,7 @@ def _fixed_points(case: Case) -> list[Row]:
         problem.weights = fixed_point(method, a, c, alpha, steps, WEIGHTS)
         copies = stacked(weighted, case["draws"])
         # Other directions in every case, so that the scores are independent.
-        seeds = [10_000 * case["seed"] + 100 * steps + draw for draw in range(40)]
+        seeds = [10_000 * case["seed"] + 100 * steps + draw for draw in range(case["repeats"])]
         drawn = [flat(problem.meta_gradient(outer_gradient, seed=s)(copies).gradients) for s in seeds]
         means = torch.stack(drawn)
         score = means.mean(0).abs() / (means.std(0) / len(means) ** 0.5)

@@ -28,13 +28,13 @@ def draw(rows: Sequence[Row]) -> Figure:
     for steps, colour in ((1, "tab:blue"), (2, "tab:green"), (5, "tab:purple")):
         curve = select(rows, part="attenuation", inner_steps=steps)
         x = np.linspace(0, 1, 200)
-        attenuation.plot(x, x * (1 - x) ** (2 * steps), color=colour, label=f"K = {steps}")
+        attenuation.plot(x, x * (1 - x) ** (2 * steps), color=colour, label=f"N = {steps}")
         attenuation.plot(column(curve, "x"), column(curve, "y"), ".", color=colour, markersize=4)
         attenuation.axvline(1 / (2 * steps + 1), color=colour, linewidth=0.7, linestyle=":")
     attenuation.set(
         xlabel="α λ",
-        ylabel="α λ (1 − αλ)^2K",
-        title="Weight of a task of curvature λ in F\n(dots measured, dotted lines 1/(2K+1))",
+        ylabel="αλ (1 − αλ)²ᴺ",
+        title="Weight of a task of curvature λ in F\n(dots measured, dotted lines 1/(2N + 1))",
     )
     attenuation.legend()
     curve = select(rows, part="convexity")
@@ -61,7 +61,7 @@ def _plane(axes: Axes, rows: Sequence[Row]) -> None:
             continue
         colour, steps = COLOURS[row["method"]], row["inner_steps"]
         multi = steps > 1
-        name = f"{row['method']}" + (f", K = {steps}" if row["method"] not in ("joint", "midpoint") else "")
+        name = f"{row['method']}" + (f", N = {steps}" if row["method"] not in ("joint", "midpoint") else "")
         axes.plot(row["x"], row["y"], "s" if multi else "o", color=colour, markersize=7, label=name, zorder=3)
         if row["method"] in ("MAML", "midpoint"):
             for k in (0, 1):
@@ -74,6 +74,6 @@ def _plane(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set(
         xlabel="w₁",
         ylabel="w₂",
-        title="Two tasks: each method's fixed point\n(arrows: K inner steps from it on either task)",
+        title="Two tasks: each method's fixed point\n(arrows: N inner steps from it on either task)",
     )
     axes.legend(fontsize=7.5, loc="lower left", ncols=2)

@@ -38,13 +38,18 @@ METHODS: dict[str, OuterGradient] = {
     "joint": SecondOrder(),  # without inner steps in training
 }
 FOUR = ("MAML", "HF-MAML", "GGS-MAML", "FO-MAML")
-BATCH, TEST_TASKS, TEST_STEPS = 25, 600, 10
+BATCH, TEST_STEPS = 25, 10
 GRID = torch.linspace(-5, 5, 101).reshape(1, -1, 1)
 
 
 def cases(seeds: int, thin: bool) -> list[Case]:
     def several(methods: Sequence[str], activation: str, steps: int, seeds: int, iterations: int) -> list[Case]:
-        shape = {"activation": activation, "steps": steps, "iterations": iterations // (100 if thin else 1)}
+        size = (
+            {"iterations": iterations // 200, "test_tasks": 60}
+            if thin
+            else {"iterations": iterations, "test_tasks": 600}
+        )
+        shape = {"activation": activation, "steps": steps, **size}
         return [{**shape, "method": m, "seed": seed} for m in methods for seed in range(seeds)]
 
     # The longest first: they would else run alone at the end.
@@ -71,7 +76,7 @@ def run(case: Case) -> list[Row]:
     for _ in descend(gradient_of, tasks, case["iterations"], 1e-3, torch.optim.Adam):
         pass
     loop, rows = problem.inner_loop(), []
-    test = distribution.sample("test", range(TEST_TASKS), case["seed"])
+    test = distribution.sample("test", range(case["test_tasks"]), case["seed"])
     values = []
     for fast in loop.path(test, TEST_STEPS):
         with torch.no_grad():

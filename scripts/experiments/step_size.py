@@ -33,7 +33,7 @@ BATCHES, SAMPLES = (20, 80, 320), (1, 4, 64)
 
 def cases(seeds: int, thin: bool) -> list[Case]:
     exact = [
-        {"part": "exact", "method": m, "seed": seed, "iterations": 200 if thin else 1000}
+        {"part": "exact", "method": m, "seed": seed, "iterations": 100 if thin else 1000}
         for m in ALPHAS
         for seed in range(seeds)
     ]
@@ -41,7 +41,7 @@ def cases(seeds: int, thin: bool) -> list[Case]:
     return [
         *exact,
         *(
-            {"part": part, "batch": b, "samples": d, "seed": seed, "iterations": 40 if thin else 600}
+            {"part": part, "batch": b, "samples": d, "seed": seed, "iterations": 20 if thin else 600}
             for part, b, d in noisy
             for seed in range(seeds)
         ),
@@ -196,7 +196,7 @@ def draw(rows: Sequence[Row]) -> Figure:
         k = column(line, "iteration")
         falling.plot(k, column(line, "loss"), color=colour, label=f"{method}, αL = {L * ALPHAS[method]:.2g}")
         steps.plot(k, [c / s for s in column(line, "smoothness")], color=colour, label=f"{method}, c = 1/{1 / c:.0f}")
-    falling.set(xlabel="outer steps", ylabel="F", title="exact gradients: F falls at every step")
+    falling.set(xlabel="outer steps", ylabel="F", title="exact: F falls at every step")
     steps.set(xlabel="outer steps", ylabel="β = c / L~(w)", title="the step that the theory takes")
     for axes, part, key, name in ((batches, "batch", "batch", "B"), (samples, "samples", "samples", "D_in")):
         for value in sorted({row[key] for row in select(rows, part=part)}):
@@ -204,8 +204,8 @@ def draw(rows: Sequence[Row]) -> Figure:
             k = sorted({row["iteration"] for row in mine})
             axes.semilogy(k, [mean_of(mine, "norm", iteration=i) for i in k], label=f"{name} = {value}")
         axes.set(xlabel="outer steps from the minimiser", ylabel="‖∇F‖, exact, mean of seeds", ylim=(3e-4, None))
-    batches.set_title("noisy: tasks in a batch, D_in = 16")
-    samples.set_title("noisy: samples D_in, B = 320, α = 1/L")
+    batches.set_title("noisy, D_in = 16: tasks B")
+    samples.set_title("noisy, B = 320: samples D_in")
     for axes in (falling, steps, batches, samples):
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
