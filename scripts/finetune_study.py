@@ -1,20 +1,22 @@
-"""How well fine-tuning does on characters that meta-training never saw: the figures of the README.
+"""How well fine-tuning does on characters that meta-training never saw.
 
-    LITMAML_DATA=FOLDER python scripts/finetune_study.py --checkpoint runs/glyphs
+    LITMAML_DATA=FOLDER python scripts/finetune_study.py --checkpoint runs/glyphs runs/omniglot_5w1s
 
-FOLDER/omniglot holds images_evaluation.zip of Omniglot, whose 20 alphabets a checkpoint must not have been trained on:
-Glyphs has none of them, Omniglot with split_by: alphabet keeps them for its test. From a seed 20 folders of images are
-drawn for each line of the tables, and each is given to what ``litmaml finetune`` runs, with 15 query images a class:
+FOLDER/omniglot holds images_background.zip and images_evaluation.zip of Omniglot. Of a checkpoint that was trained on
+Omniglot only the characters of its own test split are drawn, for all checkpoints beside it too. From a seed folders of
+images are drawn for each line of the tables, the same for all checkpoints, and each is given to what ``litmaml
+finetune`` runs, with 15 query images a class:
 
 * 5 and 12 classes of any alphabets with 1, 3 and 5 images each, beside the same network trained from scratch on the
   same support images (Adam, all of them in each step) and scored in the same way, with the gain over it folder by
   folder;
-* the start of a new head: zero, the mean of the learnt rows, the learnt rows again and again, or rows drawn from a
-  normal distribution with the learnt rows' mean and standard deviation;
-* the published form of the 20-way one-shot task: 20 characters of one alphabet, one image each by one drawer to learn
-  from, one each by another drawer to recognise (Lake et al. 2015).
+* the 20-way one-shot task, one image each by one drawer to learn from, one each by another drawer to recognise: in the
+  published form 20 characters of one evaluation alphabet (Lake et al. 2015), where a checkpoint has not seen so many
+  of one, and 20 of any alphabets;
+* with --heads, the start of a new head: zero, the mean of the learnt rows, the learnt rows again and again, or rows
+  drawn from a normal distribution with the learnt rows' mean and standard deviation.
 
-The intervals are 1.96 s / sqrt(20) over folders.
+The intervals are 1.96 s / sqrt(folders).
 """
 
 from __future__ import annotations
@@ -25,13 +27,14 @@ import random
 import tempfile
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 import torch
 from torch import Tensor, nn
 
+from litmaml.data import Omniglot
 from litmaml.data.images import ImageFormat
 from litmaml.evaluation import Interval, interval
 from litmaml.finetuning.fine_tuner import FineTuner
@@ -41,48 +44,78 @@ from litmaml.finetuning.labelled_images import Images, read_query, read_support
 from litmaml.finetuning.meta_checkpoint import MetaCheckpoint, open_checkpoint
 from litmaml.recipe import build
 
+PARTS = ("images_background", "images_evaluation")
 QUERIES = 15
-SCRATCH_STEPS, SCRATCH_RATE = 60, 2e-3
+SCRATCH_STEPS, SCRATCH_RATE = 40, 2e-3  # 120 steps give a point more at most
+HEADS = ("zero", "mean", "again", "drawn")
 
-Characters = dict[str, dict[str, list[bytes]]]
-"""The files of each character of each alphabet, in the order of their 20 drawers."""
+Characters = Mapping[str, list[bytes]]
+"""The files of each character, PART/ALPHABET/CHARACTER, in the order of their 20 drawers."""
 
 
-def read_characters(archive: Path) -> Characters:
-    """What is in the archive of the 20 evaluation alphabets."""
-    characters: Characters = defaultdict(lambda: defaultdict(list))
-    with zipfile.ZipFile(archive) as opened:
-        for name in sorted(opened.namelist()):
-            if name.endswith(".png"):
-                *_, alphabet, character, _ = PurePosixPath(name).parts
-                characters[alphabet][character].append(opened.read(name))
+def read_characters(folder: Path) -> Characters:
+    """What is in the two archives."""
+    characters: dict[str, list[bytes]] = defaultdict(list)
+    for part in PARTS:
+        with zipfile.ZipFile(folder / f"{part}.zip") as opened:
+            for name in sorted(opened.namelist()):
+                if name.endswith(".png"):
+                    characters[str(PurePosixPath(name).parent)].append(opened.read(name))
     return characters
+
+
+def unseen(start: MetaCheckpoint, folder: Path, characters: Characters) -> set[str]:
+    """The characters that a checkpoint was not trained on: the test split of one trained on Omniglot, or all."""
+    recipe = start.tasks or {}
+    if recipe.get("class_path", "").rpartition(".")[2] != Omniglot.__name__:
+        return {*characters}
+    here = {**recipe["init_args"], "root": str(folder), "download": False}
+    return {*build({**recipe, "init_args": here}, Omniglot, "tasks").class_names("test")}
+
+
+def published_alphabets(names: set[str]) -> list[list[str]]:
+    """The characters of each evaluation alphabet with at least 20 of them."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(names):
+        if name.startswith(PARTS[1]):
+            found[str(PurePosixPath(name).parent)].append(name)
+    return [members for members in found.values() if len(members) >= 20]
 
 
 def write(folder: Path, name: str, files: Sequence[bytes]) -> None:
     """One class folder."""
-    (folder / name).mkdir(parents=True)
+    inner = folder / name.replace("/", " ")
+    inner.mkdir(parents=True)
     for k, content in enumerate(files):
-        (folder / name / f"{k}.png").write_bytes(content)
+        (inner / f"{k}.png").write_bytes(content)
 
 
-def draw_folder(folder: Path, characters: Characters, ways: int, shots: int, stream: random.Random) -> None:
-    """Classes of any alphabets; all shots of a seed have the same classes and query."""
-    everything = [(alphabet, name) for alphabet, names in sorted(characters.items()) for name in sorted(names)]
-    for alphabet, name in stream.sample(everything, ways):
-        files = characters[alphabet][name][:]
+def draw_classes(folder: Path, characters: Characters, names: set[str], ways: int, shots: int, key: str) -> None:
+    """Classes of any alphabets; all shots of a key have the same classes and query."""
+    stream = random.Random(key)
+    for name in stream.sample(sorted(names), ways):
+        files = characters[name][:]
         stream.shuffle(files)
-        write(folder / "query", f"{alphabet} {name}", files[:QUERIES])
-        write(folder / "data", f"{alphabet} {name}", files[QUERIES:][:shots])
+        write(folder / "query", name, files[:QUERIES])
+        write(folder / "data", name, files[QUERIES:][:shots])
 
 
-def draw_published(folder: Path, characters: Characters, stream: random.Random) -> None:
-    """The form of Omniglot's own one-shot task."""
-    alphabet = stream.choice([name for name, inside in sorted(characters.items()) if len(inside) >= 20])
+def draw_one_shot(folder: Path, characters: Characters, groups: Sequence[Sequence[str]], key: str) -> None:
+    """The form of Omniglot's own one-shot task: 20 characters of one group by two of its drawers."""
+    stream = random.Random(key)
+    group = stream.choice(groups)
     learn, recognise = stream.sample(range(20), 2)
-    for name in stream.sample(sorted(characters[alphabet]), 20):
-        write(folder / "data", name, [characters[alphabet][name][learn]])
-        write(folder / "query", name, [characters[alphabet][name][recognise]])
+    for name in stream.sample(group, 20):
+        write(folder / "data", name, [characters[name][learn]])
+        write(folder / "query", name, [characters[name][recognise]])
+
+
+def drawn(image_format: ImageFormat, draw: Callable[[Path], None]) -> tuple[Images, Images]:
+    """Support and query of a folder, as ``litmaml finetune`` reads them."""
+    with tempfile.TemporaryDirectory() as folder:
+        draw(Path(folder))
+        support, names = read_support(f"{folder}/data", image_format)
+        return support, read_query(f"{folder}/query", names, image_format)
 
 
 def accuracy(model: Callable[[Tensor], Tensor], images: Images) -> float:
@@ -109,10 +142,10 @@ def from_scratch(start: MetaCheckpoint, support: Images, query: Images, classes:
 
 
 def fine_tuned(
-    start: MetaCheckpoint, support: Images, query: Images, classes: int, steps: int | None, head: str = "zero"
+    start: MetaCheckpoint, support: Images, query: Images, classes: int, head: str = "zero"
 ) -> tuple[float, float]:
     """Frozen and transductive accuracy after fine-tuning, with a new head of the given start."""
-    tuner = FineTuner(start.learner, support.inputs[:2], classes, steps)
+    tuner = FineTuner(start.learner, support.inputs[:2], classes)
     if tuner.replaced_head is not None:
         learnt = start.learner.inner_loop.model.get_submodule(tuner.replaced_head)
         made = tuner.inner_loop.model.get_submodule(tuner.replaced_head)
@@ -132,66 +165,81 @@ def fine_tuned(
     return accuracy(model, query), accuracy(lambda x: tuner.predict(last.weights, x), query)
 
 
-def study(start: MetaCheckpoint, characters: Characters, folders: int, seed: int, steps: int | None) -> None:
+def study(starts: Mapping[str, MetaCheckpoint], data: Path, folders: int, seed: int, heads: bool) -> None:
     """Print the tables, as Markdown."""
-    image_format = start.image_format
-    assert image_format is not None, "the checkpoint was not trained on images"
-    drawn = partial(_drawn, image_format, characters)
+    characters = read_characters(data)
+    fresh = {name: unseen(start, data, characters) for name, start in starts.items()}
+    shared = set.intersection(*fresh.values())
+    print(f"{len(shared)} characters that no checkpoint was trained on, {folders} folders a line\n")
 
-    print("| classes | images a class | fine-tuned | by batch statistics | from scratch | by batch statistics | gain |")
-    print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
-    sets: dict[tuple[int, int], list[tuple[Images, Images]]] = {}
+    def pairs(start: MetaCheckpoint, ways: int, shots: int) -> list[tuple[Images, Images]]:
+        assert start.image_format is not None, "the checkpoint was not trained on images"
+        keys = [f"{seed} {ways} {k}" for k in range(folders)]
+        draws = [
+            partial(draw_classes, characters=characters, names=shared, ways=ways, shots=shots, key=k) for k in keys
+        ]
+        return [drawn(start.image_format, draw) for draw in draws]
+
+    titles = ["classes", "images a class", "checkpoint", "fine-tuned", "by batch statistics", "from scratch"]
+    print(header([*titles, "by batch statistics", "gain"]))
     for ways in (5, 12):
         for shots in (1, 3, 5):
-            pairs = [drawn(draw_folder, ways, shots, random.Random(f"{seed} {ways} {k}")) for k in range(folders)]
-            sets[ways, shots] = pairs
-            ours = [fine_tuned(start, *pair, ways, steps) for pair in pairs]
-            torch.manual_seed(seed)
-            scratch = [from_scratch(start, *pair, ways) for pair in pairs]
-            gain = [(a - b, 0.0) for (a, _), (b, _) in zip(ours, scratch, strict=True)]
-            print(f"| {ways} | {shots} | {_columns(ours)} | {_columns(scratch)} | {_percent(gain, 0)} |", flush=True)
+            for name, start in starts.items():
+                sets = pairs(start, ways, shots)
+                ours = [fine_tuned(start, *pair, ways) for pair in sets]
+                torch.manual_seed(seed)
+                scratch = [from_scratch(start, *pair, ways) for pair in sets]
+                gain = [(a - b, 0.0) for (a, _), (b, _) in zip(ours, scratch, strict=True)]
+                figures = [percent(ours, 0), percent(ours, 1), percent(scratch, 0), percent(scratch, 1)]
+                print(row([ways, shots, name, *figures, percent(gain, 0)]), flush=True)
 
-    starts = ("zero", "mean", "again", "drawn")
-    print(f"\n| 12 classes, images a class | {' | '.join(starts)} |\n| ---: |{' ---: |' * len(starts)}")
-    for shots in (1, 3, 5):
-        torch.manual_seed(seed)
-        rows = [[fine_tuned(start, *pair, 12, steps, head) for pair in sets[12, shots]] for head in starts]
-        print(f"| {shots} | {' | '.join(_percent(row, 0) for row in rows)} |", flush=True)
+    print("\n" + header(["20-way one-shot task", "checkpoint", "fine-tuned", "by batch statistics"]))
+    for name, start in starts.items():
+        for form, groups in (("published", published_alphabets(fresh[name])), ("any alphabets", [sorted(shared)])):
+            if groups:
+                assert start.image_format is not None
+                keys = [f"{seed} one-shot {k}" for k in range(folders)]
+                draws = [partial(draw_one_shot, characters=characters, groups=groups, key=key) for key in keys]
+                ours = [fine_tuned(start, *drawn(start.image_format, draw), 20) for draw in draws]
+                print(row([form, name, percent(ours, 0), percent(ours, 1)]), flush=True)
 
-    pairs = [drawn(draw_published, random.Random(f"{seed} published {k}")) for k in range(folders)]
-    ours = [fine_tuned(start, *pair, 20, steps) for pair in pairs]
-    print(f"\n20-way one-shot task, published form: {_percent(ours, 0)}, by batch statistics {_percent(ours, 1)}")
+    if heads:
+        print("\n" + header(["12 classes, images a class", "checkpoint", *HEADS]))
+        for shots in (1, 3, 5):
+            for name, start in starts.items():
+                sets = pairs(start, 12, shots)
+                torch.manual_seed(seed)
+                results = [[fine_tuned(start, *pair, 12, head) for pair in sets] for head in HEADS]
+                print(row([shots, name, *(percent(result, 0) for result in results)]), flush=True)
 
 
-def _drawn(
-    image_format: ImageFormat, characters: Characters, draw: Callable[..., None], *arguments: object
-) -> tuple[Images, Images]:
-    with tempfile.TemporaryDirectory() as folder:
-        draw(Path(folder), characters, *arguments)
-        support, names = read_support(f"{folder}/data", image_format)
-        return support, read_query(f"{folder}/query", names, image_format)
-
-
-def _percent(results: Sequence[tuple[float, float]], column: int) -> str:
+def percent(results: Sequence[tuple[float, float]], column: int) -> str:
+    """The mean over folders with its interval."""
     found: Interval = interval(torch.tensor([result[column] for result in results]))
     return f"{100 * found.mean:.1f} ± {100 * found.half_width:.1f} %"
 
 
-def _columns(results: Sequence[tuple[float, float]]) -> str:
-    return f"{_percent(results, 0)} | {_percent(results, 1)}"
+def header(titles: Sequence[str]) -> str:
+    """The head of a table."""
+    return row(titles) + "\n" + row(["---"] * len(titles))
+
+
+def row(cells: Sequence[object]) -> str:
+    """A line of a table."""
+    return "| " + " | ".join(map(str, cells)) + " |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", required=True, help="as in litmaml finetune")
+    parser.add_argument("--checkpoint", required=True, nargs="+", help="one or more, as in litmaml finetune")
     parser.add_argument("--folders", type=int, default=20, help="folders drawn for each line")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, help="inner steps; by default as in the checkpoint's own tests")
+    parser.add_argument("--heads", action="store_true", help="compare the starts of a new head too")
     arguments = parser.parse_args()
     if "LITMAML_DATA" not in os.environ:
-        parser.error("set LITMAML_DATA to the folder that holds omniglot/images_evaluation.zip")
-    characters = read_characters(Path(os.environ["LITMAML_DATA"], "omniglot", "images_evaluation.zip"))
-    study(open_checkpoint(arguments.checkpoint), characters, arguments.folders, arguments.seed, arguments.steps)
+        parser.error(f"set LITMAML_DATA to the folder that holds omniglot/{PARTS[0]}.zip and {PARTS[1]}.zip")
+    starts = {name: open_checkpoint(name) for name in arguments.checkpoint}
+    study(starts, Path(os.environ["LITMAML_DATA"], "omniglot"), arguments.folders, arguments.seed, arguments.heads)
 
 
 if __name__ == "__main__":
