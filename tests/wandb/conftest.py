@@ -30,6 +30,7 @@ def offline(wandb_folders: dict[str, str]) -> Iterator[None]:
         for name, value in wandb_folders.items():
             patch.setenv(name, value)
         patch.delenv("WANDB_RUN_ID", raising=False)
+        wandb.finish()  # teardown alone would leave a run of another test as the one in progress
         wandb.teardown()
         yield
         wandb.teardown()
