@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 DECLARED = [Requirement(line) for line in PROJECT["dependencies"]]
 OPTIONAL = [Requirement(line) for lines in PROJECT["optional-dependencies"].values() for line in lines]
+OPTIONAL = [requirement for requirement in OPTIONAL if requirement.name != PROJECT["name"]]  # extras in extras
 
 
 def read_pins() -> dict[str, Version]:

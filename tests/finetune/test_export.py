@@ -53,5 +53,8 @@ def test_a_file_that_predicts_otherwise_is_told(tmp_path: Path) -> None:
 
 def test_onnx_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
-    with pytest.raises(ImportError, match=r"export: onnx needs a package.*pip install onnx onnxscript onnxruntime"):
+    with pytest.raises(
+        ImportError,
+        match=r"the extra litmaml\[onnx\] names .*pip install onnx onnxscript onnxruntime",
+    ):
         export_onnx(nn.Linear(4, 2), torch.rand(3, 4), tmp_path / "model.onnx")

@@ -51,7 +51,7 @@ def export_onnx(model: nn.Module, inputs: Tensor, path: Path) -> None:
         runtime = importlib.import_module("onnxruntime")
     except ImportError as error:
         raise ImportError(
-            f"export: onnx needs a package that is not installed ({error}): pip install onnx onnxscript onnxruntime"
+            f"export: onnx needs what the extra litmaml[onnx] names ({error}): pip install onnx onnxscript onnxruntime"
         ) from error
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level
