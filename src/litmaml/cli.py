@@ -45,11 +45,14 @@ class SaveConfig(SaveConfigCallback):
     """Writes the resolved configuration to the logs, and that of ``fit`` to ``config.yaml`` in the run's folder."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # With the nulls in it, for one may stand where the default is another; one at the top is an option left out.
+        resolved = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
+        plain = {name: value for name, value in resolved.items() if value is not None}
         if stage == "fit":
             folder = Path(trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, folder / "config.yaml", overwrite=True)
-        plain = yaml.safe_load(self.parser.dump(self.config))
+            text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+            (folder / "config.yaml").write_text(text, encoding="utf-8")
         for logger in trainer.loggers:
             # A test in the same log leaves standing how the model was trained.
             logger.log_hyperparams(plain if stage == "fit" else {stage: plain})
@@ -116,7 +119,7 @@ class MetaCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         # The parsed arguments rebuild also those classes that do not keep them as attributes.
-        typed = yaml.safe_load(self.parser.dump(self.config, skip_link_targets=False))
+        typed = yaml.safe_load(self.parser.dump(self.config, skip_link_targets=False, skip_unset=False))
         typed = typed.get(self.subcommand, typed)
         self.model.remember(typed["model"])
         self.datamodule.remember(typed["data"])
@@ -174,7 +177,11 @@ def main(args: Sequence[str] | None = None) -> None:
             save_config_kwargs={"save_to_log_dir": False},
             load_from_checkpoint_support=False,
             seed_everything_default=0,
-            parser_kwargs={"epilog": f"And, each with its own --help: {others}"},
+            parser_kwargs={
+                "prog": "litmaml",
+                "description": "Few-shot learning by MAML with a selectable outer gradient.",
+                "epilog": f"And, each with its own --help: {others}",
+            },
             args=with_checkpoint(arguments, Path(scratch)),
         )
 

@@ -15,6 +15,7 @@ import yaml
 from litmaml.checkpoint import read_checkpoint
 from litmaml.cli import main
 from litmaml.meta_learner import MetaLearner
+from litmaml.models import MLP
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SINUSOID = str(CONFIGS / "sinusoid.yaml")
@@ -64,7 +65,28 @@ def test_fit_leaves_checkpoints_logs_and_its_configuration(trained: Path) -> Non
     assert {"train/loss", "train/loss_before", "val/loss", "val/loss_step_0", "val/loss_step_10"} <= set(header)
 
 
-def test_test_needs_the_checkpoint_alone(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+class Shifted(MLP):
+    """A network with an argument that may be null and is not by default."""
+
+    def __init__(self, shift: float | None = 1.0) -> None:
+        super().__init__()
+        self.shift = shift
+
+
+def test_null_is_recorded_where_the_default_is_another(tmp_path: Path) -> None:
+    model = ["--model.model=test_cli.Shifted", "--model.model.init_args.shift=null"]
+    main(["fit", "-c", SINUSOID, *QUICK, *model, "--trainer.max_epochs=1", f"--trainer.default_root_dir={tmp_path}"])
+    logged = yaml.safe_load((tmp_path / "logs" / "version_0" / "hparams.yaml").read_text())
+    saved = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    checkpoint = read_checkpoint(tmp_path / "checkpoints" / "best.ckpt")["hyper_parameters"]
+    for model_recipe in (saved["model"]["model"], logged["model"]["model"], checkpoint["model"]):
+        assert model_recipe == {"class_path": "test_cli.Shifted", "init_args": {"shift": None}}
+
+
+def test_test_needs_the_checkpoint_alone(
+    trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
     main(["test", f"--ckpt_path={trained}", "--trainer.accelerator=cpu"])
     found = results(trained)
     assert found["protocol"]["tasks"] == 6
@@ -73,7 +95,7 @@ def test_test_needs_the_checkpoint_alone(trained: Path, capsys: pytest.CaptureFi
     assert [row["inner_steps"] for row in found["steps"]] == list(range(11))
     assert found["steps"][10]["loss"]["half_width"] > 0
     assert (trained / "adaptation.png").stat().st_size > 5000
-    assert "mean and 95% interval over 6 tasks" in " ".join(capsys.readouterr().out.split())
+    assert "Sinusoid: mean and 95% interval over 6 tasks\n" in capsys.readouterr().out  # not broken to the width
 
 
 @pytest.mark.parametrize("steps", [3, 12])
@@ -150,6 +172,7 @@ def test_help_explains_options_from_the_docstrings(tmp_path: Path) -> None:
     done = run("fit", "--help", cwd=tmp_path)
     text = " ".join(done.stdout.split())
     assert done.returncode == 0
+    assert done.stdout.startswith("usage: litmaml ")  # also under python -m
     for part in ("Patterns of the parameters to adapt", "Tasks of one training epoch", "which is exact"):
         assert part in text
     estimator = run("fit", "--model.outer_gradient.help=litmaml.outer_gradient.ZerothOrder", cwd=tmp_path)

@@ -50,6 +50,18 @@ def refusal(checkpoint: str | Path, data: Path, output: Path) -> str:
     return stopped.value.code
 
 
+@pytest.mark.parametrize(("command", "end"), [("finetune", "photos/wren/1.jpg, ..."), ("classify", "predictions.csv)")])
+def test_help_ends_with_an_example_where_there_is_one(
+    command: str, end: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.startswith(f"usage: litmaml {command} ")
+    assert shown.endswith(end)
+
+
 def test_with_a_labelled_query(run: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Four classes from a checkpoint of three: scored, exported, and used again."""
     out = tmp_path / "new" / "out"

@@ -78,7 +78,7 @@ def describe_protocol(trainer: Trainer, learner: MetaLearner, split: Split) -> d
 def print_results(results: Mapping[str, Sequence[Interval]], protocol: Mapping[str, Any]) -> None:
     """The table of results after each inner step."""
     names = [name for name in results if name != "loss"] + ["loss"]
-    table = Table(title=f"{_title(protocol)}: mean and 95% interval over {protocol.get('tasks', '?')} tasks")
+    table = Table()
     table.add_column("inner steps", justify="right")
     for name in names:
         table.add_column(name, justify="right")
@@ -86,6 +86,9 @@ def print_results(results: Mapping[str, Sequence[Interval]], protocol: Mapping[s
         cells = [_cell(name, results[name][step]) for name in names]
         table.add_row(str(step), *cells)
     console = Console()
+    # Not as the table's title, which is broken to the width of the table.
+    title = f"{_title(protocol)}: mean and 95% interval over {protocol.get('tasks', '?')} tasks"
+    console.print(title, soft_wrap=True, highlight=False)
     console.print(table)
     hidden = ("data", "tasks", "checkpoint")
     console.print(

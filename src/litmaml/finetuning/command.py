@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 import tempfile
@@ -122,7 +123,9 @@ COMMANDS: dict[str, Callable[..., object]] = {"finetune": finetune, "classify": 
 
 def run_command(name: str, arguments: Sequence[str]) -> None:
     """Run one of ``COMMANDS`` with what was typed after its name; an error of the user's is told in a line."""
+    command = COMMANDS[name]
     try:
-        auto_cli(COMMANDS[name], args=list(arguments), as_positional=False, prog=f"litmaml {name}")
+        _, *further = (inspect.getdoc(command) or "").partition("\n\nArgs:")[0].split("\n\n")
+        auto_cli(command, args=list(arguments), as_positional=False, prog=f"litmaml {name}", epilog=" ".join(further))
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         sys.exit(f"litmaml {name}: {error}")

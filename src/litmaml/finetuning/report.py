@@ -44,7 +44,8 @@ def print_report(result: FineTuned, folder: Path) -> None:
     """Show what matters: accuracy, classes, what was done to head and normalisation, and what to do next."""
     console = Console()
     if result.score is not None:
-        table = Table(title=f"{result.method}: {result.score}")
+        console.print(f"{result.method}: {result.score}", markup=False, highlight=False, soft_wrap=True)
+        table = Table()
         for title in ("class", "images", "right", "most others taken for"):
             table.add_column(title, justify="right" if title in ("images", "right") else "left")
         for name, images, right, most in result.score.rows():
