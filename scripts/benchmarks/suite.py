@@ -140,7 +140,10 @@ def _measure_recompute(device: str) -> Any:
 
 
 def _measure_sampling(batch: int) -> Any:
-    runs = {"litmaml": training.ours_sampling(batch)}
+    runs = {
+        "litmaml": training.ours_sampling(batch, rendered=False),
+        "litmaml, as floats": training.ours_sampling(batch, rendered=True),
+    }
     if "learn2learn" not in missing():
         runs["learn2learn"] = training.learn2learn_sampling(batch)
     return measure.in_turns(runs, "cpu", budget=5)  # type: ignore[arg-type]

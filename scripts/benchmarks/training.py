@@ -38,8 +38,8 @@ class RandomImages(ImageTasks):
         return ImagePool.of(pixels, torch.arange(CLASSES).repeat_interleave(EACH), self.class_names(split))
 
 
-def ours_sampling(batch: int) -> Callable[[], object]:
-    """A batch of 5-way 1-shot tasks with 15 queries, as floats."""
+def ours_sampling(batch: int, rendered: bool) -> Callable[[], object]:
+    """A batch of 5-way 1-shot tasks with 15 queries: as bytes, which is how it comes to the device, or as floats."""
     tasks = RandomImages()
     tasks.load("train")
     drawn = 0
@@ -47,7 +47,8 @@ def ours_sampling(batch: int) -> Callable[[], object]:
     def run() -> object:
         nonlocal drawn
         drawn += batch
-        return tasks.render(tasks.sample("train", range(drawn, drawn + batch), 0))
+        sampled = tasks.sample("train", range(drawn, drawn + batch), 0)
+        return tasks.render(sampled) if rendered else sampled
 
     return run
 

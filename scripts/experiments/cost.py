@@ -30,6 +30,7 @@ from litmaml.outer_gradient import (
     SecondOrder,
     ZerothOrder,
 )
+from litmaml.types import Batch, Params
 
 SAMPLES, WIDTH = 10, 256
 METHODS: dict[str, OuterGradient] = {
@@ -67,14 +68,14 @@ class CountingLoop(InnerLoop):
 
     gradients = losses_only = 0
 
-    def loss_of(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        value = super().loss_of(predictions, targets)
-        if value.requires_grad:
+    def outcome(self, fast: Params, slow: Params, batch: Batch) -> tuple[Tensor, Tensor]:
+        losses, predictions = super().outcome(fast, slow, batch)
+        if losses.requires_grad:
             # Counted where the backward pass begins: a loss that nothing is derived from is no gradient.
-            value.register_hook(self._count)
+            losses.register_hook(self._count)
         else:
             self.losses_only += 1
-        return value
+        return losses, predictions
 
     def _count(self, gradient: Tensor) -> None:
         self.gradients += 1

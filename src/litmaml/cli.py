@@ -9,8 +9,9 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.fabric.plugins import CheckpointIO
@@ -81,6 +82,13 @@ class MetaCLI(LightningCLI):
             help="Meta-checkpoint (file, run's folder, RUN/last or wandb:// reference) whose weights a new run starts "
             "from; to resume a run use --ckpt_path.",
         )
+        parser.add_argument(
+            "--float32_matmul_precision",
+            type=Literal["highest", "high", "medium"],
+            default="highest",
+            help="How exact matrix products of float32 are: highest; high takes TF32 on GPUs that have it, for several "
+            "times the speed; medium bfloat16. As torch.set_float32_matmul_precision.",
+        )
         parser.add_lightning_class_args(Report, "report")
         parser.add_lightning_class_args(Preemption, "preemption")
 
@@ -89,6 +97,7 @@ class MetaCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        torch.set_float32_matmul_precision(config.float32_matmul_precision)
         folder = Path(os.path.expandvars(config.trainer.default_root_dir or _DEFAULT_FOLDER))
         config.trainer.default_root_dir = str(folder)
         for checkpoint in (config.checkpoint, config.last_checkpoint):

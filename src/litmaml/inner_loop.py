@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
 
 from litmaml.inner_optimizer import InnerOptimizer
 from litmaml.outer_gradient import FirstOrder, OuterGradient
@@ -59,34 +61,42 @@ class InnerLoop(nn.Module):
         self.fast_names = [n for n in trainable if any(fnmatch.fnmatchcase(n, p) for p in fast_weights)]
         if not self.fast_names:
             raise ValueError("fast_weights: names no parameter; there is nothing to adapt")
+        # Looking for tied weights takes longer than a small network's forward pass.
+        self._tied = len(list(model.named_parameters(remove_duplicate=False))) > len(list(model.named_parameters()))
         self.slow_names = [name for name in trainable if name not in set(self.fast_names)]
         optimizer.bind({name: trainable[name].detach() for name in self.fast_names}, steps)
 
     def predict(self, fast: Params, inputs: Tensor, slow: Params | None = None) -> Tensor:
         """Each task's predictions (T, n, ...) by its own fast weights, on inputs (T, n, ...)."""
-        shared = slow or {}
         with _unfused_attention():
-            if len(inputs) == 1:
-                single = {name: weight[0] for name, weight in fast.items()}
-                output: Tensor = functional_call(self.model, {**shared, **single}, (inputs[0],))
-                return output.unsqueeze(0)
-            mapped: Tensor = vmap(
-                lambda weights, x: functional_call(self.model, {**shared, **weights}, (x,)),
-                randomness="different",
-            )(fast, inputs)
-            return mapped
-
-    def losses(self, fast: Params, slow: Params, batch: Batch) -> Tensor:
-        """l of each task (T,)."""
-        return self.loss_of(self.predict(fast, batch.inputs, slow), batch.targets)
+            predictions: Tensor = _task_by_task(lambda weights, x: self._call(weights, slow, x), fast, inputs)
+        return predictions
 
     def loss_of(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """The loss of each task (T,) for predictions already made."""
-        if len(predictions) == 1:
-            single: Tensor = self.loss(predictions[0], targets[0])
-            return single.reshape(1)
-        mapped: Tensor = vmap(self.loss, randomness="different")(predictions, targets)
-        return mapped
+        losses: Tensor = _task_by_task(self.loss, predictions, targets)
+        return losses
+
+    def losses(self, fast: Params, slow: Params, batch: Batch) -> Tensor:
+        """l of each task (T,)."""
+        return self.outcome(fast, slow, batch)[0]
+
+    def outcome(self, fast: Params, slow: Params, batch: Batch) -> tuple[Tensor, Tensor]:
+        """l of each task (T,) and the predictions (T, n, ...) that it is taken on, by a single ``vmap``."""
+
+        def one(weights: Params, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+            predictions = self._call(weights, slow, inputs)
+            return self.loss(predictions, targets), predictions
+
+        with _unfused_attention():
+            losses, predictions = _task_by_task(one, fast, batch.inputs, batch.targets)
+        return losses, predictions
+
+    def _call(self, weights: Params, slow: Params | None, inputs: Tensor) -> Tensor:
+        """The model with a single task's weights."""
+        both = {**slow, **weights} if slow else weights
+        predictions: Tensor = functional_call(self.model, both, (inputs,), tie_weights=self._tied)
+        return predictions
 
     def start(self, tasks: int) -> tuple[Params, Params]:
         """theta_0 stacked for so many tasks, and the slow weights that they share."""
@@ -97,8 +107,7 @@ class InnerLoop(nn.Module):
     def forward(self, tasks: Tasks, steps: int) -> tuple[Tensor, Tensor]:
         """The outer losses l(theta_N; query) of the tasks (T,) and their predictions on the query (T, n, ...)."""
         fast, (_, slow) = self.adapt(tasks, steps), self.start(tasks.size)
-        predictions = self.predict(fast, tasks.query.inputs, slow)
-        return self.loss_of(predictions, tasks.query.targets), predictions
+        return self.outcome(fast, slow, tasks.query)
 
     def adapt(self, tasks: Tasks, steps: int) -> Params:
         """theta_N, differentiable by the initial weights and the inner rates as the outer gradient has it."""
@@ -128,6 +137,13 @@ class InnerLoop(nn.Module):
                 fast, state = self.optimizer.step(j, fast, gradient, state)
                 fast = {name: weight.detach() for name, weight in fast.items()}
             yield fast
+
+
+def _task_by_task(function: Callable[..., Any], *stacked: Any) -> Any:
+    """The function of each task's own arguments, its results stacked: as it is for one task, by ``vmap`` for more."""
+    if len(stacked[-1]) == 1:
+        return pytree.tree_map(lambda r: r.unsqueeze(0), function(*pytree.tree_map(lambda s: s[0], stacked)))
+    return vmap(function, randomness="different")(*stacked)
 
 
 @contextmanager

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils import _pytree as pytree
 
 from litmaml.inner_loop import InnerLoop
 from litmaml.model_checks import random_layers
 from litmaml.outer_gradient import seeded
-from litmaml.types import Params, Tasks, chunks
+from litmaml.types import Batch, Params, Tasks, chunks
 
 logger = logging.getLogger(__name__)
 
@@ -42,12 +40,13 @@ class MetaGradient(NamedTuple):
         return kept.mean() if len(kept) else torch.zeros_like(self.losses[0])
 
 
-class _Sum(NamedTuple):
-    """Of a chunk: its tasks' losses and predictions, and the gradient of the sum of the losses."""
+class _Part(NamedTuple):
+    """Of a chunk: its tasks' losses and predictions, the gradient of their mean loss, and whether all is finite."""
 
     losses: Tensor
     predictions: Tensor
-    gradient: Params
+    finite: Tensor
+    gradient: tuple[Tensor, ...]
 
 
 class MetaGradientOf:
@@ -84,76 +83,112 @@ class MetaGradientOf:
         self.inner_loop, self.steps, self.seed = inner_loop, steps, seed
         self.tasks_per_chunk, self.compile = tasks_per_chunk, compile
         self._random = inner_loop.outer_gradient.sampled or bool(random_layers(inner_loop.model))
-        self._compiled: dict[Any, Callable[..., _Sum]] = {}
+        self._programs: dict[Any, Callable[..., tuple[Any, ...]]] = {}
 
     def __call__(self, tasks: Tasks) -> MetaGradient:
         """The meta-gradient of the tasks; a task whose loss or gradient is not finite is left out and marked."""
+        weights: Params = {n: w for n, w in self.inner_loop.named_parameters() if w.requires_grad}
         size = self.tasks_per_chunk or default_chunk(self.inner_loop.model, tasks)
-        parts = [self._chunk(chunk, self._run) for chunk in chunks(tasks, size)]
-        fine = [True] * len(parts)
-        if not bool(torch.stack([_finite(part) for part in parts]).all()):
-            # One bad task spoils the sum of its chunk: take them one by one.
-            parts = [self._chunk(chunk, self._sum) for chunk in chunks(tasks, 1)]
-            fine = [bool(_finite(part)) for part in parts]
-        kept = [part for part, good in zip(parts, fine, strict=True) if good]
-        count = max(sum(len(part.losses) for part in kept), 1)
-        weights = {name: weight for name, weight in self.inner_loop.named_parameters() if weight.requires_grad}
-        gradients = {
-            name: sum((p.gradient[name] for p in kept), torch.zeros_like(w)) / count for name, w in weights.items()
-        }
+        parts, gradient = self._over(chunks(tasks, size), weights, self._compiled if self.compile else self._part)
+        finite = torch.stack([part.finite for part in parts])
+        if not bool(finite.all()):
+            # One bad task spoils its chunk: take them one by one.
+            parts, gradient = self._over(chunks(tasks, 1), weights, self._part, leave_out=True)
+            finite = torch.stack([part.finite for part in parts])
+            gradient = torch._foreach_mul(gradient, tasks.size / (int(finite.sum()) or 1))
         return MetaGradient(
             losses=torch.cat([part.losses for part in parts]),
             predictions=torch.cat([part.predictions for part in parts]),
-            gradients=gradients,
-            finite=torch.cat(
-                [torch.full_like(p.losses, good, dtype=torch.bool) for p, good in zip(parts, fine, strict=True)]
-            ),
+            gradients=dict(zip(weights, gradient, strict=True)),
+            finite=torch.cat([part.finite.expand(len(part.losses)) for part in parts]),
         )
 
-    def _chunk(self, chunk: Tasks, run: Callable[[Params, Tasks], _Sum]) -> _Sum:
-        weights: Params = {n: p for n, p in self.inner_loop.named_parameters() if p.requires_grad}
-        key = (self.seed * 1_000_003 + int(chunk.numbers[0])) % 2**63 if self._random else 0
-        stream = seeded(key, chunk.query.inputs.device) if self._random else nullcontext()
-        with stream:
+    def _over(
+        self, parts: Sequence[Tasks], weights: Params, run: Callable[[Params, Tasks], _Part], leave_out: bool = False
+    ) -> tuple[list[_Part], tuple[Tensor, ...]]:
+        """The chunks' results without their gradients, and the mean of these: only one is held at a time."""
+        count = sum(chunk.size for chunk in parts)
+        done: list[_Part] = []
+        total: tuple[Tensor, ...] = ()
+        for chunk in parts:
+            part = self._chunk(weights, chunk, run)
+            if not leave_out or part.finite:
+                share = chunk.size / count
+                # Not in place: autograd may give one tensor as the gradient of two weights.
+                gradient = part.gradient if share == 1 else torch._foreach_mul(part.gradient, share)
+                total = torch._foreach_add(total, gradient) if total else gradient
+            done.append(part._replace(gradient=()))
+        return done, total or tuple(torch.zeros_like(weight) for weight in weights.values())
+
+    def _chunk(self, weights: Params, chunk: Tasks, run: Callable[[Params, Tasks], _Part]) -> _Part:
+        if not self._random:
+            return run(weights, chunk)
+        key = (self.seed * 1_000_003 + int(chunk.numbers[0])) % 2**63
+        with seeded(key, chunk.query.inputs.device):
             return run(weights, chunk)
 
-    def _sum(self, weights: Params, tasks: Tasks) -> _Sum:
+    def _part(self, weights: Params, tasks: Tasks) -> _Part:
         leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
         with torch.enable_grad():
             losses, predictions = functional_call(self.inner_loop, leaves, (tasks, self.steps))
-            gradient = torch.autograd.grad(losses.sum(), list(leaves.values()), materialize_grads=True)
-        return _Sum(losses.detach(), predictions.detach(), dict(zip(leaves, gradient, strict=True)))
+            gradient = torch.autograd.grad(losses.mean(), list(leaves.values()), materialize_grads=True)
+        # The largest of all numbers is finite where every one is; NaN counts as the largest.
+        largest = torch.stack([values.detach().abs().amax() for values in (losses, *gradient)]).amax()
+        return _Part(losses.detach(), predictions.detach(), largest.isfinite(), gradient)
 
-    def _run(self, weights: Params, tasks: Tasks) -> _Sum:
-        if not self.compile:
-            return self._sum(weights, tasks)
-        weights = {name: weight.detach() for name, weight in weights.items()}
-        flat = pytree.tree_leaves((weights, tasks))
+    def _compiled(self, weights: Params, tasks: Tasks) -> _Part:
+        tensors = [*(weight.detach() for weight in weights.values()), *_tensors(tasks)]
         device = tasks.query.inputs.device.type
         key = (
-            tuple((leaf.shape, leaf.dtype, leaf.device) for leaf in flat if isinstance(leaf, Tensor)),
+            *((tensor.shape, tensor.stride(), tensor.dtype, tensor.device) for tensor in tensors),
             torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device),
             self.inner_loop.training,
+            len(tasks.support),
         )
-        if key not in self._compiled:
-            began = time.perf_counter()
-            with seeded(0, tasks.query.inputs.device):  # tracing draws too, but not from the tasks' own stream
-                graph = make_fx(lambda weights, tasks: self._sum(weights, tasks))(weights, tasks)
-            self._compiled[key] = torch.compile(graph, fullgraph=True, dynamic=False)
-            with torch.no_grad():
-                result = self._compiled[key](weights, tasks)
-            logger.info("compiled the meta-gradient of %d tasks in %.1f s", tasks.size, time.perf_counter() - began)
-            return result
         with torch.no_grad():
-            return self._compiled[key](weights, tasks)
+            if key in self._programs:
+                return _Part(*self._programs[key](*tensors))
+            began = time.perf_counter()
+            self._programs[key] = program = self._program(list(weights), tasks, tensors)
+            result = _Part(*program(*tensors))
+        logger.info("compiled the meta-gradient of %d tasks in %.1f s", tasks.size, time.perf_counter() - began)
+        return result
+
+    def _program(self, names: list[str], tasks: Tasks, tensors: list[Tensor]) -> Callable[..., tuple[Any, ...]]:
+        """The meta-gradient of a chunk like this one, compiled as a function of weights and tasks' tensors."""
+
+        def traced(*tensors: Tensor) -> tuple[Any, ...]:
+            weights = dict(zip(names, tensors, strict=False))
+            return tuple(self._part(weights, _of_tensors(tasks, tensors[len(names) :])))
+
+        with seeded(0, tensors[0].device):  # tracing draws too, but not from the tasks' own stream
+            graph = make_fx(traced)(*tensors)
+        # The key of the compiled functions has all that the guards would look at, for less time.
+        return torch.compile(
+            graph, fullgraph=True, dynamic=False, options={"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
+        )
 
 
-def default_chunk(model: torch.nn.Module, tasks: Tasks) -> int:
+def _tensors(tasks: Tasks) -> list[Tensor]:
+    """What the inner loop computes with."""
+    batches = (tasks.query, *tasks.support, *(tasks.hessian or ()))
+    return [tasks.numbers, *(tensor for batch in batches for tensor in (batch.inputs, batch.targets))]
+
+
+def _of_tensors(like: Tasks, tensors: Sequence[Tensor]) -> Tasks:
+    """The reverse of ``_tensors``, for tasks of the same form."""
+    query, *batches = (Batch(*pair) for pair in zip(tensors[1::2], tensors[2::2], strict=True))
+    count = len(like.support)
+    hessian = None if like.hessian is None else tuple(batches[count:])
+    return Tasks(tuple(batches[:count]), query, tensors[0], hessian)
+
+
+def default_chunk(model: nn.Module, tasks: Tasks) -> int:
     """How many tasks to compute at once: all, but one by one for convolutions on a CPU.
 
     Under ``vmap`` each task's own kernels make a grouped convolution, which CPUs run slower than a loop over tasks.
     """
-    convolves = any(isinstance(module, torch.nn.modules.conv._ConvNd) for module in model.modules())
+    convolves = any(isinstance(module, nn.modules.conv._ConvNd) for module in model.modules())
     return 1 if convolves and tasks.query.inputs.device.type == "cpu" else tasks.size
 
 
@@ -175,7 +210,3 @@ class _HandOver(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
         return None, None, *(scale * gradient for gradient in ctx.gradients)
-
-
-def _finite(part: _Sum) -> Tensor:
-    return torch.stack([value.isfinite().all() for value in (part.losses, *part.gradient.values())]).all()

@@ -114,6 +114,15 @@ def test_what_is_typed_wins_over_the_checkpoint(trained: Path, steps: int) -> No
     assert results(trained)["protocol"]["tasks"] == 5
 
 
+def test_the_precision_of_matrix_products_is_an_option(trained: Path) -> None:
+    before = torch.get_float32_matmul_precision()
+    try:
+        main(["validate", f"--ckpt_path={trained}", "--trainer.accelerator=cpu", "--float32_matmul_precision=high"])
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_a_second_fit_sets_the_first_aside(trained: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     for _ in range(2):

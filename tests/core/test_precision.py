@@ -107,7 +107,7 @@ def test_compiled_is_eager(method: OuterGradient) -> None:
         with torch.no_grad():
             for weight in loop.parameters():
                 weight.add_(0.1 * torch.rand_like(weight))
-    assert len(compiled._compiled) == 1
+    assert len(compiled._programs) == 1
 
 
 @compiles

@@ -49,9 +49,9 @@ class Conv4(nn.Module):
         for _ in range(4):
             side = side // 2 if pooling else (side + 1) // 2
             blocks.append(nn.Conv2d(width, filters, 3, stride=1 if pooling else 2, padding=1))
-            blocks += [*_normalisation(norm, filters, affine), nn.ReLU()]
-            if pooling:
-                blocks.append(nn.MaxPool2d(2))
+            blocks += _normalisation(norm, filters, affine)
+            # Pooling first is the same function, and leaves ReLU a quarter of the numbers to hold and to go through.
+            blocks += [nn.MaxPool2d(2), nn.ReLU()] if pooling else [nn.ReLU()]
             width = filters
         if side < 1:
             raise ValueError(f"size: images of {size} x {size} are too small to be halved four times")
