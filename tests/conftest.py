@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -22,6 +24,15 @@ def one_thread() -> None:
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Nothing is read from or left in the user's cache folder, also not by the processes that tests start."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def own_wandb() -> Iterator[None]:
+    """wandb keeps a run that was not finished, and the settings it read first, for as long as the process lives."""
+    yield
+    if wandb := sys.modules.get("wandb"):
+        wandb.finish()
+        wandb.teardown()
 
 
 @pytest.fixture(scope="session")
