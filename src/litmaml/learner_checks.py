@@ -52,6 +52,24 @@ def check_trainer(trainer: Trainer, outer_gradient: OuterGradient) -> None:
         )
 
 
+def check_inputs(inner_loop: InnerLoop, tasks: Tasks) -> None:
+    """Refuse tasks whose examples the model cannot take.
+
+    Raises:
+        ValueError: With their shape and torch's word for it.
+    """
+    inputs = tasks.query.inputs[:1]
+    try:
+        with torch.no_grad():
+            fast, slow = inner_loop.start(1)
+            inner_loop.predict(fast, inputs, slow)
+    except RuntimeError as error:
+        raise ValueError(
+            f"model: {type(inner_loop.model).__name__} cannot take the tasks' inputs of shape "
+            f"{tuple(inputs.shape[2:])} ({error}); are model and tasks of one configuration?"
+        ) from error
+
+
 def check_labels(inner_loop: InnerLoop, tasks: Tasks) -> None:
     """Refuse tasks with more classes than the model has logits.
 

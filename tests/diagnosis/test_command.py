@@ -90,6 +90,11 @@ def test_a_checkpoint_and_a_configuration_that_disagree(run: Path) -> None:
         main(["diagnose", f"--checkpoint={run}", "--model.model.init_args.hidden=[9]", "--diagnose.tasks=4"])
 
 
+def test_a_checkpoint_and_tasks_that_disagree(run: Path) -> None:
+    with pytest.raises(SystemExit, match=r"model: MLP cannot take the tasks' inputs of shape \(1, 28, 28\)"):
+        main(["diagnose", f"--checkpoint={run}", "--data.tasks=litmaml.data.Glyphs", "--diagnose.tasks=2"])
+
+
 def test_more_classes_than_logits(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="ways: the tasks have 7 classes, but the model gives 5 logits"):
         main(

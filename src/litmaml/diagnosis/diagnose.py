@@ -24,7 +24,7 @@ from litmaml.diagnosis.noise import Noise, noise
 from litmaml.diagnosis.stability import Stability, stability
 from litmaml.inner_loop import InnerLoop
 from litmaml.inner_optimizer import SGD
-from litmaml.learner_checks import check_labels
+from litmaml.learner_checks import check_inputs, check_labels
 from litmaml.meta_gradient import default_chunk
 from litmaml.meta_learner import MetaLearner
 from litmaml.model_checks import random_layers
@@ -64,12 +64,13 @@ def diagnose(learner: MetaLearner, tasks: Tasks, meta_batch: int = 16, probed_ta
             gradients. By default all; 8 where tasks are computed one by one (convolutions on a CPU).
 
     Raises:
-        ValueError: There are fewer than two tasks, they have more classes than the model, a loss is not finite, or
-            the model has no second derivative.
+        ValueError: There are fewer than two tasks, the model cannot take them, they have more classes than it, a loss
+            is not finite, or the model has no second derivative.
     """
     if tasks.size < 2:
         raise ValueError(f"tasks: got {tasks.size}; how tasks differ can only be told from at least 2")
     inner_loop, steps = learner.inner_loop, learner.inner_steps
+    check_inputs(inner_loop, tasks)
     check_labels(inner_loop, tasks)
     training = inner_loop.training
     inner_loop.eval()  # without dropout; batch statistics are those of the batch either way

@@ -21,7 +21,7 @@ def plot_diagnosis(found: Diagnosis, path: Path) -> None:
     _plot_estimators(estimators, found)
     setting = found.setting
     figure.suptitle(
-        f"{setting['model']}: {setting['inner_steps']} inner steps at {setting['inner_rate']:.3g}, "
+        f"{setting['model']}: N = {setting['inner_steps']} inner steps at {setting['inner_rate']:.3g}, "
         f"{setting['tasks']} tasks"
     )
     figure.savefig(path, dpi=120)
