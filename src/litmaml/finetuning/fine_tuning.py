@@ -109,7 +109,8 @@ def fine_tune(
     else:
         left_out = folds(targets)
         tried = torch.cat(left_out)
-        method = f"{len(tried)} of {len(targets)} support images, left out in {len(left_out)} parts"
+        how = "at once" if len(left_out) == 1 else f"in {len(left_out)} parts"
+        method = f"{len(tried)} of {len(targets)} support images, left out {how}"
         for chosen, guesses in shown(held_out(tuner, inputs, targets), len(left_out), "left out"):
             logits[chosen] = guesses
         score = _confusion(classes, targets[tried], logits[tried])

@@ -96,11 +96,11 @@ def _normalisation(result: FineTuned) -> str:
         return "the checkpoint's own; each image by itself"
     text = "batch norm frozen to the statistics of the support set"
     if result.with_batch_statistics is not None and result.score is not None:
-        lost = result.with_batch_statistics.accuracy - result.score.accuracy
+        lost = 100 * (result.with_batch_statistics.accuracy - result.score.accuracy)
         text += (
             f": {result.score.accuracy:.1%} on the query, against {result.with_batch_statistics.accuracy:.1%} by the "
-            f"query's own statistics (transductive; no longer a prediction of each image alone). Freezing costs "
-            f"{100 * lost:.1f} points"
+            f"query's own statistics (transductive; no longer a prediction of each image alone). Freezing "
+            f"{'costs' if lost >= 0 else 'gains'} {abs(lost):.1f} points"
         )
     return text
 
