@@ -201,7 +201,7 @@ def with_checkpoint(arguments: list[str], scratch: Path) -> list[str]:
     if weights is not None and named is not None:
         raise ValueError("init_weights: is for a new run, ckpt_path to resume or test one; give one of them")
     if weights is not None and arguments[0] == "fit":
-        recorded = {"model": read_checkpoint(locate(weights))["hyper_parameters"]}
+        recorded = {"model": read_checkpoint(locate(weights, "init_weights"))["hyper_parameters"]}
         return [arguments[0], "--config", _written(recorded, scratch), *arguments[1:]]
     if named is None or not arguments or arguments[0].startswith("-"):
         return arguments

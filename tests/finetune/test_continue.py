@@ -54,6 +54,11 @@ def test_another_architecture_is_told(sinusoid_run: Path, tmp_path: Path) -> Non
         start_from(MetaLearner(MLP(), SGD(learn="tensor")), str(sinusoid_run))
 
 
+def test_a_start_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="init_weights: 'nowhere' is neither a file nor a run's folder"):
+        main(["fit", *QUICK, "--init_weights=nowhere", f"--trainer.default_root_dir={tmp_path}"])
+
+
 def test_starting_and_resuming_exclude_each_other(sinusoid_run: Path) -> None:
     with pytest.raises(ValueError, match="init_weights: is for a new run, ckpt_path to resume or test one"):
         main(["fit", *QUICK, f"--init_weights={sinusoid_run}", "--ckpt_path=last"])

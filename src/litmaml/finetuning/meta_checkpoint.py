@@ -73,11 +73,16 @@ def start_from(learner: MetaLearner, named: str) -> None:
     Raises:
         ValueError: The checkpoint is of another architecture.
     """
-    learner.load_state_dict(read_checkpoint(locate(named))["state_dict"])
+    learner.load_state_dict(read_checkpoint(locate(named, "init_weights"))["state_dict"])
 
 
-def locate(named: str | Path) -> Path:
-    """The file of a checkpoint's name, fetched if it is an artifact; see ``open_checkpoint``."""
+def locate(named: str | Path, argument: str = "checkpoint") -> Path:
+    """The file of a checkpoint's name, fetched if it is an artifact; see ``open_checkpoint``.
+
+    Args:
+        named: As there.
+        argument: What the user called it, for the errors.
+    """
     if str(named).startswith(PREFIX):
         return fetch_artifact(str(named))
     path = Path(named).expanduser()
@@ -89,10 +94,10 @@ def locate(named: str | Path) -> Path:
         wanted = path.parent / CHECKPOINTS / f"{path.name}.ckpt"
     else:
         raise FileNotFoundError(
-            f"checkpoint: {str(named)!r} is neither a file nor a run's folder; give a file, RUN (its best checkpoint), "
+            f"{argument}: {str(named)!r} is neither a file nor a run's folder; give a file, RUN (its best checkpoint), "
             f"RUN/last or {PREFIX}ENTITY/PROJECT/NAME:ALIAS"
         )
     if not wanted.is_file():
         there = ", ".join(str(file) for file in sorted(wanted.parent.glob("*.ckpt")))
-        raise FileNotFoundError(f"checkpoint: there is no {wanted}; there is {there or 'no checkpoint at all'}")
+        raise FileNotFoundError(f"{argument}: there is no {wanted}; there is {there or 'no checkpoint at all'}")
     return wanted
