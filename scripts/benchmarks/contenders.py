@@ -207,7 +207,7 @@ def contenders(model: str, device: str, compile: bool) -> dict[str, Contender]:
     if convolves:
         found["litmaml, channels last"] = ours(channels_last=True)
     if compile:
-        found["litmaml, compiled"] = ours(compile=True)
+        found["litmaml, compiled"] = ours(compile=True, channels_last=convolves)
     found["litmaml, recompute"] = ours(SecondOrder(recompute=True))
     # JAX: the one network written in it; on a GPU it would need its own CUDA build.
     absent = missing() if model == "mlp" and device == "cpu" else [*missing(), "JAX"]

@@ -90,6 +90,23 @@ def test_gradient_of_fit_is_that_of_the_meta_gradient(tmp_path: Path) -> None:
         torch.testing.assert_close(weight.detach(), expected[name] - gradients[name])
 
 
+def test_channels_last_is_the_same_gradient() -> None:
+    draw = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 3, 1, 16, 16, dtype=torch.float64, generator=draw)
+    batch = Batch(images, torch.arange(3).expand(2, -1))
+    tasks = Tasks((batch,), batch._replace(inputs=images.flip(0)), torch.arange(2))
+    found = {}
+    for switch in (False, True):
+        torch.manual_seed(0)
+        module = MetaLearner(Conv4(ways=3, filters=4, size=16).double(), SGD(0.1), channels_last=switch)
+        kernel = module.inner_loop.model.get_parameter("body.4.weight")
+        assert kernel.is_contiguous(memory_format=torch.channels_last) == switch
+        found[switch] = module.meta_gradient(tasks).gradients
+        assert module.hparams["channels_last"] == switch
+    for name, gradient in found[False].items():
+        torch.testing.assert_close(found[True][name], gradient, rtol=1e-10, atol=1e-12)
+
+
 def test_accumulation_and_clipping_are_lightnings(tmp_path: Path) -> None:
     """Four batches accumulated are one batch of all tasks, clipped alike."""
 
