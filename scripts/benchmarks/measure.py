@@ -50,15 +50,18 @@ def in_turns(runs: Mapping[str, Run], device: str, budget: float, rounds: int = 
     Returns:
         By name ``first`` (compilation included), and ``median``, ``low`` and ``high`` (quartiles) of the rounds.
     """
-    first, times = {}, {}
+    first: dict[str, float] = {}
+    times: dict[str, int] = {}
+    samples: dict[str, list[float]] = {}
     for name, run in runs.items():
         first[name] = seconds(run, 1, device)
+        second = seconds(run, 1, device)
         # Long enough to be measured well, also where one run takes a tenth of a millisecond.
-        times[name] = max(1, round(0.05 / seconds(run, 1, device)))
-    samples: dict[str, list[float]] = {name: [] for name in runs}
+        times[name] = max(1, round(0.05 / second))
+        samples[name] = [second] if times[name] == 1 else []
     began = time.perf_counter()
-    for done in range(rounds):
-        if done >= 3 and time.perf_counter() - began > budget:
+    while min(map(len, samples.values())) < rounds:
+        if min(map(len, samples.values())) >= 3 and time.perf_counter() - began > budget:
             break
         for name, run in runs.items():
             samples[name].append(seconds(run, times[name], device))

@@ -104,6 +104,13 @@ def memory(results: dict[str, Any]) -> None:
         table.add_column(column, justify="right" if column else "left")
     table.add_row("unrolled, N=20, one task", f"{mb * unrolled:.0f}", "")
     table.add_row("recompute, N=20", f"{mb * recompute:.0f}", f"{recompute / unrolled:.0%} of unrolled")
+    five = {name: peak["peak"] for name, peak in found["five shots"].items()}
+    table.add_row("unrolled, N=20, 5 shots", f"{mb * five['unrolled']:.0f}", "")
+    table.add_row(
+        "recompute, N=20, 5 shots",
+        f"{mb * five['recompute']:.0f}",
+        f"{five['recompute'] / five['unrolled']:.0%} of that",
+    )
     table.add_row("recompute, N=200", f"{mb * found['recompute']['200']['peak']:.0f}", "")
     table.add_row("  a step adds", f"{mb * growth:.2f}", f"{growth / weights:.2f} of the fast weights' bytes")
     ratio = took["recompute"]["median"] / took["unrolled"]["median"]

@@ -156,8 +156,8 @@ def _measure_fit(processes: int, device: str, alone: bool, steps: int) -> Any:
 # Groups of parts
 
 
-def _deep(steps: int, tasks: int = 1) -> Workload:
-    return Workload(f"conv4, N={steps}", "conv4", steps, tasks, shots=1, queries=5)
+def _deep(steps: int, tasks: int = 1, shots: int = 1) -> Workload:
+    return Workload(f"conv4, N={steps}", "conv4", steps, tasks, shots, queries=5)
 
 
 def _memory(device: str) -> dict[str, Any]:
@@ -171,6 +171,7 @@ def _memory(device: str) -> dict[str, Any]:
     absent = missing()
     return {
         "unrolled": {str(n): peak(_deep(n), "unrolled") for n in (5, 20)},
+        "five shots": {name: peak(_deep(20, shots=5), name) for name in ("unrolled", "recompute")},
         "recompute": {str(n): peak(_deep(n), "recompute") for n in (5, 20, 200)},
         "tasks": {str(t): peak(_deep(5, t), "unrolled", chunk=8) for t in (8, 64)},
         "peers": {name: peak(_deep(5, tasks=4), name) for name in PEERS if name not in absent and name != "JAX"},

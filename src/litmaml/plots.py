@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from litmaml.evaluation import Interval
 
@@ -24,5 +27,42 @@ def plot_adaptation(path: Path, results: Mapping[str, Sequence[Interval]], title
         axes.fill_between(steps, low, high, color="tab:blue", alpha=0.25, linewidth=0)
         axes.set(xlabel="inner steps", ylabel=name, xticks=list(steps))
         axes.grid(alpha=0.3)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=120)
+
+
+class Fit(NamedTuple):
+    """A function of one variable fitted to a task's points.
+
+    inputs: (m,) where it is drawn. values: (N + 1, m) there after each inner step, or (1, m) of the last alone.
+    points: by what they are called in the legend, the inputs and targets (n,) of the task.
+    """
+
+    inputs: Tensor
+    values: Tensor
+    points: Mapping[str, tuple[Tensor, Tensor]]
+
+
+def grid_over(*inputs: Tensor) -> Tensor:
+    """200 inputs over the range of these."""
+    together = torch.cat([x.flatten() for x in inputs])
+    return torch.linspace(float(together.min()), float(together.max()), 200).to(together)
+
+
+def plot_fits(path: Path, fits: Sequence[Fit], title: str) -> None:
+    """One panel a task: the function after each inner step over the points."""
+    figure = Figure(figsize=(3.6 * len(fits), 3.2), layout="constrained")
+    for axes, fit in zip(figure.subplots(1, len(fits), squeeze=False)[0], fits, strict=True):
+        x, last = fit.inputs.tolist(), len(fit.values) - 1
+        for step, values in enumerate(fit.values.tolist()):
+            ends = {0: ("tab:gray", "--"), last: ("tab:blue", "-")}
+            colour, style = ends.get(step, ("tab:blue", "-")) if last else ends[last]
+            label = {0: "before", last: f"after {last} steps"}.get(step) if last else "model"
+            axes.plot(x, values, style, color=colour, alpha=1 if step in (0, last) else 0.25, label=label)
+        for (name, points), marker in zip(fit.points.items(), ("^", "."), strict=False):
+            axes.plot(*(part.tolist() for part in points), marker, color="black", label=name)
+        axes.set(xlabel="input", ylabel="output")
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend(fontsize=8)
     figure.suptitle(title)
     figure.savefig(path, dpi=120)

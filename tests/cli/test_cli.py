@@ -95,6 +95,7 @@ def test_test_needs_the_checkpoint_alone(
     assert [row["inner_steps"] for row in found["steps"]] == list(range(11))
     assert found["steps"][10]["loss"]["half_width"] > 0
     assert (trained / "adaptation.png").stat().st_size > 5000
+    assert (trained / "functions.png").stat().st_size > 5000
     assert "Sinusoid: mean and 95% interval over 6 tasks\n" in capsys.readouterr().out  # not broken to the width
 
 

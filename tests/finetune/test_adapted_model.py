@@ -84,6 +84,10 @@ def test_regression_from_ten_points(sinusoid_run: Path, tmp_path: Path) -> None:
         next(model.classify("x.png"))
     with pytest.raises(ValueError, match="takes no image files"):
         model.preprocess("x.png")
+    model.plot(tmp_path / "function.png", x, y)
+    assert (tmp_path / "function.png").stat().st_size > 5000
+    with pytest.raises(ValueError, match=r"only functions of one variable can be drawn.*\(10, 2\) and \(10, 1\)"):
+        model.plot(tmp_path / "more.png", x.repeat(1, 2), y)
 
 
 def test_a_learner_serves_as_a_checkpoint(run: Path) -> None:

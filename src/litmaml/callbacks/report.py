@@ -7,23 +7,34 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from litmaml.evaluation import Interval
 from litmaml.meta_learner import MetaLearner
-from litmaml.plots import plot_adaptation
-from litmaml.types import Split
+from litmaml.plots import Fit, grid_over, plot_adaptation, plot_fits
+from litmaml.types import Batch, Split, Tasks, select
 
 
 class Report(Callback):
     """Writes ``test_results.json`` and ``adaptation.png`` to the run's folder and prints the table of a test.
 
     For each inner step the mean and the half-width of the 95% interval of every metric over the test tasks, with the
-    protocol beside them: data, ways, shots, queries, number of tasks, split and normalisation policy.
+    protocol beside them: data, ways, shots, queries, number of tasks, split and normalisation policy. Where a task is
+    a function of one variable, ``functions.png`` shows what was fitted to the first few.
     """
+
+    _fits: Sequence[Fit] = ()
+
+    def on_test_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if batch_idx == 0 and trainer.is_global_zero and isinstance(pl_module, MetaLearner):
+            self._fits = _fits(pl_module, batch) if _of_one_variable(batch) else ()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # In fit the progress bar and the logs have it.
@@ -51,8 +62,35 @@ class Report(Callback):
             json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
         plot_adaptation(folder / "adaptation.png", pl_module.results, _title(protocol))
+        written = "test_results.json, adaptation.png"
+        if self._fits:
+            plot_fits(folder / "functions.png", self._fits, _title(protocol))
+            written += ", functions.png"
         print_results(pl_module.results, protocol)
-        Console().print(f"written to {folder}: test_results.json, adaptation.png", soft_wrap=True)
+        Console().print(f"written to {folder}: {written}", soft_wrap=True)
+
+
+def _of_one_variable(tasks: Tasks) -> bool:
+    inputs, targets = tasks.query.inputs, tasks.query.targets
+    return inputs.shape[2:] == targets.shape[2:] == (1,) and targets.is_floating_point()
+
+
+def _fits(learner: MetaLearner, tasks: Tasks, most: int = 3) -> list[Fit]:
+    """The functions of the first few tasks after each inner step."""
+    tasks = select(tasks, slice(most))
+    x = grid_over(*(batch.inputs for batch in (*tasks.support, tasks.query)))
+    on_grid = x[:, None].expand(tasks.size, -1, 1)
+    with torch.no_grad():
+        path = learner.inner_loop.path(tasks, learner.evaluation_steps)
+        values = torch.stack([learner.inner_loop.predict(fast, on_grid)[..., 0] for fast in path], dim=1)
+    return [
+        Fit(x, values[k], {"support": _points(tasks.support[0], k), "query": _points(tasks.query, k)})
+        for k in range(tasks.size)
+    ]
+
+
+def _points(batch: Batch, k: int) -> tuple[Tensor, Tensor]:
+    return batch.inputs[k, :, 0], batch.targets[k, :, 0]
 
 
 def describe_protocol(trainer: Trainer, learner: MetaLearner, split: Split) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from litmaml.checkpoint import sha256
 from litmaml.data.images import ImageFormat, read_images
 from litmaml.finetuning.frozen_norm import hold_statistics
 from litmaml.finetuning.head import replace_head
+from litmaml.plots import Fit, grid_over, plot_fits
 from litmaml.recipe import build
 
 WEIGHTS, CONFIG, CLASSES = "model.safetensors", "config.yaml", "classes.json"
@@ -78,6 +79,21 @@ class AdaptedModel(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         predictions: Tensor = self.network(inputs)
         return predictions
+
+    @torch.no_grad()
+    def plot(self, path: str | Path, inputs: Tensor, targets: Tensor) -> None:
+        """Write a picture of a function of one variable over the points (n, 1) that it was adapted to.
+
+        Raises:
+            ValueError: The model or the points are of more variables.
+        """
+        if inputs.shape != targets.shape or inputs.shape[1:] != (1,):
+            raise ValueError(
+                f"inputs: only functions of one variable can be drawn, with inputs and targets (n, 1); got "
+                f"{tuple(inputs.shape)} and {tuple(targets.shape)}"
+            )
+        x = grid_over(inputs)
+        plot_fits(Path(path), [Fit(x, self(x[:, None]).T, {"support": (inputs[:, 0], targets[:, 0])})], "")
 
     def preprocess(self, *files: str | Path) -> Tensor:
         """Image files as inputs (n, channels, size, size).
