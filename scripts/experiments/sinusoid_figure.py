@@ -47,7 +47,7 @@ def draw(rows: Sequence[Row]) -> Figure:
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    above[0].set_ylabel("MSE on 600 test tasks")
+    above[0].set_ylabel("MSE on 6000 test tasks")
     for axes, method in zip(below, ("MAML", "HF-MAML", "FO-MAML", "joint"), strict=True):
         mine = select(rows, activation="tanh", steps=1, method=method, seed=0)
         for step, colour in ((0, "tab:gray"), (1, "tab:blue"), (10, "tab:green")):
