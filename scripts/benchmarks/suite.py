@@ -63,7 +63,7 @@ def _options() -> argparse.Namespace:
     add("--tasks", type=int, help="T, tasks of one outer gradient, in every workload")
     add("--steps", type=int, help="N, inner steps, in every workload")
     add("--no-compile", dest="compile", action="store_false", help="leave out what is compiled")
-    add("--budget", type=float, default=20.0, help="seconds of timing for each workload (default: 20)")
+    add("--budget", type=float, default=10.0, help="seconds of timing for each workload (default: 10)")
     add("--out", type=Path, default=Path("runs/benchmark"), help="folder of benchmark.json and benchmark.png")
     return parser.parse_args()
 

@@ -279,3 +279,12 @@ def test_batches_that_do_not_fit_the_steps(which: str) -> None:
     loop = InnerLoop(Tiny(), LOSS, SGD(), SecondOrder(), ["*"], 3)
     with pytest.raises(ValueError, match="2 support or Hessian batches a task do not fit 3 inner steps"):
         loop(tasks, 3)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_hundred_steps(recompute: bool) -> None:
+    """Errors of rounding do not build up, neither unrolled nor recomputed."""
+    tasks = random_tasks(2)
+    loop = InnerLoop(Tiny(), LOSS, SGD(0.05), SecondOrder(recompute), ["*"], 100)
+    true = gradient_of_unrolling(loop, tasks, 100, ["body.0.weight", "body.0.bias", "head.weight"], sgd())
+    assert relative(MetaGradientOf(loop, 100)(tasks).gradients, true) < 1e-9
