@@ -3,8 +3,9 @@
     python scripts/benchmark.py                              everything, about a quarter of an hour on two cores
     python scripts/benchmark.py --workloads sinusoid-1 sampling
     python scripts/benchmark.py --model conv4 --steps 3 --tasks 8 --device cuda
-    python scripts/benchmark.py --no-compile                 without the minutes of compiling
+    python scripts/benchmark.py --workloads omniglot-5 --compile all     with the minutes that its compiling takes
 
+TorchOpt and JAX come with LITMAML_EXTRAS=dev,learn2learn,benchmark bash scripts/setup.sh; who is not there is named.
 It prints tables and writes benchmark.json and benchmark.png to --out. Every contender computes the same outer gradient
 from the same weights and tasks, which is checked in float64 before anything is timed; then they take turns.
 """

@@ -23,7 +23,7 @@ from litmaml.outer_gradient import SecondOrder
 
 SURROUNDINGS = ("memory", "sampling", "fit", "processes")
 # Compiling more than one inner step of a convolutional network or a transformer takes minutes.
-SLOW_TO_COMPILE = {"mini-imagenet-5", "transformer-5"}
+SLOW_TO_COMPILE = {"omniglot-5", "mini-imagenet-5", "transformer-5"}
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
     results: dict[str, Any] = {"machine": _machine(device), "missing": missing(), "workloads": {}}
     report.opening(results)
     for workload in _chosen(options):
-        compile = options.compile and (workload.name not in SLOW_TO_COMPILE or options.model is not None)
+        compile = options.compile == "all" or (options.compile == "quick" and workload.name not in SLOW_TO_COMPILE)
         common = {"workload": asdict(workload), "device": device, "compile": compile}
         # JAX takes its precision from the environment.
         agreement = _fresh("agreement", common, JAX_ENABLE_X64="1")
@@ -62,7 +62,12 @@ def _options() -> argparse.Namespace:
     add("--model", choices=MODELS, help="one workload with this model, of --tasks and --steps")
     add("--tasks", type=int, help="T, tasks of one outer gradient, in every workload")
     add("--steps", type=int, help="N, inner steps, in every workload")
-    add("--no-compile", dest="compile", action="store_false", help="leave out what is compiled")
+    add(
+        "--compile",
+        default="quick",
+        choices=["quick", "all", "none"],
+        help="what is measured compiled too: what takes a minute to compile (default), all, or nothing",
+    )
     add("--budget", type=float, default=10.0, help="seconds of timing for each workload (default: 10)")
     add("--out", type=Path, default=Path("runs/benchmark"), help="folder of benchmark.json and benchmark.png")
     return parser.parse_args()

@@ -142,7 +142,9 @@ class InnerLoop(nn.Module):
 def _task_by_task(function: Callable[..., Any], *stacked: Any) -> Any:
     """The function of each task's own arguments, its results stacked: as it is for one task, by ``vmap`` for more."""
     if len(stacked[-1]) == 1:
-        return pytree.tree_map(lambda r: r.unsqueeze(0), function(*pytree.tree_map(lambda s: s[0], stacked)))
+        # Not by [0], whose derivative fills a tensor with zeros.
+        single = pytree.tree_map(lambda part: part.squeeze(0), stacked)
+        return pytree.tree_map(lambda result: result.unsqueeze(0), function(*single))
     return vmap(function, randomness="different")(*stacked)
 
 
