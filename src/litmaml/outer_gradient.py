@@ -71,7 +71,7 @@ class SecondOrder(OuterGradient):
 
     Args:
         recompute: Keep the fast weights of each inner step instead of its graph and differentiate the step anew in
-            the backward pass: memory hardly grows with the number of inner steps, for about a quarter more time.
+            the backward pass: memory hardly grows with the number of inner steps, for about a third more time.
     """
 
     def __init__(self, recompute: bool = False) -> None:
@@ -182,8 +182,9 @@ class GaussianSmoothing(OuterGradient):
 
         Hop(theta, D, v) = 1/Q sum_q [grad l(theta + mu u_q; D) - grad l(theta; D)] / mu  <u_q, v>
 
-    Bias at most rho mu sqrt(d); relative variance about (d + 1)/Q for d fast weights: right for small models, noise
-    for a convolutional network. Q more gradients a step. Where gradients are to be had FiniteDifference dominates it.
+    Bias at most rho mu sqrt(d); variance (|v|^2 |H|_F^2 + |H v|^2)/Q, that is (d + 1)/Q of |H v|^2 for d fast weights
+    and isotropic v: right for small models, noise for a convolutional network. Q more gradients a step. Where gradients
+    are to be had FiniteDifference dominates it.
 
     Args:
         samples: Q, the number of directions.

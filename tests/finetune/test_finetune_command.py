@@ -183,7 +183,10 @@ def test_a_checkpoint_that_is_none_is_told(run: Path, sinusoid_run: Path, images
         (tmp_path / "other.ckpt", "was not written by litmaml fit"),
         (tmp_path / "nowhere.ckpt", "nowhere.ckpt' is neither a file nor a run's folder; give a file, RUN"),
         (tmp_path / "folder", "checkpoints/best.ckpt; there is no checkpoint at all"),
-        ("wandb://me/project", "is no artifact; write wandb://ENTITY/PROJECT/NAME:ALIAS"),
+        (
+            "wandb://me/project",
+            "write wandb://ENTITY/PROJECT/NAME:ALIAS, for example wandb://me/omniglot/model-RUNID:best",
+        ),
         (sinusoid_run, "does not say what its images were made to"),
     ):
         assert message in refusal(named, images / "data", tmp_path / "out"), named

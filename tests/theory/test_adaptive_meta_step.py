@@ -134,6 +134,11 @@ def test_the_multi_step_smoothness_is_that_of_ji_et_al() -> None:
             "plain gradient steps, got Adam; set it to torch.optim.SGD",
         ),
         ({"inner_optimizer": SGD(0.1, momentum=0.9)}, AdaptiveMetaStep(), "got SGD with momentum; use SGD without"),
+        (
+            {"inner_optimizer": SGD(0.1, weight_decay=0.1)},
+            AdaptiveMetaStep(),
+            "got SGD with weight decay; use SGD without",
+        ),
         ({"inner_optimizer": HigherOptimizer()}, AdaptiveMetaStep(), "got HigherOptimizer; use SGD without"),
         (
             {"lr_scheduler": lambda o: torch.optim.lr_scheduler.ConstantLR(o)},

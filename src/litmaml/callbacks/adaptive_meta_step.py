@@ -17,7 +17,8 @@ from litmaml.theory import FALLAH_RATES, outer_smoothness, step_constant
 from litmaml.types import Tasks
 
 _OWN = 2**40
-"""The number of the first of the callback's own tasks: training does not come so far."""
+"""The number of the first of the callback's own tasks: training does not come so far. Where there are only finitely
+many tasks, and numbers go round, they are training's tasks all the same."""
 
 
 class AdaptiveMetaStep(Callback):
@@ -28,13 +29,14 @@ class AdaptiveMetaStep(Callback):
         N = 1:  L~(w) = 4 L + 2 rho alpha mean_j |grad f_j(w)|                                     (Fallah et al.)
         N > 1:  L~(w) = q^(2N) L + rho/L (q^(2N-1) - q^(N-1)) q^N mean_j |grad f_j(w)|, q = 1 + alpha L   (Ji et al.)
 
-    (the second for N = 1 too where alpha > 1/L), with the mean over fresh tasks j that training never sees. Such steps
-    never overshoot where L and rho hold: with exact gradients the loss falls at every step. They are short: expect
-    many. Fallah, Mokhtari and Ozdaglar 2020 (arXiv 1908.10400); Ji, Yang and Liang 2020 (arXiv 2002.07836v1),
+    (the second for N = 1 too where alpha > 1/L), with the mean over fresh tasks j, whose numbers training never comes
+    to. (Of a finite number of tasks, as with ``pool`` or a finite taskset of learn2learn, training sees the same.)
+    Such steps never overshoot where L and rho hold: with exact gradients the loss falls at every step. They are short:
+    expect many. Fallah, Mokhtari and Ozdaglar 2020 (arXiv 1908.10400); Ji, Yang and Liang 2020 (arXiv 2002.07836v1),
     equations 9 and 10.
 
     Logs train/outer_rate (beta), train/outer_smoothness (L~), train/smoothness (L) and train/hessian_lipschitz (rho).
-    The outer optimizer has to be plain SGD, the inner one SGD without momentum.
+    The outer optimizer has to be plain SGD, the inner one SGD without momentum or weight decay.
 
     Args:
         constant: c; by default for N = 1 1/12 with SecondOrder, 1/18 with FirstOrder and 1/25 with FiniteDifference,
@@ -85,10 +87,13 @@ class AdaptiveMetaStep(Callback):
         if trainer.lr_scheduler_configs:
             raise ValueError("lr_scheduler: AdaptiveMetaStep sets the outer rate itself; leave the scheduler out")
         inner = learner.inner_loop.optimizer
-        if not isinstance(inner, SGD) or inner.momentum:
+        if not isinstance(inner, SGD) or inner.momentum or inner.weight_decay:
+            more = ""
+            if isinstance(inner, SGD):
+                more = " with momentum" if inner.momentum else " with weight decay"
             raise ValueError(
                 f"inner_optimizer: AdaptiveMetaStep is the theory of plain inner gradient steps, got "
-                f"{type(inner).__name__}{' with momentum' if isinstance(inner, SGD) else ''}; use SGD without momentum"
+                f"{type(inner).__name__}{more}; use SGD without momentum or weight decay"
             )
         self._known = None
 
@@ -132,7 +137,7 @@ class AdaptiveMetaStep(Callback):
         return smoothness, lipschitz
 
     def _fresh(self, trainer: Trainer, learner: MetaLearner, half: int) -> Tasks:
-        """Tasks that neither training nor an earlier step has seen, rendered where the learner is.
+        """Tasks whose numbers neither training nor an earlier step has had, rendered where the learner is.
 
         Each step has two halves, so that the estimate of L and rho is independent of the gradients."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning gives it the attribute

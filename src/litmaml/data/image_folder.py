@@ -48,8 +48,7 @@ class ImageFolderTasks(ImageTasks):
 
     Raises:
         ValueError: if an argument is out of its range, the split file does not fit the folder, or images are
-        missing
-            or cannot be read: every such class and file is named.
+            missing or cannot be read: every such class and file is named.
         FileNotFoundError: if there is no such folder or split file.
     """
 

@@ -107,10 +107,14 @@ class LinearRegression(TaskDistribution):
             "tasks": "LinearRegression",
             "split": split,
             "size": self.size,
+            "curvature": str(list(self.curvature)),
             "spread": self.spread,
             "heterogeneity": self.heterogeneity,
+            "pool": self.pool or "without end",
             "shots": self.shots,
             "queries": self.queries,
+            "support_batches": self.support_batches,
+            "hessian_batches": self.hessian_batches,
         }
 
     def _task(self, split: Split, member: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -46,12 +46,10 @@ class Omniglot(ImageTasks):
 
     The two splits in use are different tasks, so a result has to name its own:
 
-    * ``character``: 1,200 random characters for meta-training and 423 for test, as in MAML (Finn et al.
-    2017); 100 of
-      the 1,200 are kept for validation, which leaves 1,100. The draw is fixed.
+    * ``character``: 1,200 random characters for meta-training and 423 for test, as in MAML (Finn et al. 2017);
+      100 of the 1,200 are kept for validation, which leaves 1,100. The draw is fixed.
     * ``alphabet``: as published: of the 30 background alphabets 25 (fixed) are for training and 5 for
-    validation, the
-      20 evaluation alphabets are for test. Harder, since whole alphabets are new.
+      validation, the 20 evaluation alphabets are for test. Harder, since whole alphabets are new.
 
     Args:
         root: Folder with ``images_background`` and ``images_evaluation``, as folders or as .zip files; packed

@@ -97,9 +97,13 @@ class RankOne(TaskDistribution):
             "tasks": "RankOne",
             "split": split,
             "size": self.size,
+            "centre": self.centre,
             "spread": str(list(self.spread)),
             "shots": self.shots,
             "queries": self.queries,
+            "support_batches": self.support_batches,
+            "hessian_batches": self.hessian_batches,
             "gradient_noise": self.gradient_noise,
             "hessian_noise": self.hessian_noise,
+            "pool": self.pool or "without end",
         }

@@ -56,7 +56,7 @@ class EstimatorError:
 class ProbeScan:
     """The error of FiniteDifference for probe lengths r.
 
-    default: The length that it takes by itself (mean over tasks). lengths, errors: The scan; the error as in
+    default: The length that it takes by itself at the initial weights. lengths, errors: The scan; the error as in
     ``EstimatorError.error``. best: The length with the smallest error.
     """
 

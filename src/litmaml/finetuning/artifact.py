@@ -22,7 +22,7 @@ def fetch_artifact(reference: str) -> Path:
     if not re.fullmatch(rf"{PREFIX}[^/:]+/[^/:]+/[^/:]+:[^/:]+", reference):
         raise ValueError(
             f"checkpoint: {reference!r} is no artifact; write {PREFIX}ENTITY/PROJECT/NAME:ALIAS, for example "
-            f"{PREFIX}me/omniglot/checkpoint:best"
+            f"{PREFIX}me/omniglot/model-RUNID:best with the id of the run that logged it"
         )
     wandb = importlib.import_module("wandb")
     try:
