@@ -202,3 +202,12 @@ def test_names_of_checkpoints(run: Path) -> None:
     assert moved is not None
     assert moved.name == "run.1"
     assert not run.exists()
+
+
+def test_the_current_folder_is_not_moved_away(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run / "work").mkdir()
+    monkeypatch.chdir(run / "work")
+    for named in (run, Path("..")):
+        with pytest.raises(ValueError, match=r"trainer\.default_root_dir: .* holds the current folder"):
+            set_aside(named)
+    assert run.is_dir()

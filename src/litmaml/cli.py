@@ -21,14 +21,20 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from litmaml.callbacks import Preemption, Report
 from litmaml.checkpoint import read_checkpoint
 from litmaml.checkpoint_io import DurableCheckpointIO
 from litmaml.data import TaskDataModule
+from litmaml.data.images import ImageFormat
+from litmaml.data.task_distribution import TaskDistribution
 from litmaml.finetuning.command import COMMANDS, run_command
 from litmaml.finetuning.meta_checkpoint import locate, start_from
 from litmaml.meta_learner import MetaLearner
+from litmaml.outer_gradient import OuterGradient
+from litmaml.recipe import check_classes
 from litmaml.run_folder import (
     BEST,
     CHECKPOINTS,
@@ -38,6 +44,7 @@ from litmaml.run_folder import (
     resolve_checkpoint,
     set_aside,
 )
+from litmaml.types import SPLITS
 
 _DEFAULT_FOLDER = "runs/latest"
 
@@ -111,10 +118,14 @@ class MetaCLI(LightningCLI):
                 logger.init_args.save_dir = str(folder)
         if self.subcommand in ("validate", "test"):
             config.verbose = False  # Report prints the table, with intervals
-        if self.subcommand == "fit" and not config.ckpt_path and _is_first_process():
-            moved = set_aside(folder)
-            if moved:
-                rank_zero_info(f"{folder} held an earlier run: it is now {moved}")
+
+    def before_fit(self) -> None:
+        """Make room once all that was typed has proved right."""
+        if self.config.fit.ckpt_path or self.config.fit.trainer.fast_dev_run or not _is_first_process():
+            return
+        folder = Path(self.trainer.default_root_dir)
+        if moved := set_aside(folder):
+            rank_zero_info(f"{folder} held an earlier run: it is now {moved}")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         given = self._get(self.config_init, "trainer").get("plugins") or []
@@ -220,7 +231,20 @@ def with_checkpoint(arguments: list[str], scratch: Path) -> list[str]:
     return [command, "--config", _written(recorded, scratch), *_without(rest, "--ckpt_path"), f"--ckpt_path={path}"]
 
 
+_RECORDED = (nn.Module, OuterGradient, TaskDistribution, ImageFormat, torch.optim.Optimizer, LRScheduler)
+"""What a checkpoint may name: these classes and theirs, and no functions."""
+
+
 def _written(recorded: dict[str, Any], scratch: Path) -> str:
+    check_classes(recorded, _RECORDED, "checkpoint")
+    tasks = recorded.get("data", {}).get("tasks") or {}
+    if tasks.get("class_path", "").endswith(".Learn2LearnTasks"):
+        # Its tasksets are functions, which it calls: they have to be typed again.
+        for split in SPLITS:
+            tasks["init_args"].pop(split, None)
+    for name in ("optimizer", "lr_scheduler"):
+        if isinstance(recorded["model"].get(name), str):
+            raise ValueError(f"checkpoint.model.{name}: a function by its name is not called; type --model.{name}")
     file = scratch / "checkpoint.yaml"
     file.write_text(yaml.safe_dump(recorded), encoding="utf-8")
     return str(file)

@@ -51,7 +51,8 @@ class MetaLearner(LightningModule):
         channels_last: Keep the kernels of two-dimensional convolutions in torch's channels-last format, which is
             faster on CPUs and for half precision or TF32 on GPUs.
         on_nonfinite: What a task whose loss or gradient is not finite does: raise stops the run and names the task;
-            skip leaves it out of the mean and counts it.
+            skip leaves it out of the mean and counts it. (With several processes or accumulated batches the mean of
+            each counts alike, however many tasks it is of.)
 
     Raises:
         ValueError: The model cannot be meta-learnt so: the message names the layer and the remedy.
@@ -99,7 +100,7 @@ class MetaLearner(LightningModule):
         self.results: dict[str, list[Interval]] = {}
         # The values of every task (tasks, N + 1), by metric, until the end of an evaluation.
         self._episodes = nn.ModuleDict({name: CatMetric(nan_strategy="disable") for name in ("loss", *metrics)})
-        self.skipped_tasks = 0
+        self.skipped_tasks = self.evaluated_tasks = 0
         self._save_recipe(fast_weights, compile, channels_last)
 
     # Training
@@ -214,7 +215,8 @@ class MetaLearner(LightningModule):
     def _conclude(self, stage: str) -> None:
         """Log the means over tasks of all processes; keep them with their intervals in ``results``."""
         for name, episodes in self._all_episodes():
-            self.results[name] = curve(episodes.compute())
+            values = episodes.compute()
+            self.results[name], self.evaluated_tasks = curve(values), len(values)
             episodes.reset()
             for step, result in enumerate(self.results[name]):
                 self.log(f"{stage}/{name}_step_{step}", result.mean, sync_dist=True)
@@ -234,6 +236,9 @@ class MetaLearner(LightningModule):
 
     def setup(self, stage: str) -> None:
         check_trainer(self.trainer, self.inner_loop.outer_gradient)
+        self.skipped_tasks = 0
+        # Random directions follow the tasks: other tasks by --data.seed, other directions.
+        self.meta_gradient.seed = getattr(getattr(self.trainer, "datamodule", None), "seed", 0)
         # Lightning does so only after it has restored a checkpoint, whose float64 weights would be rounded.
         self.trainer.strategy.precision_plugin.convert_module(self)
 

@@ -94,6 +94,34 @@ def build(recipe: Plain, kind: type, what: str) -> Any:
     return found(**arguments)
 
 
+def check_classes(recipe: Plain, kinds: tuple[type, ...], what: str) -> None:
+    """Refuse a recipe, of a checkpoint for the command line, that names anything but classes of these kinds.
+
+    The command line makes whatever a configuration names; a checkpoint is somebody else's data.
+
+    Raises:
+        ValueError: It names something else, or functions in place of data.
+    """
+    if isinstance(recipe, Mapping):
+        if _is_recipe(recipe):
+            module, _, name = str(recipe["class_path"]).rpartition(".")
+            try:
+                found = getattr(importlib.import_module(module), name)
+            except (ImportError, AttributeError, ValueError) as error:
+                raise ValueError(f"{what}: there is no class {recipe['class_path']!r}") from error
+            if not (isinstance(found, type) and issubclass(found, kinds)):
+                raise ValueError(
+                    f"{what}: the checkpoint names {recipe['class_path']!r}, which is none of "
+                    + ", ".join(kind.__name__ for kind in kinds)
+                    + "; it is not made, since that could run code"
+                )
+        for key, part in recipe.items():
+            check_classes(part, kinds, f"{what}.{key}")
+    elif isinstance(recipe, Sequence) and not isinstance(recipe, str):
+        for part in recipe:
+            check_classes(part, kinds, what)
+
+
 def _is_recipe(value: Plain) -> bool:
     return isinstance(value, Mapping) and "class_path" in value
 

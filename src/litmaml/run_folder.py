@@ -77,8 +77,17 @@ def folder_of(checkpoint: Path) -> Path:
 
 
 def set_aside(folder: Path) -> Path | None:
-    """Make room for a new run: an earlier one in this folder moves to the first free FOLDER.1, FOLDER.2..."""
+    """Make room for a new run: an earlier one in this folder moves to the first free FOLDER.1, FOLDER.2...
+
+    Raises:
+        ValueError: It holds the folder that the program runs in, so more than a run.
+    """
     if not checkpoints_in(folder):
         return None
+    if Path.cwd().is_relative_to(folder.resolve()):
+        raise ValueError(
+            f"trainer.default_root_dir: {str(folder)!r} has the checkpoints of an earlier run and cannot be moved, as "
+            "it holds the current folder; name a folder of its own for the run, such as runs/NAME"
+        )
     number = next(n for n in range(1, 10**6) if not folder.with_name(f"{folder.name}.{n}").exists())
     return folder.rename(folder.with_name(f"{folder.name}.{number}"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +98,45 @@ def test_test_needs_the_checkpoint_alone(
     assert (trained / "adaptation.png").stat().st_size > 5000
     assert (trained / "functions.png").stat().st_size > 5000
     assert "Sinusoid: mean and 95% interval over 6 tasks\n" in capsys.readouterr().out  # not broken to the width
+
+
+@pytest.mark.parametrize("where", ["model", "optimizer", "tasks", "function"])
+def test_a_checkpoint_that_names_other_classes_runs_nothing(where: str, trained: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    touch = {"class_path": "subprocess.Popen", "init_args": {"args": f"touch '{mark}'", "shell": True}}
+    saved = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
+    if where == "model":
+        saved["hyper_parameters"]["model"] = touch
+    elif where == "optimizer":
+        saved["hyper_parameters"]["optimizer"] = touch
+    elif where == "function":
+        saved["hyper_parameters"]["optimizer"] = "os.system"
+    else:
+        tasks = {
+            "class_path": "litmaml.data.Learn2LearnTasks",
+            "init_args": {"train": touch, "val": touch, "test": touch},
+        }
+        saved["datamodule_hyper_parameters"]["tasks"] = tasks
+    torch.save(saved, tmp_path / "hostile.ckpt")
+    refused = "is not called" if where == "function" else "names 'subprocess.Popen', which is none of Module"
+    for command in ("test", "fit", "validate"):
+        with pytest.raises(ValueError, match=refused):
+            main([command, f"--ckpt_path={tmp_path / 'hostile.ckpt'}", "--trainer.accelerator=cpu"])
+    assert not mark.exists()
+
+
+def test_a_result_counts_the_tasks_that_were_tested(trained: Path) -> None:
+    main(["test", f"--ckpt_path={trained}", "--trainer.accelerator=cpu", "--trainer.limit_test_batches=1"])
+    assert results(trained)["protocol"]["tasks"] == 3  # the first of two batches of the six
+
+
+def test_a_wrong_option_leaves_the_earlier_run_where_it_is(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    with pytest.raises(ValueError, match="fast_weights: 'tail' fits none"):
+        main(["fit", "-c", SINUSOID, "--model.fast_weights=[tail]", f"--trainer.default_root_dir={folder}"])
+    main(["fit", "-c", SINUSOID, *QUICK, "--trainer.fast_dev_run=true", f"--trainer.default_root_dir={folder}"])
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 @pytest.mark.parametrize("steps", [3, 12])

@@ -90,6 +90,17 @@ def test_gradient_of_fit_is_that_of_the_meta_gradient(tmp_path: Path) -> None:
         torch.testing.assert_close(weight.detach(), expected[name] - gradients[name])
 
 
+def test_directions_follow_the_seed_of_the_data(tmp_path: Path) -> None:
+    found = []
+    for seed in (0, 0, 1):
+        module = learner(outer_gradient=ZerothOrder(samples=2))
+        trainer(tmp_path, max_steps=1, limit_val_batches=0).fit(module, sinusoids(seed=seed))
+        assert module.meta_gradient.seed == seed
+        found.append(torch.cat([weight.detach().flatten() for weight in module.inner_loop.parameters()]))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
 def test_channels_last_is_the_same_gradient() -> None:
     draw = torch.Generator().manual_seed(0)
     images = torch.rand(2, 3, 1, 16, 16, dtype=torch.float64, generator=draw)

@@ -99,11 +99,9 @@ def describe_protocol(trainer: Trainer, learner: MetaLearner, split: Split) -> d
     tasks = getattr(data, "tasks", None)
     protocol: dict[str, Any] = {"data": type(tasks).__name__} if tasks is not None else {}
     if tasks is not None:
-        protocol |= tasks.describe(split) | {
-            "tasks": data.val_tasks if split == "val" else data.test_tasks,
-            "seed": data.seed,
-        }
+        protocol |= tasks.describe(split) | {"seed": data.seed}
     return protocol | {
+        "tasks": learner.evaluated_tasks,
         "model": type(learner.inner_loop.model).__name__,
         "normalisation": learner.normalisation,
         "outer_gradient": type(learner.inner_loop.outer_gradient).__name__,
