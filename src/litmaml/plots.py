@@ -56,7 +56,7 @@ def plot_fits(path: Path, fits: Sequence[Fit], title: str) -> None:
         x, last = fit.inputs.tolist(), len(fit.values) - 1
         for step, values in enumerate(fit.values.tolist()):
             ends = {0: ("tab:gray", "--"), last: ("tab:blue", "-")}
-            colour, style = ends.get(step, ("tab:blue", "-")) if last else ends[last]
+            colour, style = ends.get(step, ends[last])
             label = {0: "before", last: f"after {last} steps"}.get(step) if last else "model"
             axes.plot(x, values, style, color=colour, alpha=1 if step in (0, last) else 0.25, label=label)
         for (name, points), marker in zip(fit.points.items(), ("^", "."), strict=False):

@@ -111,6 +111,21 @@ def test_compiled_is_eager(method: OuterGradient) -> None:
 
 
 @compiles
+def test_compiled_programs_are_kept_apart() -> None:
+    """The compiler's guards are left out: other sizes and other methods must not be given each other's program."""
+    loops = [
+        InnerLoop(Tiny(), nn.MSELoss(), SGD(rate), method, ["*"], 1)
+        for method, rate in ((SecondOrder(), 0.1), (FirstOrder(), 0.5))
+    ]
+    compiled = [MetaGradientOf(loop, 1, compile=True) for loop in loops]
+    for size in (2, 3, 2):
+        tasks = random_tasks(size)
+        for loop, program in zip(loops, compiled, strict=True):
+            assert relative(program(tasks).gradients, MetaGradientOf(loop, 1)(tasks).gradients) < 1e-10
+    assert [len(program._programs) for program in compiled] == [2, 2]
+
+
+@compiles
 def test_compiled_draws_are_those_of_the_tasks() -> None:
     """The call that compiles draws what later ones draw, or a resumed run would be another."""
     loop = InnerLoop(Tiny(), nn.MSELoss(), SGD(0.1), GaussianSmoothing(1), ["*"], 1)
