@@ -62,7 +62,7 @@ class InnerLoop(nn.Module):
         if not self.fast_names:
             raise ValueError("fast_weights: names no parameter; there is nothing to adapt")
         # Looking for tied weights takes longer than a small network's forward pass.
-        self._tied = len(list(model.named_parameters(remove_duplicate=False))) > len(list(model.named_parameters()))
+        self.tied = len(list(model.named_parameters(remove_duplicate=False))) > len(list(model.named_parameters()))
         self.slow_names = [name for name in trainable if name not in set(self.fast_names)]
         optimizer.bind({name: trainable[name].detach() for name in self.fast_names}, steps)
 
@@ -95,7 +95,7 @@ class InnerLoop(nn.Module):
     def _call(self, weights: Params, slow: Params | None, inputs: Tensor) -> Tensor:
         """The model with a single task's weights."""
         both = {**slow, **weights} if slow else weights
-        predictions: Tensor = functional_call(self.model, both, (inputs,), tie_weights=self._tied)
+        predictions: Tensor = functional_call(self.model, both, (inputs,), tie_weights=self.tied)
         return predictions
 
     def start(self, tasks: int) -> tuple[Params, Params]:
@@ -106,12 +106,14 @@ class InnerLoop(nn.Module):
 
     def forward(self, tasks: Tasks, steps: int) -> tuple[Tensor, Tensor]:
         """The outer losses l(theta_N; query) of the tasks (T,) and their predictions on the query (T, n, ...)."""
-        fast, (_, slow) = self.adapt(tasks, steps), self.start(tasks.size)
-        return self.outcome(fast, slow, tasks.query)
+        start, slow = self.start(tasks.size)
+        return self.outcome(self._adapted(start, slow, tasks, steps), slow, tasks.query)
 
     def adapt(self, tasks: Tasks, steps: int) -> Params:
         """theta_N, differentiable by the initial weights and the inner rates as the outer gradient has it."""
-        fast, slow = self.start(tasks.size)
+        return self._adapted(*self.start(tasks.size), tasks, steps)
+
+    def _adapted(self, fast: Params, slow: Params, tasks: Tasks, steps: int) -> Params:
         state = self.optimizer.start(fast)
         for j in range(steps):
             hessian = None if tasks.hessian is None else tasks.hessian[_batch(j, tasks.hessian, steps)]

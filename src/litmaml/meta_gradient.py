@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch import _inductor as inductor
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -83,7 +84,7 @@ class MetaGradientOf:
         self.inner_loop, self.steps, self.seed = inner_loop, steps, seed
         self.tasks_per_chunk, self.compile = tasks_per_chunk, compile
         self._random = inner_loop.outer_gradient.sampled or bool(random_layers(inner_loop.model))
-        self._programs: dict[Any, Callable[..., tuple[Any, ...]]] = {}
+        self._programs: dict[Any, Callable[..., _Part]] = {}
 
     def __call__(self, tasks: Tasks) -> MetaGradient:
         """The meta-gradient of the tasks; a task whose loss or gradient is not finite is left out and marked."""
@@ -130,11 +131,14 @@ class MetaGradientOf:
     def _part(self, weights: Params, tasks: Tasks) -> _Part:
         leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
         with torch.enable_grad():
-            losses, predictions = functional_call(self.inner_loop, leaves, (tasks, self.steps))
+            losses, predictions = functional_call(
+                self.inner_loop, leaves, (tasks, self.steps), tie_weights=self.inner_loop.tied
+            )
             gradient = torch.autograd.grad(losses.mean(), list(leaves.values()), materialize_grads=True)
+        losses = losses.detach()
         # The largest of all numbers is finite where every one is; NaN counts as the largest.
-        largest = torch.stack([values.detach().abs().amax() for values in (losses, *gradient)]).amax()
-        return _Part(losses.detach(), predictions.detach(), largest.isfinite(), gradient)
+        largest = torch.stack([torch.linalg.vector_norm(values, torch.inf) for values in (losses, *gradient)]).amax()
+        return _Part(losses, predictions.detach(), largest.isfinite(), gradient)
 
     def _compiled(self, weights: Params, tasks: Tasks) -> _Part:
         tensors = [*(weight.detach() for weight in weights.values()), *_tensors(tasks)]
@@ -147,26 +151,31 @@ class MetaGradientOf:
         )
         with torch.no_grad():
             if key in self._programs:
-                return _Part(*self._programs[key](*tensors))
+                return self._programs[key](*tensors)
             began = time.perf_counter()
             self._programs[key] = program = self._program(list(weights), tasks, tensors)
-            result = _Part(*program(*tensors))
+            result = program(*tensors)
         logger.info("compiled the meta-gradient of %d tasks in %.1f s", tasks.size, time.perf_counter() - began)
         return result
 
-    def _program(self, names: list[str], tasks: Tasks, tensors: list[Tensor]) -> Callable[..., tuple[Any, ...]]:
+    def _program(self, names: list[str], tasks: Tasks, tensors: list[Tensor]) -> Callable[..., _Part]:
         """The meta-gradient of a chunk like this one, compiled as a function of weights and tasks' tensors."""
 
-        def traced(*tensors: Tensor) -> tuple[Any, ...]:
+        def traced(*tensors: Tensor) -> tuple[Tensor, ...]:
             weights = dict(zip(names, tensors, strict=False))
-            return tuple(self._part(weights, _of_tensors(tasks, tensors[len(names) :])))
+            losses, predictions, finite, gradient = self._part(weights, _of_tensors(tasks, tensors[len(names) :]))
+            return losses, predictions, finite, *gradient
 
         with seeded(0, tensors[0].device):  # tracing draws too, but not from the tasks' own stream
             graph = make_fx(traced)(*tensors)
-        # The key of the compiled functions has all that the guards would look at, for less time.
-        return torch.compile(
-            graph, fullgraph=True, dynamic=False, options={"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
-        )
+        # Not by torch.compile, which would trace the traced anew and look at guards in every call: the key has them.
+        compiled = inductor.compile(graph, [*tensors])
+
+        def program(*tensors: Tensor) -> _Part:
+            losses, predictions, finite, *gradient = compiled(*tensors)
+            return _Part(losses, predictions, finite, tuple(gradient))
+
+        return program
 
 
 def _tensors(tasks: Tasks) -> list[Tensor]:
