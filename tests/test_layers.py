@@ -10,7 +10,16 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "litmaml"
 FILES = sorted(SOURCE.rglob("*.py"))
 # The mathematics: torch only.
-CORE = {"types", "inner_loop", "inner_optimizer", "outer_gradient", "meta_gradient", "model_checks", "models"}
+CORE = {
+    "allocator",
+    "inner_loop",
+    "inner_optimizer",
+    "meta_gradient",
+    "model_checks",
+    "models",
+    "outer_gradient",
+    "types",
+}
 NEVER_IN_CORE = {"lightning", "wandb", "jsonargparse", "torchmetrics", "learn2learn", "matplotlib", "rich"}
 
 

@@ -16,6 +16,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.workloads import Problem
+from litmaml.allocator import keep_freed_memory
 from litmaml.inner_loop import InnerLoop
 from litmaml.inner_optimizer import SGD
 from litmaml.interop import import_learn2learn
@@ -200,18 +201,33 @@ def missing() -> list[str]:
     return [name for name, package in _PACKAGES.items() if importlib.util.find_spec(package) is None]
 
 
-def contenders(model: str, device: str, compile: bool) -> dict[str, Contender]:
-    """All that take part, ours first. Those with another gradient (first order) come apart in ``variants``."""
-    found: dict[str, Contender] = {"litmaml": ours()}
-    convolves = model.startswith("conv4")
-    if convolves:
-        found["litmaml, channels last"] = ours(channels_last=True)
-    if compile:
-        found["litmaml, compiled"] = ours(compile=True, channels_last=convolves)
-    found["litmaml, recompute"] = ours(SecondOrder(recompute=True))
-    # JAX: the one network written in it; on a GPU it would need its own CUDA build.
-    absent = missing() if model == "mlp" and device == "cpu" else [*missing(), "JAX"]
-    return found | {name: peer for name, peer in PEERS.items() if name not in absent}
+def kept(problem: Problem) -> Run:
+    """The plain loop with the one setting of malloc that litmaml makes by itself, to tell what it is worth."""
+    keep_freed_memory()
+    return plain(problem)
 
 
-FIRST_ORDER: Contender = ours(FirstOrder())
+CONTENDERS: dict[str, Contender] = {
+    "litmaml": ours(),
+    "litmaml, channels last": ours(channels_last=True),
+    "litmaml, compiled": ours(compile=True, channels_last=True),
+    "litmaml, recompute": ours(SecondOrder(recompute=True)),
+    "litmaml, first order": ours(FirstOrder()),
+    **PEERS,
+    "PyTorch loop, memory kept": kept,
+}
+ANOTHER_GRADIENT = "litmaml, first order"
+
+
+def names(model: str, device: str, compile: bool) -> list[str]:
+    """Who takes part, ours first."""
+    left_out = {*missing()}
+    if not compile:
+        left_out.add("litmaml, compiled")
+    if not model.startswith("conv4"):
+        left_out |= {"litmaml, channels last", "PyTorch loop, memory kept"}
+    if device != "cpu":
+        left_out |= {"JAX", "PyTorch loop, memory kept"}  # JAX would need its own CUDA build
+    if model != "mlp":
+        left_out.add("JAX")  # the one network written in it
+    return [name for name in CONTENDERS if name not in left_out]

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -29,7 +33,9 @@ def disagreements(contenders: Mapping[str, Contender], problem: Problem, referen
 
 
 def seconds(run: Callable[[], object], times: int, device: str) -> float:
-    """Of one of so many runs in a row."""
+    """Of one of so many runs in a row; of many, after one more that wakes threads and caches."""
+    if times > 1:
+        run()
     began = time.perf_counter()
     for _ in range(times):
         run()
@@ -38,34 +44,64 @@ def seconds(run: Callable[[], object], times: int, device: str) -> float:
     return (time.perf_counter() - began) / times
 
 
-def in_turns(runs: Mapping[str, Run], device: str, budget: float, rounds: int = 15) -> dict[str, dict[str, float]]:
+class Apart:
+    """A run in a process of its own, with its own memory, threads and compiled programs, for as long as it is open."""
+
+    def __init__(self, make: Callable[..., Run], *arguments: Any, device: str) -> None:
+        self._pipe, other = _PROCESSES.Pipe()
+        self._process = _PROCESSES.Process(target=_serve, args=(other, make, arguments, device))
+        self._process.start()
+        other.close()
+
+    def __call__(self, times: int) -> float:
+        """Seconds of one of so many runs in a row."""
+        self._pipe.send(times)
+        return self._pipe.recv()
+
+    def close(self) -> None:
+        self._pipe.close()
+        self._process.join()
+
+
+# Forked from a process that has imported what they need and computed nothing.
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["benchmarks.suite"])
+
+
+def _serve(pipe: Connection, make: Callable[..., Run], arguments: tuple[Any, ...], device: str) -> None:
+    run = make(*arguments)
+    with suppress(EOFError):  # the other end was closed
+        while True:
+            pipe.send(seconds(run, pipe.recv(), device))
+
+
+def in_turns(runs: Mapping[str, Callable[[int], float]], budget: float, rounds: int = 15) -> dict[str, dict[str, Any]]:
     """Seconds of each run: all take turns, so that what disturbs the machine disturbs all alike.
 
     Args:
-        runs: What to time.
-        device: Where it runs.
+        runs: What to time: functions of a number of runs that give the seconds of one.
         budget: Seconds after which no further round begins, from three rounds on.
         rounds: At most so many.
 
     Returns:
-        By name ``first`` (compilation included), and ``median``, ``low`` and ``high`` (quartiles) of the rounds.
+        By name ``first`` (compilation included), ``median``, ``low`` and ``high`` (quartiles), and all ``rounds``.
     """
     first: dict[str, float] = {}
     times: dict[str, int] = {}
     samples: dict[str, list[float]] = {}
     for name, run in runs.items():
-        first[name] = seconds(run, 1, device)
-        second = seconds(run, 1, device)
+        first[name] = run(1)
+        second = run(1)
         # Long enough to be measured well, also where one run takes a tenth of a millisecond.
-        times[name] = max(1, round(0.05 / second))
-        samples[name] = [second] if times[name] == 1 else []
+        times[name] = max(1, round(0.1 / second))
+        samples[name] = []
     began = time.perf_counter()
     while min(map(len, samples.values())) < rounds:
         if min(map(len, samples.values())) >= 3 and time.perf_counter() - began > budget:
             break
         for name, run in runs.items():
-            samples[name].append(seconds(run, times[name], device))
-    return {name: {"first": first[name], **spread(values)} for name, values in samples.items()}
+            samples[name].append(run(times[name]))
+    return {name: {"first": first[name], **spread(values), "rounds": values} for name, values in samples.items()}
 
 
 def spread(values: list[float]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The run: which measurements, each in a process of its own, in which order."""
+"""The run: which measurements, in which order, in which processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import platform
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from typing import Any
 import torch
 
 from benchmarks import measure, report, training
-from benchmarks.contenders import FIRST_ORDER, PEERS, Contender, contenders, missing, ours
+from benchmarks.contenders import ANOTHER_GRADIENT, CONTENDERS, PEERS, Run, missing, names, ours
 from benchmarks.workloads import MODELS, WORKLOADS, Workload, make
 from litmaml.outer_gradient import SecondOrder
 
@@ -40,8 +42,12 @@ def main() -> None:
         common = {"workload": asdict(workload), "device": device, "compile": compile}
         # JAX takes its precision from the environment.
         agreement = _fresh("agreement", common, JAX_ENABLE_X64="1")
-        timed = _fresh("timing", common | {"budget": options.budget, "agree": agreement})
-        results["workloads"][workload.name] = asdict(workload) | {"agreement": agreement} | timed
+        counts = _fresh("counts", {"workload": asdict(workload), "device": device})
+        taking_part = [
+            name for name in names(workload.model, device, compile) if agreement.get(name, 0.0) < report.TOLERANCE
+        ]
+        found = {"agreement": agreement, "seconds": _timed(workload, device, taking_part, options.budget)}
+        results["workloads"][workload.name] = asdict(workload) | counts | found
         report.workload(workload.name, results)
     for name in options.workloads or ([] if options.model else SURROUNDINGS):
         if name in SURROUNDINGS:
@@ -54,11 +60,15 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    names = [workload.name for workload in WORKLOADS]
     parser = argparse.ArgumentParser(prog="python scripts/benchmark.py")
     add = parser.add_argument
     add("--device", default="cpu", choices=["cpu", "cuda"])
-    add("--workloads", nargs="+", choices=[*names, *SURROUNDINGS], help="by default all")
+    add(
+        "--workloads",
+        nargs="+",
+        choices=[*(workload.name for workload in WORKLOADS), *SURROUNDINGS],
+        help="by default all",
+    )
     add("--model", choices=MODELS, help="one workload with this model, of --tasks and --steps")
     add("--tasks", type=int, help="T, tasks of one outer gradient, in every workload")
     add("--steps", type=int, help="N, inner steps, in every workload")
@@ -94,36 +104,36 @@ def _part(arguments: dict[str, Any]) -> None:
         print(json.dumps(result))
 
 
+def _timed(workload: Workload, device: str, taking_part: list[str], budget: float) -> dict[str, dict[str, Any]]:
+    with ExitStack() as stack:
+        runs = {name: measure.Apart(_contender, workload, device, name, device=device) for name in taking_part}
+        for run in runs.values():
+            stack.callback(run.close)
+        return measure.in_turns(runs, budget)
+
+
+def _contender(workload: Workload, device: str, name: str) -> Run:
+    return CONTENDERS[name](make(workload, device))
+
+
 # Parts: what runs in a fresh process
 
 
 def _measure_agreement(workload: dict[str, Any], device: str, compile: bool) -> dict[str, float]:
     # A few tasks suffice; the compiled chunks of one task are those that are timed where convolutions are.
     small = replace(Workload(**workload), tasks=min(workload["tasks"], 2 if workload["model"] != "mlp" else 25))
-    taking_part = contenders(small.model, device, compile and small.model == "mlp")
-    return measure.disagreements(taking_part, make(small, device, torch.float64), "PyTorch loop")
+    taking_part = names(small.model, device, compile and small.model == "mlp")
+    same = {name: CONTENDERS[name] for name in taking_part if name != ANOTHER_GRADIENT}
+    return measure.disagreements(same, make(small, device, torch.float64), "PyTorch loop")
 
 
-def _measure_timing(
-    workload: dict[str, Any], device: str, compile: bool, budget: float, agree: dict[str, float]
-) -> dict[str, Any]:
-    chosen = Workload(**workload)
-    problem = make(chosen, device)
-    taking_part: dict[str, Contender] = {
-        name: contender
-        for name, contender in contenders(chosen.model, device, compile).items()
-        if agree.get(name, 0.0) < report.TOLERANCE
-    }
-    taking_part["litmaml, first order"] = FIRST_ORDER
-    runs = {name: contender(problem) for name, contender in taking_part.items()}
-    expected = PEERS["PyTorch loop"](problem)
+def _measure_counts(workload: dict[str, Any], device: str) -> dict[str, float]:
+    problem = make(Workload(**workload), device)
+    both = {name: CONTENDERS[name] for name in ("PyTorch loop", "litmaml")}
     return {
-        "flops": measure.operations(expected),
+        "flops": measure.operations(both["PyTorch loop"](problem)),
         "rate": measure.matrix_rate(device),
-        "float32": measure.disagreements(
-            {"PyTorch loop": PEERS["PyTorch loop"], "litmaml": ours()}, problem, "PyTorch loop"
-        )["litmaml"],
-        "seconds": measure.in_turns(runs, device, budget),
+        "float32": measure.disagreements(both, problem, "PyTorch loop")["litmaml"],
     }
 
 
@@ -141,7 +151,7 @@ def _measure_peak(workload: dict[str, Any], device: str, contender: str, chunk: 
 def _measure_recompute(device: str) -> Any:
     problem = make(_deep(20), device)
     runs = {"unrolled": ours()(problem), "recompute": ours(SecondOrder(recompute=True))(problem)}
-    return measure.in_turns(runs, device, budget=10)
+    return measure.in_turns({name: partial(measure.seconds, run, device=device) for name, run in runs.items()}, 10)
 
 
 def _measure_sampling(batch: int) -> Any:
@@ -151,7 +161,7 @@ def _measure_sampling(batch: int) -> Any:
     }
     if "learn2learn" not in missing():
         runs["learn2learn"] = training.learn2learn_sampling(batch)
-    return measure.in_turns(runs, "cpu", budget=5)  # type: ignore[arg-type]
+    return measure.in_turns({name: partial(measure.seconds, run, device="cpu") for name, run in runs.items()}, 5)
 
 
 def _measure_fit(processes: int, device: str, alone: bool, steps: int) -> Any:

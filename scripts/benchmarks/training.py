@@ -27,8 +27,8 @@ CLASSES, EACH, WAYS = 1100, 20, 5
 class RandomImages(ImageTasks):
     """Noise in the shape of Omniglot's training split."""
 
-    def __init__(self, shots: int = 1, queries: int = 15) -> None:
-        super().__init__(ImageFormat(28), WAYS, shots, queries, rotations=True)
+    def __init__(self, rotations: bool = True) -> None:
+        super().__init__(ImageFormat(28), WAYS, shots=1, queries=15, rotations=rotations)
 
     def class_names(self, split: Split) -> Sequence[str]:
         return [f"{split} {k}" for k in range(CLASSES)]
@@ -40,7 +40,7 @@ class RandomImages(ImageTasks):
 
 def ours_sampling(batch: int, rendered: bool) -> Callable[[], object]:
     """A batch of 5-way 1-shot tasks with 15 queries: as bytes, which is how it comes to the device, or as floats."""
-    tasks = RandomImages()
+    tasks = RandomImages(rotations=False)  # learn2learn's NWays and KShots turn nothing
     tasks.load("train")
     drawn = 0
 

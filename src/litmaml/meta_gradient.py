@@ -13,6 +13,7 @@ from torch import _inductor as inductor
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from litmaml.allocator import keep_freed_memory
 from litmaml.inner_loop import InnerLoop
 from litmaml.model_checks import random_layers
 from litmaml.outer_gradient import seeded
@@ -88,6 +89,8 @@ class MetaGradientOf:
 
     def __call__(self, tasks: Tasks) -> MetaGradient:
         """The meta-gradient of the tasks; a task whose loss or gradient is not finite is left out and marked."""
+        if tasks.query.inputs.device.type == "cpu":
+            keep_freed_memory()
         weights: Params = {n: w for n, w in self.inner_loop.named_parameters() if w.requires_grad}
         size = self.tasks_per_chunk or default_chunk(self.inner_loop.model, tasks)
         parts, gradient = self._over(chunks(tasks, size), weights, self._compiled if self.compile else self._part)

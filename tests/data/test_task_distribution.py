@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from numbered_tasks import Numbered
 from torch.utils import _pytree as pytree
 
 from litmaml.data import Glyphs, Sinusoid, TaskDistribution
-from litmaml.data.task_distribution import task_stream
+from litmaml.data.task_distribution import task_stream, task_streams
 from litmaml.types import SPLITS, Split, Tasks, select
 
 MAKERS: dict[str, Callable[[Path], TaskDistribution]] = {
@@ -89,10 +90,18 @@ def test_the_streams_of_two_tasks_have_nothing_in_common() -> None:
     assert len(drawn.unique()) == len(drawn)
 
 
+def test_a_stream_is_that_of_a_new_generator_whatever_was_drawn_before() -> None:
+    for number, stream in zip((5, 0, 2**40), task_streams(3, "val", (5, 0, 2**40)), strict=True):
+        key, counter = np.array([3, 1], dtype=np.uint64), np.array([0, 0, 0, number], dtype=np.uint64)
+        fresh = np.random.Generator(np.random.Philox(key=key, counter=counter))
+        assert stream.integers(7, size=3).tolist() == fresh.integers(7, size=3).tolist()
+        assert stream.random(5).tolist() == fresh.random(5).tolist()
+
+
 def test_negative_seeds_and_numbers_are_refused() -> None:
-    with pytest.raises(ValueError, match="must not be negative, got seed=-1, number=0"):
+    with pytest.raises(ValueError, match="seed must not be negative, got -1"):
         task_stream(-1, "train", 0)
-    with pytest.raises(ValueError, match="must not be negative, got seed=0, number=-3"):
+    with pytest.raises(ValueError, match="task number must not be negative, got -3"):
         Sinusoid().sample("train", [-3], seed=0)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from litmaml.data.affine import AFFINE_NUMBERS, random_affine
 from litmaml.data.images import ImageFormat, ImagePool
-from litmaml.data.task_distribution import TaskDistribution, check_at_least, map_batches, task_stream
+from litmaml.data.task_distribution import TaskDistribution, check_at_least, map_batches, task_stream, task_streams
 from litmaml.types import SPLITS, Batch, Split, Tasks
 
 
@@ -132,24 +132,22 @@ class ImageTasks(TaskDistribution):
         turns = np.empty((tasks, ways), dtype=np.int64)
         keys = np.empty((tasks, ways, most))
         jitter = np.empty((tasks, ways, each, AFFINE_NUMBERS), dtype=np.float32) if augmented else None
-        for row, number in enumerate(numbers):
-            stream = task_stream(seed, split, number)
+        for row, stream in enumerate(task_streams(seed, split, numbers)):
             classes[row], turns[row] = self._draw_classes(stream, len(pool), ways)
-            keys[row] = stream.random((ways, most))
+            stream.random(out=keys[row])
             if jitter is not None:
-                jitter[row] = stream.random(jitter.shape[1:], dtype=np.float32)
+                stream.random(dtype=np.float32, out=jitter[row])
 
         counts = pool.counts[classes]
         order = _random_order(keys, counts, min(most, each))
         places = _places(counts, shots, drawn, queries)
         chosen = pool.members[classes[..., None], np.take_along_axis(order, places, axis=-1)]
-        pixels = _gather(pool.pixels, chosen, turns)
         labels = torch.arange(ways)
 
         def batch(first: int, last: int) -> Batch:
             """The images first..last of every class as one batch."""
             return Batch(
-                inputs=pixels[:, :, first:last].flatten(1, 2),
+                inputs=_gather(pool.pixels, chosen[:, :, first:last], turns).flatten(1, 2),
                 targets=labels.repeat_interleave(last - first).expand(tasks, -1).contiguous(),
                 jitter=None if jitter is None else torch.from_numpy(jitter[:, :, first:last]).flatten(1, 2),
             )
@@ -164,15 +162,15 @@ class ImageTasks(TaskDistribution):
         classes, turns = self._draw_classes(task_stream(seed, split, number), len(names), self.ways_in(split))
         return [
             names[k] + (f", turned {90 * quarters}°" if quarters else "")
-            for k, quarters in zip(classes, turns, strict=True)
+            for k, quarters in zip(classes, np.broadcast_to(turns, classes.shape), strict=True)
         ]
 
     def _draw_classes(
         self, stream: np.random.Generator, classes: int, ways: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64] | int]:
         """What a task's stream gives first: its classes and by how many quarter turns each is turned."""
         drawn = stream.choice(classes, ways, replace=False)
-        return drawn, stream.integers(4, size=ways) if self.rotations else np.zeros_like(drawn)
+        return drawn, stream.integers(4, size=ways) if self.rotations else 0
 
     def render(self, tasks: Tasks) -> Tasks:
         """Floats for bytes, with the affine change that ``jitter`` stands for."""
@@ -233,10 +231,10 @@ def _places(counts: NDArray[np.int64], shots: int, drawn: int, queries: int) -> 
 def _gather(pixels: Tensor, chosen: NDArray[np.int64], turns: NDArray[np.int64]) -> Tensor:
     """The chosen images (T, W, n, C, H, W'), each class turned by its number of quarter turns."""
     # In numpy, which turns bytes twice as fast as torch does.
-    images = pixels.numpy()[chosen]
+    images = np.take(pixels.numpy(), chosen, axis=0)
     for quarter in (1, 2, 3):
-        turned = turns == quarter
-        images[turned] = np.rot90(images[turned], quarter, (-2, -1))
+        if (turned := turns == quarter).any():
+            images[turned] = np.rot90(images[turned], quarter, (-2, -1))
     return torch.from_numpy(images)
 
 

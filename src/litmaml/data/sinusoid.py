@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from litmaml.data.task_distribution import TaskDistribution, in_run_precision, task_stream
+from litmaml.data.task_distribution import TaskDistribution, in_run_precision, task_streams
 from litmaml.types import Batch, Split, Tasks
 
 
@@ -59,8 +59,7 @@ class Sinusoid(TaskDistribution):
         curves = np.empty((len(numbers), 2))
         x = np.empty((len(numbers), points))
         noise = np.zeros((len(numbers), points))
-        for row, number in enumerate(numbers):
-            stream = task_stream(seed, split, number)
+        for row, stream in enumerate(task_streams(seed, split, numbers)):
             curves[row] = stream.uniform(*self.AMPLITUDE), stream.uniform(*self.PHASE)
             x[row] = stream.uniform(*self.DOMAIN, size=points)
             if self.noise:
