@@ -47,7 +47,7 @@ def seconds(run: Callable[[], object], times: int, device: str) -> float:
 class Apart:
     """A run in a process of its own, with its own memory, threads and compiled programs, for as long as it is open."""
 
-    def __init__(self, make: Callable[..., Run], *arguments: Any, device: str) -> None:
+    def __init__(self, make: Callable[..., Callable[[], object]], *arguments: Any, device: str) -> None:
         self._pipe, other = _PROCESSES.Pipe()
         self._process = _PROCESSES.Process(target=_serve, args=(other, make, arguments, device))
         self._process.start()
@@ -68,7 +68,9 @@ _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["benchmarks.suite"])
 
 
-def _serve(pipe: Connection, make: Callable[..., Run], arguments: tuple[Any, ...], device: str) -> None:
+def _serve(
+    pipe: Connection, make: Callable[..., Callable[[], object]], arguments: tuple[Any, ...], device: str
+) -> None:
     run = make(*arguments)
     with suppress(EOFError):  # the other end was closed
         while True:
@@ -94,7 +96,9 @@ def in_turns(runs: Mapping[str, Callable[[int], float]], budget: float, rounds: 
         second = run(1)
         # Long enough to be measured well, also where one run takes a tenth of a millisecond.
         times[name] = max(1, round(0.1 / second))
-        samples[name] = []
+        samples[name] = [second]
+    if max(times.values()) > 1:
+        samples = {name: [] for name in runs}  # one run of a short one measures nothing
     began = time.perf_counter()
     while min(map(len, samples.values())) < rounds:
         if min(map(len, samples.values())) >= 3 and time.perf_counter() - began > budget:

@@ -11,7 +11,6 @@ import sys
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -43,10 +42,12 @@ def main() -> None:
         # JAX takes its precision from the environment.
         agreement = _fresh("agreement", common, JAX_ENABLE_X64="1")
         counts = _fresh("counts", {"workload": asdict(workload), "device": device})
-        taking_part = [
-            name for name in names(workload.model, device, compile) if agreement.get(name, 0.0) < report.TOLERANCE
-        ]
-        found = {"agreement": agreement, "seconds": _timed(workload, device, taking_part, options.budget)}
+        runs = {
+            name: (_contender, workload, device, name)
+            for name in names(workload.model, device, compile)
+            if agreement.get(name, 0.0) < report.TOLERANCE
+        }
+        found = {"agreement": agreement, "seconds": _in_turns(runs, device, options.budget)}
         results["workloads"][workload.name] = asdict(workload) | counts | found
         report.workload(workload.name, results)
     for name in options.workloads or ([] if options.model else SURROUNDINGS):
@@ -104,12 +105,13 @@ def _part(arguments: dict[str, Any]) -> None:
         print(json.dumps(result))
 
 
-def _timed(workload: Workload, device: str, taking_part: list[str], budget: float) -> dict[str, dict[str, Any]]:
+def _in_turns(runs: dict[str, tuple[Any, ...]], device: str, budget: float) -> dict[str, dict[str, Any]]:
+    """Each run, given by what makes it and the arguments of that, in a process of its own."""
     with ExitStack() as stack:
-        runs = {name: measure.Apart(_contender, workload, device, name, device=device) for name in taking_part}
-        for run in runs.values():
+        apart = {name: measure.Apart(*made, device=device) for name, made in runs.items()}
+        for run in apart.values():
             stack.callback(run.close)
-        return measure.in_turns(runs, budget)
+        return measure.in_turns(apart, budget)
 
 
 def _contender(workload: Workload, device: str, name: str) -> Run:
@@ -148,22 +150,6 @@ def _measure_peak(workload: dict[str, Any], device: str, contender: str, chunk: 
     return {"peak": measure.peak_bytes(run, device), "weights": weights}
 
 
-def _measure_recompute(device: str) -> Any:
-    problem = make(_deep(20), device)
-    runs = {"unrolled": ours()(problem), "recompute": ours(SecondOrder(recompute=True))(problem)}
-    return measure.in_turns({name: partial(measure.seconds, run, device=device) for name, run in runs.items()}, 10)
-
-
-def _measure_sampling(batch: int) -> Any:
-    runs = {
-        "litmaml": training.ours_sampling(batch, rendered=False),
-        "litmaml, as floats": training.ours_sampling(batch, rendered=True),
-    }
-    if "learn2learn" not in missing():
-        runs["learn2learn"] = training.learn2learn_sampling(batch)
-    return measure.in_turns({name: partial(measure.seconds, run, device="cpu") for name, run in runs.items()}, 5)
-
-
 def _measure_fit(processes: int, device: str, alone: bool, steps: int) -> Any:
     return training.fit(processes, device, alone, steps)
 
@@ -190,12 +176,19 @@ def _memory(device: str) -> dict[str, Any]:
         "recompute": {str(n): peak(_deep(n), "recompute") for n in (5, 20, 200)},
         "tasks": {str(t): peak(_deep(5, t), "unrolled", chunk=8) for t in (8, 64)},
         "peers": {name: peak(_deep(5, tasks=4), name) for name in PEERS if name not in absent and name != "JAX"},
-        "seconds": _fresh("recompute", {"device": device}),
+        "seconds": _in_turns(
+            {name: (_contender, _deep(20), device, name) for name in ("litmaml", "litmaml, recompute")}, device, 10
+        ),
     }
 
 
 def _sampling(device: str) -> Any:
-    return _fresh("sampling", {"batch": 16})
+    runs = {
+        "litmaml": (training.ours_sampling, 16, False),
+        "litmaml, as floats": (training.ours_sampling, 16, True),
+        "learn2learn": (training.learn2learn_sampling, 16),
+    }
+    return _in_turns({name: run for name, run in runs.items() if name not in missing()}, "cpu", budget=5)
 
 
 def _fit(device: str) -> Any:

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import TensorDataset
 
 from benchmarks.measure import spread
+from litmaml.allocator import keep_freed_memory
 from litmaml.data import TaskDataModule
 from litmaml.data.image_tasks import ImageTasks
 from litmaml.data.images import ImageFormat, ImagePool
@@ -40,6 +41,7 @@ class RandomImages(ImageTasks):
 
 def ours_sampling(batch: int, rendered: bool) -> Callable[[], object]:
     """A batch of 5-way 1-shot tasks with 15 queries: as bytes, which is how it comes to the device, or as floats."""
+    keep_freed_memory()  # as the meta-gradient does in the same process
     tasks = RandomImages(rotations=False)  # learn2learn's NWays and KShots turn nothing
     tasks.load("train")
     drawn = 0

@@ -196,12 +196,14 @@ def _of_tensors(like: Tasks, tensors: Sequence[Tensor]) -> Tasks:
 
 
 def default_chunk(model: nn.Module, tasks: Tasks) -> int:
-    """How many tasks to compute at once: all, but one by one for convolutions on a CPU.
+    """How many tasks to compute at once: all, but one by one on a CPU where most weights are of convolutions.
 
     Under ``vmap`` each task's own kernels make a grouped convolution, which CPUs run slower than a loop over tasks.
     """
-    convolves = any(isinstance(module, nn.modules.conv._ConvNd) for module in model.modules())
-    return 1 if convolves and tasks.query.inputs.device.type == "cpu" else tasks.size
+    if tasks.query.inputs.device.type != "cpu":
+        return tasks.size
+    kernels = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd))
+    return 1 if 2 * kernels > sum(weight.numel() for weight in model.parameters()) else tasks.size
 
 
 def hand_over(loss: Tensor, gradients: Params, weights: Params) -> Tensor:

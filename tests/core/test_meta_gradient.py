@@ -178,6 +178,8 @@ def test_chunks_of_convolutions_on_a_cpu() -> None:
     tasks = random_tasks(3)
     assert default_chunk(MLP(), tasks) == 3
     assert default_chunk(Conv4(filters=2, size=16), tasks) == 1
+    patches = nn.Sequential(nn.Conv2d(1, 8, kernel_size=4, stride=4), nn.Flatten(2), nn.Linear(16, 64))
+    assert default_chunk(patches, tasks) == 3
 
 
 def test_selecting_and_chunking_tasks() -> None:
