@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -33,8 +34,8 @@ def disagreements(contenders: Mapping[str, Contender], problem: Problem, referen
 
 
 def seconds(run: Callable[[], object], times: int, device: str) -> float:
-    """Of one of so many runs in a row; of many, after one more that wakes threads and caches."""
-    if times > 1:
+    """Of one of so many runs in a row; of many, after a third more that wake threads and caches."""
+    for _ in range(times // 3):
         run()
     began = time.perf_counter()
     for _ in range(times):
@@ -49,7 +50,7 @@ class Apart:
 
     def __init__(self, make: Callable[..., Callable[[], object]], *arguments: Any, device: str) -> None:
         self._pipe, other = _PROCESSES.Pipe()
-        self._process = _PROCESSES.Process(target=_serve, args=(other, make, arguments, device))
+        self._process = _PROCESSES.Process(target=_serve, args=(other, make, arguments, device), daemon=True)
         self._process.start()
         other.close()
 
@@ -78,7 +79,7 @@ def _serve(
 
 
 def in_turns(runs: Mapping[str, Callable[[int], float]], budget: float, rounds: int = 15) -> dict[str, dict[str, Any]]:
-    """Seconds of each run: all take turns, so that what disturbs the machine disturbs all alike.
+    """Seconds of each run: all take turns, in another order each time, so that what disturbs one disturbs all alike.
 
     Args:
         runs: What to time: functions of a number of runs that give the seconds of one.
@@ -93,18 +94,21 @@ def in_turns(runs: Mapping[str, Callable[[int], float]], budget: float, rounds: 
     samples: dict[str, list[float]] = {}
     for name, run in runs.items():
         first[name] = run(1)
-        second = run(1)
-        # Long enough to be measured well, also where one run takes a tenth of a millisecond.
-        times[name] = max(1, round(0.1 / second))
-        samples[name] = [second]
+        took, times[name] = run(1), 1
+        # As many in a row as a third of a second has: the system needs that to give each thread a core.
+        while took * times[name] < 0.3 or (times[name] == 1 and took < 1):  # a second run may be slow too
+            times[name] *= 2
+            took = run(times[name])
+        samples[name] = [took] if times[name] == 1 else []
     if max(times.values()) > 1:
-        samples = {name: [] for name in runs}  # one run of a short one measures nothing
+        samples = {name: [] for name in runs}  # what was found while it was tried how many is no measurement
+    order = random.Random(0)
     began = time.perf_counter()
     while min(map(len, samples.values())) < rounds:
         if min(map(len, samples.values())) >= 3 and time.perf_counter() - began > budget:
             break
-        for name, run in runs.items():
-            samples[name].append(run(times[name]))
+        for name in order.sample(list(runs), len(runs)):
+            samples[name].append(runs[name](times[name]))
     return {name: {"first": first[name], **spread(values), "rounds": values} for name, values in samples.items()}
 
 

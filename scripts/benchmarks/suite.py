@@ -40,15 +40,14 @@ def main() -> None:
         compile = options.compile == "all" or (options.compile == "quick" and workload.name not in SLOW_TO_COMPILE)
         common = {"workload": asdict(workload), "device": device, "compile": compile}
         # JAX takes its precision from the environment.
-        agreement = _fresh("agreement", common, JAX_ENABLE_X64="1")
-        counts = _fresh("counts", {"workload": asdict(workload), "device": device})
+        found = _fresh("agreement", common, JAX_ENABLE_X64="1")
         runs = {
             name: (_contender, workload, device, name)
             for name in names(workload.model, device, compile)
-            if agreement.get(name, 0.0) < report.TOLERANCE
+            if found["agreement"].get(name, 0.0) < report.TOLERANCE
         }
-        found = {"agreement": agreement, "seconds": _in_turns(runs, device, options.budget)}
-        results["workloads"][workload.name] = asdict(workload) | counts | found
+        found["seconds"] = _in_turns(runs, device, options.budget)
+        results["workloads"][workload.name] = asdict(workload) | found
         report.workload(workload.name, results)
     for name in options.workloads or ([] if options.model else SURROUNDINGS):
         if name in SURROUNDINGS:
@@ -121,21 +120,18 @@ def _contender(workload: Workload, device: str, name: str) -> Run:
 # Parts: what runs in a fresh process
 
 
-def _measure_agreement(workload: dict[str, Any], device: str, compile: bool) -> dict[str, float]:
+def _measure_agreement(workload: dict[str, Any], device: str, compile: bool) -> dict[str, Any]:
     # A few tasks suffice; the compiled chunks of one task are those that are timed where convolutions are.
-    small = replace(Workload(**workload), tasks=min(workload["tasks"], 2 if workload["model"] != "mlp" else 25))
+    chosen = Workload(**workload)
+    small = replace(chosen, tasks=min(chosen.tasks, 2 if chosen.model != "mlp" else 25))
     taking_part = names(small.model, device, compile and small.model == "mlp")
     same = {name: CONTENDERS[name] for name in taking_part if name != ANOTHER_GRADIENT}
-    return measure.disagreements(same, make(small, device, torch.float64), "PyTorch loop")
-
-
-def _measure_counts(workload: dict[str, Any], device: str) -> dict[str, float]:
-    problem = make(Workload(**workload), device)
     both = {name: CONTENDERS[name] for name in ("PyTorch loop", "litmaml")}
     return {
-        "flops": measure.operations(both["PyTorch loop"](problem)),
+        "agreement": measure.disagreements(same, make(small, device, torch.float64), "PyTorch loop"),
+        "float32": measure.disagreements(both, make(small, device), "PyTorch loop")["litmaml"],
+        "flops": measure.operations(both["PyTorch loop"](make(chosen, device))),
         "rate": measure.matrix_rate(device),
-        "float32": measure.disagreements(both, problem, "PyTorch loop")["litmaml"],
     }
 
 
