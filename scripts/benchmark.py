@@ -7,7 +7,9 @@
 
 TorchOpt and JAX come with LITMAML_EXTRAS=dev,learn2learn,benchmark bash scripts/setup.sh; who is not there is named.
 It prints tables and writes benchmark.json and benchmark.png to --out. Every contender computes the same outer gradient
-from the same weights and tasks, which is checked in float64 before anything is timed; then they take turns.
+from the same weights and tasks (first order, for comparison, another), which is checked in float64 before anything is
+timed, where checking takes no minutes of compiling; then they take turns, each in a process of its own. Ratios are
+medians over the rounds.
 """
 
 from __future__ import annotations

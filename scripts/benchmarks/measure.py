@@ -34,9 +34,11 @@ def disagreements(contenders: Mapping[str, Contender], problem: Problem, referen
 
 
 def seconds(run: Callable[[], object], times: int, device: str) -> float:
-    """Of one of so many runs in a row; of many, after a third more that wake threads and caches."""
+    """Of one of so many runs in a row; of three and more, after a third more that wake threads and caches."""
     for _ in range(times // 3):
         run()
+    if device == "cuda":
+        torch.cuda.synchronize()
     began = time.perf_counter()
     for _ in range(times):
         run()
@@ -54,17 +56,28 @@ class Apart:
         self._process.start()
         other.close()
 
+    def wait(self) -> None:
+        """Until it is ready to run."""
+        self._receive()
+
     def __call__(self, times: int) -> float:
         """Seconds of one of so many runs in a row."""
         self._pipe.send(times)
-        return self._pipe.recv()
+        return self._receive()
 
     def close(self) -> None:
         self._pipe.close()
-        self._process.join()
+        self._process.join(timeout=10)
+        self._process.terminate()
+
+    def _receive(self) -> Any:
+        try:
+            return self._pipe.recv()
+        except EOFError:
+            raise RuntimeError("a process of the benchmark died; its own message stands above") from None
 
 
-# Forked from a process that has imported what they need and computed nothing.
+# Forked from a process that has imported what they need (see suite.main) and computed nothing.
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["benchmarks.suite"])
 
@@ -73,7 +86,8 @@ def _serve(
     pipe: Connection, make: Callable[..., Callable[[], object]], arguments: tuple[Any, ...], device: str
 ) -> None:
     run = make(*arguments)
-    with suppress(EOFError):  # the other end was closed
+    pipe.send(None)
+    with suppress(EOFError, BrokenPipeError):  # the other end was closed
         while True:
             pipe.send(seconds(run, pipe.recv(), device))
 
@@ -96,12 +110,13 @@ def in_turns(runs: Mapping[str, Callable[[int], float]], budget: float, rounds: 
         first[name] = run(1)
         took, times[name] = run(1), 1
         # As many in a row as a third of a second has: the system needs that to give each thread a core.
-        while took * times[name] < 0.3 or (times[name] == 1 and took < 1):  # a second run may be slow too
+        # Not by the second run alone, which may still set something up.
+        while took * times[name] < 0.3 or (times[name] == 1 and took < 1):
             times[name] *= 2
             took = run(times[name])
         samples[name] = [took] if times[name] == 1 else []
     if max(times.values()) > 1:
-        samples = {name: [] for name in runs}  # what was found while it was tried how many is no measurement
+        samples = {name: [] for name in runs}  # a single run of something short is no measurement
     order = random.Random(0)
     began = time.perf_counter()
     while min(map(len, samples.values())) < rounds:

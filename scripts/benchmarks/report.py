@@ -56,14 +56,14 @@ def workload(name: str, results: dict[str, Any]) -> None:
             # Other gradients take other operations.
             "" if "first order" in contender or "recompute" in contender else f"{limit / median:.0%}",
             f"{took['first']:.2g}",
-            "(another)" if "first order" in contender else _difference(difference),
+            "another" if "first order" in contender else _difference(difference),
         )
     console.print(table)
     console.print(f"  {limiting(found)}", soft_wrap=True)
 
 
 def _difference(value: float | None) -> str:
-    return "" if value is None else f"{value:.0e}"
+    return "unchecked" if value is None else f"{value:.0e}"
 
 
 def ratio(one: dict[str, Any], other: dict[str, Any]) -> float:
@@ -81,7 +81,7 @@ def limiting(found: dict[str, Any]) -> str:
     times, limit = found["seconds"], found["flops"] / found["rate"]
     eager = limit / times["litmaml"]["median"]
     compiled = times.get("litmaml, compiled")
-    gain = ratio(times["litmaml"], compiled) if compiled else None
+    gain = ratio(times.get("litmaml, channels last", times["litmaml"]), compiled) if compiled else None
     if eager > 0.6:
         return f"What limits it: arithmetic; {eager:.0%} of the rate of matrix products is reached."
     if gain is not None and gain > 2:
@@ -105,7 +105,9 @@ def memory(results: dict[str, Any]) -> None:
     growth = (found["recompute"]["200"]["peak"] - found["recompute"]["20"]["peak"]) / 180
     weights = found["recompute"]["20"]["weights"]
     took = found["seconds"]
-    table = Table(title="memory at the peak, Conv4 64 filters 28 x 28, 5-way 1-shot 5 queries", title_justify="left")
+    table = Table(
+        title="live memory at the peak, Conv4 64 filters 28 x 28, 5-way 1-shot 5 queries", title_justify="left"
+    )
     for column in ("", "MB", "ratio"):
         table.add_column(column, justify="right" if column else "left")
     table.add_row("unrolled, N=20, one task", f"{mb * unrolled:.0f}", "")

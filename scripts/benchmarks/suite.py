@@ -9,7 +9,7 @@ import platform
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +31,8 @@ def main() -> None:
     if sys.argv[1:2] == ["--part"]:
         _part(json.loads(sys.argv[2]))
         return
+    # Where the process that the others are forked from finds this package.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ.get("PYTHONPATH")]))
     options = _options()
     began = time.perf_counter()
     device = options.device
@@ -107,9 +109,9 @@ def _part(arguments: dict[str, Any]) -> None:
 def _in_turns(runs: dict[str, tuple[Any, ...]], device: str, budget: float) -> dict[str, dict[str, Any]]:
     """Each run, given by what makes it and the arguments of that, in a process of its own."""
     with ExitStack() as stack:
-        apart = {name: measure.Apart(*made, device=device) for name, made in runs.items()}
+        apart = {name: stack.enter_context(closing(measure.Apart(*made, device=device))) for name, made in runs.items()}
         for run in apart.values():
-            stack.callback(run.close)
+            run.wait()
         return measure.in_turns(apart, budget)
 
 
@@ -121,7 +123,8 @@ def _contender(workload: Workload, device: str, name: str) -> Run:
 
 
 def _measure_agreement(workload: dict[str, Any], device: str, compile: bool) -> dict[str, Any]:
-    # A few tasks suffice; the compiled chunks of one task are those that are timed where convolutions are.
+    # A few tasks suffice. Compiling again, in float64, would take minutes for all but the small network: there the
+    # project's tests stand in.
     chosen = Workload(**workload)
     small = replace(chosen, tasks=min(chosen.tasks, 2 if chosen.model != "mlp" else 25))
     taking_part = names(small.model, device, compile and small.model == "mlp")

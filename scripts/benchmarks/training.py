@@ -41,7 +41,7 @@ class RandomImages(ImageTasks):
 
 def ours_sampling(batch: int, rendered: bool) -> Callable[[], object]:
     """A batch of 5-way 1-shot tasks with 15 queries: as bytes, which is how it comes to the device, or as floats."""
-    keep_freed_memory()  # as the meta-gradient does in the same process
+    keep_freed_memory()  # as in the process that trains
     tasks = RandomImages(rotations=False)  # learn2learn's NWays and KShots turn nothing
     tasks.load("train")
     drawn = 0
@@ -57,6 +57,7 @@ def ours_sampling(batch: int, rendered: bool) -> Callable[[], object]:
 
 def learn2learn_sampling(batch: int) -> Callable[[], object]:
     """The same by learn2learn's NWays and KShots, from float images in memory."""
+    keep_freed_memory()
     library = import_learn2learn()
     images = torch.rand(CLASSES * EACH, 1, 28, 28)
     labels = torch.arange(CLASSES).repeat_interleave(EACH)

@@ -7,9 +7,9 @@ import functools
 import os
 import sys
 
-# Of mallopt(3), with the largest value that glibc takes, and the largest that it would come to by itself.
-_TRIM_THRESHOLD, _NEVER = -1, 2**31 - 1
-_MMAP_THRESHOLD, _32_MIB = -3, 2**25
+# Parameters of mallopt(3) and their values.
+_TRIM_THRESHOLD, _NEVER = -1, -1
+_MMAP_THRESHOLD, _32_MIB = -3, 2**25  # as far as glibc raises it by itself
 
 
 @functools.cache
@@ -18,8 +18,8 @@ def keep_freed_memory() -> bool:
 
     Each task's graph is freed before the next one is built. By default glibc returns much of it to the system, which
     hands it out again page by page, cleared: up to a fifth of the time of a convolutional network. The process then
-    holds what it needed at its highest. Where the environment sets malloc (``MALLOC_*``, ``GLIBC_TUNABLES``,
-    ``LD_PRELOAD``) its settings stand.
+    holds for good what it needed at its highest, blocks above 32 MiB apart. Where the environment sets malloc
+    (``MALLOC_*``, ``GLIBC_TUNABLES``, ``LD_PRELOAD``) its settings stand.
     """
     chosen = [name for name in os.environ if name.startswith("MALLOC_") or name in ("GLIBC_TUNABLES", "LD_PRELOAD")]
     if sys.platform != "linux" or chosen:

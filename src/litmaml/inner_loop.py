@@ -61,10 +61,10 @@ class InnerLoop(nn.Module):
         self.fast_names = [n for n in trainable if any(fnmatch.fnmatchcase(n, p) for p in fast_weights)]
         if not self.fast_names:
             raise ValueError("fast_weights: names no parameter; there is nothing to adapt")
-        # Looking for tied weights takes longer than a small network's forward pass.
-        self.tied = len(list(model.named_parameters(remove_duplicate=False))) > len(list(model.named_parameters()))
         self.slow_names = [name for name in trainable if name not in set(self.fast_names)]
         optimizer.bind({name: trainable[name].detach() for name in self.fast_names}, steps)
+        # Looking for tied weights in each call takes longer than a small network's forward pass.
+        self.tied = len(list(self.named_parameters(remove_duplicate=False))) > len(list(self.named_parameters()))
 
     def predict(self, fast: Params, inputs: Tensor, slow: Params | None = None) -> Tensor:
         """Each task's predictions (T, n, ...) by its own fast weights, on inputs (T, n, ...)."""

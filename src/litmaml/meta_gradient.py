@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch import _inductor as inductor
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -85,6 +84,7 @@ class MetaGradientOf:
         self.inner_loop, self.steps, self.seed = inner_loop, steps, seed
         self.tasks_per_chunk, self.compile = tasks_per_chunk, compile
         self._random = inner_loop.outer_gradient.sampled or bool(random_layers(inner_loop.model))
+        self._modules = list(inner_loop.modules())
         self._programs: dict[Any, Callable[..., _Part]] = {}
 
     def __call__(self, tasks: Tasks) -> MetaGradient:
@@ -149,7 +149,10 @@ class MetaGradientOf:
         key = (
             *((tensor.shape, tensor.stride(), tensor.dtype, tensor.device) for tensor in tensors),
             torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device),
-            self.inner_loop.training,
+            tuple(weights),
+            tuple(module.training for module in self._modules),
+            torch.get_num_threads(),
+            torch.are_deterministic_algorithms_enabled(),
             len(tasks.support),
         )
         with torch.no_grad():
@@ -163,6 +166,7 @@ class MetaGradientOf:
 
     def _program(self, names: list[str], tasks: Tasks, tensors: list[Tensor]) -> Callable[..., _Part]:
         """The meta-gradient of a chunk like this one, compiled as a function of weights and tasks' tensors."""
+        from torch import _inductor as inductor  # here, since it is slow to import
 
         def traced(*tensors: Tensor) -> tuple[Tensor, ...]:
             weights = dict(zip(names, tensors, strict=False))
@@ -170,8 +174,9 @@ class MetaGradientOf:
             return losses, predictions, finite, *gradient
 
         with seeded(0, tensors[0].device):  # tracing draws too, but not from the tasks' own stream
-            graph = make_fx(traced)(*tensors)
-        # Not by torch.compile, which would trace the traced anew and look at guards in every call: the key has them.
+            # Detached: one tensor that stands in two places would be traced as one argument.
+            graph = make_fx(traced)(*(tensor.detach() for tensor in tensors))
+        # Not by torch.compile, which would trace the traced anew, and check in every call what the key holds.
         compiled = inductor.compile(graph, [*tensors])
 
         def program(*tensors: Tensor) -> _Part:
@@ -196,14 +201,16 @@ def _of_tensors(like: Tasks, tensors: Sequence[Tensor]) -> Tasks:
 
 
 def default_chunk(model: nn.Module, tasks: Tasks) -> int:
-    """How many tasks to compute at once: all, but one by one on a CPU where most weights are of convolutions.
+    """How many tasks to compute at once: all, but one by one for convolutions on a CPU.
 
     Under ``vmap`` each task's own kernels make a grouped convolution, which CPUs run slower than a loop over tasks.
+    Convolutions whose kernels do not overlap, such as those that cut an image into patches, are matrix products.
     """
-    if tasks.query.inputs.device.type != "cpu":
-        return tasks.size
-    kernels = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd))
-    return 1 if 2 * kernels > sum(weight.numel() for weight in model.parameters()) else tasks.size
+    overlapping = any(
+        isinstance(module, nn.modules.conv._ConvNd) and module.stride != module.kernel_size
+        for module in model.modules()
+    )
+    return 1 if overlapping and tasks.query.inputs.device.type == "cpu" else tasks.size
 
 
 def hand_over(loss: Tensor, gradients: Params, weights: Params) -> Tensor:

@@ -162,15 +162,15 @@ class ImageTasks(TaskDistribution):
         classes, turns = self._draw_classes(task_stream(seed, split, number), len(names), self.ways_in(split))
         return [
             names[k] + (f", turned {90 * quarters}°" if quarters else "")
-            for k, quarters in zip(classes, np.broadcast_to(turns, classes.shape), strict=True)
+            for k, quarters in zip(classes, turns, strict=True)
         ]
 
     def _draw_classes(
         self, stream: np.random.Generator, classes: int, ways: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64] | int]:
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """What a task's stream gives first: its classes and by how many quarter turns each is turned."""
         drawn = stream.choice(classes, ways, replace=False)
-        return drawn, stream.integers(4, size=ways) if self.rotations else 0
+        return drawn, stream.integers(4, size=ways) if self.rotations else np.zeros(ways, np.int64)
 
     def render(self, tasks: Tasks) -> Tasks:
         """Floats for bytes, with the affine change that ``jitter`` stands for."""

@@ -12,11 +12,11 @@ from litmaml.types import SPLITS, Batch, Split, Tasks
 
 
 def task_streams(seed: int, split: Split, numbers: Iterable[int]) -> Iterator[np.random.Generator]:
-    """The random stream of each task in turn; a stream is to be used before the next one is taken.
+    """The random stream of each task in turn: one generator, to be drawn from before the next task is taken.
 
     A counter-based generator (Philox) keyed by (seed, split) and started at the task's number: the stream is
     the same in whichever process, worker, batch or order the task is made, and no two tasks share any part of
-    it. It is one generator that is set back, in a tenth of the time that a new one takes.
+    it. Setting the generator back takes a tenth of the time of making a new one.
 
     Raises:
         ValueError: if ``seed`` or a number is negative.
