@@ -191,19 +191,15 @@ def _sampling(device: str) -> Any:
 
 
 def _fit(device: str) -> Any:
-    return _fresh("fit", {"processes": 1, "device": device, "alone": True, "steps": 14})
+    return _fresh("fit", {"processes": 1, "device": device, "alone": True, "steps": 10})
 
 
 def _processes(device: str) -> Any:
     available = torch.cuda.device_count() if device == "cuda" else os.cpu_count() or 1
     if available < 2:
         return None
-    one_two = {n: [] for n in (1, 2)}
-    for _ in range(2):
-        for count, found in one_two.items():
-            part = {"processes": count, "device": device, "alone": False, "steps": 10}
-            found.append(_fresh("fit", part)["tasks_per_second"])
-    return {str(count): sum(found) / len(found) for count, found in one_two.items()}
+    part = {"device": device, "alone": False, "steps": 12}
+    return {str(count): _fresh("fit", part | {"processes": count})["tasks_per_second"] for count in (1, 2)}
 
 
 def _machine(device: str) -> dict[str, Any]:
