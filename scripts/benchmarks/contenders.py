@@ -158,19 +158,19 @@ def jax(problem: Problem) -> Run:
     (support,), query = problem.tasks.support, problem.tasks.query
     tasks = tuple(jnp.array(t.numpy()) for t in (support.inputs, support.targets, query.inputs, query.targets))
 
-    def loss(weights, x, y):  # type: ignore[no-untyped-def]
+    def loss(weights, x, y):  # type: ignore[no-untyped-def]  # JAX's arrays in any nest
         for weight, bias in weights[:-1]:
             x = jnp.tanh(x @ weight + bias)
         weight, bias = weights[-1]
         return jnp.mean((x @ weight + bias - y) ** 2)
 
-    def adapted(weights, x, y, query_x, query_y):  # type: ignore[no-untyped-def]
+    def adapted(weights, x, y, query_x, query_y):  # type: ignore[no-untyped-def]  # JAX's arrays in any nest
         for _ in range(problem.steps):
             gradient = library.grad(loss)(weights, x, y)
             weights = library.tree.map(lambda w, g: w - problem.lr * g, weights, gradient)
         return loss(weights, query_x, query_y)
 
-    def mean(weights, tasks):  # type: ignore[no-untyped-def]
+    def mean(weights, tasks):  # type: ignore[no-untyped-def]  # JAX's arrays in any nest
         return jnp.mean(library.vmap(adapted, in_axes=(None, 0, 0, 0, 0))(weights, *tasks))
 
     gradient = library.jit(library.grad(mean))

@@ -43,7 +43,7 @@ def estimator(method: str, samples: int, probe: float | None) -> OuterGradient:
         return FiniteDifference(probe)
     if method == "GGS":
         return GaussianSmoothing(samples, probe)
-    return ZerothOrder(samples, probe, method.removeprefix("ZO "))  # type: ignore[arg-type]
+    return ZerothOrder(samples, probe, method.removeprefix("ZO "))  # type: ignore[arg-type]  # one of the literals
 
 
 class Hop:

@@ -97,7 +97,7 @@ def descend(
     A sum that is no longer finite ends it: what follows would be NaN.
     """
     weights = dict(gradient_of.inner_loop.named_parameters())
-    outer = optimizer(list(weights.values()), lr=1.0)  # type: ignore[call-arg]
+    outer = optimizer(list(weights.values()), lr=1.0)  # type: ignore[call-arg]  # each of them has lr
     for k in range(iterations):
         result = gradient_of(tasks(k))
         if not bool(result.finite.all()):

@@ -162,7 +162,7 @@ def _is_first_process() -> bool:
 def _logger(class_path: str, **init_args: Any) -> Any:
     return Namespace(  # type: ignore[no-untyped-call]  # untyped in jsonargparse
         class_path=class_path,
-        init_args=Namespace(init_args),  # type: ignore[no-untyped-call]
+        init_args=Namespace(init_args),  # type: ignore[no-untyped-call]  # untyped too
     )
 
 

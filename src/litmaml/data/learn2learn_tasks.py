@@ -186,7 +186,7 @@ def _random_generators_seeded(stream: np.random.Generator) -> Iterator[None]:
     seeds = stream.integers(2**32, size=3)
     with torch.random.fork_rng(devices=[]):
         random.seed(int(seeds[0]))
-        np.random.seed(int(seeds[1]))  # noqa: NPY002
+        np.random.seed(int(seeds[1]))  # noqa: NPY002  # as above
         torch.manual_seed(int(seeds[2]))
         try:
             yield
