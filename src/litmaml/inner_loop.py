@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,8 +13,9 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
+from litmaml.batch_norm import LeanBatchNorm
 from litmaml.inner_optimizer import InnerOptimizer
-from litmaml.outer_gradient import FirstOrder, OuterGradient
+from litmaml.outer_gradient import FirstOrder, OuterGradient, SecondOrder
 from litmaml.types import Batch, Params, Tasks
 
 
@@ -62,7 +63,15 @@ class InnerLoop(nn.Module):
         if not self.fast_names:
             raise ValueError("fast_weights: names no parameter; there is nothing to adapt")
         self.slow_names = [name for name in trainable if name not in set(self.fast_names)]
+        # Only where it pays: where the inner loss is differentiated twice; small networks feel a context.
+        twice = isinstance(outer_gradient, SecondOrder)
+        normalised = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+        self._batch_norm = LeanBatchNorm if twice and normalised else nullcontext
         optimizer.bind({name: trainable[name].detach() for name in self.fast_names}, steps)
+        self.channels_last = any(
+            weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+            for weight in model.parameters()
+        )
         # Looking for tied weights in each call takes longer than a small network's forward pass.
         self.tied = len(list(self.named_parameters(remove_duplicate=False))) > len(list(self.named_parameters()))
 
@@ -79,7 +88,8 @@ class InnerLoop(nn.Module):
 
     def losses(self, fast: Params, slow: Params, batch: Batch) -> Tensor:
         """l of each task (T,)."""
-        return self.outcome(fast, slow, batch)[0]
+        with self._batch_norm():
+            return self.outcome(fast, slow, batch)[0]
 
     def outcome(self, fast: Params, slow: Params, batch: Batch) -> tuple[Tensor, Tensor]:
         """l of each task (T,) and the predictions (T, n, ...) that it is taken on, by a single ``vmap``."""
@@ -95,6 +105,8 @@ class InnerLoop(nn.Module):
     def _call(self, weights: Params, slow: Params | None, inputs: Tensor) -> Tensor:
         """The model with a single task's weights."""
         both = {**slow, **weights} if slow else weights
+        if self.channels_last and inputs.dim() == 4:
+            inputs = _channels_last(inputs)
         predictions: Tensor = functional_call(self.model, both, (inputs,), tie_weights=self.tied)
         return predictions
 
@@ -148,6 +160,16 @@ def _task_by_task(function: Callable[..., Any], *stacked: Any) -> Any:
         single = pytree.tree_map(lambda part: part.squeeze(0), stacked)
         return pytree.tree_map(lambda result: result.unsqueeze(0), function(*single))
     return vmap(function, randomness="different")(*stacked)
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    """The images (n, channels, height, width) with strides in the order of n, height, width, channels.
+
+    For a single channel torch's own conversion keeps the strides, from which convolutions then take it that the images
+    are not channels-last, and go on so down to the layers that do most of the work.
+    """
+    channels = images.movedim(1, -1)
+    return channels.flatten().view(channels.shape).movedim(-1, 1)
 
 
 @contextmanager

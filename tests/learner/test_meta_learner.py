@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,11 @@ def test_directions_follow_the_seed_of_the_data(tmp_path: Path) -> None:
     assert not torch.equal(found[0], found[2])
 
 
+def _note_format(formats: list[bool], layer: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+    (images,) = inputs
+    formats.append(images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous())
+
+
 def test_channels_last_is_the_same_gradient() -> None:
     draw = torch.Generator().manual_seed(0)
     images = torch.rand(2, 3, 1, 16, 16, dtype=torch.float64, generator=draw)
@@ -112,7 +118,12 @@ def test_channels_last_is_the_same_gradient() -> None:
         module = MetaLearner(Conv4(ways=3, filters=4, size=16).double(), SGD(0.1), channels_last=switch)
         kernel = module.inner_loop.model.get_parameter("body.4.weight")
         assert kernel.is_contiguous(memory_format=torch.channels_last) == switch
+        formats: list[bool] = []
+        for layer in module.inner_loop.model.modules():
+            if isinstance(layer, nn.MaxPool2d):  # after the convolution and batch norm of a block
+                layer.register_forward_hook(partial(_note_format, formats))
         found[switch] = module.meta_gradient(tasks).gradients
+        assert set(formats) == {switch}
         assert module.hparams["channels_last"] == switch
     for name, gradient in found[False].items():
         torch.testing.assert_close(found[True][name], gradient, rtol=1e-10, atol=1e-12)

@@ -1,0 +1,136 @@
+"""The leaner second derivative of batch norm, held against torch's own and against finite differences."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+from torch.nn import functional
+
+from litmaml.batch_norm import LeanBatchNorm
+from litmaml.inner_loop import InnerLoop
+from litmaml.inner_optimizer import SGD
+from litmaml.models import Conv4
+from litmaml.outer_gradient import FirstOrder, OuterGradient, SecondOrder
+from litmaml.types import Batch
+
+SHAPES = [(6, 3), (4, 3, 5), (3, 3, 4, 2), (2, 3, 2, 3, 2)]
+
+
+def normalised(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    with LeanBatchNorm():
+        return functional.batch_norm(x, None, None, weight, bias, training=True)
+
+
+def derivatives(context: AbstractContextManager[Any], x: Tensor, *affine: Tensor) -> list[Tensor]:
+    """The output, its first derivatives by x and the affine weights, and the second ones along fixed directions."""
+    draw = torch.Generator().manual_seed(1)
+
+    def direction(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=draw, dtype=torch.float64).to(like.dtype)
+
+    leaves = [tensor.detach().requires_grad_() for tensor in (x, *affine)]
+    with context:
+        y = functional.batch_norm(leaves[0], None, None, *(leaves[1:] or (None, None)), training=True)
+    first = torch.autograd.grad((y * direction(y)).tanh().sum(), leaves, create_graph=True)
+    second = torch.autograd.grad(sum(((g * direction(g)).sum() for g in first), torch.zeros(())), leaves)
+    return [y, *first, *second]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("affine", [True, False])
+def test_derivatives_by_finite_differences(shape: tuple[int, ...], affine: bool) -> None:
+    inputs = (torch.randn(shape), *(torch.randn(2, 3) if affine else (None, None)))
+    leaves = tuple(None if tensor is None else tensor.requires_grad_() for tensor in inputs)
+    assert torch.autograd.gradcheck(normalised, leaves)
+    assert torch.autograd.gradgradcheck(normalised, leaves)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_derivatives_are_those_of_torch(shape: tuple[int, ...]) -> None:
+    # The mean is far from zero, as that of an image is; the weight of a channel is zero, as where training starts so.
+    x, weight, bias = 30 + torch.randn(shape), torch.tensor([0.0, 1.0, -2.0]), torch.randn(3)
+    for found, expected in zip(
+        derivatives(LeanBatchNorm(), x, weight, bias), derivatives(nullcontext(), x, weight, bias), strict=True
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-11)
+
+
+def test_channels_last_stays_so() -> None:
+    x = torch.randn(3, 4, 5, 6).to(memory_format=torch.channels_last)
+    y, by_x, *_ = derivatives(LeanBatchNorm(), x, torch.randn(4), torch.randn(4))
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert by_x.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("stacked", [(0, 0, 0), (1, None, None), (None, 0, 0)])
+def test_tasks_are_normalised_apart(stacked: tuple[int | None, ...]) -> None:
+    x, weight, bias = torch.randn(5, 3, 4), torch.randn(3), torch.randn(3)
+    inputs = [
+        tensor if dim is None else torch.stack([tensor, tensor.flip(0) + 1], dim)
+        for tensor, dim in zip((x, weight, bias), stacked, strict=True)
+    ]
+    leaves = [tensor.requires_grad_() for tensor in inputs]
+    mapped = vmap(normalised, stacked)(*leaves)
+    one_by_one = torch.stack(
+        [
+            functional.batch_norm(
+                *(t if dim is None else t.select(dim, task) for t, dim in zip(leaves[:1], stacked, strict=False)),
+                None,
+                None,
+                *(t if dim is None else t.select(dim, task) for t, dim in zip(leaves[1:], stacked[1:], strict=True)),
+                training=True,
+            )
+            for task in (0, 1)
+        ]
+    )
+    torch.testing.assert_close(mapped, one_by_one)
+    found, expected = [], []
+    for y, into in ((mapped, found), (one_by_one, expected)):
+        first = torch.autograd.grad(y.pow(3).sum(), leaves, create_graph=True)
+        into += [*first, *torch.autograd.grad(sum((g.sin().sum() for g in first), torch.zeros(())), leaves)]
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_half_precision() -> None:
+    x, weight, bias = torch.randn(8, 3, 6, 6), torch.randn(3), torch.randn(3)
+    expected = derivatives(nullcontext(), x, weight, bias)
+    found = derivatives(LeanBatchNorm(), x.bfloat16(), weight.float(), bias.float())
+    for half, full in zip(found, expected, strict=True):
+        assert (half - full).norm() < 0.03 * full.norm()  # bfloat16 has a relative precision of 0.004
+    assert [tensor.dtype for tensor in found] == [torch.bfloat16, *2 * (torch.bfloat16, torch.float32, torch.float32)]
+
+
+def test_what_is_left_to_torch() -> None:
+    with LeanBatchNorm():
+        with pytest.raises(ValueError, match="more than 1 value per channel"):
+            functional.batch_norm(torch.randn(1, 3), None, None, training=True)
+        mean, variance, x = torch.zeros(3), torch.ones(3), torch.randn(4, 3)
+        torch.testing.assert_close(functional.batch_norm(x, mean, variance, eps=0.0), x)
+        functional.batch_norm(x, mean, variance, training=True, momentum=1.0)
+        torch.testing.assert_close(mean, x.mean(0))
+
+
+def test_there_is_no_third_derivative() -> None:
+    x = torch.randn(4, 3, requires_grad=True)
+    (first,) = torch.autograd.grad(normalised(x, None, None).pow(3).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="no third derivative"):
+        torch.autograd.grad(first.pow(2).sum(), x, create_graph=True)
+
+
+@pytest.mark.parametrize(("outer_gradient", "lean"), [(SecondOrder(), True), (FirstOrder(), False)])
+def test_inner_loops_take_it_where_they_differentiate_twice(outer_gradient: OuterGradient, lean: bool) -> None:
+    model = Conv4(ways=2, filters=2, size=16)
+    loop = InnerLoop(model, nn.CrossEntropyLoss(), SGD(), outer_gradient, ["*"], 1)
+    batch = Batch(torch.rand(1, 4, 1, 16, 16), torch.tensor([[0, 1, 0, 1]]))
+    nodes, names = [loop.losses(*loop.start(1), batch).grad_fn], set()
+    while nodes:
+        if (node := nodes.pop()) is not None:
+            names.add(node.name())
+            nodes += [parent for parent, _ in node.next_functions]
+    assert ("_BatchNormBackward" in names) == lean
+    assert ("NativeBatchNormBackward0" in names) != lean
