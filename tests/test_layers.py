@@ -12,12 +12,14 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # The mathematics: torch only.
 CORE = {
     "allocator",
+    "batch_norm",
     "inner_loop",
     "inner_optimizer",
     "meta_gradient",
     "model_checks",
     "models",
     "outer_gradient",
+    "task_batching",
     "types",
 }
 NEVER_IN_CORE = {"lightning", "wandb", "jsonargparse", "torchmetrics", "learn2learn", "matplotlib", "rich"}

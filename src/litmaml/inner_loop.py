@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils import _pytree as pytree
 
 from litmaml.batch_norm import LeanBatchNorm
 from litmaml.inner_optimizer import InnerOptimizer
 from litmaml.outer_gradient import FirstOrder, OuterGradient, SecondOrder
+from litmaml.task_batching import task_by_task, tasks_at_once
 from litmaml.types import Batch, Params, Tasks
 
 
 class InnerLoop(nn.Module):
     """theta_{j+1} = U_j(theta_j, grad l(theta_j; S_j)) from theta_0, the model's weights, for every task.
 
-    The model is called functionally with each task's own fast weights: as it is for one task, by ``vmap`` for more.
+    The model is called functionally with each task's own fast weights: in a loop over tasks or by ``vmap``.
     Only the forward pass is mapped, and the sum of the tasks' losses is differentiated outside: mapping the gradient
     itself is wrong at second order for affine normalisation layers (PyTorch functorch issue 534).
 
@@ -78,12 +77,13 @@ class InnerLoop(nn.Module):
     def predict(self, fast: Params, inputs: Tensor, slow: Params | None = None) -> Tensor:
         """Each task's predictions (T, n, ...) by its own fast weights, on inputs (T, n, ...)."""
         with _unfused_attention():
-            predictions: Tensor = _task_by_task(lambda weights, x: self._call(weights, slow, x), fast, inputs)
+            at_once = self._at_once(inputs)
+            predictions: Tensor = task_by_task(lambda weights, x: self._call(weights, slow, x), at_once, fast, inputs)
         return predictions
 
     def loss_of(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """The loss of each task (T,) for predictions already made."""
-        losses: Tensor = _task_by_task(self.loss, predictions, targets)
+        losses: Tensor = task_by_task(self.loss, True, predictions, targets)
         return losses
 
     def losses(self, fast: Params, slow: Params, batch: Batch) -> Tensor:
@@ -92,15 +92,18 @@ class InnerLoop(nn.Module):
             return self.outcome(fast, slow, batch)[0]
 
     def outcome(self, fast: Params, slow: Params, batch: Batch) -> tuple[Tensor, Tensor]:
-        """l of each task (T,) and the predictions (T, n, ...) that it is taken on, by a single ``vmap``."""
+        """l of each task (T,) and the predictions (T, n, ...) that it is taken on,"""
 
         def one(weights: Params, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
             predictions = self._call(weights, slow, inputs)
             return self.loss(predictions, targets), predictions
 
         with _unfused_attention():
-            losses, predictions = _task_by_task(one, fast, batch.inputs, batch.targets)
+            losses, predictions = task_by_task(one, self._at_once(batch.inputs), fast, batch.inputs, batch.targets)
         return losses, predictions
+
+    def _at_once(self, inputs: Tensor) -> bool:
+        return tasks_at_once(self.model, inputs) == len(inputs)
 
     def _call(self, weights: Params, slow: Params | None, inputs: Tensor) -> Tensor:
         """The model with a single task's weights."""
@@ -151,15 +154,6 @@ class InnerLoop(nn.Module):
                 fast, state = self.optimizer.step(j, fast, gradient, state)
                 fast = {name: weight.detach() for name, weight in fast.items()}
             yield fast
-
-
-def _task_by_task(function: Callable[..., Any], *stacked: Any) -> Any:
-    """The function of each task's own arguments, its results stacked: as it is for one task, by ``vmap`` for more."""
-    if len(stacked[-1]) == 1:
-        # Not by [0], whose derivative fills a tensor with zeros.
-        single = pytree.tree_map(lambda part: part.squeeze(0), stacked)
-        return pytree.tree_map(lambda result: result.unsqueeze(0), function(*single))
-    return vmap(function, randomness="different")(*stacked)
 
 
 def _channels_last(images: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -16,6 +16,7 @@ from litmaml.allocator import keep_freed_memory
 from litmaml.inner_loop import InnerLoop
 from litmaml.model_checks import random_layers
 from litmaml.outer_gradient import seeded
+from litmaml.task_batching import default_chunk, tasks_at_once
 from litmaml.types import Batch, Params, Tasks, chunks
 
 logger = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ class MetaGradientOf:
         if tasks.query.inputs.device.type == "cpu":
             keep_freed_memory()
         weights: Params = {n: w for n, w in self.inner_loop.named_parameters() if w.requires_grad}
-        size = self.tasks_per_chunk or default_chunk(self.inner_loop.model, tasks)
+        size = self.tasks_per_chunk or self._default_chunk(tasks)
         parts, gradient = self._over(chunks(tasks, size), weights, self._compiled if self.compile else self._part)
         finite = torch.stack([part.finite for part in parts])
         if not bool(finite.all()):
@@ -106,6 +107,11 @@ class MetaGradientOf:
             gradients=dict(zip(weights, gradient, strict=True)),
             finite=torch.cat([part.finite.expand(len(part.losses)) for part in parts]),
         )
+
+    def _default_chunk(self, tasks: Tasks) -> int:
+        size = default_chunk(self.inner_loop.model, tasks, self.steps)
+        # A loop over a chunk's tasks would be written out in its program, and take as many times as long to compile.
+        return min(size, tasks_at_once(self.inner_loop.model, tasks.query.inputs)) if self.compile else size
 
     def _over(
         self, parts: Sequence[Tasks], weights: Params, run: Callable[[Params, Tasks], _Part], leave_out: bool = False
@@ -198,19 +204,6 @@ def _of_tensors(like: Tasks, tensors: Sequence[Tensor]) -> Tasks:
     count = len(like.support)
     hessian = None if like.hessian is None else tuple(batches[count:])
     return Tasks(tuple(batches[:count]), query, tensors[0], hessian)
-
-
-def default_chunk(model: nn.Module, tasks: Tasks) -> int:
-    """How many tasks to compute at once: all, but one by one for convolutions on a CPU.
-
-    Under ``vmap`` each task's own kernels make a grouped convolution, which CPUs run slower than a loop over tasks.
-    Convolutions whose kernels do not overlap, such as those that cut an image into patches, are matrix products.
-    """
-    overlapping = any(
-        isinstance(module, nn.modules.conv._ConvNd) and module.stride != module.kernel_size
-        for module in model.modules()
-    )
-    return 1 if overlapping and tasks.query.inputs.device.type == "cpu" else tasks.size
 
 
 def hand_over(loss: Tensor, gradients: Params, weights: Params) -> Tensor:

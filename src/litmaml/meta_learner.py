@@ -22,9 +22,10 @@ from litmaml.inner_loop import InnerLoop
 from litmaml.inner_optimizer import SGD, InnerOptimizer
 from litmaml.learner_checks import check_labels, check_loss, check_trainer
 from litmaml.learner_recipe import arguments_of, recipe_of
-from litmaml.meta_gradient import MetaGradientOf, default_chunk, hand_over
+from litmaml.meta_gradient import MetaGradientOf, hand_over
 from litmaml.model_checks import check_model, normalisation_policy
 from litmaml.outer_gradient import OuterGradient, SecondOrder
+from litmaml.task_batching import default_chunk
 from litmaml.types import Params, Tasks, chunks
 
 
@@ -45,8 +46,8 @@ class MetaLearner(LightningModule):
         fast_weights: Patterns of the parameters to adapt: "*" for all (MAML), "head.*" for the head (ANIL).
         optimizer: Of the outer loop.
         lr_scheduler: Of the outer loop, stepped after every batch of tasks.
-        tasks_per_chunk: Tasks computed at once; memory grows with it. By default the whole batch, or one by one for
-            convolutions on a CPU.
+        tasks_per_chunk: Tasks computed at once; memory grows with it. By default the whole batch, for convolutions on
+            a CPU as many as its cache takes.
         compile: Compile the whole meta-gradient: minutes at first, then faster, most so for small models.
         channels_last: Keep the kernels of two-dimensional convolutions in torch's channels-last format, which is
             faster on CPUs and for half precision or TF32 on GPUs.

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from litmaml.inner_loop import InnerLoop
 from litmaml.inner_optimizer import SGD
-from litmaml.meta_gradient import MetaGradientOf, default_chunk, hand_over
-from litmaml.models import MLP, Conv4
+from litmaml.meta_gradient import MetaGradientOf, hand_over
 from litmaml.outer_gradient import (
     FiniteDifference,
     FirstOrder,
@@ -172,14 +171,6 @@ def test_dropout_draws_from_the_stream_of_the_tasks() -> None:
     # Each task has a mask of its own.
     equal = select(random_tasks(1), [0, 0])
     assert MetaGradientOf(loop, STEPS)(equal).losses.unique().numel() == 2
-
-
-def test_chunks_of_convolutions_on_a_cpu() -> None:
-    tasks = random_tasks(3)
-    assert default_chunk(MLP(), tasks) == 3
-    assert default_chunk(Conv4(filters=2, size=16), tasks) == 1
-    patches = nn.Sequential(nn.Conv2d(1, 8, kernel_size=4, stride=4), nn.Flatten(2), nn.Linear(16, 64))
-    assert default_chunk(patches, tasks) == 3
 
 
 def test_selecting_and_chunking_tasks() -> None:

@@ -115,7 +115,8 @@ def test_channels_last_is_the_same_gradient() -> None:
     found = {}
     for switch in (False, True):
         torch.manual_seed(0)
-        module = MetaLearner(Conv4(ways=3, filters=4, size=16).double(), SGD(0.1), channels_last=switch)
+        model = Conv4(ways=3, filters=4, size=16).double()
+        module = MetaLearner(model, SGD(0.1), channels_last=switch, tasks_per_chunk=1)  # in which formats are seen
         kernel = module.inner_loop.model.get_parameter("body.4.weight")
         assert kernel.is_contiguous(memory_format=torch.channels_last) == switch
         formats: list[bool] = []

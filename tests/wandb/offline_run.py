@@ -24,6 +24,8 @@ def records(path: Path) -> Iterator[Record]:
             place += left
             continue
         _, length, kind = struct.unpack_from("<IHB", data, place)
+        if place + HEADER + length > len(data):
+            return  # still being written
         parts += data[place + HEADER : place + HEADER + length]
         place += HEADER + length
         if kind in (FULL, LAST):

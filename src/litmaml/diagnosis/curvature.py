@@ -11,8 +11,8 @@ from litmaml.diagnosis.estimate import Estimate, listed, mean_estimate
 from litmaml.diagnosis.hessians import Extreme, Hessians, flatten, largest_eigenvalues, unflatten
 from litmaml.diagnosis.kinks import kinks
 from litmaml.inner_loop import InnerLoop
-from litmaml.meta_gradient import default_chunk
 from litmaml.outer_gradient import seeded
+from litmaml.task_batching import default_chunk
 from litmaml.types import Batch, Params, Tasks, chunks
 
 _SCALES = (1.0, 1 / 8, 1 / 64)

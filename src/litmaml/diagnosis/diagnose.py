@@ -25,10 +25,10 @@ from litmaml.diagnosis.stability import Stability, stability
 from litmaml.inner_loop import InnerLoop
 from litmaml.inner_optimizer import SGD
 from litmaml.learner_checks import check_inputs, check_labels
-from litmaml.meta_gradient import default_chunk
 from litmaml.meta_learner import MetaLearner
 from litmaml.model_checks import random_layers
 from litmaml.outer_gradient import SecondOrder
+from litmaml.task_batching import default_chunk
 from litmaml.types import Tasks, chunks, select
 
 
@@ -61,7 +61,7 @@ def diagnose(learner: MetaLearner, tasks: Tasks, meta_batch: int = 16, probed_ta
         tasks: T tasks, at least 2, as the learner is trained with.
         meta_batch: The number of tasks of one outer step in training.
         probed_tasks: The first so many tasks are used for what costs most: curvature and the errors of the outer
-            gradients. By default all; 8 where tasks are computed one by one (convolutions on a CPU).
+            gradients. By default all; 8 where not all can be computed at once (convolutions on a CPU).
 
     Raises:
         ValueError: There are fewer than two tasks, the model cannot take them, they have more classes than it, a loss
@@ -90,7 +90,7 @@ def _diagnose(
 ) -> Diagnosis:
     chunk = default_chunk(inner_loop.model, tasks)
     if probed_tasks is None:
-        probed_tasks = 8 if chunk == 1 else tasks.size
+        probed_tasks = 8 if chunk < tasks.size else tasks.size
     if probed_tasks < 2:
         raise ValueError(f"probed_tasks: has to be at least 2, got {probed_tasks}")
     for part in chunks(tasks, chunk):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from litmaml.diagnosis.cost import Cost, costs, using
 from litmaml.inner_loop import InnerLoop
-from litmaml.meta_gradient import MetaGradientOf, default_chunk
+from litmaml.meta_gradient import MetaGradientOf
 from litmaml.model_checks import check_model
 from litmaml.outer_gradient import (
     FiniteDifference,
@@ -22,6 +22,7 @@ from litmaml.outer_gradient import (
     ZerothOrder,
     probe_length,
 )
+from litmaml.task_batching import default_chunk
 from litmaml.types import Tasks, select
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from litmaml.diagnosis.estimate import Estimate, difference_estimate, mean_estimate
 from litmaml.diagnosis.hessians import Hessians, largest_eigenvalues
 from litmaml.inner_loop import InnerLoop
-from litmaml.meta_gradient import default_chunk
 from litmaml.outer_gradient import seeded
+from litmaml.task_batching import default_chunk
 from litmaml.types import Batch, Tasks
 
 
@@ -130,7 +130,7 @@ def _gradients(inner_loop: InnerLoop, tasks: Tasks, replicas: list[Batch]) -> Te
 
 
 def _hessian_noise(inner_loop: InnerLoop, tasks: Tasks, replicas: list[Batch], most: int) -> Estimate:
-    """From |H_b - mean H|^2 m / (m - 1) over the m replicas b; only the support batch's where tasks go one by one."""
+    """From |H_b - mean H|^2 m / (m - 1) over the m replicas b; only the support batch's where not all tasks fit."""
     count, used, chunk = len(replicas), min(most, tasks.size), default_chunk(inner_loop.model, tasks)
     squares = []
     for first in range(0, used, chunk):
@@ -142,7 +142,7 @@ def _hessian_noise(inner_loop: InnerLoop, tasks: Tasks, replicas: list[Batch], m
             start = torch.randn_like(hessians[0].gradient)
         norms = [
             largest_eigenvalues(_deviation(hessians, b), start, iterations=12, tolerance=3e-2).values
-            for b in range(count if chunk > 1 else 1)
+            for b in range(count if chunk >= tasks.size else 1)
         ]
         squares.append(torch.stack(norms).square().mean(0) * count / (count - 1))
     return mean_estimate(torch.cat(squares)).map_sqrt(f"{used} tasks, {count} support batches each")

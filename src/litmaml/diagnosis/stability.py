@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from litmaml.inner_loop import InnerLoop
-from litmaml.meta_gradient import default_chunk
+from litmaml.task_batching import default_chunk
 from litmaml.types import Tasks, chunks
 
 FURTHER = 20
