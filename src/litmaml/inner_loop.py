@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
@@ -14,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from litmaml.batch_norm import LeanBatchNorm
 from litmaml.inner_optimizer import InnerOptimizer
 from litmaml.outer_gradient import FirstOrder, OuterGradient, SecondOrder
-from litmaml.task_batching import task_by_task, tasks_at_once
+from litmaml.task_batching import first_convolution, task_by_task, tasks_at_once
 from litmaml.types import Batch, Params, Tasks
 
 
@@ -62,6 +63,8 @@ class InnerLoop(nn.Module):
         if not self.fast_names:
             raise ValueError("fast_weights: names no parameter; there is nothing to adapt")
         self.slow_names = [name for name in trainable if name not in set(self.fast_names)]
+        # Not as an attribute, which would be a module of its own.
+        self.tasks_at_once = functools.partial(tasks_at_once, first_convolution(model))
         # Only where it pays: where the inner loss is differentiated twice; small networks feel a context.
         twice = isinstance(outer_gradient, SecondOrder)
         normalised = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
@@ -102,8 +105,12 @@ class InnerLoop(nn.Module):
             losses, predictions = task_by_task(one, self._at_once(batch.inputs), fast, batch.inputs, batch.targets)
         return losses, predictions
 
+    def default_chunk(self, tasks: Tasks, steps: int = 1) -> int:
+        """How many tasks to adapt at once, by so many steps on their support sets."""
+        return self.tasks_at_once(tasks.support[0].inputs, steps)
+
     def _at_once(self, inputs: Tensor) -> bool:
-        return tasks_at_once(self.model, inputs) == len(inputs)
+        return self.tasks_at_once(inputs) == len(inputs)
 
     def _call(self, weights: Params, slow: Params | None, inputs: Tensor) -> Tensor:
         """The model with a single task's weights."""

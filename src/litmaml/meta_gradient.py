@@ -16,7 +16,6 @@ from litmaml.allocator import keep_freed_memory
 from litmaml.inner_loop import InnerLoop
 from litmaml.model_checks import random_layers
 from litmaml.outer_gradient import seeded
-from litmaml.task_batching import default_chunk, tasks_at_once
 from litmaml.types import Batch, Params, Tasks, chunks
 
 logger = logging.getLogger(__name__)
@@ -57,7 +56,7 @@ class MetaGradientOf:
     Args:
         inner_loop: The model with its inner optimizer and outer gradient.
         steps: N, the number of inner steps.
-        tasks_per_chunk: Tasks that are held in memory and computed at once; None: see ``default_chunk``.
+        tasks_per_chunk: Tasks that are held in memory and computed at once; None: see ``InnerLoop.default_chunk``.
         compile: Trace the whole meta-gradient of a chunk and compile it: once for every new shape, which takes from
             seconds to minutes (more with more inner steps), then runs several times as fast on small models.
         seed: Start of the streams that random directions and random layers draw from, together with the number
@@ -109,9 +108,9 @@ class MetaGradientOf:
         )
 
     def _default_chunk(self, tasks: Tasks) -> int:
-        size = default_chunk(self.inner_loop.model, tasks, self.steps)
+        size = self.inner_loop.default_chunk(tasks, self.steps)
         # A loop over a chunk's tasks would be written out in its program, and take as many times as long to compile.
-        return min(size, tasks_at_once(self.inner_loop.model, tasks.query.inputs)) if self.compile else size
+        return min(size, self.inner_loop.tasks_at_once(tasks.query.inputs)) if self.compile else size
 
     def _over(
         self, parts: Sequence[Tasks], weights: Params, run: Callable[[Params, Tasks], _Part], leave_out: bool = False

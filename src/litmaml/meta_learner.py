@@ -25,7 +25,6 @@ from litmaml.learner_recipe import arguments_of, recipe_of
 from litmaml.meta_gradient import MetaGradientOf, hand_over
 from litmaml.model_checks import check_model, normalisation_policy
 from litmaml.outer_gradient import OuterGradient, SecondOrder
-from litmaml.task_batching import default_chunk
 from litmaml.types import Params, Tasks, chunks
 
 
@@ -231,7 +230,7 @@ class MetaLearner(LightningModule):
         return cast(Iterator[tuple[str, CatMetric]], iter(self._episodes.items()))
 
     def _chunk_size(self, tasks: Tasks) -> int:
-        return self.tasks_per_chunk or default_chunk(self.inner_loop.model, tasks)
+        return self.tasks_per_chunk or self.inner_loop.default_chunk(tasks)
 
     # Checks
 

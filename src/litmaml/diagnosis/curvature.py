@@ -12,7 +12,6 @@ from litmaml.diagnosis.hessians import Extreme, Hessians, flatten, largest_eigen
 from litmaml.diagnosis.kinks import kinks
 from litmaml.inner_loop import InnerLoop
 from litmaml.outer_gradient import seeded
-from litmaml.task_batching import default_chunk
 from litmaml.types import Batch, Params, Tasks, chunks
 
 _SCALES = (1.0, 1 / 8, 1 / 64)
@@ -52,7 +51,7 @@ def curvature(inner_loop: InnerLoop, tasks: Tasks, steps: int) -> Curvature:
     values: list[Tensor] = []
     errors: list[Tensor] = []
     changes: list[Tensor] = []
-    for chunk in chunks(tasks, default_chunk(inner_loop.model, tasks)):
+    for chunk in chunks(tasks, inner_loop.default_chunk(tasks)):
         path = finite_path(inner_loop, chunk, steps)
         extremes = [_extreme(inner_loop, path[j], _support(chunk, j), chunk) for j in points]
         values.append(torch.stack([extreme.values for extreme in extremes], 1))

@@ -28,7 +28,6 @@ from litmaml.learner_checks import check_inputs, check_labels
 from litmaml.meta_learner import MetaLearner
 from litmaml.model_checks import random_layers
 from litmaml.outer_gradient import SecondOrder
-from litmaml.task_batching import default_chunk
 from litmaml.types import Tasks, chunks, select
 
 
@@ -88,7 +87,7 @@ def _diagnose(
     meta_batch: int,
     probed_tasks: int | None,
 ) -> Diagnosis:
-    chunk = default_chunk(inner_loop.model, tasks)
+    chunk = inner_loop.default_chunk(tasks)
     if probed_tasks is None:
         probed_tasks = 8 if chunk < tasks.size else tasks.size
     if probed_tasks < 2:

@@ -12,7 +12,6 @@ from litmaml.diagnosis.estimate import Estimate, difference_estimate, mean_estim
 from litmaml.diagnosis.hessians import Hessians, largest_eigenvalues
 from litmaml.inner_loop import InnerLoop
 from litmaml.outer_gradient import seeded
-from litmaml.task_batching import default_chunk
 from litmaml.types import Batch, Tasks
 
 
@@ -117,7 +116,7 @@ def _counts(labels: Tensor, classes: int = 0) -> Tensor:
 
 def _gradients(inner_loop: InnerLoop, tasks: Tasks, replicas: list[Batch]) -> Tensor:
     """grad l at the initial weights on every replica (T, m, d)."""
-    chunk = default_chunk(inner_loop.model, tasks)
+    chunk = inner_loop.default_chunk(tasks)
     columns = []
     for batch in replicas:
         rows = []
@@ -131,7 +130,7 @@ def _gradients(inner_loop: InnerLoop, tasks: Tasks, replicas: list[Batch]) -> Te
 
 def _hessian_noise(inner_loop: InnerLoop, tasks: Tasks, replicas: list[Batch], most: int) -> Estimate:
     """From |H_b - mean H|^2 m / (m - 1) over the m replicas b; only the support batch's where not all tasks fit."""
-    count, used, chunk = len(replicas), min(most, tasks.size), default_chunk(inner_loop.model, tasks)
+    count, used, chunk = len(replicas), min(most, tasks.size), inner_loop.default_chunk(tasks)
     squares = []
     for first in range(0, used, chunk):
         rows = slice(first, min(first + chunk, used))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 
 from litmaml.inner_loop import InnerLoop
-from litmaml.task_batching import default_chunk
 from litmaml.types import Tasks, chunks
 
 FURTHER = 20
@@ -27,7 +26,7 @@ class Stability:
 def stability(inner_loop: InnerLoop, tasks: Tasks, steps: int) -> Stability:
     """Runs the inner loop and compares losses."""
     falls = []
-    for chunk in chunks(tasks, default_chunk(inner_loop.model, tasks)):
+    for chunk in chunks(tasks, inner_loop.default_chunk(tasks)):
         measured = []
         for j, fast in enumerate(inner_loop.path(chunk, steps + FURTHER)):
             if j not in (0, steps, steps + FURTHER):
