@@ -199,7 +199,7 @@ def _picture(results: dict[str, Any], path: Path) -> None:
         speeds = [one["tasks"] / took["median"] for _, took in ordered]
         colours = ["C0" if contender.startswith("litmaml") else "0.7" for contender, _ in ordered]
         bars = axis.barh([contender for contender, _ in ordered], speeds, color=colours)
-        axis.bar_label(bars, fmt="%.3g", padding=2, fontsize=8)
+        axis.bar_label(bars, fmt=lambda value: f"{value:,.0f}" if value > 99 else f"{value:.3g}", padding=2, fontsize=8)
         axis.margins(x=0.12)
         axis.tick_params(labelsize=8)
         axis.set_title(f"{name}: N={one['steps']}, {one['tasks']} tasks", fontsize=9)

@@ -20,7 +20,7 @@ _IN_CACHE, _IN_MEMORY, _WORTH_WHILE = 2**23, 2**26, 4
 
 
 def first_convolution(model: nn.Module) -> Convolution | None:
-    """The first one whose kernels overlap. (Others, such as those that make patches of an image, are matrix products.)"""
+    """The first one whose kernels overlap; others, such as those that cut images into patches, are matrix products."""
     for module in model.modules():
         if isinstance(module, Convolution) and module.stride != module.kernel_size:
             return module
