@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
@@ -15,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from litmaml.batch_norm import LeanBatchNorm
 from litmaml.inner_optimizer import InnerOptimizer
 from litmaml.outer_gradient import FirstOrder, OuterGradient, SecondOrder
-from litmaml.task_batching import first_convolution, task_by_task, tasks_at_once
+from litmaml.task_batching import first_convolution, task_by_task, tasks_at_once, tasks_held
 from litmaml.types import Batch, Params, Tasks
 
 
@@ -63,12 +62,8 @@ class InnerLoop(nn.Module):
         if not self.fast_names:
             raise ValueError("fast_weights: names no parameter; there is nothing to adapt")
         self.slow_names = [name for name in trainable if name not in set(self.fast_names)]
-        # Not as an attribute, which would be a module of its own.
-        self.tasks_at_once = functools.partial(tasks_at_once, first_convolution(model))
-        # Only where it pays: where the inner loss is differentiated twice; small networks feel a context.
-        twice = isinstance(outer_gradient, SecondOrder)
-        normalised = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-        self._batch_norm = LeanBatchNorm if twice and normalised else nullcontext
+        self._convolution = (first_convolution(model),)  # not as itself, which would make it a module twice
+        self._normalised = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
         optimizer.bind({name: trainable[name].detach() for name in self.fast_names}, steps)
         self.channels_last = any(
             weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
@@ -80,7 +75,7 @@ class InnerLoop(nn.Module):
     def predict(self, fast: Params, inputs: Tensor, slow: Params | None = None) -> Tensor:
         """Each task's predictions (T, n, ...) by its own fast weights, on inputs (T, n, ...)."""
         with _unfused_attention():
-            at_once = self._at_once(inputs)
+            at_once = self.tasks_at_once(inputs) == len(inputs)
             predictions: Tensor = task_by_task(lambda weights, x: self._call(weights, slow, x), at_once, fast, inputs)
         return predictions
 
@@ -91,26 +86,32 @@ class InnerLoop(nn.Module):
 
     def losses(self, fast: Params, slow: Params, batch: Batch) -> Tensor:
         """l of each task (T,)."""
-        with self._batch_norm():
+        # Not for all: small networks feel a context.
+        twice = self._normalised and isinstance(self.outer_gradient, SecondOrder)
+        with LeanBatchNorm() if twice else nullcontext():
             return self.outcome(fast, slow, batch)[0]
 
     def outcome(self, fast: Params, slow: Params, batch: Batch) -> tuple[Tensor, Tensor]:
-        """l of each task (T,) and the predictions (T, n, ...) that it is taken on,"""
+        """l of each task (T,) and the predictions (T, n, ...) that it is taken on."""
 
         def one(weights: Params, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
             predictions = self._call(weights, slow, inputs)
             return self.loss(predictions, targets), predictions
 
         with _unfused_attention():
-            losses, predictions = task_by_task(one, self._at_once(batch.inputs), fast, batch.inputs, batch.targets)
+            at_once = self.tasks_at_once(batch.inputs) == len(batch.inputs)
+            losses, predictions = task_by_task(one, at_once, fast, batch.inputs, batch.targets)
         return losses, predictions
 
     def default_chunk(self, tasks: Tasks, steps: int = 1) -> int:
-        """How many tasks to adapt at once, by so many steps on their support sets."""
-        return self.tasks_at_once(tasks.support[0].inputs, steps)
+        """How many tasks to adapt together: those whose support fits at once, if memory takes so many steps' graphs."""
+        support = tasks.support[0].inputs
+        held = [support] * steps + [tasks.query.inputs]
+        return min(self.tasks_at_once(support), tasks_held(*self._convolution, held))
 
-    def _at_once(self, inputs: Tensor) -> bool:
-        return self.tasks_at_once(inputs) == len(inputs)
+    def tasks_at_once(self, inputs: Tensor) -> int:
+        """How many tasks' forward passes to compute at once on such inputs (T, n, ...)."""
+        return tasks_at_once(*self._convolution, inputs)
 
     def _call(self, weights: Params, slow: Params | None, inputs: Tensor) -> Tensor:
         """The model with a single task's weights."""

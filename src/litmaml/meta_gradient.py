@@ -15,7 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from litmaml.allocator import keep_freed_memory
 from litmaml.inner_loop import InnerLoop
 from litmaml.model_checks import random_layers
-from litmaml.outer_gradient import seeded
+from litmaml.outer_gradient import SecondOrder, seeded
 from litmaml.types import Batch, Params, Tasks, chunks
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,8 @@ class MetaGradientOf:
     Args:
         inner_loop: The model with its inner optimizer and outer gradient.
         steps: N, the number of inner steps.
-        tasks_per_chunk: Tasks that are held in memory and computed at once; None: see ``InnerLoop.default_chunk``.
+        tasks_per_chunk: Tasks that are held in memory and computed at once; None: see
+            ``default_chunk``.
         compile: Trace the whole meta-gradient of a chunk and compile it: once for every new shape, which takes from
             seconds to minutes (more with more inner steps), then runs several times as fast on small models.
         seed: Start of the streams that random directions and random layers draw from, together with the number
@@ -92,7 +93,7 @@ class MetaGradientOf:
         if tasks.query.inputs.device.type == "cpu":
             keep_freed_memory()
         weights: Params = {n: w for n, w in self.inner_loop.named_parameters() if w.requires_grad}
-        size = self.tasks_per_chunk or self._default_chunk(tasks)
+        size = self.tasks_per_chunk or self.default_chunk(tasks)
         parts, gradient = self._over(chunks(tasks, size), weights, self._compiled if self.compile else self._part)
         finite = torch.stack([part.finite for part in parts])
         if not bool(finite.all()):
@@ -107,10 +108,15 @@ class MetaGradientOf:
             finite=torch.cat([part.finite.expand(len(part.losses)) for part in parts]),
         )
 
-    def _default_chunk(self, tasks: Tasks) -> int:
-        size = self.inner_loop.default_chunk(tasks, self.steps)
-        # A loop over a chunk's tasks would be written out in its program, and take as many times as long to compile.
-        return min(size, self.inner_loop.tasks_at_once(tasks.query.inputs)) if self.compile else size
+    def default_chunk(self, tasks: Tasks) -> int:
+        """How many tasks are computed at once where it is not said: see ``InnerLoop.default_chunk``."""
+        unrolled = (
+            isinstance(self.inner_loop.outer_gradient, SecondOrder) and not self.inner_loop.outer_gradient.recompute
+        )
+        size = self.inner_loop.default_chunk(tasks, self.steps if unrolled else 1)
+        if self.compile and min(size, self.inner_loop.tasks_at_once(tasks.query.inputs)) < tasks.size:
+            return 1  # a loop over a chunk's tasks would be written out in its program, and take long to compile
+        return size
 
     def _over(
         self, parts: Sequence[Tasks], weights: Params, run: Callable[[Params, Tasks], _Part], leave_out: bool = False

@@ -45,8 +45,9 @@ class MetaLearner(LightningModule):
         fast_weights: Patterns of the parameters to adapt: "*" for all (MAML), "head.*" for the head (ANIL).
         optimizer: Of the outer loop.
         lr_scheduler: Of the outer loop, stepped after every batch of tasks.
-        tasks_per_chunk: Tasks computed at once; memory grows with it. By default the whole batch, for convolutions on
-            a CPU as many as its cache takes.
+        tasks_per_chunk: Tasks adapted together; memory grows with it. By default the whole batch; for convolutions on
+            a CPU as many as its cache and a gigabyte take, or one by one where those are few. A model that PyTorch
+            cannot compute for several tasks at once needs 1.
         compile: Compile the whole meta-gradient: minutes at first, then faster, most so for small models.
         channels_last: Keep the kernels of two-dimensional convolutions in torch's channels-last format, which is
             faster on CPUs and for half precision or TF32 on GPUs.

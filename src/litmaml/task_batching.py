@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,10 +13,10 @@ from torch.utils import _pytree as pytree
 
 Convolution = nn.modules.conv._ConvNd
 
-# Bytes of the first convolution's output. Up to the first limit several tasks at once gain more by fewer and longer
-# operations than they lose by leaving the cache, if there are at least so many tasks: measured with Conv4 on two cores
-# of a server. The second limit is for all inner steps and keeps what SecondOrder holds of Conv4 near 1 GB.
-_IN_CACHE, _IN_MEMORY, _WORTH_WHILE = 2**23, 2**26, 4
+# Bytes of the first convolution's output, measured with Conv4 on two cores of a server. Up to the first limit several
+# tasks at once gain more by fewer and longer operations than they lose by leaving the cache, if there are at least so
+# many. The second limit is for all batches whose graphs are held until the backward pass, some six times as large.
+_IN_CACHE, _WORTH_WHILE, _IN_MEMORY = 2**23, 4, 2**27
 
 
 def first_convolution(model: nn.Module) -> Convolution | None:
@@ -27,18 +27,27 @@ def first_convolution(model: nn.Module) -> Convolution | None:
     return None
 
 
-def tasks_at_once(convolution: Convolution | None, inputs: Tensor, steps: int = 1) -> int:
+def tasks_at_once(convolution: Convolution | None, inputs: Tensor) -> int:
     """How many tasks to compute at once on inputs (T, n, ...): T, or fewer for convolutions on a CPU.
 
     Under ``vmap`` each task's own kernels make a grouped convolution, which CPUs run slower than a loop over tasks once
-    its numbers leave the cache. ``steps``: so many inner steps are held in memory.
+    its numbers leave the cache.
     """
-    tasks = len(inputs)
-    if convolution is None or inputs.device.type != "cpu" or tasks == 0:
+    return _fitting(convolution, len(inputs), _IN_CACHE, inputs)
+
+
+def tasks_held(convolution: Convolution | None, held: Sequence[Tensor]) -> int:
+    """How many tasks to hold at once whose graph is of all these inputs (T, n, ...)."""
+    return _fitting(convolution, len(held[0]), _IN_MEMORY, *held)
+
+
+def _fitting(convolution: Convolution | None, tasks: int, limit: int, *inputs: Tensor) -> int:
+    if convolution is None or inputs[0].device.type != "cpu" or tasks == 0:
         return tasks
-    pixels = inputs[0].numel() / convolution.in_channels / math.prod(convolution.stride)
-    held = pixels * convolution.out_channels * convolution.weight.element_size()
-    fitting = int(min(_IN_CACHE, _IN_MEMORY / steps) / held)
+    if convolution.transposed or inputs[0].dim() < 3 or inputs[0].shape[2] != convolution.in_channels:
+        return 1  # it is not the inputs that it is applied to: its output is not known
+    pixels = sum(part[0].numel() * part.element_size() for part in inputs) / convolution.in_channels
+    fitting = int(limit / (pixels / math.prod(convolution.stride) * convolution.out_channels))
     return min(fitting, tasks) if fitting >= _WORTH_WHILE else 1
 
 
@@ -49,7 +58,12 @@ def task_by_task(function: Callable[..., Any], at_once: bool, *stacked: Any) -> 
         single = pytree.tree_map(lambda part: part.squeeze(0), stacked)
         return pytree.tree_map(lambda result: result.unsqueeze(0), function(*single))
     if at_once:
-        return vmap(function, randomness="different")(*stacked)
+        try:
+            return vmap(function, randomness="different")(*stacked)
+        except RuntimeError as error:
+            if "vmap" in str(error) or "atching rule" in str(error):
+                error.add_note("PyTorch cannot compute several tasks of this model at once: set tasks_per_chunk to 1.")
+            raise
     tensors, form = pytree.tree_flatten(stacked)
     each = zip(*(tensor.unbind() for tensor in tensors), strict=True)
     results = [function(*pytree.tree_unflatten(one, form)) for one in each]

@@ -103,14 +103,21 @@ def test_half_precision() -> None:
     for half, full in zip(found, expected, strict=True):
         assert (half - full).norm() < 0.03 * full.norm()  # bfloat16 has a relative precision of 0.004
     assert [tensor.dtype for tensor in found] == [torch.bfloat16, *2 * (torch.bfloat16, torch.float32, torch.float32)]
+    for affine in ((weight.float(), None), (None, bias.float()), (None, None)):
+        y = functional.batch_norm(x.bfloat16(), None, None, *affine, training=True)
+        torch.testing.assert_close(normalised(x.bfloat16(), *affine), y)
 
 
 def test_what_is_left_to_torch() -> None:
     with LeanBatchNorm():
         with pytest.raises(ValueError, match="more than 1 value per channel"):
             functional.batch_norm(torch.randn(1, 3), None, None, training=True)
+        with pytest.raises(RuntimeError, match="should contain 3 elements not 2"):
+            functional.batch_norm(torch.randn(4, 3), None, None, torch.ones(2), training=True)
+        with pytest.raises(ValueError, match="eps must be positive"):
+            functional.batch_norm(torch.randn(4, 3), None, None, training=True, eps=-1.0)
         mean, variance, x = torch.zeros(3), torch.ones(3), torch.randn(4, 3)
-        torch.testing.assert_close(functional.batch_norm(x, mean, variance, eps=0.0), x)
+        torch.testing.assert_close(functional.batch_norm(x, mean, variance, eps=1e-12), x)
         functional.batch_norm(x, mean, variance, training=True, momentum=1.0)
         torch.testing.assert_close(mean, x.mean(0))
 

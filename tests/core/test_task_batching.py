@@ -11,8 +11,8 @@ from litmaml.inner_loop import InnerLoop
 from litmaml.inner_optimizer import SGD
 from litmaml.meta_gradient import MetaGradientOf
 from litmaml.models import MLP, Conv4
-from litmaml.outer_gradient import SecondOrder
-from litmaml.task_batching import first_convolution, tasks_at_once
+from litmaml.outer_gradient import FirstOrder, OuterGradient, SecondOrder
+from litmaml.task_batching import first_convolution, tasks_at_once, tasks_held
 from litmaml.types import Batch, Tasks
 
 
@@ -22,36 +22,83 @@ def images(tasks: int, each: int, size: int = 28) -> torch.Tensor:
 
 def test_how_many_at_once_on_a_cpu() -> None:
     conv4 = first_convolution(Conv4().float())
-    assert conv4 is not None
+    small = images(64, 5).float()
     # 64 filters make 200,704 bytes of an image.
-    assert tasks_at_once(conv4, images(16, 5)) == 8
-    assert tasks_at_once(conv4, images(6, 5)) == 6
-    assert tasks_at_once(conv4, images(16, 10)) == 4
-    assert tasks_at_once(conv4, images(16, 11)) == 1
-    assert tasks_at_once(conv4.double(), images(16, 5)) == 4
-    assert (
-        tasks_at_once(first_convolution(Conv4(pooling=False).float()), images(64, 5)) == 33
-    )  # a stride of two, a quarter of the numbers
-    # More inner steps hold more in memory.
-    chunks = [tasks_at_once(conv4.float(), images(16, 5), steps) for steps in (5, 10, 16, 20, 1000)]
-    assert chunks == [8, 6, 4, 1, 1]
-    assert tasks_at_once(first_convolution(MLP()), torch.zeros(500, 10, 1), steps=100) == 500
+    assert tasks_at_once(conv4, small) == 8
+    assert tasks_at_once(conv4, small[:6]) == 6
+    assert tasks_at_once(conv4, small.double()) == 4
+    assert tasks_at_once(conv4, images(16, 10).float()) == 4
+    assert tasks_at_once(conv4, images(16, 11).float()) == 1
+    assert tasks_at_once(conv4, images(0, 5)) == 0
+    strides = first_convolution(Conv4(pooling=False))  # a stride of two, a quarter of the numbers
+    assert tasks_at_once(strides, small) == 33
+
+
+@pytest.mark.parametrize(("steps", "queries", "tasks"), [(1, 5, 16), (1, 75, 8), (5, 25, 13), (20, 25, 5), (30, 25, 1)])
+def test_how_many_are_held_on_a_cpu(steps: int, queries: int, tasks: int) -> None:
+    held = [images(16, 5).float()] * steps + [images(16, queries).float()]
+    assert tasks_held(first_convolution(Conv4()), held) == tasks
+
+
+def test_where_the_size_is_not_told_by_the_inputs() -> None:
+    assert tasks_at_once(first_convolution(MLP()), torch.zeros(500, 10, 1)) == 500
     patches = nn.Sequential(nn.Conv2d(1, 8, kernel_size=4, stride=4), nn.Flatten(2))
     assert tasks_at_once(first_convolution(patches), images(500, 50)) == 500
-    assert tasks_at_once(conv4, images(0, 5)) == 0
+    rows = nn.Sequential(nn.Linear(3, 80), nn.Unflatten(1, (5, 16)), nn.Conv1d(5, 64, 3))
+    assert tasks_at_once(first_convolution(rows), torch.zeros(9, 2, 3)) == 1
+    larger = nn.ConvTranspose2d(1, 8, 4, stride=2)
+    assert tasks_at_once(first_convolution(larger), images(9, 2)) == 1
 
 
+def problem(queries: int, outer_gradient: OuterGradient, steps: int = 2) -> tuple[InnerLoop, Tasks]:
+    support, query = (Batch(images(5, n), torch.arange(5).repeat(n // 5).expand(5, -1)) for n in (5, queries))
+    model = Conv4(filters=32)
+    return (
+        InnerLoop(model, nn.CrossEntropyLoss(), SGD(0.1), outer_gradient, ["*"], steps),
+        Tasks((support,), query, torch.arange(5)),
+    )
+
+
+@pytest.mark.parametrize("queries", [5, 15])
 @pytest.mark.parametrize("recompute", [False, True])
-def test_the_gradient_is_the_same(recompute: bool) -> None:
-    """In chunks of one, in chunks whose support is computed at once and whose query in a loop, and with all at once."""
-    torch.manual_seed(0)
-    support, query = (Batch(images(5, n), torch.arange(5).repeat(n // 5).expand(5, -1)) for n in (5, 15))
-    tasks = Tasks((support,), query, torch.arange(5))
-    loop = InnerLoop(Conv4(filters=32), nn.CrossEntropyLoss(), SGD(0.1), SecondOrder(recompute), ["*"], 2)
+def test_the_gradient_is_the_same(queries: int, recompute: bool) -> None:
+    """With the tasks in chunks or together, their queries at once (5) or in a loop (15)."""
+    loop, tasks = problem(queries, SecondOrder(recompute))
     assert loop.default_chunk(tasks, 2) == 5
-    assert loop.tasks_at_once(query.inputs) == 1
+    assert loop.tasks_at_once(tasks.query.inputs) == (5 if queries == 5 else 1)
     one_by_one, default, some = (MetaGradientOf(loop, 2, size)(tasks) for size in (1, None, 3))
     for found in (default, some):
         assert relative(found.gradients, one_by_one.gradients) < 1e-12
         torch.testing.assert_close(found.losses, one_by_one.losses, rtol=1e-12, atol=0)
         torch.testing.assert_close(found.predictions, one_by_one.predictions, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("outer_gradient", "steps", "compile", "queries", "size"),
+    [
+        (SecondOrder(), 2, False, 15, 5),
+        (SecondOrder(), 60, False, 15, 1),
+        (SecondOrder(recompute=True), 60, False, 15, 5),
+        (FirstOrder(), 60, False, 15, 5),
+        (SecondOrder(), 2, True, 15, 1),
+        (SecondOrder(), 2, True, 5, 5),
+    ],
+)
+def test_default_chunks(outer_gradient: OuterGradient, steps: int, compile: bool, queries: int, size: int) -> None:
+    loop, tasks = problem(queries, outer_gradient, steps)
+    assert MetaGradientOf(loop, steps, compile=compile).default_chunk(tasks) == size
+
+
+def test_a_model_that_cannot_be_mapped() -> None:
+    class Branching(nn.Conv2d):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            hidden = super().forward(images)
+            return hidden.flatten(1)[:, :2] if hidden.max() > 0 else hidden.flatten(1)[:, 2:4]
+
+    loop = InnerLoop(Branching(1, 2, 3), nn.CrossEntropyLoss(), SGD(0.1), SecondOrder(), ["*"], 1)
+    batch = Batch(images(5, 2, size=8), torch.tensor([0, 1]).expand(5, -1))
+    tasks = Tasks((batch,), batch, torch.arange(5))
+    with pytest.raises(RuntimeError, match="vmap") as raised:
+        MetaGradientOf(loop, 1)(tasks)
+    assert any("set tasks_per_chunk to 1" in note for note in raised.value.__notes__)
+    assert MetaGradientOf(loop, 1, tasks_per_chunk=1)(tasks).finite.all()

@@ -120,7 +120,7 @@ def estimator_errors(
             continue
         fit.append(outer_gradient)
         rows.append(compare(name_of(outer_gradient), task_gradients(inner_loop, outer_gradient, tasks, steps), exact))
-    few = select(tasks, slice(0, inner_loop.default_chunk(tasks)))
+    few = select(tasks, slice(0, inner_loop.default_chunk(tasks, steps)))
     by_name = dict(zip(map(name_of, fit), costs(inner_loop, fit, few, steps), strict=True))
     base = by_name["FirstOrder()"]
     return [_with_cost(row, by_name[row.name], base) if row.name in by_name else row for row in rows]

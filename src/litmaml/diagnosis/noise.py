@@ -130,7 +130,8 @@ def _gradients(inner_loop: InnerLoop, tasks: Tasks, replicas: list[Batch]) -> Te
 
 def _hessian_noise(inner_loop: InnerLoop, tasks: Tasks, replicas: list[Batch], most: int) -> Estimate:
     """From |H_b - mean H|^2 m / (m - 1) over the m replicas b; only the support batch's where not all tasks fit."""
-    count, used, chunk = len(replicas), min(most, tasks.size), inner_loop.default_chunk(tasks)
+    count, used = len(replicas), min(most, tasks.size)
+    chunk = inner_loop.default_chunk(tasks, count)
     squares = []
     for first in range(0, used, chunk):
         rows = slice(first, min(first + chunk, used))
