@@ -1,6 +1,6 @@
 """Time, memory and exactness of litmaml beside learn2learn, higher, TorchOpt, plain PyTorch and JAX: in one run.
 
-    python scripts/benchmark.py                              everything, about a quarter of an hour on two cores
+    python scripts/benchmark.py                              everything, about eleven minutes on two cores
     python scripts/benchmark.py --workloads sinusoid-1 sampling
     python scripts/benchmark.py --model conv4 --steps 3 --tasks 8 --device cuda
     python scripts/benchmark.py --workloads omniglot-5 --compile all     with the minutes that its compiling takes
