@@ -56,7 +56,7 @@ def _quadratics(seed: int) -> list[Row]:
         tasks = distribution.sample("train", range(TASKS), seed)
         problem = Problem(linear(SIZE), HalfSquaredLoss(), alpha)
         first_order, exact = problem.meta_gradient(FirstOrder()), problem.meta_gradient()
-        end = zero_of(lambda w, p=problem, g=first_order, t=tasks: gradient_at(p, g, w, t), SIZE)  # type: ignore[misc]
+        end = zero_of(lambda w, p=problem, g=first_order, t=tasks: gradient_at(p, g, w, t), SIZE)  # type: ignore[misc]  # no type is inferred for defaults
         floor = float(gradient_at(problem, exact, end, tasks).norm())
         rows.append({"alpha": alpha, "spread": spread, "heterogeneity": mix, "floor": floor})
     return rows

@@ -74,7 +74,7 @@ def _fixed_points(case: Case) -> list[Row]:
 
     for method, outer_gradient in EXACT.items():
         gradient_of = problem.meta_gradient(outer_gradient)
-        compare(method, zero_of(lambda w, g=gradient_of: gradient_at(problem, g, w, weighted), SIZE))  # type: ignore[misc]
+        compare(method, zero_of(lambda w, g=gradient_of: gradient_at(problem, g, w, weighted), SIZE))  # type: ignore[misc]  # no type is inferred for defaults
     untouched = MetaGradientOf(problem.inner_loop(), 0)
     compare("joint", zero_of(lambda w: gradient_at(problem, untouched, w, weighted), SIZE))
     compare("Reptile", zero_of(lambda w: reptile(problem, w, weighted), SIZE))

@@ -30,7 +30,7 @@ def two_tasks() -> list[Row]:
     for method, steps in (("joint", 1), ("FO-MAML", 1), ("MAML", 1), ("MAML", 5), ("Reptile", 5), ("ZO-MAML (ji)", 1)):
         problem = Problem(linear(2), HalfSquaredLoss(), ALPHA, steps)
         if method == "Reptile":
-            found = zero_of(lambda w, p=problem: reptile(p, w, tasks), 2)  # type: ignore[misc]
+            found = zero_of(lambda w, p=problem: reptile(p, w, tasks), 2)  # type: ignore[misc]  # no type is inferred for defaults
         elif method.startswith("ZO"):
             found = fixed_point(method, a, c, ALPHA, steps, half)
         else:
@@ -38,7 +38,7 @@ def two_tasks() -> list[Row]:
                 problem.inner_loop(FirstOrder() if method == "FO-MAML" else SecondOrder()),
                 0 if method == "joint" else steps,
             )
-            found = zero_of(lambda w, p=problem, g=gradient_of: gradient_at(p, g, w, tasks), 2)  # type: ignore[misc]
+            found = zero_of(lambda w, p=problem, g=gradient_of: gradient_at(p, g, w, tasks), 2)  # type: ignore[misc]  # no type is inferred for defaults
         error = (found - fixed_point(method, a, c, ALPHA, steps, half)).abs().max()
         rows += [{"method": method, "inner_steps": steps, "error": float(error), **_landing(problem, found, tasks)}]
     for steps in STEPS:

@@ -21,9 +21,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    """Whether a layer of the model is batch norm, of any number of dimensions."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 
 class LeanBatchNorm(TorchFunctionMode):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from litmaml.batch_norm import LeanBatchNorm
+from litmaml.batch_norm import LeanBatchNorm, has_batch_norm
 from litmaml.inner_optimizer import InnerOptimizer
 from litmaml.outer_gradient import FirstOrder, OuterGradient, SecondOrder
 from litmaml.task_batching import first_convolution, task_by_task, tasks_at_once, tasks_held
@@ -63,7 +64,7 @@ class InnerLoop(nn.Module):
             raise ValueError("fast_weights: names no parameter; there is nothing to adapt")
         self.slow_names = [name for name in trainable if name not in set(self.fast_names)]
         self._convolution = (first_convolution(model),)  # not as itself, which would make it a module twice
-        self._normalised = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+        self._normalised = has_batch_norm(model)
         optimizer.bind({name: trainable[name].detach() for name in self.fast_names}, steps)
         self.channels_last = any(
             weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
@@ -74,9 +75,7 @@ class InnerLoop(nn.Module):
 
     def predict(self, fast: Params, inputs: Tensor, slow: Params | None = None) -> Tensor:
         """Each task's predictions (T, n, ...) by its own fast weights, on inputs (T, n, ...)."""
-        with _unfused_attention():
-            at_once = self.tasks_at_once(inputs) == len(inputs)
-            predictions: Tensor = task_by_task(lambda weights, x: self._call(weights, slow, x), at_once, fast, inputs)
+        predictions: Tensor = self._each(lambda weights, x: self._call(weights, slow, x), fast, inputs)
         return predictions
 
     def loss_of(self, predictions: Tensor, targets: Tensor) -> Tensor:
@@ -98,9 +97,7 @@ class InnerLoop(nn.Module):
             predictions = self._call(weights, slow, inputs)
             return self.loss(predictions, targets), predictions
 
-        with _unfused_attention():
-            at_once = self.tasks_at_once(batch.inputs) == len(batch.inputs)
-            losses, predictions = task_by_task(one, at_once, fast, batch.inputs, batch.targets)
+        losses, predictions = self._each(one, fast, batch.inputs, batch.targets)
         return losses, predictions
 
     def default_chunk(self, tasks: Tasks, steps: int = 1) -> int:
@@ -112,6 +109,12 @@ class InnerLoop(nn.Module):
     def tasks_at_once(self, inputs: Tensor) -> int:
         """How many tasks' forward passes to compute at once on such inputs (T, n, ...)."""
         return tasks_at_once(*self._convolution, inputs)
+
+    def _each(self, function: Callable[..., Any], fast: Params, inputs: Tensor, *others: Tensor) -> Any:
+        """The function of each task's fast weights and inputs, at once or in a loop."""
+        at_once = self.tasks_at_once(inputs) == len(inputs)
+        with _unfused_attention():
+            return task_by_task(function, at_once, fast, inputs, *others)
 
     def _call(self, weights: Params, slow: Params | None, inputs: Tensor) -> Tensor:
         """The model with a single task's weights."""

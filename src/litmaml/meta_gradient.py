@@ -56,8 +56,7 @@ class MetaGradientOf:
     Args:
         inner_loop: The model with its inner optimizer and outer gradient.
         steps: N, the number of inner steps.
-        tasks_per_chunk: Tasks that are held in memory and computed at once; None: see
-            ``default_chunk``.
+        tasks_per_chunk: Tasks that are held in memory and adapted together; None: see ``default_chunk``.
         compile: Trace the whole meta-gradient of a chunk and compile it: once for every new shape, which takes from
             seconds to minutes (more with more inner steps), then runs several times as fast on small models.
         seed: Start of the streams that random directions and random layers draw from, together with the number
@@ -109,7 +108,7 @@ class MetaGradientOf:
         )
 
     def default_chunk(self, tasks: Tasks) -> int:
-        """How many tasks are computed at once where it is not said: see ``InnerLoop.default_chunk``."""
+        """How many tasks are adapted together where it is not said: see ``InnerLoop.default_chunk``."""
         unrolled = (
             isinstance(self.inner_loop.outer_gradient, SecondOrder) and not self.inner_loop.outer_gradient.recompute
         )

@@ -46,8 +46,8 @@ def _fitting(convolution: Convolution | None, tasks: int, limit: int, *inputs: T
         return tasks
     if convolution.transposed or inputs[0].dim() < 3 or inputs[0].shape[2] != convolution.in_channels:
         return 1  # it is not the inputs that it is applied to: its output is not known
-    pixels = sum(part[0].numel() * part.element_size() for part in inputs) / convolution.in_channels
-    fitting = int(limit / (pixels / math.prod(convolution.stride) * convolution.out_channels))
+    held = sum(part.nbytes for part in inputs) / tasks * convolution.out_channels / convolution.in_channels
+    fitting = int(limit / (held / math.prod(convolution.stride)))
     return min(fitting, tasks) if fitting >= _WORTH_WHILE else 1
 
 

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
+from litmaml.batch_norm import has_batch_norm
 from litmaml.diagnosis.advice import Advice, advise
 from litmaml.diagnosis.curvature import Curvature, curvature, finite_path
 from litmaml.diagnosis.estimator_errors import (
@@ -110,7 +110,7 @@ def _diagnose(
     rate, rate_remark = _rate(inner_loop)
     optimizer = inner_loop.optimizer
     plain = isinstance(optimizer, SGD) and not (optimizer.momentum or optimizer.weight_decay)
-    batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in inner_loop.model.modules())
+    batch_norm = has_batch_norm(inner_loop.model)
     advice = advise(
         Findings(
             curvature=curved,
