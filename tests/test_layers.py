@@ -17,9 +17,15 @@ CORE = {
     "inner_optimizer",
     "meta_gradient",
     "model_checks",
+    "model_copy",
     "models",
     "outer_gradient",
+    "places",
+    "second_derivatives",
     "task_batching",
+    "trial",
+    "trial_derivatives",
+    "trial_state",
     "types",
 }
 NEVER_IN_CORE = {"lightning", "wandb", "jsonargparse", "torchmetrics", "learn2learn", "matplotlib", "rich"}

@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 
 def has_batch_norm(model: nn.Module) -> bool:
@@ -31,18 +30,16 @@ def has_batch_norm(model: nn.Module) -> bool:
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 
-class LeanBatchNorm(TorchFunctionMode):
-    """A context in which batch norm by the statistics of the batch has the second derivative above, and no third."""
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if function is functional.batch_norm and _takes(*args, **kwargs):
-            x, weight, bias = args[0], kwargs["weight"], kwargs["bias"]
-            like = weight if weight is not None else bias if bias is not None else x
-            weight = like.new_ones(x.shape[1]) if weight is None else weight
-            bias = like.new_zeros(x.shape[1]) if bias is None else bias
-            return _BatchNorm.apply(x, weight, bias, kwargs["eps"])[0]  # type: ignore[no-untyped-call]  # torch leaves apply untyped
-        return function(*args, **kwargs)
+def lean_batch_norm(*args: Any, **kwargs: Any) -> Tensor:
+    """``functional.batch_norm`` with the second derivative above, and no third, by the statistics of the batch."""
+    if not _takes(*args, **kwargs):
+        return functional.batch_norm(*args, **kwargs)
+    x, weight, bias = args[0], kwargs["weight"], kwargs["bias"]
+    like = weight if weight is not None else bias if bias is not None else x
+    weight = like.new_ones(x.shape[1]) if weight is None else weight
+    bias = like.new_zeros(x.shape[1]) if bias is None else bias
+    normalised: Tensor = _BatchNorm.apply(x, weight, bias, kwargs["eps"])[0]  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+    return normalised
 
 
 def _takes(

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from litmaml.batch_norm import LeanBatchNorm, has_batch_norm
+from litmaml.batch_norm import has_batch_norm
 from litmaml.inner_optimizer import InnerOptimizer
+from litmaml.model_checks import random_layers
 from litmaml.outer_gradient import FirstOrder, OuterGradient, SecondOrder
-from litmaml.task_batching import first_convolution, task_by_task, tasks_at_once, tasks_held
+from litmaml.places import aliases
+from litmaml.second_derivatives import SecondDerivatives, has_weight_norm
+from litmaml.task_batching import Convolution, can_be_mapped, first_convolution, task_by_task, tasks_at_once, tasks_held
 from litmaml.types import Batch, Params, Tasks
 
 
@@ -34,6 +38,13 @@ class InnerLoop(nn.Module):
         fast_weights: Patterns (``*`` and ``?``) of the names of the parameters to adapt: ``*`` is MAML, ``head.*`` of
             a model with a head ANIL. Parameters that need no gradient are never adapted.
         steps: N, for which per-step rates are made.
+
+    Attributes:
+        draws: Whether a forward pass draws random numbers.
+        mapped: Whether ``vmap`` can take the model and its loss; else tasks are computed in a loop.
+        changes_inputs: Whether a forward pass writes into its inputs, so that it gets a copy.
+
+    What the layers tell of these three is set at once; ``try_first_batch`` finds the rest.
 
     Raises:
         ValueError: A pattern fits no trainable parameter, or a parameter has no shape yet.
@@ -63,15 +74,18 @@ class InnerLoop(nn.Module):
         if not self.fast_names:
             raise ValueError("fast_weights: names no parameter; there is nothing to adapt")
         self.slow_names = [name for name in trainable if name not in set(self.fast_names)]
-        self._convolution = (first_convolution(model),)  # not as itself, which would make it a module twice
-        self._normalised = has_batch_norm(model)
+        self._convolution: tuple[Convolution | None] = (
+            first_convolution(model),
+        )  # not as itself, which would make it a module twice
+        self._batch_norm, self._weight_norm = has_batch_norm(model), has_weight_norm(model)
+        self.draws, self.mapped, self.changes_inputs = bool(random_layers(model)), can_be_mapped(model), False
         optimizer.bind({name: trainable[name].detach() for name in self.fast_names}, steps)
         self.channels_last = any(
             weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
             for weight in model.parameters()
         )
         # Looking for tied weights in each call takes longer than a small network's forward pass.
-        self.tied = len(list(self.named_parameters(remove_duplicate=False))) > len(list(self.named_parameters()))
+        self._tied = aliases(model)
 
     def predict(self, fast: Params, inputs: Tensor, slow: Params | None = None) -> Tensor:
         """Each task's predictions (T, n, ...) by its own fast weights, on inputs (T, n, ...)."""
@@ -80,14 +94,14 @@ class InnerLoop(nn.Module):
 
     def loss_of(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """The loss of each task (T,) for predictions already made."""
-        losses: Tensor = task_by_task(self.loss, True, predictions, targets)
+        losses: Tensor = task_by_task(self.loss, self.mapped, predictions, targets)
         return losses
 
     def losses(self, fast: Params, slow: Params, batch: Batch) -> Tensor:
         """l of each task (T,)."""
         # Not for all: small networks feel a context.
-        twice = self._normalised and isinstance(self.outer_gradient, SecondOrder)
-        with LeanBatchNorm() if twice else nullcontext():
+        twice = self._batch_norm and isinstance(self.outer_gradient, SecondOrder)
+        with SecondDerivatives() if twice else nullcontext():
             return self.outcome(fast, slow, batch)[0]
 
     def outcome(self, fast: Params, slow: Params, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -108,20 +122,29 @@ class InnerLoop(nn.Module):
 
     def tasks_at_once(self, inputs: Tensor) -> int:
         """How many tasks' forward passes to compute at once on such inputs (T, n, ...)."""
-        return tasks_at_once(*self._convolution, inputs)
+        return tasks_at_once(*self._convolution, inputs) if self.mapped else 1
+
+    def take_all_at_once(self) -> None:
+        """Compute all tasks at once, also where a loop would be faster."""
+        self._convolution = (None,)
 
     def _each(self, function: Callable[..., Any], fast: Params, inputs: Tensor, *others: Tensor) -> Any:
         """The function of each task's fast weights and inputs, at once or in a loop."""
         at_once = self.tasks_at_once(inputs) == len(inputs)
-        with _unfused_attention():
+        weight_norm = SecondDerivatives() if self._weight_norm else nullcontext()  # of torch's own vmap warns
+        with unfused_attention(), _no_hooks(), weight_norm:
             return task_by_task(function, at_once, fast, inputs, *others)
 
     def _call(self, weights: Params, slow: Params | None, inputs: Tensor) -> Tensor:
         """The model with a single task's weights."""
         both = {**slow, **weights} if slow else weights
+        if self._tied:
+            both |= {alias: both[name] for alias, name in self._tied.items() if name in both}
+        if self.changes_inputs:
+            inputs = inputs.clone()
         if self.channels_last and inputs.dim() == 4:
             inputs = _channels_last(inputs)
-        predictions: Tensor = functional_call(self.model, both, (inputs,), tie_weights=self.tied)
+        predictions: Tensor = functional_call(self.model, both, (inputs,), tie_weights=False)
         return predictions
 
     def start(self, tasks: int) -> tuple[Params, Params]:
@@ -151,7 +174,7 @@ class InnerLoop(nn.Module):
     def path(self, tasks: Tasks, steps: int) -> Iterator[Params]:
         """theta_0, ..., theta_N without a graph, for evaluation; also inside ``no_grad`` and ``inference_mode``."""
         with torch.inference_mode(False), torch.enable_grad():
-            tasks = _ordinary(tasks)
+            tasks = ordinary(tasks)
             fast, slow = self.start(tasks.size)
             fast = {name: weight.detach() for name, weight in fast.items()}
             state = self.optimizer.start(fast)
@@ -167,6 +190,19 @@ class InnerLoop(nn.Module):
             yield fast
 
 
+def _no_hooks() -> AbstractContextManager[None]:
+    """Refuse a model that hooks what autograd saves, but let pass hooks from outside, which do not run it again."""
+    outside = torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+    return nullcontext() if outside else disable_saved_tensors_hooks(NO_HOOKS)
+
+
+NO_HOOKS = (
+    "model: recomputes activations or keeps them elsewhere (torch.utils.checkpoint, save_on_cpu), after the inner loop "
+    "has put other weights into it; switch that off (gradient_checkpointing_disable() of a transformers model) and "
+    "save memory by SecondOrder(recompute=True) or tasks_per_chunk"
+)
+
+
 def _channels_last(images: Tensor) -> Tensor:
     """The images (n, channels, height, width) with strides in the order of n, height, width, channels.
 
@@ -178,7 +214,7 @@ def _channels_last(images: Tensor) -> Tensor:
 
 
 @contextmanager
-def _unfused_attention() -> Iterator[None]:
+def unfused_attention() -> Iterator[None]:
     """Fused attention has no second derivative, and fused encoder layers (torch's in eval mode) none under vmap."""
     fused_layers = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -198,8 +234,8 @@ def _batch(j: int, batches: Sequence[Batch], steps: int) -> int:
     return j % len(batches)
 
 
-def _ordinary(tasks: Tasks) -> Tasks:
-    """Copies of inference tensors, which autograd may not save."""
+def ordinary(tasks: Tasks) -> Tasks:
+    """The tasks, with copies of inference tensors, which autograd may not save."""
 
     def copy(batch: Batch) -> Batch:
         return Batch(batch.inputs.clone(), batch.targets.clone())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -14,8 +15,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from litmaml.allocator import keep_freed_memory
 from litmaml.inner_loop import InnerLoop
-from litmaml.model_checks import random_layers
 from litmaml.outer_gradient import SecondOrder, seeded
+from litmaml.places import aliases
 from litmaml.types import Batch, Params, Tasks, chunks
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ class MetaGradientOf:
             )
         self.inner_loop, self.steps, self.seed = inner_loop, steps, seed
         self.tasks_per_chunk, self.compile = tasks_per_chunk, compile
-        self._random = inner_loop.outer_gradient.sampled or bool(random_layers(inner_loop.model))
+        self._tied = aliases(inner_loop)
         self._modules = list(inner_loop.modules())
         self._programs: dict[Any, Callable[..., _Part]] = {}
 
@@ -125,7 +126,8 @@ class MetaGradientOf:
         done: list[_Part] = []
         total: tuple[Tensor, ...] = ()
         for chunk in parts:
-            part = self._chunk(weights, chunk, run)
+            with self.stream_of(chunk):
+                part = run(weights, chunk)
             if not leave_out or part.finite:
                 share = chunk.size / count
                 # Not in place: autograd may give one tensor as the gradient of two weights.
@@ -134,19 +136,18 @@ class MetaGradientOf:
             done.append(part._replace(gradient=()))
         return done, total or tuple(torch.zeros_like(weight) for weight in weights.values())
 
-    def _chunk(self, weights: Params, chunk: Tasks, run: Callable[[Params, Tasks], _Part]) -> _Part:
-        if not self._random:
-            return run(weights, chunk)
+    def stream_of(self, chunk: Tasks) -> AbstractContextManager[None]:
+        """The context in which a chunk of tasks draws from its own stream, if its model or outer gradient draws."""
+        if not (self.inner_loop.draws or self.inner_loop.outer_gradient.sampled):
+            return nullcontext()
         key = (self.seed * 1_000_003 + int(chunk.numbers[0])) % 2**63
-        with seeded(key, chunk.query.inputs.device):
-            return run(weights, chunk)
+        return seeded(key, chunk.query.inputs.device)
 
     def _part(self, weights: Params, tasks: Tasks) -> _Part:
         leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
         with torch.enable_grad():
-            losses, predictions = functional_call(
-                self.inner_loop, leaves, (tasks, self.steps), tie_weights=self.inner_loop.tied
-            )
+            everywhere = leaves | {alias: leaves[name] for alias, name in self._tied.items() if name in leaves}
+            losses, predictions = functional_call(self.inner_loop, everywhere, (tasks, self.steps), tie_weights=False)
             gradient = torch.autograd.grad(losses.mean(), list(leaves.values()), materialize_grads=True)
         losses = losses.detach()
         # The largest of all numbers is finite where every one is; NaN counts as the largest.

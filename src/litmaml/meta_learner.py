@@ -25,6 +25,7 @@ from litmaml.learner_recipe import arguments_of, recipe_of
 from litmaml.meta_gradient import MetaGradientOf, hand_over
 from litmaml.model_checks import check_model, normalisation_policy
 from litmaml.outer_gradient import OuterGradient, SecondOrder
+from litmaml.trial import try_first_batch
 from litmaml.types import Params, Tasks, chunks
 
 
@@ -102,11 +103,13 @@ class MetaLearner(LightningModule):
         # The values of every task (tasks, N + 1), by metric, until the end of an evaluation.
         self._episodes = nn.ModuleDict({name: CatMetric(nan_strategy="disable") for name in ("loss", *metrics)})
         self.skipped_tasks = self.evaluated_tasks = 0
+        self._tried: set[bool] = set()  # by whether the learner was in training
         self._save_recipe(fast_weights, compile, channels_last)
 
     # Training
 
     def training_step(self, tasks: Tasks, batch_idx: int) -> Tensor:
+        self._try(tasks)
         if batch_idx == 0:
             check_labels(self.inner_loop, tasks)
         began = time.perf_counter()
@@ -135,10 +138,13 @@ class MetaLearner(LightningModule):
 
     def _log_before(self, tasks: Tasks) -> None:
         """Loss and metrics before adaptation: one more forward pass, so only when a line is logged."""
-        fast, slow = self.inner_loop.start(tasks.size)
-        with torch.no_grad():
-            predictions = self.inner_loop.predict(fast, tasks.query.inputs, slow)
-            losses = self.inner_loop.loss_of(predictions, tasks.query.targets)
+        parts = []
+        for chunk in chunks(tasks, self._chunk_size(tasks)):
+            fast, slow = self.inner_loop.start(chunk.size)
+            with torch.no_grad(), self.meta_gradient.stream_of(chunk):
+                parts.append(self.inner_loop.predict(fast, chunk.query.inputs, slow))
+        predictions = torch.cat(parts)
+        losses = self.inner_loop.loss_of(predictions, tasks.query.targets)
         self.log("train/loss_before", losses.mean(), batch_size=tasks.size)
         self._log_metrics("train", predictions, tasks.query.targets, suffix="_before")
 
@@ -181,10 +187,12 @@ class MetaLearner(LightningModule):
 
     def predict_step(self, tasks: Tasks, batch_idx: int) -> dict[str, Tensor]:
         """The adapted predictions on each task's query (T, n, ...), with its targets and the tasks' numbers."""
+        self._try(tasks)
         predictions = []
         for chunk in chunks(tasks, self._chunk_size(tasks)):
-            *_, fast = self.inner_loop.path(chunk, self.evaluation_steps)
-            predictions.append(self._predict(fast, chunk))
+            with self.meta_gradient.stream_of(chunk):
+                *_, fast = self.inner_loop.path(chunk, self.evaluation_steps)
+                predictions.append(self._predict(fast, chunk))
         return {
             "numbers": tasks.numbers,
             "predictions": torch.cat(predictions),
@@ -193,16 +201,18 @@ class MetaLearner(LightningModule):
 
     def _evaluate(self, stage: str, tasks: Tasks, batch_idx: int) -> None:
         """Keep loss and metrics of each task after each inner step."""
+        self._try(tasks)
         if batch_idx == 0:
             check_labels(self.inner_loop, tasks)
         for chunk in chunks(tasks, self._chunk_size(tasks)):
             rows: dict[str, list[Tensor]] = {name: [] for name in self._episodes}
-            for fast in self.inner_loop.path(chunk, self.evaluation_steps):
-                predictions = self._predict(fast, chunk)
-                rows["loss"].append(self.inner_loop.loss_of(predictions, chunk.query.targets).detach())
-                for name, metric in self._metrics():
-                    pairs = zip(predictions, chunk.query.targets, strict=True)
-                    rows[name].append(torch.stack([_value(metric, p, t) for p, t in pairs]))
+            with self.meta_gradient.stream_of(chunk):
+                for fast in self.inner_loop.path(chunk, self.evaluation_steps):
+                    predictions = self._predict(fast, chunk)
+                    rows["loss"].append(self.inner_loop.loss_of(predictions, chunk.query.targets).detach())
+                    for name, metric in self._metrics():
+                        pairs = zip(predictions, chunk.query.targets, strict=True)
+                        rows[name].append(torch.stack([_value(metric, p, t) for p, t in pairs]))
             finite = torch.stack(rows["loss"], dim=1).isfinite().all(dim=1)
             self._check_finite(chunk, finite, stage)
             episodes = dict(self._all_episodes())
@@ -235,9 +245,17 @@ class MetaLearner(LightningModule):
 
     # Checks
 
+    def _try(self, tasks: Tasks) -> None:
+        """Try the first batch, once in training and once in evaluation: a model may differ between the two."""
+        if self.training not in self._tried:
+            self._tried.add(self.training)
+            for remark in try_first_batch(self.inner_loop, tasks):
+                rank_zero_info(remark)
+
     def setup(self, stage: str) -> None:
         check_trainer(self.trainer, self.inner_loop.outer_gradient)
         self.skipped_tasks = 0
+        self._tried.clear()
         # Random directions follow the tasks: other tasks by --data.seed, other directions.
         self.meta_gradient.seed = getattr(getattr(self.trainer, "datamodule", None), "seed", 0)
         # Lightning does so only after it has restored a checkpoint, whose float64 weights would be rounded.

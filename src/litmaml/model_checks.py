@@ -83,18 +83,10 @@ def check_model(model: nn.Module, outer_gradient: OuterGradient) -> None:
             f"model: {', '.join(shared)} would share running statistics between tasks; construct the layers with "
             "track_running_stats=False (batch statistics, transductive, as in MAML) or use group norm"
         )
-    name = type(outer_gradient).__name__
-    if isinstance(outer_gradient, SecondOrder) and outer_gradient.recompute and (random := random_layers(model)):
-        raise ValueError(
-            f"model: {', '.join(random)} draws anew when {name} recomputes an inner step, which would be another step; "
-            "set recompute to false, or dropout to 0"
-        )
+    if random := random_layers(model):
+        check_draws(outer_gradient, ", ".join(random))
     if outer_gradient.probes:
-        if random := random_layers(model):
-            raise ValueError(
-                f"model: {', '.join(random)} draws anew in each probe of {name}, whose difference would be noise; "
-                "set dropout to 0 or use SecondOrder or FirstOrder"
-            )
+        name = type(outer_gradient).__name__
         if kinks := kinked_layers(model):
             warnings.warn(
                 f"{name} across the kinks of {', '.join(kinks[:3])} is biased by tens of per cent, with batch norm "
@@ -107,3 +99,22 @@ def check_model(model: nn.Module, outer_gradient: OuterGradient) -> None:
                 f"model: {half[0]} has {model.get_parameter(half[0]).dtype}, too coarse for the probes of {name}; "
                 "keep the weights in float32 (mixed precision is fine) or use SecondOrder or FirstOrder"
             )
+
+
+def check_draws(outer_gradient: OuterGradient, what: str) -> None:
+    """Refuse a model in which something draws random numbers, for an outer gradient that needs the same step twice.
+
+    Raises:
+        ValueError: Naming the outer gradient and the remedy.
+    """
+    name = type(outer_gradient).__name__
+    if isinstance(outer_gradient, SecondOrder) and outer_gradient.recompute:
+        raise ValueError(
+            f"model: {what} draws anew when {name} recomputes an inner step, which would be another step; set "
+            "recompute to false, or dropout to 0"
+        )
+    if outer_gradient.probes:
+        raise ValueError(
+            f"model: {what} draws anew in each probe of {name}, whose difference would be noise; set dropout to 0 or "
+            "use SecondOrder or FirstOrder"
+        )

@@ -27,6 +27,11 @@ def first_convolution(model: nn.Module) -> Convolution | None:
     return None
 
 
+def can_be_mapped(model: nn.Module) -> bool:
+    """Whether no layer is one that ``vmap`` cannot take: torch's recurrent ones."""
+    return not any(isinstance(module, nn.RNNBase) for module in model.modules())
+
+
 def tasks_at_once(convolution: Convolution | None, inputs: Tensor) -> int:
     """How many tasks to compute at once on inputs (T, n, ...): T, or fewer for convolutions on a CPU.
 

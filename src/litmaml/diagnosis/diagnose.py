@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from litmaml.learner_checks import check_inputs, check_labels
 from litmaml.meta_learner import MetaLearner
 from litmaml.model_checks import random_layers
 from litmaml.outer_gradient import SecondOrder
+from litmaml.trial import try_first_batch
 from litmaml.types import Tasks, chunks, select
 
 
@@ -74,7 +75,9 @@ def diagnose(learner: MetaLearner, tasks: Tasks, meta_batch: int = 16, probed_ta
     training = inner_loop.training
     inner_loop.eval()  # without dropout; batch statistics are those of the batch either way
     try:
-        return _diagnose(learner, inner_loop, tasks, steps, meta_batch, probed_tasks)
+        remarks = try_first_batch(inner_loop, tasks)
+        found = _diagnose(learner, inner_loop, tasks, steps, meta_batch, probed_tasks)
+        return replace(found, remarks=[*remarks, *found.remarks])
     finally:
         inner_loop.train(training)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -14,9 +13,11 @@ from litmaml.finetuning.head import find_head, replace_head
 from litmaml.inner_loop import InnerLoop
 from litmaml.inner_optimizer import InnerOptimizer
 from litmaml.meta_learner import MetaLearner
+from litmaml.model_copy import copy_of
 from litmaml.outer_gradient import FirstOrder
 from litmaml.recipe import describe
-from litmaml.types import Batch, Params
+from litmaml.trial import try_first_batch
+from litmaml.types import Batch, Params, Tasks
 
 AT_ONCE = 256
 """Examples whose gradient is taken at once; of a larger support set the parts' gradients are added up."""
@@ -73,7 +74,7 @@ class FineTuner:
         if steps is not None and steps < 1:
             raise ValueError(f"steps: has to be at least 1, got {steps}")
         learnt = learner.inner_loop
-        model = copy.deepcopy(learnt.model).eval()
+        model = copy_of(learnt.model).eval()
         self.steps = learner.evaluation_steps if steps is None else steps
         self.most_steps = _FURTHER * self.steps if steps is None and outputs is not None else self.steps
         self.trained_outputs = _outputs(model, example)
@@ -81,14 +82,15 @@ class FineTuner:
         if outputs is not None and outputs != self.trained_outputs:
             self.replaced_head = find_head(model, example)
             replace_head(model, self.replaced_head, outputs)
-        optimizer = copy.deepcopy(learnt.optimizer) if lr is None else _with_rate(learnt.optimizer, lr)
+        optimizer = copy_of(learnt.optimizer) if lr is None else _with_rate(learnt.optimizer, lr)
         self.inner_loop = InnerLoop(
-            model, copy.deepcopy(learnt.loss), optimizer, FirstOrder(), learnt.fast_names, learner.inner_steps
+            model, copy_of(learnt.loss), optimizer, FirstOrder(), learnt.fast_names, learner.inner_steps
         )
         if lr is None:  # making the inner loop has set the rates back to where they started
             made = optimizer.state_dict()
             saved = learnt.optimizer.state_dict()
             optimizer.load_state_dict({key: _carried(saved[key], made[key]) for key in made})
+        self._tried = False
         self.inner_loop.requires_grad_(False)
         for name in self.inner_loop.fast_names:
             model.get_parameter(name).requires_grad_(True)
@@ -110,6 +112,9 @@ class FineTuner:
         """
         loop, first_order = self.inner_loop, FirstOrder()
         batches = [Batch(x[None], y[None]) for x, y in zip(parts(inputs), parts(targets), strict=True)]
+        if not self._tried:
+            try_first_batch(loop, Tasks((batches[0],), batches[0], torch.zeros(1, dtype=torch.int64)))
+            self._tried = True
         fast, slow = loop.start(1)
         fast = {name: weight.detach() for name, weight in fast.items()}
         state = loop.optimizer.start(fast)
@@ -133,7 +138,7 @@ class FineTuner:
         Raises:
             ValueError: Another layer looks at the whole batch.
         """
-        model = copy.deepcopy(self.inner_loop.model)
+        model = copy_of(self.inner_loop.model)
         with torch.no_grad():
             for name, weight in weights.items():
                 model.get_parameter(name).copy_(weight[0])

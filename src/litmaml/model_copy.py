@@ -1,0 +1,53 @@
+"""Copies of modules, on which something can be tried without a trace in the module itself."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def copy_of(module: M) -> M:
+    """A deep copy, also of a module that keeps computed tensors in attributes (weight norm by hooks, last attention).
+
+    Raises:
+        Exception: Whatever an attribute that cannot be copied raises.
+    """
+    computed = {id(t): t.detach().clone() for t in _kept_tensors(module) if not t.is_leaf}
+    return copy.deepcopy(module, memo=computed)
+
+
+def in_double_precision(module: M) -> M:
+    """The module itself, on the CPU with all real numbers in float64, also those that it keeps in attributes."""
+    module.to("cpu").double()
+    for part in module.modules():
+        for name, value in vars(part).items():
+            if isinstance(value, Tensor) and value.is_floating_point():
+                setattr(part, name, value.detach().to("cpu", torch.float64))
+    return module
+
+
+def kept_values(module: nn.Module) -> dict[str, Any]:
+    """Numbers, texts and tensors that the modules keep in plain attributes and in containers there, by name."""
+    kept: dict[str, Any] = {}
+    for path, part in module.named_modules():
+        for name, value in vars(part).items():
+            if (name.startswith("_") and name in _OWN) or name == "training":
+                continue
+            for key, leaf in pytree.tree_leaves_with_path(value):
+                if isinstance(leaf, Tensor | bool | int | float | str):
+                    kept[f"{path}.{name}".lstrip(".") + pytree.keystr(key)] = leaf
+    return kept
+
+
+def _kept_tensors(module: nn.Module) -> list[Tensor]:
+    return [value for value in kept_values(module).values() if isinstance(value, Tensor)]
+
+
+_OWN = frozenset(vars(nn.Module()))
+"""What every module has: parameters, buffers, sub-modules and hooks."""

@@ -1,0 +1,142 @@
+"""A trial of the first batch: what would make gradients or numbers silently wrong, found before hours are spent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from litmaml.inner_loop import InnerLoop, ordinary, unfused_attention
+from litmaml.model_checks import check_draws
+from litmaml.model_copy import copy_of, kept_values
+from litmaml.trial_derivatives import try_derivatives
+from litmaml.trial_state import Drawn, Snapshot, changed, equal, own_streams
+from litmaml.types import Batch, Tasks
+
+_EXAMPLES = 6
+"""How many examples of a support batch are tried: enough for batch norm."""
+
+
+def try_first_batch(inner_loop: InnerLoop, tasks: Tasks) -> list[str]:
+    """Try the model on a few examples of the first tasks, on copies: nothing of it is changed, no stream moves on.
+
+    Looked at are: what a forward pass draws and changes beside what it gives; whether the inner loop's gradient is that
+    of a plain copy of the model with the same weights; whether the exact Hessian product is the central difference of
+    gradients, in float64 at two radii; and whether several tasks at once give what one after another does.
+
+    What is handled is set in the inner loop: ``draws``, ``mapped``, ``changes_inputs``.
+
+    Returns:
+        Sentences for the user on what is done otherwise than by default.
+
+    Raises:
+        ValueError: With what is wrong, the layer or weight, and the remedy.
+    """
+    device = tasks.query.inputs.device
+    made = [name for name, value in kept_values(inner_loop.model).items() if _is_computed(value)]
+    with torch.inference_mode(False), torch.enable_grad(), own_streams(0, device):
+        try:
+            copied = copy_of(inner_loop)
+        except Exception as error:  # whatever an attribute of somebody's model raises
+            return [f"model: it cannot be copied ({_line(error)}), so the first batch was not tried"]
+        tasks = ordinary(tasks)
+        support, query = (_few(batch, _EXAMPLES) for batch in (tasks.support[0], tasks.query))
+        with unfused_attention():
+            _try_passes(inner_loop, copied, support, query, made)
+        with torch.autocast(device.type, enabled=False), torch.autocast("cpu", enabled=False):
+            at_once = max(inner_loop.tasks_at_once(batch.inputs) for batch in (tasks.support[0], tasks.query)) > 1
+            return try_derivatives(inner_loop, support, at_once)
+
+
+def _few(batch: Batch, most: int) -> Batch:
+    """Some examples of the first two tasks, spread over the batch and so over its classes."""
+    count = batch.inputs.shape[1]
+    which = torch.linspace(0, count - 1, min(count, most), device=batch.inputs.device).round().long()
+    return Batch(*(part[:2].index_select(1, which) for part in (batch.inputs, batch.targets)))
+
+
+def _try_passes(inner_loop: InnerLoop, copied: InnerLoop, support: Batch, query: Batch, made: list[str]) -> None:
+    """Three forward passes of the first task, the second one with other inputs, and what they draw and change."""
+    model, inputs = copied.model, support.inputs[0].clone()
+    before = Snapshot(model)
+    kept = {name: value for name, value in kept_values(model).items() if name in made}
+    with own_streams(1, inputs.device):
+        drawn = Drawn(inputs.device)
+        first = _outputs(copied, inputs)
+        drawn.close()
+    inner_loop.changes_inputs |= not equal(inputs, support.inputs[0])
+    once = Snapshot(model)
+    with own_streams(2, inputs.device):
+        _outputs(copied, query.inputs[0].clone())
+    with own_streams(1, inputs.device):
+        again = _outputs(copied, support.inputs[0].clone())
+    after = Snapshot(model)
+
+    if stale := [name for name, value in kept.items() if kept_values(model).get(name) is value]:
+        raise ValueError(
+            f"model: it keeps {_listed(stale)} as computed from its weights before, which no inner step changes and no "
+            "outer step trains; compute that in the forward pass"
+        )
+    if drawn.by_others:
+        raise ValueError(
+            f"model: its forward pass draws from {' and '.join(drawn.by_others)}, which neither a resumed run nor a "
+            "second look at the same step repeats; draw by torch (torch.rand_like(x), nn.Dropout)"
+        )
+    if before.places != after.places:
+        raise ValueError(
+            "model: its forward pass puts other modules or parameters in the place of its own, which the inner loop "
+            "does not see; make them once, in the constructor (of lazy layers: run one batch through the model before)"
+        )
+    if moved := changed(before.weights, after.weights):
+        raise ValueError(
+            f"model: its forward pass changes its own weights ({_listed(moved)}), which tasks would share, as an "
+            "embedding with max_norm does, or a layer that sets its weights by the first batch; normalise in the "
+            "forward pass without changing them, or run one batch through the model before"
+        )
+    if moved := changed(before.buffers, after.buffers):
+        raise ValueError(
+            f"model: its forward pass changes {_listed(moved)}, which tasks would share; take out what keeps "
+            "statistics, counts or power iterations, or put that layer into eval mode if it keeps them in training only"
+        )
+    if not equal(first, again, 1e-4 if first.is_cuda else 0.0):
+        moved = changed(once.attributes, after.attributes)
+        by = f"by what it keeps in {_listed(moved)}" if moved else "by something that it keeps between them"
+        raise ValueError(
+            f"model: a forward pass gives other outputs for the same inputs, weights and random numbers, {by}, which "
+            "tasks would share; keep nothing between forward passes, and draw by torch's global generator"
+        )
+    if drawn.by_torch:
+        check_draws(inner_loop.outer_gradient, "its forward pass")
+        inner_loop.draws = True
+
+
+def _outputs(copied: InnerLoop, inputs: Tensor) -> Tensor:
+    with torch.no_grad():
+        try:
+            outputs: Any = copied.model(inputs)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise ValueError(
+                f"model: {type(copied.model).__name__} cannot take the tasks' inputs of shape "
+                f"{tuple(inputs.shape[1:])} and {inputs.dtype} ({_line(error)}); are model and tasks of one "
+                "configuration?"
+            ) from error
+    if not isinstance(outputs, Tensor):
+        raise ValueError(
+            f"model: its output has to be a tensor of predictions, got {type(outputs).__name__}; make forward return "
+            "the one that the loss is taken on"
+        )
+    return outputs
+
+
+def _is_computed(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad and not value.is_leaf
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0] or type(error).__name__

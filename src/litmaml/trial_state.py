@@ -1,0 +1,90 @@
+"""What a model's forward pass depends on and changes beside its weights and inputs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from litmaml.model_copy import kept_values
+from litmaml.outer_gradient import seeded
+
+
+class Snapshot:
+    """The values of a model's parameters, buffers and plain attributes at one moment, and which tensors they are."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.places = [(name, id(part)) for name, part in model.named_modules(remove_duplicate=False)]
+        self.places += [(name, id(weight)) for name, weight in model.named_parameters(remove_duplicate=False)]
+        self.weights = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+        self.buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+        self.attributes = {
+            name: value.detach().clone() if isinstance(value, Tensor) else value
+            for name, value in kept_values(model).items()
+        }
+
+
+def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """The names that stand in both with other values."""
+    return [name for name, value in before.items() if name in after and not _same(value, after[name])]
+
+
+def _same(first: Any, second: Any) -> bool:
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        return first.shape == second.shape and first.dtype == second.dtype and equal(first, second)
+    return type(first) is type(second) and (first == second or first != first)
+
+
+def equal(first: Tensor, second: Tensor, tolerance: float = 0.0) -> bool:
+    """Whether two tensors of one shape differ by no more than a share of the largest number; NaN equals NaN."""
+    if not (first.is_floating_point() or first.is_complex()):
+        return torch.equal(first, second)
+    scale = tolerance * float(first.detach().abs().nan_to_num(0, 0, 0).max()) if first.numel() else 0.0
+    return torch.allclose(first, second, rtol=0, atol=scale, equal_nan=True)
+
+
+@contextmanager
+def own_streams(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw from streams of their own: torch's (see ``seeded``), numpy's and Python's global generators."""
+    python, arrays = random.getstate(), np.random.get_state()  # noqa: NPY002 - what a model may use is put back
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    try:
+        with seeded(seed, device):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(arrays)  # noqa: NPY002
+
+
+class Drawn:
+    """Which global generators were drawn from between the making of this object and ``close``.
+
+    by_torch: whether torch's were. by_others: the names of the others that were.
+    """
+
+    by_torch = False
+    by_others: tuple[str, ...] = ()
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._before = self._states()
+
+    def close(self) -> None:
+        """Look."""
+        (torch_before, *before), (torch_after, *after) = self._before, self._states()
+        self.by_torch = not all(map(torch.equal, torch_before, torch_after))
+        names = ("Python's random", "numpy.random")
+        self.by_others = tuple(name for name, a, b in zip(names, before, after, strict=True) if a != b)
+
+    def _states(self) -> tuple[list[Tensor], Any, Any]:
+        of_torch = [torch.get_rng_state()]
+        if self._device.type == "cuda":
+            of_torch.append(torch.cuda.get_rng_state(self._device))
+        _, words, *rest = cast(Any, np.random.get_state())  # noqa: NPY002
+        return of_torch, random.getstate(), (words.tobytes(), *rest)
