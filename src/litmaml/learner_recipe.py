@@ -21,11 +21,16 @@ def recipe_of(parts: Mapping[str, Any]) -> dict[str, Any]:
         try:
             recipe[name] = describe(part)
         except TypeError as reason:
-            rank_zero_warn(
-                f"checkpoints will not rebuild {name} by themselves: {reason}. Load them with "
-                f"MetaLearner.load_from_checkpoint(path, {name}=...)"
-            )
+            warn_not_rebuilt(name, str(reason))
     return recipe
+
+
+def warn_not_rebuilt(name: str, reason: str) -> None:
+    """Tell that a part has to be given when a checkpoint is loaded."""
+    rank_zero_warn(
+        f"checkpoints will not rebuild {name} by themselves: {reason}. Load them with "
+        f"MetaLearner.load_from_checkpoint(path, {name}=...)"
+    )
 
 
 def arguments_of(recipe: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,10 +21,11 @@ from litmaml.evaluation import Interval, curve
 from litmaml.inner_loop import InnerLoop
 from litmaml.inner_optimizer import SGD, InnerOptimizer
 from litmaml.learner_checks import check_labels, check_loss, check_trainer
-from litmaml.learner_recipe import arguments_of, recipe_of
+from litmaml.learner_recipe import arguments_of, recipe_of, warn_not_rebuilt
 from litmaml.meta_gradient import MetaGradientOf, hand_over
 from litmaml.model_checks import check_model, normalisation_policy
 from litmaml.outer_gradient import OuterGradient, SecondOrder
+from litmaml.round_trip import not_made_again
 from litmaml.trial import try_first_batch
 from litmaml.types import Params, Tasks, chunks
 
@@ -251,6 +252,14 @@ class MetaLearner(LightningModule):
             self._tried.add(self.training)
             for remark in try_first_batch(self.inner_loop, tasks):
                 rank_zero_info(remark)
+            if self.training:
+                self._check_record(tasks)
+
+    def _check_record(self, tasks: Tasks) -> None:
+        """Take out of the record what it would not make again: to load another model is worse than to load none."""
+        for name, why in not_made_again(self.inner_loop, self.hparams, tasks).items():
+            del self.hparams[name]
+            warn_not_rebuilt(name, why)
 
     def setup(self, stage: str) -> None:
         check_trainer(self.trainer, self.inner_loop.outer_gradient)

@@ -28,8 +28,8 @@ def first_convolution(model: nn.Module) -> Convolution | None:
 
 
 def can_be_mapped(model: nn.Module) -> bool:
-    """Whether no layer is one that ``vmap`` cannot take: torch's recurrent ones."""
-    return not any(isinstance(module, nn.RNNBase) for module in model.modules())
+    """Whether no layer is one that ``vmap`` cannot take, or only by a slow loop of its own: torch's recurrent ones."""
+    return not any(isinstance(module, nn.RNNBase | nn.RNNCellBase) for module in model.modules())
 
 
 def tasks_at_once(convolution: Convolution | None, inputs: Tensor) -> int:

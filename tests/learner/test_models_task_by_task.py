@@ -1,0 +1,76 @@
+"""Models that PyTorch cannot compute for several tasks at once go through every stage by themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+
+from litmaml.data import Sinusoid, TaskDataModule
+from litmaml.diagnosis.diagnose import diagnose
+from litmaml.inner_optimizer import SGD
+from litmaml.meta_learner import MetaLearner
+from litmaml.outer_gradient import FirstOrder, OuterGradient, SecondOrder
+
+
+class Recurrent(nn.Module):
+    def __init__(self, cell: str = "LSTM") -> None:
+        super().__init__()
+        self.cell = cell
+        layer = getattr(nn, cell)
+        self.layer = layer(1, 4) if cell.endswith("Cell") else layer(1, 4, batch_first=True)
+        self.head = nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.cell.endswith("Cell"):
+            state = None
+            for _ in range(2):
+                state = self.layer(x, state)
+            hidden = state[0] if isinstance(state, tuple) else state
+        else:
+            hidden = self.layer(x[:, None])[0][:, -1]
+        predicted: Tensor = self.head(hidden)
+        return predicted
+
+
+class Branching(nn.Module):
+    """Takes a way that depends on the numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(1, 4), nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.body(x)
+        predicted: Tensor = self.head(torch.tanh(hidden) if bool(hidden.sum() > 0) else torch.sin(hidden))
+        return predicted
+
+
+@pytest.mark.parametrize("outer_gradient", [SecondOrder(), FirstOrder()])
+@pytest.mark.parametrize("cell", [*("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell"), None])
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_all_stages(cell: str | None, chunk: int | None, outer_gradient: OuterGradient, tmp_path: Path) -> None:
+    learner = MetaLearner(
+        Recurrent(cell) if cell else Branching(), SGD(0.01), outer_gradient, loss=nn.MSELoss(), tasks_per_chunk=chunk
+    )
+    data = TaskDataModule(Sinusoid(shots=5, queries=5), meta_batch=4, train_tasks=8, val_tasks=4, test_tasks=4)
+    options: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
+    shown: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(**options, **shown, max_epochs=1, log_every_n_steps=1, default_root_dir=tmp_path)
+    trainer.fit(learner, data)
+    assert "train/loss_before" in trainer.callback_metrics
+    trainer.test(learner, data, verbose=False)
+    assert len(learner.results["loss"]) == 2
+
+
+@pytest.mark.parametrize("model", [Recurrent(), Branching()])
+def test_diagnosis(model: nn.Module) -> None:
+    learner = MetaLearner(model, SGD(0.01), loss=nn.MSELoss())
+    tasks = Sinusoid(shots=5, queries=5).sample("train", range(3), 0)
+    found = diagnose(learner, tasks)
+    assert found.curvature.smoothness.value > 0
+    assert learner.inner_loop.mapped == (False if isinstance(model, Recurrent) else learner.inner_loop.mapped)
