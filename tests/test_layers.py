@@ -21,7 +21,7 @@ CORE = {
     "models",
     "outer_gradient",
     "places",
-    "second_derivatives",
+    "derivatives",
     "task_batching",
     "trial",
     "trial_derivatives",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -57,21 +58,19 @@ def _few(batch: Batch, most: int) -> Batch:
 
 
 def _try_passes(inner_loop: InnerLoop, copied: InnerLoop, support: Batch, query: Batch, made: list[str]) -> None:
-    """Three forward passes of the first task, the second one with other inputs, and what they draw and change."""
-    model, inputs = copied.model, support.inputs[0].clone()
+    """Forward passes of the first task: what they draw and change, and whether they depend on those before."""
+    model, inputs, others = copied.model, support.inputs[0], query.inputs[0]
     before = Snapshot(model)
     kept = {name: value for name, value in kept_values(model).items() if name in made}
-    with own_streams(1, inputs.device):
-        drawn = Drawn(inputs.device)
-        first = _outputs(copied, inputs)
-        drawn.close()
-    inner_loop.changes_inputs |= not equal(inputs, support.inputs[0])
+    given = inputs.clone()
+    drawn = Drawn(inputs.device)
+    first = _outputs(copied, given, 1, drawn)
+    inner_loop.changes_inputs |= not equal(given, inputs)
     once = Snapshot(model)
-    with own_streams(2, inputs.device):
-        _outputs(copied, query.inputs[0].clone())
-    with own_streams(1, inputs.device):
-        again = _outputs(copied, support.inputs[0].clone())
+    # With other inputs between and behind, twice in turn, and by a copy that saw nothing before.
+    other, again, twice = (_outputs(copied, x.clone(), seed) for x, seed in ((others, 2), (inputs, 1), (inputs, 1)))
     after = Snapshot(model)
+    alone = _outputs(copy_of(inner_loop), others.clone(), 2)
 
     if stale := [name for name, value in kept.items() if kept_values(model).get(name) is value]:
         raise ValueError(
@@ -99,7 +98,8 @@ def _try_passes(inner_loop: InnerLoop, copied: InnerLoop, support: Batch, query:
             f"model: its forward pass changes {_listed(moved)}, which tasks would share; take out what keeps "
             "statistics, counts or power iterations, or put that layer into eval mode if it keeps them in training only"
         )
-    if not equal(first, again, 1e-4 if first.is_cuda else 0.0):
+    tolerance = 1e-4 if first.is_cuda else 0.0
+    if not all(equal(*pair, tolerance) for pair in ((first, again), (first, twice), (other, alone))):
         moved = changed(once.attributes, after.attributes)
         by = f"by what it keeps in {_listed(moved)}" if moved else "by something that it keeps between them"
         raise ValueError(
@@ -111,8 +111,8 @@ def _try_passes(inner_loop: InnerLoop, copied: InnerLoop, support: Batch, query:
         inner_loop.draws = True
 
 
-def _outputs(copied: InnerLoop, inputs: Tensor) -> Tensor:
-    with torch.no_grad():
+def _outputs(copied: InnerLoop, inputs: Tensor, seed: int, drawn: Drawn | None = None) -> Tensor:
+    with torch.no_grad(), own_streams(seed, inputs.device), drawn or nullcontext():
         try:
             outputs: Any = copied.model(inputs)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:

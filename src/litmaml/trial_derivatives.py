@@ -108,7 +108,9 @@ def try_derivatives(inner_loop: InnerLoop, batch: Batch, at_once: bool) -> list[
         if _CHECKPOINT in plain.functions:
             raise ValueError(NO_HOOKS)
         ours = _by_inner_loop(looped, [here], batch, along)[0]
-    _check_weights(ours, theirs, tolerance)
+        taken = _inner_gradient(looped, here, batch)
+    _check_weights(ours.loss - theirs.loss, ours.gradient, theirs, tolerance)
+    _check_weights(torch.zeros(()), taken, theirs, tolerance)
     if along is not None and ours.product is not None:
         _check_product(plain, here, batch, along, ours.product, theirs, exact)
     if not (at_once and loop.mapped and len(batch.inputs) > 1):
@@ -161,10 +163,11 @@ def _double(batch: Batch) -> Batch:
     return Batch(*(p.cpu().double() if p.is_floating_point() else p.cpu() for p in (batch.inputs, batch.targets)))
 
 
-def _check_weights(ours: Derivatives, theirs: Derivatives, tolerance: float) -> None:
-    apart = float((ours.loss - theirs.loss).abs()) / max(float(theirs.loss.abs()), 1e-300)
-    if apart > tolerance or _distance(ours.gradient, theirs.gradient) > tolerance:
-        named = _furthest(ours.gradient, theirs.gradient) or [*theirs.gradient]
+def _check_weights(apart: Tensor, gradient: Params, theirs: Derivatives, tolerance: float) -> None:
+    true = {name: theirs.gradient[name] for name in gradient}
+    off = float(apart.abs()) / max(float(theirs.loss.abs()), 1e-300)
+    if off > tolerance or _distance(gradient, true) > tolerance:
+        named = _furthest(gradient, true) or [*true]
         raise ValueError(
             "model: with other weights in the place of its parameters it does not give what it gives when they are "
             f"written into it; furthest off is the gradient by {', '.join(named[:3])}: the forward pass uses that "
@@ -249,10 +252,25 @@ def _by_inner_loop(loop: InnerLoop, weights: list[Params], batch: Batch, along: 
     return [_derivatives(loss, {**one, **slow}, along) for loss, one in zip(losses, leaves, strict=True)]
 
 
+def _inner_gradient(loop: InnerLoop, weights: Params, batch: Batch) -> Params:
+    """The gradient of an inner step on the first task, as the outer gradient takes it."""
+    fast = {name: weights[name][None].requires_grad_() for name in loop.fast_names}
+    slow = {name: weights[name].detach() for name in loop.slow_names}
+    with own_streams(4, batch.inputs.device):
+        one = Batch(batch.inputs[:1], batch.targets[:1])
+        gradient = loop.outer_gradient.inner_gradient(loop.losses, fast, slow, one, None)
+    return {name: g.detach()[0] for name, g in gradient.items()}
+
+
 def _derivatives(loss: Tensor, leaves: Params, along: Params | None) -> Derivatives:
     targets, twice = list(leaves.values()), along is not None
     first = torch.autograd.grad(loss, targets, retain_graph=True, create_graph=twice, materialize_grads=True)
     gradient = dict(zip(leaves, first, strict=True))
+    if sparse := [name for name, g in gradient.items() if g.layout != torch.strided]:
+        raise ValueError(
+            f"model: the gradient by {', '.join(sparse[:3])} is sparse, which inner steps do not take; make the "
+            "embedding with sparse=False"
+        )
     product = None
     if along is not None:
         product = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}

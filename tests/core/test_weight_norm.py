@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.nn.utils import weight_norm as hooked_weight_norm
 
+from litmaml.derivatives import Derivatives
 from litmaml.inner_loop import InnerLoop
 from litmaml.inner_optimizer import SGD
 from litmaml.meta_gradient import MetaGradientOf
 from litmaml.outer_gradient import SecondOrder
-from litmaml.second_derivatives import SecondDerivatives
 
 SHAPES = [(3, 4), (4, 2, 3), (2, 3, 3, 2), (5,)]
 
@@ -29,7 +29,7 @@ def test_derivatives(shape: tuple[int, ...], dim: int) -> None:
     g = torch.rand_like(torch.norm_except_dim(v, 2, dim)) + 0.5
 
     def replaced(v: Tensor, g: Tensor) -> Tensor:
-        with SecondDerivatives():
+        with Derivatives():
             return torch._weight_norm(v, g, dim)
 
     torch.testing.assert_close(replaced(v, g), torch._weight_norm(v, g, dim), rtol=1e-13, atol=1e-14)
