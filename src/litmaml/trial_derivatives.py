@@ -52,14 +52,14 @@ class PlainCopy:
 
     def at(self, weights: Params, batch: Batch, along: Params | None = None) -> Derivatives:
         """The derivatives at these weights, on the first task of the batch."""
-        loss = self._loss(weights, batch)
+        loss = self.loss(weights, batch)
         self.functions |= _functions_in(loss)
         return _derivatives(loss, {name: self._loop.model.get_parameter(name) for name in self._names}, along)
 
     def slope_by_difference(self, weights: Params, batch: Batch, along: Params, radius: float) -> float:
         """The loss at ``weights`` + r ``along`` less that at ``weights`` - r ``along``, over 2 r."""
         with torch.no_grad():
-            ahead, behind = (float(self._loss(_moved(weights, along, r), batch)) for r in (radius, -radius))
+            ahead, behind = (float(self.loss(_moved(weights, along, r), batch)) for r in (radius, -radius))
         return (ahead - behind) / (2 * radius)
 
     def product_by_difference(self, weights: Params, batch: Batch, along: Params, radius: float) -> Params:
@@ -67,7 +67,8 @@ class PlainCopy:
         ahead, behind = (self.at(_moved(weights, along, r), batch).gradient for r in (radius, -radius))
         return {name: (ahead[name] - behind[name]) / (2 * radius) for name in ahead}
 
-    def _loss(self, weights: Params, batch: Batch) -> Tensor:
+    def loss(self, weights: Params, batch: Batch) -> Tensor:
+        """The loss at these weights, on the first task of the batch."""
         model = self._loop.model
         with torch.no_grad():
             for name in self._names:
@@ -104,6 +105,8 @@ def try_derivatives(inner_loop: InnerLoop, batch: Batch, at_once: bool) -> list[
     plain, looped, mapped = PlainCopy(loop), copy_of(loop), copy_of(loop)
     looped.mapped = False
     with _remedies(twice):
+        with torch.no_grad():
+            plain.loss(there, batch)  # what it keeps of these weights shows at the others
         theirs = plain.at(here, batch, along)
         if _CHECKPOINT in plain.functions:
             raise ValueError(NO_HOOKS)
