@@ -67,10 +67,9 @@ def _try_passes(inner_loop: InnerLoop, copied: InnerLoop, support: Batch, query:
     first = _outputs(copied, given, 1, drawn)
     inner_loop.changes_inputs |= not equal(given, inputs)
     once = Snapshot(model)
-    # With other inputs between and behind, twice in turn, and by a copy that saw nothing before.
+    # After other inputs, and twice in turn.
     other, again, twice = (_outputs(copied, x.clone(), seed) for x, seed in ((others, 2), (inputs, 1), (inputs, 1)))
     after = Snapshot(model)
-    alone = _outputs(copy_of(inner_loop), others.clone(), 2)
 
     if stale := [name for name, value in kept.items() if kept_values(model).get(name) is value]:
         raise ValueError(
@@ -98,6 +97,8 @@ def _try_passes(inner_loop: InnerLoop, copied: InnerLoop, support: Batch, query:
             f"model: its forward pass changes {_listed(moved)}, which tasks would share; take out what keeps "
             "statistics, counts or power iterations, or put that layer into eval mode if it keeps them in training only"
         )
+    # By a copy that has seen nothing before; of the weights it is known now that a pass leaves them as they are.
+    alone = _outputs(copy_of(inner_loop, share_weights=True), others.clone(), 2)
     tolerance = 1e-4 if first.is_cuda else 0.0
     if not all(equal(*pair, tolerance) for pair in ((first, again), (first, twice), (other, alone))):
         moved = changed(once.attributes, after.attributes)

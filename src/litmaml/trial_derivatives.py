@@ -24,6 +24,9 @@ _WRONG = 1e-3
 _CHECKPOINT = "CheckpointFunction"
 """Of torch.utils.checkpoint with use_reentrant: its weights are not among the inputs that a gradient is asked for."""
 
+_LARGE = 20_000_000
+"""Weights from which on nothing is computed in float64."""
+
 _LONG = 0.1
 """Seconds for a forward pass in float64, from which on two examples have to do."""
 
@@ -102,7 +105,7 @@ def try_derivatives(inner_loop: InnerLoop, batch: Batch, at_once: bool) -> list[
     twice = isinstance(loop.outer_gradient, SecondOrder)
     along = _direction({name: weights[name] for name in loop.fast_names}) if twice else None
 
-    plain, looped, mapped = PlainCopy(loop), copy_of(loop), copy_of(loop)
+    plain, looped, mapped = PlainCopy(loop), copy_of(loop, share_weights=True), copy_of(loop, share_weights=True)
     looped.mapped = False
     with _remedies(twice):
         with torch.no_grad():
@@ -149,17 +152,19 @@ def _remedies(twice: bool) -> Iterator[None]:
 
 def _copy_for(inner_loop: InnerLoop, batch: Batch) -> tuple[InnerLoop, Batch, bool]:
     """A copy in float64 with its batch, or as they are where the model does not take that; and which of the two."""
+    if sum(weight.numel() for weight in inner_loop.parameters()) > _LARGE:
+        return copy_of(inner_loop, share_weights=True), batch, False
     loop, examples, exact = in_double_precision(copy_of(inner_loop)), _double(batch), True
     began = time.perf_counter()
     try:
         with torch.no_grad(), own_streams(4, examples.inputs.device):
-            tried = copy_of(loop)
+            tried = copy_of(loop, share_weights=True)
             exact = tried.loss(tried.model(examples.inputs[0].clone()), examples.targets[0]).dtype == torch.float64
     except (RuntimeError, TypeError, ValueError):  # such as of a layer that makes float32 of its inputs
         exact = False
     if time.perf_counter() - began > _LONG:
         examples = Batch(*(part[:, :: max(part.shape[1] - 1, 1)] for part in (examples.inputs, examples.targets)))
-    return (loop, examples, True) if exact else (copy_of(inner_loop), batch, False)
+    return (loop, examples, True) if exact else (copy_of(inner_loop, share_weights=True), batch, False)
 
 
 def _double(batch: Batch) -> Batch:
