@@ -115,7 +115,9 @@ def test_without_a_query_images_are_left_out(run: Path, images: Path, tmp_path: 
 
 
 def test_an_unlabelled_query_is_predicted(run: Path, images: Path, tmp_path: Path) -> None:
+    torch.backends.cudnn.allow_tf32 = True  # as torch has it
     result = finetune(str(run), str(images / "data"), str(tmp_path / "out"), query=str(images / "flat"), steps=3)
+    assert not torch.backends.cudnn.allow_tf32
     found = rows(tmp_path / "out" / "predictions.csv")
     assert len(found) == 16
     assert list(found[0]) == ["file", "class", "probability"]

@@ -20,6 +20,7 @@ from litmaml.finetuning.fine_tuning import FineTuned, fine_tune, shown
 from litmaml.finetuning.labelled_images import find_images, read_query, read_support
 from litmaml.finetuning.meta_checkpoint import open_checkpoint
 from litmaml.finetuning.report import print_report, write_predictions, write_report
+from litmaml.float32 import set_float32_precision
 
 
 def finetune(
@@ -68,6 +69,7 @@ def finetune(
         importlib.import_module(module)
     if wandb is not None:  # wandb need not be there otherwise, and it is too late at the end to say that it is not
         from litmaml.finetuning.wandb_report import report_to_wandb
+    set_float32_precision("highest")  # the same model on a GPU as on a CPU
     start = open_checkpoint(checkpoint)
     image_format = image_format or start.image_format
     if image_format is None:
