@@ -36,7 +36,7 @@ PRECISIONS: dict[str, tuple[torch.dtype, torch.dtype | None]] = {
 """The dtype of the weights, and that of autocast."""
 
 SCALES = (0, -4, -8, -10, -12)
-RATE, TRAINED = 0.4, 40
+RATE, TRAINED, TASKS = 0.4, 20, 2
 
 
 class Scaled(nn.Module):
@@ -51,7 +51,7 @@ class Scaled(nn.Module):
 
 
 def cases(seeds: int, thin: bool) -> list[Case]:
-    networks = [{"network": name, "seed": seed, "thin": thin} for name in NETWORKS for seed in range(seeds)]
+    networks = [{"network": name, "seed": seed} for name in NETWORKS for seed in range(seeds)]
     methods = ("SecondOrder", "FiniteDifference") if thin else tuple(METHODS)
     trained = (0,) if thin else (0, TRAINED)
     scales: list[Case] = [{"part": "scale", **network, "method": "SecondOrder", "trained": 0} for network in networks]
@@ -64,11 +64,11 @@ def cases(seeds: int, thin: bool) -> list[Case]:
 
 
 def run(case: Case) -> list[Row]:
-    problem = _problem(case["network"], case["seed"], case["trained"], tasks=2 if case["thin"] else 4)
+    problem = _problem(case["network"], case["seed"], case["trained"])
     return _scales(problem) if case["part"] == "scale" else _methods(problem, case["method"])
 
 
-def _problem(network: str, seed: int, trained: int, tasks: int) -> Problem:
+def _problem(network: str, seed: int, trained: int) -> Problem:
     """Tasks of letters, the Omniglot configuration's inner step, and weights fresh or after some outer steps."""
     torch.manual_seed(seed)
     data = Glyphs(ways=5, shots=1, queries=5)
@@ -77,12 +77,12 @@ def _problem(network: str, seed: int, trained: int, tasks: int) -> Problem:
     def some(first: int, count: int) -> Tasks:
         return data.render(data.sample("train", range(first, first + count), seed))
 
-    problem = Problem(NETWORKS[network](), some(0, tasks), RATE, steps=1)
+    problem = Problem(NETWORKS[network](), some(0, TASKS), RATE, steps=1)
     loop = InnerLoop(problem.model, problem.loss, SGD(RATE), SecondOrder(), ["*"], 1)
     outer = torch.optim.Adam(loop.parameters(), lr=1e-3)
     of = MetaGradientOf(loop, 1)
     for step in range(trained):
-        found = of(some(tasks + 4 * step, 4))
+        found = of(some(TASKS + 4 * step, 4))
         for name, weight in loop.named_parameters():
             weight.grad = found.gradients[name]
         outer.step()
@@ -113,7 +113,8 @@ def _scales(problem: Problem) -> list[Row]:
 def _error(problem: Problem, method: object, autocast: torch.dtype | None) -> float:
     """Infinite where a task's loss or gradient is not finite."""
     try:
-        found = gradient(problem, method, autocast, tasks_per_chunk=problem.tasks.size)  # type: ignore[arg-type]  # one of METHODS
+        # A task at a time: of several, autocast leaves the convolutions in float32 on a CPU, but not on a GPU.
+        found = gradient(problem, method, autocast, tasks_per_chunk=1)  # type: ignore[arg-type]  # one of METHODS
     except FloatingPointError:
         return float("inf")
     return error(found, reference(problem, method))  # type: ignore[arg-type]  # one of METHODS

@@ -356,7 +356,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Draw from a stream of its own: the same directions for the same tasks, whatever was drawn before."""
     on_gpu = device.type == "cuda"
     with torch.random.fork_rng([device] if on_gpu else []):
-        # Not by torch.manual_seed: it also seeds the devices of others, and takes a millisecond to note who asked for it.
+        # Not by torch.manual_seed, which seeds the devices of others too, and takes a millisecond to note who asked.
         torch.default_generator.manual_seed(seed)
         if on_gpu:
             with torch.cuda.device(device):

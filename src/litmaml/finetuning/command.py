@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
+import torch
 from jsonargparse import auto_cli
 
 from litmaml.data.images import ImageFormat
@@ -65,6 +66,7 @@ def finetune(
     folder = Path(output).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"output: {output!r} exists already and is no empty folder; name a new one")
+    _check_device(device)
     for module in imports:
         importlib.import_module(module)
     if wandb is not None:  # wandb need not be there otherwise, and it is too late at the end to say that it is not
@@ -95,6 +97,17 @@ def finetune(
     if wandb is not None:
         report_to_wandb(result, folder, wandb, asked)
     return result
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.zeros(1, device=device).tolist()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # unknown, not built in, not there
+        line = (str(error).splitlines() or [""])[0]
+        raise ValueError(
+            f"device: torch cannot compute there ({line}), got {device!r}; use cpu, or one of the "
+            f"{torch.cuda.device_count()} GPUs that torch sees (cuda, cuda:1, ...)"
+        ) from error
 
 
 def classify(model: str, images: str, output: str = "predictions.csv") -> list[Prediction]:
