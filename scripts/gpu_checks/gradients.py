@@ -16,6 +16,8 @@ from litmaml.types import Batch, Params, Tasks
 _ROUNDING = {"FiniteDifference": 1e-6, "GaussianSmoothing": 1e-4, "ZerothOrder": 1e-4}
 _EXACT = 1e-10
 _CHUNKS = (1, 2)
+_LONG = 60
+"""Seconds that compiling a Conv4 may take: what has begun is not cut off."""
 
 
 def tolerance(method: str) -> float:
@@ -61,7 +63,7 @@ def of_compiled(setting: Setting) -> Iterator[Case]:
     """The compiled program: of a small network where there is little time."""
     for method in ("SecondOrder",) if setting.small else ("SecondOrder", "FiniteDifference"):
         yield Case(f"{method}, a small network", tolerance(method), functools.partial(_compiled, setting, method))
-    if not setting.small:
+    if setting.left > _LONG and not setting.small:
         yield _case(setting, "SecondOrder, Conv4", "batch", "SecondOrder", compile=True, tasks_per_chunk=64)
 
 

@@ -14,7 +14,7 @@ from gpu_checks.problems import METHODS, error, gradient, images, reference
 from litmaml.float32 import Float32Precision, set_float32_precision
 from litmaml.outer_gradient import FiniteDifference, GaussianSmoothing, OuterGradient, ZerothOrder
 
-_FLOAT32, _TF32, _BFLOAT16 = 1e-5, 5e-3, 6e-2
+_FLOAT32, _TF32, _BFLOAT16 = 1e-5, 5e-3, 0.1
 
 
 def of_operations(setting: Setting) -> Iterator[Case]:

@@ -103,11 +103,11 @@ def test_every_method_and_stateful_optimizer_runs_in_double_precision(
 
 
 def test_bfloat16_is_warned_of_with_its_error(start: dict[str, Tensor], tmp_path: Path, true: Tensor) -> None:
-    with pytest.warns(UserWarning, match=r"under bf16-mixed the outer gradient of SecondOrder is off by 1 to 4%"):
+    with pytest.warns(UserWarning, match=r"under bf16-mixed the outer gradient of SecondOrder is off by up to 40%"):
         weights = trained(tmp_path, learner(start), precision="bf16-mixed")
     assert weights.dtype == torch.float32
     assert 1e-4 < relative(weights, true) < 0.05
-    with pytest.warns(UserWarning, match=r"under bf16-true the outer gradient is off by about 20% with batch norm"):
+    with pytest.warns(UserWarning, match=r"under bf16-true the outer gradient is off by up to 40%"):
         weights = trained(tmp_path, learner(start), precision="bf16-true")
     assert weights.dtype == torch.bfloat16
 
@@ -121,7 +121,10 @@ class TransformerEngine(Precision):
 @pytest.mark.parametrize(
     ("plugin", "message"),
     [
-        (MixedPrecision("16-mixed", "cpu"), "under 16-mixed inner gradients vanish.*off by 1%.*use 32-true .* or bf16"),
+        (
+            MixedPrecision("16-mixed", "cpu"),
+            "under 16-mixed inner gradients vanish.*off by 13 to 65%.*use 32-true .* or bf16",
+        ),
         (HalfPrecision("16-true"), "under 16-true inner gradients vanish"),
         (TransformerEngine(), "transformer-engine replaces layers by others that have no second derivative"),
     ],
