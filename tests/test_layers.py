@@ -13,6 +13,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 CORE = {
     "allocator",
     "batch_norm",
+    "float32",
     "inner_loop",
     "inner_optimizer",
     "meta_gradient",

@@ -9,7 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import yaml
@@ -32,6 +32,7 @@ from litmaml.data.images import ImageFormat
 from litmaml.data.task_distribution import TaskDistribution
 from litmaml.finetuning.command import COMMANDS, run_command
 from litmaml.finetuning.meta_checkpoint import locate, start_from
+from litmaml.float32 import Float32Precision, set_float32_precision
 from litmaml.meta_learner import MetaLearner
 from litmaml.outer_gradient import OuterGradient
 from litmaml.recipe import check_classes
@@ -91,10 +92,10 @@ class MetaCLI(LightningCLI):
         )
         parser.add_argument(
             "--float32_matmul_precision",
-            type=Literal["highest", "high", "medium"],
+            type=Float32Precision,
             default="highest",
-            help="How exact matrix products of float32 are: highest; high takes TF32 on GPUs that have it, for several "
-            "times the speed; medium bfloat16. As torch.set_float32_matmul_precision.",
+            help="How exact matrix products and convolutions of float32 are: highest; high takes TF32 on GPUs that "
+            "have it, for several times the speed; medium bfloat16 for matrix products.",
         )
         parser.add_lightning_class_args(Report, "report")
         parser.add_lightning_class_args(Preemption, "preemption")
@@ -104,7 +105,7 @@ class MetaCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
-        torch.set_float32_matmul_precision(config.float32_matmul_precision)
+        set_float32_precision(config.float32_matmul_precision)
         folder = Path(os.path.expandvars(config.trainer.default_root_dir or _DEFAULT_FOLDER))
         config.trainer.default_root_dir = str(folder)
         for checkpoint in (config.checkpoint, config.last_checkpoint):

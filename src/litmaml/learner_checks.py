@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from litmaml.inner_loop import InnerLoop
-from litmaml.outer_gradient import OuterGradient
 from litmaml.types import Tasks
 
 _SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
@@ -27,8 +25,8 @@ def check_loss(loss: nn.Module) -> None:
         )
 
 
-def check_trainer(trainer: Trainer, outer_gradient: OuterGradient) -> None:
-    """Refuse strategies and precisions under which the outer gradient would be wrong.
+def check_trainer(trainer: Trainer) -> None:
+    """Refuse strategies under which the outer gradient would be wrong; for precisions see ``check_precision``.
 
     Raises:
         ValueError: Naming the trainer's argument.
@@ -38,17 +36,6 @@ def check_trainer(trainer: Trainer, outer_gradient: OuterGradient) -> None:
         raise ValueError(
             f"strategy: {strategy} splits weights between processes, but the inner loop calls the model with "
             "weights of its own; use ddp, which holds them whole on each process"
-        )
-    name, precision = type(outer_gradient).__name__, str(trainer.precision)
-    if outer_gradient.probes and precision in ("16-true", "bf16-true"):
-        raise ValueError(
-            f"precision: {precision} is too coarse for the probes of {name}; use 32-true, or bf16-mixed, under "
-            "which the probes run in float32"
-        )
-    if precision == "16-mixed":
-        rank_zero_warn(
-            "precision: under 16-mixed the loss is scaled for the outer gradient only, and small inner gradients "
-            "vanish; prefer bf16-mixed"
         )
 
 

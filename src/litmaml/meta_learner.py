@@ -25,6 +25,7 @@ from litmaml.learner_recipe import arguments_of, recipe_of, warn_not_rebuilt
 from litmaml.meta_gradient import MetaGradientOf, hand_over
 from litmaml.model_checks import check_model, normalisation_policy
 from litmaml.outer_gradient import OuterGradient, SecondOrder
+from litmaml.precision_checks import check_precision
 from litmaml.round_trip import not_made_again
 from litmaml.trial import try_first_batch
 from litmaml.types import Params, Tasks, chunks
@@ -262,7 +263,8 @@ class MetaLearner(LightningModule):
             warn_not_rebuilt(name, why)
 
     def setup(self, stage: str) -> None:
-        check_trainer(self.trainer, self.inner_loop.outer_gradient)
+        check_trainer(self.trainer)
+        check_precision(self.trainer, self.inner_loop, stage)
         self.skipped_tasks = 0
         self._tried.clear()
         # Random directions follow the tasks: other tasks by --data.seed, other directions.
