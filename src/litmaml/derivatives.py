@@ -46,10 +46,25 @@ def embedding(
     return torch.where(padding.unsqueeze(-1), rows.detach(), rows)
 
 
-_IN_OTHER_FORM: dict[Callable[..., Any], Callable[..., Tensor]] = {
+def _without_cudnn(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The recurrence by torch's own kernels: cuDNN's has no second derivative, and none at all in eval mode."""
+
+    def recurrence(*args: Any, **kwargs: Any) -> Any:
+        enabled = torch.backends.cudnn.enabled
+        torch.backends.cudnn.enabled = False
+        try:
+            return function(*args, **kwargs)
+        finally:
+            torch.backends.cudnn.enabled = enabled
+
+    return recurrence
+
+
+_IN_OTHER_FORM: dict[Callable[..., Any], Callable[..., Any]] = {
     functional.batch_norm: lean_batch_norm,
     functional.embedding: embedding,
     torch._weight_norm: weight_norm,
+    **{function: _without_cudnn(function) for function in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)},
 }
 
 
@@ -61,10 +76,11 @@ class Derivatives(TorchFunctionMode):
 
 
 def needs_other_operations(model: nn.Module) -> bool:
-    """Whether a layer has normalised weights (by a parametrization or torch's older hooks) or a row for padding."""
+    """Whether a layer is recurrent, or has normalised weights (by torch's newer or older way) or a row for padding."""
     return any(
         type(module).__name__ == "_WeightNorm"
         or any(type(hook).__name__ == "WeightNorm" for hook in module._forward_pre_hooks.values())
         or (isinstance(module, nn.Embedding) and module.padding_idx is not None)
+        or isinstance(module, nn.RNNBase)
         for module in model.modules()
     )
