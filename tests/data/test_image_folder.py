@@ -19,7 +19,7 @@ SMALL = ImageFormat(6)
 def write_class(folder: Path, images: int = 4, suffix: str = ".png") -> None:
     folder.mkdir(parents=True)
     for k in range(images):
-        shade = np.random.default_rng(k).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+        shade = np.random.default_rng([k, *str(folder).encode()]).integers(0, 256, (9, 7, 3), dtype=np.uint8)
         Image.fromarray(shade).save(folder / f"{k}{suffix}")
 
 
@@ -75,10 +75,10 @@ def test_classes_are_dealt_out_by_folders(tmp_path: Path) -> None:
 def test_images_of_all_kinds_become_tasks(tmp_path: Path) -> None:
     suffixes = (".png", ".jpg", ".JPEG", ".bmp", ".webp", ".gif", ".tif")
     for k in range(6):
-        for suffix in suffixes:
+        for place, suffix in enumerate(suffixes):
             folder = tmp_path / f"class{k}"
             folder.mkdir(exist_ok=True)
-            Image.new("RGB", (20, 10), (40 * k, 0, 255)).save(folder / f"image{suffix}")
+            Image.new("RGB", (20, 10), (40 * k, 20 * place, 255)).save(folder / f"image{suffix}")
         (folder / "notes.txt").write_text("not an image")
         (folder / ".hidden.png").write_text("not an image")
     tasks = folder_tasks(tmp_path, image_format=ImageFormat(6, channels=3), queries=6, split=(1, 1, 1))
