@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, TypeVar
 
-import numpy as np
+import torch
 from torch import Tensor
 
 T = TypeVar("T")
@@ -40,7 +40,8 @@ class Pair(NamedTuple):
 
 def fingerprints(examples: Tensor) -> list[bytes]:
     """A number of 20 bytes for each example (n, ...): two are equal if all their bytes are."""
-    rows = np.ascontiguousarray(examples.detach().cpu().flatten(1).numpy())
+    examples = examples.detach().cpu()
+    rows = (examples.flatten(1) if examples.dim() > 1 else examples.unsqueeze(1)).contiguous().view(torch.uint8).numpy()
     return [hashlib.sha1(row, usedforsecurity=False).digest() for row in rows]
 
 
@@ -72,27 +73,27 @@ def judge_copies(pairs: Sequence[Pair], images: int, across: Copies) -> None:
         ValueError: Naming at most three pairs, and their number.
     """
     apart = [pair for pair in pairs if pair.first[:2] != pair.again[:2]]
+    within = [pair for pair in pairs if pair.first[:2] == pair.again[:2]]
     if apart:
         splits = sum(pair.first.split != pair.again.split for pair in apart)
         text = (
-            f"images: {len(apart)} stand in two classes, {splits} of them in two splits: {_listed(apart)}. Results are "
-            "then too good, or one image has two answers"
+            f"images: {len(apart)} stand in two classes, {splits} of them in two splits: {listed_pairs(apart)}. "
+            "Results are then too good, or one image has two answers"
         )
         if across == "refuse":
             raise ValueError(
                 f"{text}: remove one of each, or set copies to warn if a published set is to be used as it is"
             )
         warnings.warn(text, stacklevel=2)
-    within = len(pairs) - len(apart)
-    if within * _OFTEN >= images and within:
-        inside = [pair for pair in pairs if pair.first[:2] == pair.again[:2]]
+    if within and len(within) * _OFTEN >= images:
         warnings.warn(
-            f"images: {within} of {images} are copies of another one of their class: {_listed(inside)}. Where support "
-            "and query share them, results are too good: remove them",
+            f"images: {len(within)} of {images} are copies of another one of their class: {listed_pairs(within)}. "
+            "Where support and query share them, results are too good: remove them",
             stacklevel=2,
         )
 
 
-def _listed(pairs: Sequence[Pair], most: int = 3) -> str:
+def listed_pairs(pairs: Sequence[Pair], most: int = 3) -> str:
+    """Pairs for an error, the first few of many."""
     rest = len(pairs) - most
     return "; ".join(map(str, pairs[:most])) + (f"; and {rest} more" if rest > 0 else "")
