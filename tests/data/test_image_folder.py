@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -158,3 +159,18 @@ def test_wrong_shares_are_refused(split: tuple[float, ...]) -> None:
 def test_the_home_folder_is_understood(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(root.parent))
     assert len(folder_tasks(Path("~/images")).class_names("train")) == 6
+
+
+def test_accents_written_in_another_way_change_no_split(tmp_path: Path) -> None:
+    """Copied from a Mac the letter é can be two signs."""
+    names = [f"Caf\u00e9 {k}" for k in range(10)]
+    for form in ("NFC", "NFD"):
+        for name in names:
+            write_class(tmp_path / form / unicodedata.normalize(form, name))
+    path = tmp_path / "splits.json"
+    path.write_text(json.dumps({name: SPLITS[k % 3] for k, name in enumerate(names)}), encoding="utf-8")
+    for options in ({}, {"split_file": str(path)}):
+        for split in SPLITS:
+            one, other = (folder_tasks(tmp_path / form, **options).class_names(split) for form in ("NFC", "NFD"))
+            assert [*one] == [unicodedata.normalize("NFC", name) for name in other]
+            assert one != other

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -176,3 +178,15 @@ def test_the_real_omniglot_is_taken(cache_dir: Path, omniglot: Path | None, spli
     for split in SPLITS:
         real.load(split)
     assert len(real._seen) == 32460 - 1, "two dots of Braille are the same at this size"
+
+
+def test_real_photographs_are_taken(tmp_path: Path) -> None:
+    packed = Path(os.environ.get("LITMAML_DATA", ""), "data", "grocery_96.zip")
+    if not packed.is_file():
+        pytest.skip("real photographs are needed: set LITMAML_DATA to the folder that holds data/grocery_96.zip")
+    with zipfile.ZipFile(packed) as archive:
+        archive.extractall(tmp_path)
+    folder = ImageFolderTasks(str(tmp_path / "grocery"), ImageFormat(28))
+    for split in SPLITS:
+        folder.load(split)
+    assert len(folder._seen) == 5421

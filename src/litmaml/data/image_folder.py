@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -158,15 +159,19 @@ class ImageFolderTasks(ImageTasks):
     def _deal(self, classes: dict[str, list[Path]]) -> dict[Split, dict[str, list[Path]]]:
         """Shares the classes out among the splits."""
         if self.split_file is not None:
-            splits = read_split_file(Path(self.split_file).expanduser())
-            if missing := sorted({*splits} - {*classes}):
+            given = {
+                _composed(name): split for name, split in read_split_file(Path(self.split_file).expanduser()).items()
+            }
+            if missing := sorted({*given} - {*map(_composed, classes)}):
                 raise ValueError(f"split_file={self.split_file}: {self.root} has no class {listed(missing)}")
-            if missing := sorted({*classes} - {*splits}):
+            if missing := sorted({*map(_composed, classes)} - {*given}):
                 raise ValueError(f"split_file={self.split_file} gives no split to the class {listed(missing)}")
+            splits = {name: given[_composed(name)] for name in classes}
         else:
             # The hash of a class's name and the seed is its own random number, whatever other classes there
             # are.
-            mixed = sorted(classes, key=lambda name: hashlib.sha256(f"{self.split_seed} {name}".encode()).digest())
+            marks = {name: f"{self.split_seed} {_composed(name)}".encode() for name in classes}
+            mixed = sorted(classes, key=lambda name: hashlib.sha256(marks[name]).digest())
             first = round(len(mixed) * self.split[0] / sum(self.split))
             second = round(len(mixed) * (self.split[0] + self.split[1]) / sum(self.split))
             dealt = zip(SPLITS, (mixed[:first], mixed[first:second], mixed[second:]), strict=True)
@@ -222,6 +227,12 @@ def _images(folder: Path) -> dict[str, list[Path]]:
         )
         for inner in _folders(folder)
     }
+
+
+def _composed(name: str) -> str:
+    """The name with each accented letter as one sign, as other systems may write it: or a copy of the folder on another
+    machine would be dealt out otherwise."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _content(file: str) -> bytes:
