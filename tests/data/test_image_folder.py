@@ -174,3 +174,13 @@ def test_accents_written_in_another_way_change_no_split(tmp_path: Path) -> None:
             one, other = (folder_tasks(tmp_path / form, **options).class_names(split) for form in ("NFC", "NFD"))
             assert [*one] == [unicodedata.normalize("NFC", name) for name in other]
             assert one != other
+
+
+def test_of_very_many_unreadable_images_the_first_are_named(root: Path) -> None:
+    tasks = folder_tasks(root)
+    for k in range(30):
+        (root / tasks.class_names("train")[0] / f"bad{k:02d}.png").write_text("text")
+    with pytest.raises(ValueError, match="30 images of the split train cannot be used") as caught:
+        folder_tasks(root).load("train")
+    assert str(caught.value).endswith("and 10 more")
+    assert str(caught.value).count("cannot read the image") == 20

@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageCms
 
 from litmaml.data import ImageFormat, ImagePool
+from litmaml.data.eight_bits import flattening
 
 GREY, COLOUR = ImageFormat(8), ImageFormat(8, channels=3)
 # Left half black, right half white.
@@ -183,6 +184,18 @@ def test_a_portable_grey_map_of_16_bits_is_scaled(tmp_path: Path) -> None:
     path = tmp_path / "image.pgm"
     path.write_bytes(b"P5 8 8 4095\n" + np.rint(4095 * RAMP).astype(">u2").tobytes())
     assert (abs(GREY.read(path).numpy() - 255 * RAMP) <= 0.6).all()
+
+
+@pytest.mark.parametrize("dtype", ["u2", "f4"])
+def test_a_part_of_a_picture_becomes_the_same_bytes_as_in_the_whole(tmp_path: Path, dtype: str) -> None:
+    """Also where the part is black, and on a scale that only the file knows."""
+    values = np.rint(65535 * RAMP) if dtype == "u2" else RAMP
+    with Image.open(tiff(tmp_path / "image.tif", values.T.copy().astype(dtype), PHOTOMETRIC=0)) as opened:
+        flat = flattening(opened, "L", None)
+        whole = np.asarray(flat(opened))
+        parts = [np.asarray(flat(opened.crop((0, top, 8, top + 1)))) for top in range(8)]
+    assert (np.concatenate(parts) == whole).all()
+    assert (whole == 255 - BYTES.T).all()
 
 
 def test_lightness_and_colour_axes_become_grey(tmp_path: Path) -> None:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
-_WHITE_IS_ZERO, _UNSIGNED, _SIGNED = 0, 1, 2
+_WHITE_IS_ZERO, _SIGNED = 0, 2
 _REMEDY = "set image_format.white to the value that is white (255, 4095, 65535, ...), or save the images with 8 bits"
 
 
-def eight_bits(opened: Image.Image, mode: Literal["L", "RGB"], white: float | None) -> Image.Image:
-    """The picture upright, on white where it is transparent, without a palette, in 8 bits per channel.
+def flattening(
+    opened: Image.Image, mode: Literal["L", "RGB"], white: float | None
+) -> Callable[[Image.Image], Image.Image]:
+    """What makes a picture 8 bits per channel, without a palette and on white where it is transparent.
 
-    No file is stretched to its own darkest and brightest value: equal values become equal bytes in all files of a
-    kind. Of deep grey files, value x becomes 255 x / white, where white is
+    It takes the whole picture or any part of it, and gives the same bytes for both. No file is stretched to its own
+    darkest and brightest value: equal values become equal bytes in all files of a kind. Of deep grey files, value x
+    becomes 255 x / white, where white is
 
         1                  in files of floats
         2^b - 1            in files of unsigned b-bit numbers, b from 9 to 16
@@ -26,7 +31,7 @@ def eight_bits(opened: Image.Image, mode: Literal["L", "RGB"], white: float | No
     if it is not given.
 
     Args:
-        opened: What ``Image.open`` gave.
+        opened: What ``Image.open`` gave; of a deep file it is decoded.
         mode: Grey or colour.
         white: The value that is white in grey files of more than 8 bits.
 
@@ -35,29 +40,24 @@ def eight_bits(opened: Image.Image, mode: Literal["L", "RGB"], white: float | No
             told.
     """
     tags: dict[int, Any] = getattr(opened, "tag_v2", {})
-    image = ImageOps.exif_transpose(opened)
-    if image.mode.startswith(("I", "F")):
-        values = _values(image, tags)
-        grey = _scaled(values, _white(image.mode, opened.format, tags) if white is None else white)
-        if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
-            grey = 255 - grey  # Pillow inverts 8-bit files only
-        if (clear := image.info.get("transparency")) is not None:
-            grey[values == clear] = 255
-        return Image.fromarray(grey).convert(mode)
-    if _SIGNED in _sample_formats(tags):
+    signed = _SIGNED in tags.get(_SAMPLE_FORMAT, ())
+    if opened.mode.startswith(("I", "F")):
+        unsigned = opened.mode == "I" and tags.get(_BITS) == (32,) and not signed  # Pillow reads them as signed
+        scale = _Scale(_white(opened.mode, opened.format, tags) if white is None else white, unsigned)
+        inverted = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO  # Pillow inverts 8-bit files only
+        scale.check(opened)
+        return lambda image: scale.grey(image, inverted).convert(mode)
+    if signed:
         raise ValueError("its 8-bit numbers are signed, and -1 would be read as white; save them unsigned")
+    return lambda image: _on_white(image, mode)
+
+
+def _on_white(image: Image.Image, mode: Literal["L", "RGB"]) -> Image.Image:
     if image.has_transparency_data:
         coloured = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured)
     # By way of colour: Pillow knows no way from these to grey.
     return (image.convert("RGB") if image.mode in ("LAB", "HSV") else image).convert(mode)
-
-
-def _values(image: Image.Image, tags: dict[int, Any]) -> NDArray[np.float64]:
-    numbers = np.asarray(image)
-    if image.mode == "I" and tags and tags.get(_BITS) == (32,) and _SIGNED not in _sample_formats(tags):
-        numbers = numbers.view(np.uint32)  # Pillow reads them as signed
-    return numbers.astype(np.float64)
 
 
 def _white(mode: str, kind: str | None, tags: dict[int, Any]) -> float | None:
@@ -70,26 +70,48 @@ def _white(mode: str, kind: str | None, tags: dict[int, Any]) -> float | None:
     return float(2**bits - 1)
 
 
-def _scaled(values: NDArray[np.float64], white: float | None) -> NDArray[np.uint8]:
-    """255 values / white, rounded.
+@dataclass(frozen=True)
+class _Scale:
+    """How the values of a deep grey file become bytes.
 
-    Raises:
-        ValueError: see ``eight_bits``.
+    Args:
+        white: The value that becomes 255; None if it is not to be told.
+        unsigned: Whether 32-bit numbers have no sign.
     """
-    if not np.isfinite(values).all():
-        raise ValueError("some of its values are NaN or infinite; save it without")
-    low, high = values.min(), values.max()
-    found = f"its values go from {low:g} to {high:g}"
-    if white is None:
-        raise ValueError(f"{found} in 32-bit or signed numbers, which do not say what is white; {_REMEDY}")
-    bytes_ = np.rint(values * (255 / white))
-    if bytes_.min() < 0 or bytes_.max() > 255:
-        raise ValueError(f"{found}, and not from 0, black, to {white:g}, white; {_REMEDY}")
-    if high > 0 and bytes_.max() <= 1:
-        raise ValueError(f"{found}, which is all black where {white:g} is white; {_REMEDY}")
-    return bytes_.astype(np.uint8)
 
+    white: float | None
+    unsigned: bool
 
-def _sample_formats(tags: dict[int, Any]) -> tuple[int, ...]:
-    formats: tuple[int, ...] = tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))
-    return formats
+    def check(self, opened: Image.Image) -> None:
+        """Refuse a file that is not black to white on this scale.
+
+        Raises:
+            ValueError: With its darkest and brightest value.
+        """
+        values = self._values(opened)
+        low, high = float(values.min()), float(values.max())
+        if not np.isfinite([low, high]).all():
+            raise ValueError("some of its values are NaN or infinite; save it without")
+        found = f"its values go from {low:g} to {high:g}"
+        if self.white is None:
+            raise ValueError(f"{found} in 32-bit or signed numbers, which do not say what is white; {_REMEDY}")
+        darkest, brightest = np.rint(np.array([low, high]) * (255 / self.white))
+        if darkest < 0 or brightest > 255:
+            raise ValueError(f"{found}, and not from 0, black, to {self.white:g}, white; {_REMEDY}")
+        if high > 0 and brightest <= 1:
+            raise ValueError(f"{found}, which is all black where {self.white:g} is white; {_REMEDY}")
+
+    def grey(self, image: Image.Image, inverted: bool) -> Image.Image:
+        """The picture, or a part of it, in grey of 8 bits."""
+        assert self.white is not None
+        values = self._values(image)
+        grey = np.rint(values * (255 / self.white)).astype(np.uint8)
+        if inverted:
+            grey = 255 - grey
+        if (clear := image.info.get("transparency")) is not None:
+            grey[values == clear] = 255
+        return Image.fromarray(grey)
+
+    def _values(self, image: Image.Image) -> NDArray[Any]:
+        numbers = np.asarray(image)
+        return numbers.view(np.uint32) if self.unsigned else numbers

@@ -14,7 +14,7 @@ from math import inf
 from pathlib import Path
 
 from litmaml.data.image_tasks import ImageTasks, listed
-from litmaml.data.images import ImageFormat, ImagePool, read_images
+from litmaml.data.images import ImageFormat, ImagePool, lines, read_images
 from litmaml.data.leakage import Copies, Pair, Place, copies, judge_copies
 from litmaml.types import SPLITS, Split
 
@@ -57,7 +57,7 @@ class ImageFolderTasks(ImageTasks):
 
     Raises:
         ValueError: if an argument is out of its range, the split file does not fit the folder, images are
-            missing or cannot be read (every such class and file is named), or an image stands in two classes or
+            missing or cannot be read (such classes and files are named), or an image stands in two classes or
             splits.
         FileNotFoundError: if there is no such folder or split file.
     """
@@ -120,7 +120,7 @@ class ImageFolderTasks(ImageTasks):
         pixels, errors = read_images({str(file): file for file in files}, self.image_format)
         if errors:
             raise ValueError(
-                f"{len(errors)} images of the split {split} cannot be used, mend or remove them:\n" + "\n".join(errors)
+                f"{len(errors)} images of the split {split} cannot be used, mend or remove them:\n" + lines(errors)
             )
         return ImagePool.of(pixels, labels, [*classes], [str(file) for file in files])
 

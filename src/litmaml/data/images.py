@@ -13,10 +13,10 @@ from typing import BinaryIO, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from litmaml.data.eight_bits import eight_bits
+from litmaml.data.eight_bits import flattening
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ class ImageFormat:
             with Image.open(source) as opened:
                 if opened.width * opened.height > (Image.MAX_IMAGE_PIXELS or float("inf")):
                     raise ValueError(f"{opened.width} x {opened.height} pixels are too many to unpack safely")
-                image = eight_bits(opened, "L" if self.channels == 1 else "RGB", self.white)
+                flat = flattening(opened, "L" if self.channels == 1 else "RGB", self.white)
+                image = flat(ImageOps.exif_transpose(opened))
                 image = image.resize((self.size, self.size), Image.Resampling.LANCZOS)
         except UnidentifiedImageError as error:
             raise ValueError(
@@ -185,3 +186,9 @@ def read_images(files: Mapping[str, str | Path | BinaryIO], image_format: ImageF
     images = [result for result in results if isinstance(result, Tensor)]
     empty = torch.empty((0, image_format.channels, image_format.size, image_format.size), dtype=torch.uint8)
     return torch.stack(images) if images else empty, [result for result in results if isinstance(result, str)]
+
+
+def lines(errors: Sequence[str], most: int = 20) -> str:
+    """Errors for a message, one per line, the first few of many: a whole folder may be of one kind that is not read."""
+    rest = [f"and {len(errors) - most} more"] if len(errors) > most else []
+    return "\n".join([*errors[:most], *rest])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from litmaml.data.image_folder import SUFFIXES
 from litmaml.data.image_tasks import listed
-from litmaml.data.images import ImageFormat, read_images
+from litmaml.data.images import ImageFormat, lines, read_images
 from litmaml.data.leakage import Pair, Place, copies, fingerprints, listed_pairs
 
 
@@ -165,8 +165,7 @@ def _inputs(files: list[Path], image_format: ImageFormat, argument: str) -> Tens
     pixels, errors = read_images({str(file): file for file in files}, image_format)
     if errors:
         raise ValueError(
-            f"{argument}: {len(errors)} of {len(files)} images cannot be read; mend or remove them:\n"
-            + "\n".join(errors)
+            f"{argument}: {len(errors)} of {len(files)} images cannot be read; mend or remove them:\n" + lines(errors)
         )
     return image_format.to_float(pixels)
 
