@@ -18,7 +18,7 @@ from litmaml.data.images import ImageFormat
 from litmaml.finetuning.adapted_model import Prediction, load
 from litmaml.finetuning.export import EXPORTS
 from litmaml.finetuning.fine_tuning import FineTuned, fine_tune, shown
-from litmaml.finetuning.labelled_images import find_images, read_query, read_support
+from litmaml.finetuning.labelled_images import check_copies, find_images, read_query, read_support
 from litmaml.finetuning.meta_checkpoint import open_checkpoint
 from litmaml.finetuning.report import print_report, write_predictions, write_report
 from litmaml.float32 import set_float32_precision
@@ -81,6 +81,7 @@ def finetune(
         )
     support, classes = read_support(data, image_format)
     further = None if query is None else read_query(query, classes, image_format)
+    check_copies(support, further, classes)
     start.learner.to(device)
     further = None if further is None else further.to(device)
     result = fine_tune(start, classes, image_format, support.to(device), further, steps, lr)
