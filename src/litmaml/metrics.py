@@ -110,6 +110,10 @@ def check_metrics(metrics: Mapping[str, Metric], loss: nn.Module, predictions: T
     padded = ignored is not None and not targets.is_floating_point() and bool((targets == ignored).any())
     for name, metric in metrics.items():
         kind = type(metric).__name__
+        if not isinstance(metric, Metric):
+            raise ValueError(
+                f"metrics.{name}: has to be a Metric of torchmetrics, got {kind}; name the parts of a collection"
+            )
         if padded and getattr(metric, "ignore_index", ignored) != ignored:
             raise ValueError(
                 f"metrics.{name}: {kind} would count places that the loss ignores, got its ignore_index "
