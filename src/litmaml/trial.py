@@ -23,9 +23,10 @@ _EXAMPLES = 6
 def try_first_batch(inner_loop: InnerLoop, tasks: Tasks) -> list[str]:
     """Try the model on a few examples of the first tasks, on copies: nothing of it is changed, no stream moves on.
 
-    Looked at are: what a forward pass draws and changes beside what it gives; whether the inner loop's gradient is that
-    of a plain copy of the model with the same weights; whether the loss fits outputs and targets; whether the exact Hessian product is the central difference of
-    gradients, in float64 at two radii; and whether several tasks at once give what one after another does.
+    Looked at are: what a forward pass draws and changes beside what it gives; whether the loss fits its outputs and
+    targets; whether the inner loop's gradient is that of a plain copy of the model with the same weights; whether the
+    exact Hessian product is the central difference of gradients, in float64 at two radii; and whether several tasks at
+    once give what one after another does.
 
     What is handled is set in the inner loop: ``draws``, ``mapped``, ``changes_inputs``.
 
