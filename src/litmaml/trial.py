@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from litmaml.inner_loop import InnerLoop, ordinary, unfused_attention
+from litmaml.loss_checks import check_loss_on, check_output
 from litmaml.model_checks import check_draws
 from litmaml.model_copy import copy_of, kept_values
 from litmaml.trial_derivatives import try_derivatives
@@ -22,9 +23,10 @@ _EXAMPLES = 6
 def try_first_batch(inner_loop: InnerLoop, tasks: Tasks) -> list[str]:
     """Try the model on a few examples of the first tasks, on copies: nothing of it is changed, no stream moves on.
 
-    Looked at are: what a forward pass draws and changes beside what it gives; whether the inner loop's gradient is that
-    of a plain copy of the model with the same weights; whether the exact Hessian product is the central difference of
-    gradients, in float64 at two radii; and whether several tasks at once give what one after another does.
+    Looked at are: what a forward pass draws and changes beside what it gives; whether the loss fits its outputs and
+    targets; whether the inner loop's gradient is that of a plain copy of the model with the same weights; whether the
+    exact Hessian product is the central difference of gradients, in float64 at two radii; and whether several tasks at
+    once give what one after another does.
 
     What is handled is set in the inner loop: ``draws``, ``mapped``, ``changes_inputs``.
 
@@ -44,7 +46,8 @@ def try_first_batch(inner_loop: InnerLoop, tasks: Tasks) -> list[str]:
         tasks = ordinary(tasks)
         support, query = (_few(batch, _EXAMPLES) for batch in (tasks.support[0], tasks.query))
         with unfused_attention():
-            _try_passes(inner_loop, copied, support, query, made)
+            predictions = _try_passes(inner_loop, copied, support, query, made)
+        check_loss_on(copied.loss, predictions, support.targets[0])
         with torch.autocast(device.type, enabled=False), torch.autocast("cpu", enabled=False):
             at_once = max(inner_loop.tasks_at_once(batch.inputs) for batch in (tasks.support[0], tasks.query)) > 1
             return try_derivatives(inner_loop, support, at_once)
@@ -57,8 +60,12 @@ def _few(batch: Batch, most: int) -> Batch:
     return Batch(*(part[:2].index_select(1, which) for part in (batch.inputs, batch.targets)))
 
 
-def _try_passes(inner_loop: InnerLoop, copied: InnerLoop, support: Batch, query: Batch, made: list[str]) -> None:
-    """Forward passes of the first task: what they draw and change, and whether they depend on those before."""
+def _try_passes(inner_loop: InnerLoop, copied: InnerLoop, support: Batch, query: Batch, made: list[str]) -> Tensor:
+    """Forward passes of the first task: what they draw and change, and whether they depend on those before.
+
+    Returns:
+        The predictions on its support.
+    """
     model, inputs, others = copied.model, support.inputs[0], query.inputs[0]
     before = Snapshot(model)
     kept = {name: value for name, value in kept_values(model).items() if name in made}
@@ -110,6 +117,7 @@ def _try_passes(inner_loop: InnerLoop, copied: InnerLoop, support: Batch, query:
     if drawn.by_torch:
         check_draws(inner_loop.outer_gradient, "its forward pass")
         inner_loop.draws = True
+    return first
 
 
 def _outputs(copied: InnerLoop, inputs: Tensor, seed: int, drawn: Drawn | None = None) -> Tensor:
@@ -122,12 +130,7 @@ def _outputs(copied: InnerLoop, inputs: Tensor, seed: int, drawn: Drawn | None =
                 f"{tuple(inputs.shape[1:])} and {inputs.dtype} ({_line(error)}); are model and tasks of one "
                 "configuration?"
             ) from error
-    if not isinstance(outputs, Tensor):
-        raise ValueError(
-            f"model: its output has to be a tensor of predictions, got {type(outputs).__name__}; make forward return "
-            "the one that the loss is taken on"
-        )
-    return outputs
+    return check_output(outputs, len(inputs))
 
 
 def _is_computed(value: Any) -> bool:
