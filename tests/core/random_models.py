@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain, zip_longest
@@ -35,11 +36,15 @@ OUTER: dict[str, Callable[[], OuterGradient]] = {
     "GaussianSmoothing": lambda: GaussianSmoothing(SAMPLES, GAUSSIAN_MU),
     **{f"ZerothOrder, {b}": lambda b=b: ZerothOrder(SAMPLES, ZEROTH_MU, b) for b in ("ji", "stein", "mean")},  # type: ignore[misc]
 }
-_OUTER_OFTEN = ["SecondOrder"] * 6 + ["SecondOrder, recomputed"] * 4 + ["FirstOrder"] * 3 + ["FiniteDifference"] * 4
+# Each feature meets the exact gradient, another way to it, and any, in three of its cases.
+_OUTER_IN_TURN = [["SecondOrder"], ["SecondOrder, recomputed", "FiniteDifference"], [*OUTER]]
 _INNER_OFTEN = ["SGD", "momentum", "Nesterov", "weight decay", *INNER]
 
-_SHAPES = {"vector": (3,), "sequence": (3, 3), "grid1": (3, 6), "grid2": (3, 4, 4), "grid3": (3, 2, 4, 2)}
+_SHAPES = {"vector": (3,), "sequence": (3, 3), "grid1": (3, 6), "grid2": (3, 4, 4), "grid3": (3, 4, 2, 4)}
 _KINDS: dict[str, Parts] = {"vector": VECTOR, "sequence": SEQUENCE, **{f"grid{d}": parts for d, parts in GRID.items()}}
+
+
+_SHRINKING = re.compile("Pool|stride|unfold")
 
 
 def _plain(parts: Parts) -> dict[str, Trouble]:
@@ -133,7 +138,8 @@ def case(number: int) -> Case:
             else Problem(nn.MSELoss, WORDS, lambda n: torch.randn(n, WORDS))
         )
     trouble = what if isinstance(what, Trouble) else Trouble(nn.Identity, problem.must)
-    others = draw.sample(list(_KINDS[kind].items()), draw.choice([0, 1, 1, 2]))
+    keeping = [(name, make) for name, make in _KINDS[kind].items() if not _SHRINKING.search(name)]
+    others = draw.sample(keeping, draw.choice([0, 1, 1, 2]))
     makes: list[Make | None] = [make for _, make in others]
     if place == kind:
         makes.insert(draw.randrange(len(makes) + 1), None)
@@ -163,7 +169,7 @@ def case(number: int) -> Case:
     supports, hessians = draw.choice([1, 1, 1, steps]), draw.choice([0, 0, 0, 0, steps, 1])
     if trouble.random:  # what is drawn for a Hessian product of other data is another step's
         hessians = 0
-    outer = draw.choice([*_OUTER_OFTEN, *OUTER])
+    outer = draw.choice(_OUTER_IN_TURN[sum(divmod(number, len(FEATURES))) % len(_OUTER_IN_TURN)])
 
     def tasks() -> Tasks:
         torch.manual_seed(number + 1)
