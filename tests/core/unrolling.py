@@ -66,7 +66,8 @@ def unrolled(
 
     def outcome(theta: Params, batch: Batch, task: int, j: int) -> tuple[Tensor, Tensor]:
         draw(task, j)
-        predictions = with_weights(model, theta)(batch.inputs[task].clone())
+        with WrittenOut():
+            predictions = with_weights(model, theta)(batch.inputs[task].clone())
         return inner_loop.loss(predictions, batch.targets[task].clone()), predictions
 
     def loss_of(theta: Params, batches: Sequence[Batch], task: int, j: int) -> Tensor:
@@ -94,7 +95,7 @@ def unrolled(
         return theta
 
     # Fused attention has no second derivative.
-    with sdpa_kernel(SDPBackend.MATH), WrittenOut():
+    with sdpa_kernel(SDPBackend.MATH):
         ends = [adapted(task) for task in range(tasks.size)]
         outer = [outcome(theta, tasks.query, task, steps) for task, theta in enumerate(ends)]
         losses = torch.stack([loss for loss, _ in outer])
@@ -108,7 +109,10 @@ def unrolled(
 
 
 class WrittenOut(TorchFunctionMode):
-    """A context in which weight normalisation is made of operations whose second derivative is right in torch."""
+    """A context in which weight normalisation is made of operations whose second derivative is right in torch.
+
+    For forward passes alone: a function mode is off within ``torch.autograd.grad``, and so in a backward pass.
+    """
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is torch._weight_norm:
