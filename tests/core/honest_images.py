@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def conv4(norm: str = "batch", ways: int = 3, filters: int = 4) -> nn.Module:
-    """Of Vinyals et al. and MAML: convolution, norm, ReLU and max-pooling four times."""
+def conv4(norm: str = "batch", left: int = 1, filters: int = 4) -> nn.Module:
+    """Of Vinyals et al. and MAML: convolution, norm, ReLU and max-pooling four times; so many places are left."""
 
     def block(inputs: int) -> nn.Sequential:
         layers = {
@@ -21,7 +21,7 @@ def conv4(norm: str = "batch", ways: int = 3, filters: int = 4) -> nn.Module:
         )
 
     blocks = [block(filters if k else 1) for k in range(4)]
-    return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(filters, ways))
+    return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(filters * left, 3))
 
 
 class Residual(nn.Module):
@@ -154,23 +154,22 @@ class Variational(Autoencoder):
 
 
 class SqueezeExcite(nn.Module):
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, gate: type[nn.Module]) -> None:
         super().__init__()
         self.gate = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, 2, 1), nn.ReLU(inplace=True), nn.Conv2d(2, width, 1),
-            nn.Hardsigmoid(),
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, 2, 1), nn.ReLU(inplace=True), nn.Conv2d(2, width, 1), gate(),
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.gate(x)
 
 
-def mobile(inputs: int, outputs: int, stride: int) -> nn.Module:
+def mobile(inputs: int, outputs: int, gate: type[nn.Module] = nn.Sigmoid, stride: int = 2) -> nn.Module:
     """Expansion, depthwise convolution, squeeze and excitation, projection."""
     return nn.Sequential(
         nn.Conv2d(inputs, 6, 1, bias=False), nn.GroupNorm(1, 6), nn.ReLU6(inplace=True),
         nn.Conv2d(6, 6, 3, stride, 1, groups=6, bias=False), nn.GroupNorm(1, 6), nn.Hardswish(inplace=True),
-        SqueezeExcite(6), nn.Conv2d(6, outputs, 1, bias=False), nn.GroupNorm(1, outputs),
+        SqueezeExcite(6, gate), nn.Conv2d(6, outputs, 1, bias=False), nn.GroupNorm(1, outputs),
     )  # fmt: skip
 
 

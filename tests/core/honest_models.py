@@ -247,7 +247,7 @@ IMAGE, POINTS, WORDS = (1, 16, 16), (6, 3), (7,)
 HONEST: dict[str, Honest] = {
     "Conv4": Honest(lambda: Conv4(ways=3, filters=4, size=16), IMAGE),
     "Conv4 of one's own": Honest(images.conv4, IMAGE),
-    "Conv4 with instance norm": Honest(lambda: images.conv4("instance"), (1, 32, 32)),
+    "Conv4 with instance norm": Honest(lambda: images.conv4("instance", left=4), (1, 32, 32)),
     "ResNet-12": Honest(lambda: images.resnet("batch", 3), IMAGE),
     "ResNet with group norm": Honest(lambda: images.resnet("group", 2), IMAGE),
     "ViT": Honest(images.ViT, IMAGE),
@@ -269,7 +269,7 @@ HONEST: dict[str, Honest] = {
     "variational autoencoder": Honest(images.Variational, IMAGE, IMAGE, classes=False, random=True),
     "MobileNet with squeeze and excitation": Honest(
         lambda: nn.Sequential(
-            images.mobile(1, 4, 2), images.mobile(4, 4, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+            images.mobile(1, 4), images.mobile(4, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
         ),
         IMAGE,
     ),
@@ -329,11 +329,18 @@ HONEST: dict[str, Honest] = {
         IMAGE,
     ),
     "moving codebook": function(MovingCodebook),
+    "MobileNet version 3": Honest(
+        lambda: nn.Sequential(
+            images.mobile(1, 4, nn.Hardsigmoid), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+        ),
+        IMAGE,
+    ),
 }
 """Those that are refused have their reasons in ``REFUSED``."""
 
 REFUSED = {
     "Conv4 with running statistics": "running statistics between tasks; .* track_running_stats=False",
     "discriminator with spectral norm": "changes .*_u.* power iterations",
+    "MobileNet version 3": "no second derivative exists of its loss .*hardsigmoid.*train it with FirstOrder",
     "moving codebook": "changes words, which tasks would share; take out what keeps",
 }

@@ -63,10 +63,8 @@ class CausalAttention(nn.Module):
         q, k, v = (part.unflatten(-1, (2, 4)).transpose(1, 2) for part in self.project(x).chunk(3, -1))
         if self.rotary:
             if self.tables is None or len(self.tables[0]) != t or self.tables[0].dtype != x.dtype:
-                angles = torch.outer(
-                    torch.arange(t, dtype=x.dtype, device=x.device),
-                    torch.tensor([1.0, 0.1], dtype=x.dtype, device=x.device),
-                ).repeat(1, 2)
+                rates = torch.tensor([1.0, 0.1], dtype=x.dtype, device=x.device)
+                angles = torch.outer(torch.arange(t, dtype=x.dtype, device=x.device), rates).repeat(1, 2)
                 self.tables = angles.cos(), angles.sin()
             q, k = self._turned(q), self._turned(k)
         scores = q @ k.mT / 2
