@@ -6,9 +6,10 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
+from litmaml.data.task_checks import check_classes, check_data, check_overlap
 from litmaml.inner_loop import InnerLoop
 from litmaml.loss_checks import check_class_indices, check_loss_on
-from litmaml.losses import takes_class_indices
+from litmaml.losses import ignored_index, takes_class_indices
 from litmaml.outer_gradient import seeded
 from litmaml.types import Tasks
 
@@ -40,6 +41,21 @@ def check_trainer(trainer: Trainer) -> None:
             f"strategy: {strategy} splits weights between processes, but the inner loop calls the model with "
             "weights of its own; use ddp, which holds them whole on each process"
         )
+
+
+def check_tasks(tasks: Tasks, loss: nn.Module, shares_examples: bool) -> None:
+    """Refuse or tell of what makes results wrong by the data alone; see ``litmaml.data.task_checks``.
+
+    Args:
+        tasks: Of the first batch.
+        loss: Tells whether integer targets are classes.
+        shares_examples: Support and query are the same by design.
+    """
+    check_data(tasks)
+    if takes_class_indices(loss):
+        check_classes(tasks, ignored_index(loss))
+    if not shares_examples:
+        check_overlap(tasks)
 
 
 def check_labels(inner_loop: InnerLoop, tasks: Tasks) -> Tensor:

@@ -19,7 +19,7 @@ from litmaml.checkpoint import read_checkpoint
 from litmaml.evaluation import Interval, curve
 from litmaml.inner_loop import InnerLoop
 from litmaml.inner_optimizer import SGD, InnerOptimizer
-from litmaml.learner_checks import check_labels, check_loss, check_trainer
+from litmaml.learner_checks import check_labels, check_loss, check_tasks, check_trainer
 from litmaml.learner_recipe import arguments_of, recipe_of, warn_not_rebuilt
 from litmaml.meta_gradient import MetaGradientOf, hand_over
 from litmaml.metrics import check_metrics, default_metrics, value_of, values_of
@@ -253,6 +253,8 @@ class MetaLearner(LightningModule):
         """Try the first batch, once in training and once in evaluation: a model may differ between the two."""
         if self.training not in self._tried:
             self._tried.add(self.training)
+            distribution = getattr(getattr(self.trainer, "datamodule", None), "tasks", None)
+            check_tasks(tasks, self.inner_loop.loss, getattr(distribution, "shares_examples", False))
             for remark in try_first_batch(self.inner_loop, tasks):
                 rank_zero_info(remark)
             predictions = check_labels(self.inner_loop, tasks)
