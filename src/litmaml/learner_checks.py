@@ -43,15 +43,16 @@ def check_trainer(trainer: Trainer) -> None:
         )
 
 
-def check_tasks(tasks: Tasks, loss: nn.Module, shares_examples: bool) -> None:
+def check_tasks(tasks: Tasks, loss: nn.Module, shares_examples: bool, finite: bool) -> None:
     """Refuse or tell of what makes results wrong by the data alone; see ``litmaml.data.task_checks``.
 
     Args:
         tasks: Of the first batch.
         loss: Tells whether integer targets are classes.
         shares_examples: Support and query are the same by design.
+        finite: Whether a number that is not finite is refused; else its task will be skipped.
     """
-    check_data(tasks)
+    check_data(tasks, finite=finite)
     if takes_class_indices(loss):
         check_classes(tasks, ignored_index(loss))
     if not shares_examples:

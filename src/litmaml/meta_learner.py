@@ -254,7 +254,8 @@ class MetaLearner(LightningModule):
         if self.training not in self._tried:
             self._tried.add(self.training)
             distribution = getattr(getattr(self.trainer, "datamodule", None), "tasks", None)
-            check_tasks(tasks, self.inner_loop.loss, getattr(distribution, "shares_examples", False))
+            shares = getattr(distribution, "shares_examples", False)
+            check_tasks(tasks, self.inner_loop.loss, shares, finite=self.on_nonfinite == "raise")
             for remark in try_first_batch(self.inner_loop, tasks):
                 rank_zero_info(remark)
             predictions = check_labels(self.inner_loop, tasks)

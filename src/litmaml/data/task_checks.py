@@ -12,12 +12,13 @@ from litmaml.data.leakage import fingerprints
 from litmaml.types import Batch, Tasks
 
 
-def check_data(tasks: Tasks, weights: torch.dtype | None = None) -> None:
+def check_data(tasks: Tasks, weights: torch.dtype | None = None, finite: bool = True) -> None:
     """Refuse tasks without examples, of unlike sizes, or with numbers that are NaN or infinite.
 
     Args:
         tasks: As the learner gets them.
         weights: The dtype of the model's weights, which floating point inputs have to share; None if any will do.
+        finite: Whether NaN and infinite numbers are refused.
 
     Raises:
         ValueError: Naming inputs or targets, the batch, and the task.
@@ -32,7 +33,7 @@ def check_data(tasks: Tasks, weights: torch.dtype | None = None) -> None:
                 )
             if 0 in shape:
                 raise ValueError(f"{what}: the {name} is empty, {shape}; give each task at least one example")
-            if (part.is_floating_point() or part.is_complex()) and not part.isfinite().all():
+            if finite and (part.is_floating_point() or part.is_complex()) and not part.isfinite().all():
                 raise ValueError(_not_finite(tasks, what, name, batch, part))
         if batch.inputs.shape[1] != batch.targets.shape[1]:
             raise ValueError(
