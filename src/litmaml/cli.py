@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import tempfile
 import warnings
@@ -17,14 +16,16 @@ from jsonargparse import Namespace
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from litmaml.callbacks import Preemption, Report
+from litmaml.arguments import Arguments
+from litmaml.callbacks import BestCheckpoint, LastCheckpoint, Preemption, Report
+from litmaml.callbacks.best_checkpoint import best_checkpoint
 from litmaml.checkpoint import read_checkpoint
 from litmaml.checkpoint_io import DurableCheckpointIO
 from litmaml.data import TaskDataModule
@@ -36,54 +37,53 @@ from litmaml.float32 import Float32Precision, set_float32_precision
 from litmaml.meta_learner import MetaLearner
 from litmaml.outer_gradient import OuterGradient
 from litmaml.recipe import check_classes
+from litmaml.recorded_run import named_checkpoint, with_run
 from litmaml.run_folder import (
-    BEST,
-    CHECKPOINTS,
-    LAST,
     checkpoints_in,
     folder_of,
+    local_folder,
+    remove_unfinished,
     resolve_checkpoint,
     set_aside,
 )
+from litmaml.run_owner import FolderOwner, claim
 from litmaml.types import SPLITS
 
-_DEFAULT_FOLDER = "runs/latest"
+DEFAULT_FOLDER = "runs/latest"
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes the resolved configuration to the logs, and that of ``fit`` to ``config.yaml`` in the run's folder."""
+    """Writes the configuration to the logs, and that of ``fit`` to ``config.yaml`` in the run's folder.
+
+    ``recorded``: what was typed and resolved, without what follows from where this run lies and began.
+    """
+
+    def __init__(self, *args: Any, recorded: dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.recorded = recorded
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # With the nulls in it, for one may stand where the default is another; one at the top is an option left out.
-        resolved = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
-        plain = {name: value for name, value in resolved.items() if value is not None}
         if stage == "fit":
             folder = Path(trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)
-            text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+            text = yaml.safe_dump(self.recorded, sort_keys=False, allow_unicode=True)
             (folder / "config.yaml").write_text(text, encoding="utf-8")
         for logger in trainer.loggers:
             # A test in the same log leaves standing how the model was trained.
-            logger.log_hyperparams(plain if stage == "fit" else {stage: plain})
+            logger.log_hyperparams(self.recorded if stage == "fit" else {stage: self.recorded})
+
+
+_BEGINNING = ("ckpt_path", "init_weights", "weights_only")
+"""Options that say where one run began, and nothing of another from the same configuration."""
 
 
 class MetaCLI(LightningCLI):
     """LightningCLI with a run's folder, in which checkpoints, logs, results and the configuration lie."""
 
+    owner: FolderOwner | None = None
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        # With save_last the callback above would write the last checkpoint only where the best one changes.
-        parser.add_lightning_class_args(ModelCheckpoint, "last_checkpoint")
-        parser.set_defaults(
-            {
-                "checkpoint.filename": BEST.removesuffix(".ckpt"),
-                "checkpoint.monitor": "val/loss",
-                "checkpoint.auto_insert_metric_name": False,
-                "checkpoint.enable_version_counter": False,
-                "last_checkpoint.filename": LAST.removesuffix(".ckpt"),
-                "last_checkpoint.enable_version_counter": False,
-            }
-        )
+        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         parser.add_argument(
             "--init_weights",
             type=str | None,
@@ -106,27 +106,55 @@ class MetaCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         set_float32_precision(config.float32_matmul_precision)
-        folder = Path(os.path.expandvars(config.trainer.default_root_dir or _DEFAULT_FOLDER))
+        self.save_config_kwargs["recorded"] = self._recorded()
+        folder = local_folder(config.trainer.default_root_dir or DEFAULT_FOLDER)
         config.trainer.default_root_dir = str(folder)
-        for checkpoint in (config.checkpoint, config.last_checkpoint):
-            checkpoint.dirpath = checkpoint.dirpath or str(folder / CHECKPOINTS)
-        if self.subcommand != "fit" and config.trainer.logger is None:
+        if config.trainer.barebones:
+            config.trainer.enable_checkpointing = False
+        elif self.subcommand != "fit" and config.trainer.logger is None:
             config.trainer.logger = False  # results are written by Report; logs belong to training
         elif config.trainer.logger in (None, True):
-            config.trainer.logger = _logger("lightning.pytorch.loggers.CSVLogger", name="logs")
+            config.trainer.logger = _logger("lightning.pytorch.loggers.CSVLogger", name="logs", save_dir="")
         for logger in config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]:
-            if logger and logger is not True and not logger.init_args.get("save_dir"):
+            # Not every logger has a folder: some write to a service only.
+            if isinstance(logger, Namespace) and logger.init_args.get("save_dir", True) in ("", None):
                 logger.init_args.save_dir = str(folder)
         if self.subcommand in ("validate", "test"):
             config.verbose = False  # Report prints the table, with intervals
 
+    def _recorded(self) -> dict[str, Any]:
+        # With the nulls in it, for one may stand where the default is another; one at the top is an option left out.
+        resolved = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
+        resolved = resolved.get(self.subcommand, resolved)
+        return {name: value for name, value in resolved.items() if value is not None and name not in _BEGINNING}
+
     def before_fit(self) -> None:
-        """Make room once all that was typed has proved right."""
-        if self.config.fit.ckpt_path or self.config.fit.trainer.fast_dev_run or not _is_first_process():
+        """Own the folder and make room in it, once all that was typed has proved right."""
+        if self.config.fit.trainer.fast_dev_run or not _is_first_process():
             return
         folder = Path(self.trainer.default_root_dir)
-        if moved := set_aside(folder):
+        self.owner = claim(folder)
+        if not self._resumes_in(folder) and (moved := set_aside(folder)):
+            self.owner.release(moved)
             rank_zero_info(f"{folder} held an earlier run: it is now {moved}")
+            folder.resolve().mkdir(parents=True, exist_ok=True)  # where it is a link
+            self.owner = claim(folder)
+        remove_unfinished(folder)
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it outside the class
+            if isinstance(callback, LastCheckpoint):
+                callback.owner = self.owner
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        finally:
+            if self.owner is not None:
+                self.owner.release()
+
+    def _resumes_in(self, folder: Path) -> bool:
+        """Whether the run goes on from a checkpoint of its own folder, not of another run's."""
+        named = self.config.fit.ckpt_path
+        return named is not None and folder_of(Path(named)).resolve() == folder.resolve()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         given = self._get(self.config_init, "trainer").get("plugins") or []
@@ -137,6 +165,14 @@ class MetaCLI(LightningCLI):
             # Lightning's requeueing saves inside the signal handler; Preemption and train.sbatch do it.
             plugins.append(SLURMEnvironment(auto_requeue=False))
         return super().instantiate_trainer(**kwargs, plugins=plugins)
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        last = LastCheckpoint()
+        last.configuration = self.save_config_kwargs["recorded"]
+        callbacks = [*callbacks, last]
+        if config["enable_checkpointing"] is False:
+            callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
+        return super()._instantiate_trainer(config, callbacks)
 
     def after_instantiate_classes(self) -> None:
         # The parsed arguments rebuild also those classes that do not keep them as attributes.
@@ -149,10 +185,9 @@ class MetaCLI(LightningCLI):
             rank_zero_info(f"starting from the weights of {named}")
 
     def after_fit(self) -> None:
-        if self.trainer.is_global_zero and self.trainer.checkpoint_callback is not None:
-            best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
-            if best:
-                rank_zero_info(f"best checkpoint: {best}\ntest it: litmaml test --ckpt_path {best}")
+        best = best_checkpoint(self.trainer)
+        if self.trainer.is_global_zero and best is not None:
+            rank_zero_info(f"best checkpoint: {best}\ntest it: litmaml test --ckpt_path {best}")
 
 
 def _is_first_process() -> bool:
@@ -197,19 +232,26 @@ def main(args: Sequence[str] | None = None) -> None:
             save_config_callback=SaveConfig,
             save_config_kwargs={"save_to_log_dir": False},
             load_from_checkpoint_support=False,
+            auto_configure_optimizers=False,  # model.optimizer is the one place for it
             seed_everything_default=0,
             parser_kwargs={
                 "prog": "litmaml",
                 "description": "Few-shot learning by MAML with a selectable outer gradient.",
                 "epilog": f"And, each with its own --help: {others}",
             },
-            args=with_checkpoint(arguments, Path(scratch)),
+            args=_with_records(arguments, Path(scratch)),
         )
+
+
+def _with_records(arguments: list[str], scratch: Path) -> list[str]:
+    """Before what was typed what the checkpoint records, and the run's folder."""
+    return with_run(with_checkpoint(named_checkpoint(arguments), scratch), arguments, scratch)
 
 
 def with_checkpoint(arguments: list[str], scratch: Path) -> list[str]:
     """Put the checkpoint's own configuration before all that was typed, so that what was typed wins."""
-    named, weights = _option(arguments, "--ckpt_path"), _option(arguments, "--init_weights")
+    typed = Arguments(arguments[1:])
+    named, weights = typed.option("ckpt_path"), typed.option("init_weights")
     if weights is not None and named is not None:
         raise ValueError("init_weights: is for a new run, ckpt_path to resume or test one; give one of them")
     if weights is not None and arguments[0] == "fit":
@@ -217,19 +259,18 @@ def with_checkpoint(arguments: list[str], scratch: Path) -> list[str]:
         return [arguments[0], "--config", _written(recorded, scratch), *arguments[1:]]
     if named is None or not arguments or arguments[0].startswith("-"):
         return arguments
-    command, rest = arguments[0], arguments[1:]
-    folder = _folder(rest)
+    command = arguments[0]
+    folder = local_folder(typed.value("trainer.default_root_dir") or DEFAULT_FOLDER)
     if command == "fit" and named == "last" and not checkpoints_in(folder):
         # So that a job that is killed before its first checkpoint can be started again as it is.
         rank_zero_info(f"there is no checkpoint in {folder} yet: training starts from the beginning")
-        return [command, *_without(rest, "--ckpt_path")]
+        return [command, *typed.without("ckpt_path")]
     path = resolve_checkpoint(named, folder, resume=command == "fit")
     saved = read_checkpoint(path)
     recorded = {"model": saved["hyper_parameters"]}
     if "datamodule_hyper_parameters" in saved:
         recorded["data"] = saved["datamodule_hyper_parameters"]
-    recorded["trainer"] = {"default_root_dir": str(folder_of(path))}
-    return [command, "--config", _written(recorded, scratch), *_without(rest, "--ckpt_path"), f"--ckpt_path={path}"]
+    return [command, "--config", _written(recorded, scratch), *typed.without("ckpt_path"), f"--ckpt_path={path}"]
 
 
 _RECORDED = (nn.Module, OuterGradient, TaskDistribution, ImageFormat, torch.optim.Optimizer, LRScheduler)
@@ -249,40 +290,3 @@ def _written(recorded: dict[str, Any], scratch: Path) -> str:
     file = scratch / "checkpoint.yaml"
     file.write_text(yaml.safe_dump(recorded), encoding="utf-8")
     return str(file)
-
-
-def _folder(arguments: Sequence[str]) -> Path:
-    """The run's folder by what was typed: an option, or else the last configuration file that names one."""
-    if typed := _option(arguments, "--trainer.default_root_dir"):
-        return Path(os.path.expandvars(typed))
-    folder = _DEFAULT_FOLDER
-    for file in (*_options(arguments, "-c"), *_options(arguments, "--config")):
-        if Path(file).is_file():
-            read = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-            trainer = read.get("trainer") if isinstance(read, dict) else None
-            folder = (trainer or {}).get("default_root_dir") or folder
-    return Path(os.path.expandvars(folder))
-
-
-def _option(arguments: Sequence[str], name: str) -> str | None:
-    """The value that an option has in the end."""
-    return next(reversed(_options(arguments, name)), None)
-
-
-def _options(arguments: Sequence[str], name: str) -> list[str]:
-    """The values of an option, typed as ``--name value`` or ``--name=value``."""
-    following = [*arguments[1:], ""]
-    return [
-        value if argument == name else argument[len(name) + 1 :]
-        for argument, value in zip(arguments, following, strict=True)
-        if argument == name or argument.startswith(name + "=")
-    ]
-
-
-def _without(arguments: Sequence[str], name: str) -> list[str]:
-    preceding = ["", *arguments[:-1]]
-    return [
-        argument
-        for argument, before in zip(arguments, preceding, strict=True)
-        if not (argument == name or argument.startswith(name + "=") or before == name)
-    ]

@@ -14,19 +14,19 @@ from typing import Any
 import torch
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 from torch import Tensor
 
 import wandb
+from litmaml.callbacks.best_checkpoint import best_checkpoint
 from litmaml.callbacks.report import describe_protocol
 from litmaml.checkpoint import read_checkpoint
 from litmaml.data.image_tasks import ImageTasks
 from litmaml.evaluation import Interval
 from litmaml.meta_learner import MetaLearner
-from litmaml.run_folder import LAST, checkpoints_in
+from litmaml.run_folder import CHECKPOINTS, LAST, checkpoints_in
 from litmaml.types import Split, Tasks, chunks, select
 
 ID_FILE = "wandb_id"
@@ -203,15 +203,14 @@ class WandbReport(Callback):
             self._log_checkpoints(trainer, pl_module)
 
     def _log_checkpoints(self, trainer: Trainer, learner: LightningModule) -> None:
-        run, callback = _run_of(trainer), trainer.checkpoint_callback
+        run, best = _run_of(trainer), best_checkpoint(trainer)
         if run is None or not trainer.is_global_zero or not isinstance(learner, MetaLearner):
             return
-        if not isinstance(callback, ModelCheckpoint) or callback.dirpath is None:
-            return
+        last = Path(trainer.default_root_dir) / CHECKPOINTS / LAST
         protocol = describe_protocol(trainer, learner, "val")
         # The last one last: the server, too, calls "latest" what came latest.
-        for alias, path in (("best", Path(callback.best_model_path)), ("latest", Path(callback.dirpath, LAST))):
-            if not path.is_file():
+        for alias, path in (("best", best), ("latest", last)):
+            if path is None or not path.is_file():
                 continue
             saved = read_checkpoint(path)
             quality = saved.get("validation", {})

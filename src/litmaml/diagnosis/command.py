@@ -89,6 +89,7 @@ def diagnose_command(arguments: Sequence[str]) -> Diagnosis:
             TaskDataModule,
             save_config_callback=None,
             load_from_checkpoint_support=False,
+            auto_configure_optimizers=False,
             seed_everything_default=0,
             run=False,
             parser_kwargs={"prog": "litmaml diagnose [--checkpoint CKPT]"},
