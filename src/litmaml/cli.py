@@ -210,6 +210,8 @@ def main(args: Sequence[str] | None = None) -> None:
     # A test does not need the callback that chose the checkpoint, and a resumed run writes where it wrote.
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+    # Under trainer.barebones, whose own message says that there are no logs.
+    warnings.filterwarnings("ignore", message="You are trying to `self.log")
     # torch.utils._pytree as lightning 2.6 calls it.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
