@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +14,7 @@ from torch import Tensor
 
 from litmaml.checkpoint_io import link_checkpoint
 from litmaml.meta_learner import MetaLearner
+from litmaml.monitored import metric_of, no_such_metric
 from litmaml.run_folder import BEST, CHECKPOINTS
 
 
@@ -124,24 +123,16 @@ def _mode_of(monitor: str, learner: MetaLearner, trainer: Trainer) -> Literal["m
     Raises:
         ValueError: There is no such metric, or it does not say.
     """
-    names: dict[str, bool | None] = {"loss": False}
     metrics: Any = learner.metrics  # metrics in a ModuleDict lose their type
-    names |= {name: metric.higher_is_better for name, metric in metrics.items()}
-    found = re.fullmatch(r"(?:val|train)/(.+?)(?:_step_\d+|_before)?", monitor)
-    if found and found[1] in names:
-        higher = names[found[1]]
-        if higher is None:
-            raise ValueError(
-                f"checkpoint.mode: the metric {monitor!r} does not say whether more is better; set it to min or max"
-            )
-        return "max" if higher else "min"
-    own = [c for c in trainer.callbacks if not type(c).__module__.startswith(("lightning.", "litmaml."))]  # type: ignore[attr-defined]  # as above
-    if own or type(learner) is not MetaLearner:
-        return "min"  # they may log it
-    known = [f"val/{name}" for name in names]
-    near = difflib.get_close_matches(monitor.replace("_", "/", 1), known, n=1, cutoff=0.5)
-    raise ValueError(
-        f"checkpoint.monitor: there is no metric {monitor!r}; "
-        + (f"did you mean {near[0]}? " if near else "")
-        + f"There are {', '.join(known)}, and each with _step_K after K inner steps"
-    )
+    found = metric_of(monitor, metrics)
+    if found is None:
+        own = [c for c in trainer.callbacks if not type(c).__module__.startswith(("lightning.", "litmaml."))]  # type: ignore[attr-defined]  # as above
+        if own or type(learner) is not MetaLearner:
+            return "min"  # they may log it
+        raise no_such_metric("checkpoint.monitor", monitor, metrics)
+    higher = False if found[0] == "loss" else metrics[found[0]].higher_is_better
+    if higher is None:
+        raise ValueError(
+            f"checkpoint.mode: the metric {monitor!r} does not say whether more is better; set it to min or max"
+        )
+    return "max" if higher else "min"
