@@ -24,7 +24,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from litmaml.arguments import Arguments
-from litmaml.callbacks import BestCheckpoint, LastCheckpoint, Preemption, Report
+from litmaml.callbacks import BestCheckpoint, LastCheckpoint, Preemption, Report, Resumption
 from litmaml.callbacks.best_checkpoint import best_checkpoint
 from litmaml.checkpoint import read_checkpoint
 from litmaml.checkpoint_io import DurableCheckpointIO
@@ -169,7 +169,7 @@ class MetaCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         last = LastCheckpoint()
         last.configuration = self.save_config_kwargs["recorded"]
-        callbacks = [*callbacks, last]
+        callbacks = [*callbacks, Resumption(last.configuration), last]
         if config["enable_checkpointing"] is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
         return super()._instantiate_trainer(config, callbacks)

@@ -81,13 +81,21 @@ def with_run(arguments: list[str], typed: list[str], scratch: Path) -> list[str]
         arguments = [*arguments, f"--trainer.default_root_dir={home}"]
     saved = read_checkpoint(path)
     before: list[str] = []
+    seed, typed_seed = (saved.get("configuration") or {}).get("seed_everything"), given.value("seed_everything")
+    if command == "fit" and isinstance(seed, int):
+        if typed_seed is not None and str(typed_seed) != str(seed):
+            raise ValueError(
+                f"seed_everything: the run began with the weights of seed {seed}, got {typed_seed}; leave it out, or "
+                "begin a new run"
+            )
+        before = [f"--seed_everything={seed}"]
     if command == "fit" and not given.files and "configuration" in saved:
         recorded = {name: saved["configuration"][name] for name in _SECTIONS if name in saved["configuration"]}
         _check(recorded, "")
         recorded.get("trainer", {}).pop("default_root_dir", None)
         file = scratch / "run.yaml"
         file.write_text(yaml.safe_dump(recorded), encoding="utf-8")
-        before = ["--config", str(file)]
+        before = ["--config", str(file), *before]
         rank_zero_info(f"{home or path}: going on with the trainer and callbacks that it records")
     options = _found_again(saved.get("datamodule_hyper_parameters"), saved.get("made_in"))
     # After the recorded model and data, and before what was typed.

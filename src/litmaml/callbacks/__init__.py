@@ -5,5 +5,6 @@ from litmaml.callbacks.best_checkpoint import BestCheckpoint
 from litmaml.callbacks.last_checkpoint import LastCheckpoint
 from litmaml.callbacks.preemption import Preemption
 from litmaml.callbacks.report import Report
+from litmaml.callbacks.resumption import Resumption
 
-__all__ = ["AdaptiveMetaStep", "BestCheckpoint", "LastCheckpoint", "Preemption", "Report"]
+__all__ = ["AdaptiveMetaStep", "BestCheckpoint", "LastCheckpoint", "Preemption", "Report", "Resumption"]
