@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import sys
 import tempfile
@@ -31,6 +32,7 @@ from litmaml.checkpoint_io import DurableCheckpointIO
 from litmaml.data import TaskDataModule
 from litmaml.data.images import ImageFormat
 from litmaml.data.task_distribution import TaskDistribution
+from litmaml.error_lines import OneLineParser, errors_in_one_line
 from litmaml.finetuning.command import COMMANDS, run_command
 from litmaml.finetuning.meta_checkpoint import locate, start_from
 from litmaml.float32 import Float32Precision, set_float32_precision
@@ -203,8 +205,23 @@ def _logger(class_path: str, **init_args: Any) -> Any:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line; ``args`` without the program's name, by default those it was called with."""
-    arguments = list(sys.argv[1:] if args is None else args)
+    """Run the command line; ``args`` without the program's name, by default those it was called with.
+
+    Called as the program, it tells an error in one line; called with ``args``, from Python, it raises the error.
+    """
+    if args is None:
+        program(sys.argv[1:])
+    else:
+        _run(list(args))
+
+
+def program(arguments: Sequence[str]) -> None:
+    """Run the command line; errors end it with a line and a status."""
+    with errors_in_one_line(arguments[0] if arguments else "", list(arguments[1:])):
+        _run(list(arguments) or ["--help"])
+
+
+def _run(arguments: list[str]) -> None:
     # The arguments are those of the command line, with the checkpoint's own before them.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     # A test does not need the callback that chose the checkpoint, and a resumed run writes where it wrote.
@@ -218,14 +235,23 @@ def main(args: Sequence[str] | None = None) -> None:
         # Advertisements, and a note on every checkpoint about how it is written.
         lambda record: not any(part in record.getMessage() for part in ("Tip:", "`weights_only` was not set"))
     )
-    if arguments and arguments[0] in COMMANDS:
-        run_command(arguments[0], arguments[1:])
+    command = arguments[0] if arguments else ""
+    if command in COMMANDS:
+        run_command(command, arguments[1:])
         return
-    if arguments[:1] == ["diagnose"]:
+    if command == "diagnose":
         from litmaml.diagnosis.command import run  # builds on MetaCLI
 
         run(arguments[1:])
         return
+    commands = (*MetaCLI.subcommands(), *COMMANDS, "diagnose")
+    if command and not command.startswith("-") and command not in commands:
+        near = difflib.get_close_matches(command, commands, n=1)
+        raise ValueError(
+            f"there is no command {command!r}; "
+            + (f"did you mean {near[0]}? " if near else "")
+            + f"There are {', '.join(commands)}"
+        )
     others = ", ".join(f"litmaml {name}" for name in (*COMMANDS, "diagnose"))
     with tempfile.TemporaryDirectory() as scratch:
         MetaCLI(
@@ -233,6 +259,7 @@ def main(args: Sequence[str] | None = None) -> None:
             TaskDataModule,
             save_config_callback=SaveConfig,
             save_config_kwargs={"save_to_log_dir": False},
+            parser_class=OneLineParser,
             load_from_checkpoint_support=False,
             auto_configure_optimizers=False,  # model.optimizer is the one place for it
             seed_everything_default=0,

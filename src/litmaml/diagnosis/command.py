@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from litmaml.data import TaskDataModule
 from litmaml.data.task_distribution import map_batches
 from litmaml.diagnosis.diagnose import Diagnosis, diagnose
 from litmaml.diagnosis.report import print_diagnosis, write_diagnosis
+from litmaml.error_lines import OneLineParser, errors_in_one_line
 from litmaml.finetuning.meta_checkpoint import locate
 from litmaml.float32 import set_float32_precision
 from litmaml.meta_learner import MetaLearner
@@ -61,10 +61,8 @@ class DiagnoseCLI(MetaCLI):
 
 def run(arguments: Sequence[str]) -> None:
     """``litmaml diagnose`` with what was typed after its name; an error of the user's is told in a line."""
-    try:
+    with errors_in_one_line("diagnose", arguments):
         diagnose_command(arguments)
-    except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(f"litmaml diagnose: {error}")
 
 
 def diagnose_command(arguments: Sequence[str]) -> Diagnosis:
@@ -90,6 +88,7 @@ def diagnose_command(arguments: Sequence[str]) -> Diagnosis:
             save_config_callback=None,
             load_from_checkpoint_support=False,
             auto_configure_optimizers=False,
+            parser_class=OneLineParser,
             seed_everything_default=0,
             run=False,
             parser_kwargs={"prog": "litmaml diagnose [--checkpoint CKPT]"},

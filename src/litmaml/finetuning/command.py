@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from jsonargparse import auto_cli
 
 from litmaml.data.images import ImageFormat
+from litmaml.error_lines import OneLineErrors, errors_in_one_line
 from litmaml.finetuning.adapted_model import Prediction, load
 from litmaml.finetuning.export import EXPORTS
 from litmaml.finetuning.fine_tuning import FineTuned, fine_tune, shown
@@ -138,10 +138,15 @@ COMMANDS: dict[str, Callable[..., object]] = {"finetune": finetune, "classify": 
 
 
 def run_command(name: str, arguments: Sequence[str]) -> None:
-    """Run one of ``COMMANDS`` with what was typed after its name; an error of the user's is told in a line."""
+    """Run one of ``COMMANDS`` with what was typed after its name; an error is told in a line."""
     command = COMMANDS[name]
-    try:
+    with errors_in_one_line(name, arguments):
         _, *further = (inspect.getdoc(command) or "").partition("\n\nArgs:")[0].split("\n\n")
-        auto_cli(command, args=list(arguments), as_positional=False, prog=f"litmaml {name}", epilog=" ".join(further))
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        sys.exit(f"litmaml {name}: {error}")
+        auto_cli(
+            command,
+            args=list(arguments),
+            as_positional=False,
+            parser_class=OneLineErrors,
+            prog=f"litmaml {name}",
+            epilog=" ".join(further),
+        )
