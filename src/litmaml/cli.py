@@ -25,7 +25,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from litmaml.arguments import Arguments
-from litmaml.callbacks import BestCheckpoint, LastCheckpoint, Preemption, Report, Resumption
+from litmaml.callbacks import BestCheckpoint, LastCheckpoint, Predictions, Preemption, Report, Resumption
 from litmaml.callbacks.best_checkpoint import best_checkpoint
 from litmaml.checkpoint import read_checkpoint
 from litmaml.checkpoint_io import DurableCheckpointIO
@@ -36,6 +36,7 @@ from litmaml.error_lines import OneLineParser, errors_in_one_line
 from litmaml.finetuning.command import COMMANDS, run_command
 from litmaml.finetuning.meta_checkpoint import locate, start_from
 from litmaml.float32 import Float32Precision, set_float32_precision
+from litmaml.guarded_logger import guard
 from litmaml.meta_learner import MetaLearner
 from litmaml.outer_gradient import OuterGradient
 from litmaml.recipe import check_classes
@@ -121,6 +122,8 @@ class MetaCLI(LightningCLI):
             # Not every logger has a folder: some write to a service only.
             if isinstance(logger, Namespace) and logger.init_args.get("save_dir", True) in ("", None):
                 logger.init_args.save_dir = str(folder)
+        if self.subcommand == "predict":
+            config.return_predictions = False  # Predictions writes them
         if self.subcommand in ("validate", "test"):
             config.verbose = False  # Report prints the table, with intervals
 
@@ -171,10 +174,13 @@ class MetaCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         last = LastCheckpoint()
         last.configuration = self.save_config_kwargs["recorded"]
-        callbacks = [*callbacks, Resumption(last.configuration), last]
+        callbacks = [*callbacks, Predictions(), Resumption(last.configuration), last]
         if config["enable_checkpointing"] is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
-        return super()._instantiate_trainer(config, callbacks)
+        trainer = super()._instantiate_trainer(config, callbacks)
+        for logger in trainer.loggers if _is_first_process() else ():
+            guard(logger)
+        return trainer
 
     def after_instantiate_classes(self) -> None:
         # The parsed arguments rebuild also those classes that do not keep them as attributes.

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,23 @@ from litmaml.types import Split, Tasks, chunks, select
 
 ID_FILE = "wandb_id"
 STEP = "trainer/global_step"
+_MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
+
+
+def _in_nobodys_way(show: Callable[..., None]) -> Callable[..., None]:
+    """A method of a callback that is given up, with a warning, when W&B fails it: the run goes on."""
+
+    @functools.wraps(show)
+    def guarded(self: Any, *arguments: Any) -> None:
+        if self.given_up:
+            return
+        try:
+            show(self, *arguments)
+        except Exception as error:
+            self.given_up = True
+            rank_zero_warn(f"WandbReport shows no more, and the run goes on: {type(error).__name__}: {error}")
+
+    return guarded
 
 
 class ResumableWandbLogger(WandbLogger):
@@ -63,6 +81,8 @@ class ResumableWandbLogger(WandbLogger):
         id: str | None = None,
         offline: bool = False,
     ) -> None:
+        if (mode := os.environ.get("WANDB_MODE") or "online") not in _MODES:
+            raise ValueError(f"WANDB_MODE: got {mode!r}; one of {', '.join(_MODES)}")
         super().__init__(
             save_dir=save_dir or ".",
             project=project or os.environ.get("WANDB_PROJECT") or "litmaml",
@@ -121,6 +141,7 @@ class WandbReport(Callback):
             if value < 0:
                 raise ValueError(f"{name}: cannot be negative, got {value}")
         self.episodes, self.images = episodes, images
+        self.given_up = False
         self._rows: list[dict[str, Any]] = []
         self._validation: dict[str, float] = {}
 
@@ -158,6 +179,7 @@ class WandbReport(Callback):
         if isinstance(pl_module, MetaLearner):
             self._show(trainer, pl_module, "test")
 
+    @_in_nobodys_way
     def _gather(self, trainer: Trainer, learner: LightningModule, batch: Any, split: Split) -> None:
         """Adapt to the first few tasks once more, now keeping what is to be shown."""
         if _run_of(trainer) is None or not trainer.is_global_zero or trainer.sanity_checking:
@@ -173,6 +195,7 @@ class WandbReport(Callback):
             with trainer.precision_plugin.forward_context():
                 self._rows.append(_episode(learner, task, names, self.images))
 
+    @_in_nobodys_way
     def _show(self, trainer: Trainer, learner: MetaLearner, stage: Split) -> None:
         run, rows = _run_of(trainer), self._rows
         self._rows = []
@@ -202,6 +225,7 @@ class WandbReport(Callback):
         if not isinstance(exception, SystemExit):
             self._log_checkpoints(trainer, pl_module)
 
+    @_in_nobodys_way
     def _log_checkpoints(self, trainer: Trainer, learner: LightningModule) -> None:
         run, best = _run_of(trainer), best_checkpoint(trainer)
         if run is None or not trainer.is_global_zero or not isinstance(learner, MetaLearner):
