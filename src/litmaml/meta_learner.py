@@ -30,6 +30,7 @@ from litmaml.model_checks import check_model, normalisation_policy
 from litmaml.monitored import metric_of, no_such_metric
 from litmaml.outer_gradient import OuterGradient, SecondOrder
 from litmaml.precision_checks import check_precision
+from litmaml.processes import failing_together
 from litmaml.round_trip import not_made_again
 from litmaml.trial import try_first_batch
 from litmaml.types import Params, Tasks, chunks
@@ -306,8 +307,10 @@ class MetaLearner(LightningModule):
 
     def _try(self, tasks: Tasks) -> None:
         """Try the first batch, once in training and once in evaluation: a model may differ between the two."""
-        if self.training not in self._tried:
-            self._tried.add(self.training)
+        if self.training in self._tried:
+            return
+        self._tried.add(self.training)
+        with failing_together(self.trainer.world_size):
             distribution = getattr(getattr(self.trainer, "datamodule", None), "tasks", None)
             shares = getattr(distribution, "shares_examples", False)
             check_tasks(tasks, self.inner_loop.loss, shares, finite=self.on_nonfinite == "raise")
@@ -327,7 +330,8 @@ class MetaLearner(LightningModule):
     def setup(self, stage: str) -> None:
         check_trainer(self.trainer)
         check_precision(self.trainer, self.inner_loop, stage)
-        self.skipped_tasks = 0
+        self.skipped_tasks = self._steps_without = 0
+        self._outer_step = OuterStep()
         self._tried.clear()
         # Random directions follow the tasks: other tasks by --data.seed, other directions.
         self.meta_gradient.seed = getattr(getattr(self.trainer, "datamodule", None), "seed", 0)

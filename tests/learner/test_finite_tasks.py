@@ -26,15 +26,15 @@ pytestmark = pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.`
 class Broken(Sinusoid):
     """Sinusoids, of which the tasks with the given numbers (of any split) are not finite."""
 
-    def __init__(self, bad: list[int], split: str = "train") -> None:
+    def __init__(self, bad: list[int], split: str = "train", value: float = float("nan")) -> None:
         super().__init__(shots=4, queries=4)
-        self.bad, self.split = bad, split
+        self.bad, self.split, self.value = bad, split, value
 
     def sample(self, split: Any, numbers: Any, seed: int) -> Tasks:
         tasks = super().sample(split, numbers, seed)
         for place, number in enumerate(numbers):
             if number in self.bad and split == self.split:
-                tasks.query.targets[place] = torch.nan
+                tasks.query.targets[place] = self.value
         return tasks
 
 
@@ -188,7 +188,8 @@ def test_with_raise_every_rank_names_the_task(tmp_path: Path, split: str, bad: i
         accelerator="cpu", devices=2, strategy="ddp_fork", max_epochs=1, logger=False, enable_progress_bar=False,
         enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0,
     )  # fmt: skip
-    data = TaskDataModule(Broken([bad], split), meta_batch=2, train_tasks=16, val_tasks=4)
+    # The number is finite, the loss is not.
+    data = TaskDataModule(Broken([bad], split, 3e38), meta_batch=2, train_tasks=16, val_tasks=4)
     with pytest.raises(Exception, match=f"{split} task {bad} is not finite"):
         trainer.fit(module, datamodule=data)
     for rank in (0, 1):
@@ -196,3 +197,24 @@ def test_with_raise_every_rank_names_the_task(tmp_path: Path, split: str, bad: i
             f"the loss or gradient of {split} task {bad} is not finite (1 of 4"
             in (tmp_path / f"{rank}.txt").read_text()
         )
+
+
+def test_a_trial_that_fails_on_one_rank_ends_all(tmp_path: Path) -> None:
+    """The data of rank 1 alone holds nan."""
+
+    class Noting(MetaLearner):
+        def _try(self, tasks: Tasks) -> None:
+            try:
+                super()._try(tasks)
+            except ValueError as error:
+                (tmp_path / f"{self.global_rank}.txt").write_text(str(error))
+                raise
+
+    module = Noting(MLP(hidden=[6]), SGD(lr=0.01), loss=nn.MSELoss())
+    trainer = Trainer(
+        accelerator="cpu", devices=2, strategy="ddp_fork", max_epochs=1, logger=False, enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    with pytest.raises(Exception, match="of task 3 holds nan"):
+        trainer.fit(module, datamodule=TaskDataModule(Broken([3]), meta_batch=2, train_tasks=16, val_tasks=4))
+    assert "of task 3 holds nan" in (tmp_path / "0.txt").read_text() == (tmp_path / "1.txt").read_text()
