@@ -88,6 +88,7 @@ def _write_checksums(path: Path, digests: list[str]) -> None:
 def _write_beside(target: Path, write: Callable[[IO[bytes]], object]) -> Path:
     """A file in the same folder with all its bytes on the disk. One process writes, so one name will do."""
     fresh = _unfinished(target)
+    fresh.unlink(missing_ok=True)  # it may be a link to another checkpoint, which writing would destroy
     noting = None
     try:
         with fresh.open("wb") as file:
