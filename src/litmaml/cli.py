@@ -173,7 +173,7 @@ class MetaCLI(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         last = LastCheckpoint()
-        last.configuration = self.save_config_kwargs["recorded"]
+        last.configuration = self.save_config_kwargs.get("recorded", {})  # a diagnosis records none
         callbacks = [*callbacks, Predictions(), Resumption(last.configuration), last]
         if config["enable_checkpointing"] is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]

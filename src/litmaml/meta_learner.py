@@ -310,8 +310,9 @@ class MetaLearner(LightningModule):
         if self.training in self._tried:
             return
         self._tried.add(self.training)
-        with failing_together(self.trainer.world_size):
-            distribution = getattr(getattr(self.trainer, "datamodule", None), "tasks", None)
+        trainer = self._trainer  # none where the learner is called by itself
+        with failing_together(1 if trainer is None else trainer.world_size):
+            distribution = getattr(getattr(trainer, "datamodule", None), "tasks", None)
             shares = getattr(distribution, "shares_examples", False)
             check_tasks(tasks, self.inner_loop.loss, shares, finite=self.on_nonfinite == "raise")
             for remark in try_first_batch(self.inner_loop, tasks):
