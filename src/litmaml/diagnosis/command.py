@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 
+from litmaml.arguments import Arguments
 from litmaml.checkpoint import read_checkpoint
 from litmaml.cli import MetaCLI, with_checkpoint
 from litmaml.data import TaskDataModule
@@ -23,6 +24,7 @@ from litmaml.error_lines import OneLineParser, errors_in_one_line
 from litmaml.finetuning.meta_checkpoint import locate
 from litmaml.float32 import set_float32_precision
 from litmaml.meta_learner import MetaLearner
+from litmaml.run_folder import folder_of
 from litmaml.types import Batch, Split, Tasks
 
 
@@ -81,7 +83,9 @@ def diagnose_command(arguments: Sequence[str]) -> Diagnosis:
     with tempfile.TemporaryDirectory() as scratch:
         if path is not None:
             # As for the other commands: the checkpoint's configuration before all that was typed.
+            folder = [] if Arguments(typed).option("trainer.default_root_dir") else [str(folder_of(path))]
             typed = with_checkpoint(["diagnose", *typed, f"--ckpt_path={path}"], Path(scratch))[1:-1]
+            typed += [f"--trainer.default_root_dir={name}" for name in folder]
         cli = DiagnoseCLI(
             MetaLearner,
             TaskDataModule,
