@@ -85,6 +85,14 @@ class MetaCLI(LightningCLI):
 
     owner: FolderOwner | None = None
 
+    def __init__(self, *args: Any, only: str | None = None, **kwargs: Any) -> None:
+        self.only = only  # the parsers of the other commands take as long to make
+        super().__init__(*args, **kwargs)
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # of one command line, where Lightning's are of all
+        known = LightningCLI.subcommands()
+        return {self.only: known[self.only]} if self.only in known else known
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         parser.add_argument(
@@ -109,7 +117,12 @@ class MetaCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         set_float32_precision(config.float32_matmul_precision)
-        self.save_config_kwargs["recorded"] = self._recorded()
+        # With the nulls in it, for one may stand where the default is another; one at the top is an option left out.
+        resolved = yaml.safe_load(self.parser.dump(self.config, skip_link_targets=False, skip_unset=False))
+        self.resolved: dict[str, Any] = resolved.get(self.subcommand, resolved)
+        self.save_config_kwargs["recorded"] = {
+            name: value for name, value in self.resolved.items() if value is not None and name not in _BEGINNING
+        }
         folder = local_folder(config.trainer.default_root_dir or DEFAULT_FOLDER)
         config.trainer.default_root_dir = str(folder)
         if config.trainer.barebones:
@@ -126,12 +139,6 @@ class MetaCLI(LightningCLI):
             config.return_predictions = False  # Predictions writes them
         if self.subcommand in ("validate", "test"):
             config.verbose = False  # Report prints the table, with intervals
-
-    def _recorded(self) -> dict[str, Any]:
-        # With the nulls in it, for one may stand where the default is another; one at the top is an option left out.
-        resolved = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
-        resolved = resolved.get(self.subcommand, resolved)
-        return {name: value for name, value in resolved.items() if value is not None and name not in _BEGINNING}
 
     def before_fit(self) -> None:
         """Own the folder and make room in it, once all that was typed has proved right."""
@@ -184,10 +191,8 @@ class MetaCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         # The parsed arguments rebuild also those classes that do not keep them as attributes.
-        typed = yaml.safe_load(self.parser.dump(self.config, skip_link_targets=False, skip_unset=False))
-        typed = typed.get(self.subcommand, typed)
-        self.model.remember(typed["model"])
-        self.datamodule.remember(typed["data"])
+        self.model.remember(self.resolved["model"])
+        self.datamodule.remember(self.resolved["data"])
         if named := self.config[self.subcommand].init_weights:
             start_from(self.model, named)
             rank_zero_info(f"starting from the weights of {named}")
@@ -250,7 +255,7 @@ def _run(arguments: list[str]) -> None:
 
         run(arguments[1:])
         return
-    commands = (*MetaCLI.subcommands(), *COMMANDS, "diagnose")
+    commands = (*LightningCLI.subcommands(), *COMMANDS, "diagnose")
     if command and not command.startswith("-") and command not in commands:
         near = difflib.get_close_matches(command, commands, n=1)
         raise ValueError(
@@ -263,6 +268,7 @@ def _run(arguments: list[str]) -> None:
         MetaCLI(
             MetaLearner,
             TaskDataModule,
+            only=command,
             save_config_callback=SaveConfig,
             save_config_kwargs={"save_to_log_dir": False},
             parser_class=OneLineParser,

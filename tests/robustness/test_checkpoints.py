@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import FIT, finish, fit, saved, start, steps
+from tiny import FIT, finish, fit, saved, slow, start, steps
 
 from litmaml.cli import main
 from litmaml.data import TaskDataModule
@@ -27,20 +27,21 @@ def same(one: str, other: str) -> bool:
     )
 
 
+ITERATIONS = ["--trainer.val_check_interval=3", "--trainer.check_val_every_n_epoch=null"]
+
+
 @pytest.mark.parametrize(
     ("options", "last", "best"),
     [
-        (["--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=2"], 12, 8),
         (["--trainer.check_val_every_n_epoch=5"], 8, None),
-        (["--trainer.limit_val_batches=0"], 8, None),
-        (["--trainer.max_steps=6"], 6, 6),
-        (
-            ["--trainer.max_steps=7", "--trainer.val_check_interval=3", "--trainer.check_val_every_n_epoch=null"],
-            7,
-            6,
+        (["--trainer.max_steps=7", *ITERATIONS], 7, 6),
+        *slow(
+            (["--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=2"], 12, 8),
+            (["--trainer.limit_val_batches=0"], 8, None),
+            (["--trainer.max_steps=6"], 6, 6),
+            (["--trainer.max_epochs=1", "--trainer.limit_train_batches=3"], 3, 3),
+            (["--trainer.accumulate_grad_batches=3", "--trainer.max_steps=3"], 3, 3),
         ),
-        (["--trainer.max_epochs=1", "--trainer.limit_train_batches=3"], 3, 3),
-        (["--trainer.accumulate_grad_batches=3", "--trainer.max_steps=3"], 3, 3),
     ],
     ids=lambda value: " ".join(value).replace("--trainer.", "") if isinstance(value, list) else "",
 )
@@ -56,7 +57,7 @@ def test_the_last_step_of_every_fit_is_kept(options: list[str], last: int, best:
         assert steps("runs/tiny")["last"] == 16
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3, 5])
+@pytest.mark.parametrize("stop", [3, *slow(1, 2, 5)])
 def test_a_run_ended_by_its_steps_goes_on_as_if_it_had_not(stop: int) -> None:
     fit("--trainer.default_root_dir=whole", "--trainer.max_epochs=3")
     fit(f"--trainer.max_steps={stop}")
@@ -68,7 +69,7 @@ class Crash(Exception):
     pass
 
 
-@pytest.mark.parametrize("where", ["training_step", "validation_step", "on_before_optimizer_step", "next batch"])
+@pytest.mark.parametrize("where", ["validation_step", *slow("training_step", "on_before_optimizer_step", "next batch")])
 def test_an_exception_leaves_the_last_whole_step(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     more = ["--trainer.max_epochs=3", "--trainer.val_check_interval=3"]
     fit("--trainer.default_root_dir=whole", *more)
@@ -123,7 +124,7 @@ def test_the_time_that_is_given_ends_in_a_checkpoint_that_goes_on_with_the_next_
 WORSE = ["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.5"]
 
 
-@pytest.mark.parametrize("top_k", [1, 2, 3, -1])
+@pytest.mark.parametrize("top_k", [2, *slow(1, 3, -1)])
 def test_the_best_is_best_also_of_several_and_in_a_moved_folder(top_k: int) -> None:
     keep = f"--checkpoint.save_top_k={top_k}"
     fit(keep, *WORSE, "--trainer.max_epochs=3")
@@ -138,6 +139,7 @@ def test_the_best_is_best_also_of_several_and_in_a_moved_folder(top_k: int) -> N
     assert all(Path("runs/other/checkpoints", name).is_file() for name in kept)
 
 
+@pytest.mark.slow
 def test_another_number_of_best_ones_from_now_on() -> None:
     fit(*WORSE, "--trainer.max_epochs=2")
     best = saved("runs/tiny", "best")["global_step"]
@@ -157,6 +159,7 @@ def logged(metric: str) -> dict[int, float]:
     return found
 
 
+@pytest.mark.slow
 def test_another_metric_decides_from_now_on_over_what_was_before() -> None:
     metric = ["--model.metrics", "{mae: {class_path: torchmetrics.MeanAbsoluteError}}"]
     fit(*WORSE, *metric)
@@ -167,6 +170,7 @@ def test_another_metric_decides_from_now_on_over_what_was_before() -> None:
     assert saved("runs/tiny", "best")["global_step"] == min(errors, key=lambda step: errors[step])
 
 
+@pytest.mark.slow
 def test_the_mode_is_the_metrics() -> None:
     fit(*WORSE, "--model.metrics", "{r2: {class_path: torchmetrics.R2Score}}", "--checkpoint.monitor=val/r2")
     scores = logged("val/r2")
@@ -174,14 +178,14 @@ def test_the_mode_is_the_metrics() -> None:
     assert saved("runs/tiny", "best")["global_step"] == max(scores, key=lambda step: scores[step])
 
 
-@pytest.mark.parametrize("wrong", ["val_loss", "val/acuracy", "accuracy"])
+@pytest.mark.parametrize("wrong", ["val_loss", *slow("val/acuracy", "accuracy")])
 def test_a_monitor_that_does_not_exist_is_told_at_the_start(wrong: str) -> None:
     with pytest.raises(ValueError, match=rf"checkpoint\.monitor: there is no metric '{wrong}'.*There are val/loss"):
         fit(f"--checkpoint.monitor={wrong}")
     assert not list(Path("runs").rglob("*.ckpt"))
 
 
-@pytest.mark.parametrize("off", ["enable_checkpointing=false", "barebones=true"])
+@pytest.mark.parametrize("off", ["enable_checkpointing=false", *slow("barebones=true")])
 def test_checkpoints_can_be_switched_off(off: str) -> None:
     more = ["--trainer.log_every_n_steps=null", "--trainer.num_sanity_val_steps=null"]
     more += ["--trainer.enable_progress_bar=null", "--trainer.enable_model_summary=null"]
@@ -189,6 +193,7 @@ def test_checkpoints_can_be_switched_off(off: str) -> None:
     assert not list(Path("runs").rglob("*.ckpt"))
 
 
+@pytest.mark.slow
 def test_anothers_checkpoint_callback_leaves_the_best_alone(capsys: Any, caplog: Any) -> None:
     own = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.every_n_train_steps=2"]
     with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):

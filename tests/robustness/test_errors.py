@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tiny import TINY, finish, fit, start
+from tiny import TINY, finish, fit, slow, start
 
 from litmaml.cli import main, program
 
@@ -102,7 +102,7 @@ def test_the_program_alone_prints_help(capsys: pytest.CaptureFixture[str]) -> No
         assert capsys.readouterr().out.startswith("usage: litmaml")
 
 
-@pytest.mark.parametrize("device", ["cuda", "gpu", "cuda:7", "meta"])
+@pytest.mark.parametrize("device", ["cuda", *slow("gpu", "cuda:7", "meta")])
 def test_a_device_that_is_not_there_is_told_before_anything_is_read(device: str) -> None:
     import torch
 
@@ -221,7 +221,7 @@ def tried(seeds: range) -> list[str]:
 
 @pytest.mark.filterwarnings("default")
 def test_mutated_configurations() -> None:
-    assert len(tried(range(25))) == 25
+    assert len(tried(range(10))) == 10
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tiny import everything, fit, saved, steps, sums
+from tiny import everything, fit, saved, slow, steps, sums
 
 from litmaml.cli import main
 
@@ -24,6 +24,7 @@ def test_a_run_from_an_earlier_runs_configuration_leaves_that_run_alone() -> Non
     assert everything("runs/tiny") == before
 
 
+@pytest.mark.slow
 def test_the_configuration_holds_no_place_and_no_beginning() -> None:
     fit("--trainer.max_epochs=1")
     fit("--trainer.default_root_dir=runs/b", "--init_weights=runs/tiny", "--trainer.max_epochs=1")
@@ -50,6 +51,7 @@ def test_a_renamed_run_goes_on_where_it_lies() -> None:
     assert Path("runs/seed1/test_results.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_typed_takes_a_copy_of_the_run_further() -> None:
     fit("--trainer.max_epochs=1")
     fit("--trainer.default_root_dir=runs/other", "--trainer.max_epochs=1")
@@ -60,7 +62,7 @@ def test_a_folder_that_is_typed_takes_a_copy_of_the_run_further() -> None:
     assert steps("runs/other")["last"] == 8
 
 
-@pytest.mark.parametrize("typed", ["~/runs/x", "$HOME/runs/x", "${HOME}/./runs//x/"])
+@pytest.mark.parametrize("typed", ["~/runs/x", *slow("$HOME/runs/x", "${HOME}/./runs//x/")])
 def test_home_is_home(typed: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     root = f"--trainer.default_root_dir={typed}"
@@ -73,6 +75,7 @@ def test_home_is_home(typed: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert not Path("~").exists()
 
 
+@pytest.mark.slow
 def test_the_last_that_is_typed_counts_in_whatever_order() -> None:
     fit("--trainer.max_epochs=1")
     Path("place.yaml").write_text("trainer: {default_root_dir: runs/b}")
@@ -99,6 +102,7 @@ def test_where_the_folder_is_a_link_the_new_run_lies_where_it_points() -> None:
     assert steps("scratch/tiny")["last"] == 8
 
 
+@pytest.mark.slow
 def test_a_run_is_known_through_a_link() -> None:
     fit("--trainer.max_epochs=1")
     Path("newest").symlink_to("runs/tiny")
@@ -110,6 +114,7 @@ def test_a_run_is_known_through_a_link() -> None:
     assert [path.name for path in Path("runs").iterdir()] == ["tiny"]
 
 
+@pytest.mark.slow
 def test_the_checkpoint_may_be_named_in_a_configuration_file() -> None:
     fit("--trainer.max_epochs=1")
     Path("resume.yaml").write_text("ckpt_path: last")
@@ -121,6 +126,7 @@ def test_the_checkpoint_may_be_named_in_a_configuration_file() -> None:
     assert steps("runs/tiny")["last"] == 4
 
 
+@pytest.mark.slow
 def test_a_checkpoint_outside_of_a_run_resumes_in_the_folder_that_is_named() -> None:
     fit("--trainer.max_epochs=1")
     before = everything("runs/tiny")
@@ -157,6 +163,7 @@ def test_a_folder_alone_resumes_the_run_with_its_trainer_and_callbacks() -> None
     assert saved("moved")["global_step"] == 4
 
 
+@pytest.mark.slow
 def test_classes_that_a_checkpoint_does_not_make_have_to_be_typed() -> None:
     Path("more.yaml").write_text("trainer: {callbacks: [{class_path: counting.Counting}]}")
     fit("-c", "more.yaml", "--trainer.max_epochs=1")
@@ -166,7 +173,7 @@ def test_classes_that_a_checkpoint_does_not_make_have_to_be_typed() -> None:
     assert steps("runs/tiny")["last"] == 8
 
 
-@pytest.mark.parametrize("command", ["test", "validate", "predict"])
+@pytest.mark.parametrize("command", ["test", *slow("validate", "predict")])
 def test_an_evaluation_needs_a_checkpoint_or_none(command: str) -> None:
     fit("--trainer.max_epochs=1")
     before = everything("runs/tiny")
@@ -184,7 +191,7 @@ def test_data_named_from_another_folder_is_found(monkeypatch: pytest.MonkeyPatch
             Path(f"imgs/class{k}").mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (12, 12), (17 * k, 10 * n, 5)).save(f"imgs/class{k}/{n}.png")
     Path("images.yaml").write_text(
-        "model: {model: {class_path: litmaml.models.Conv4, init_args: {ways: 2, filters: 2, size: 16}}}\n"
+        "model: {model: {class_path: litmaml.models.Conv4, init_args: {ways: 2, filters: 2, channels: 3, size: 16}}}\n"
         "data:\n  tasks:\n    class_path: litmaml.data.ImageFolderTasks\n"
         "    init_args: {root: imgs, ways: 2, shots: 1, queries: 1, image_format: {size: 16}}\n"
         "  meta_batch: 1\n  train_tasks: 2\n  val_tasks: 1\n  test_tasks: 1\n"

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tiny import finish, fit, saved, start, steps
+from tiny import finish, fit, saved, slow, start, steps
 
 from litmaml import guarded_logger
 from litmaml.callbacks.predictions import rows
@@ -77,7 +77,7 @@ def test_two_processes_predict_together() -> None:
     assert [line["task"] for line in table("runs/tiny")] == [line["task"] for line in one]
 
 
-@pytest.mark.parametrize("how", ["fail", "hang"])
+@pytest.mark.parametrize("how", ["fail", *slow("hang")])
 def test_a_logger_that_fails_midway_neither_ends_nor_holds_up_a_run(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guarded_logger, "PATIENCE", 0.5)
     fit("--trainer.default_root_dir=whole", "--trainer.logger=false")
@@ -112,7 +112,7 @@ def test_a_log_that_grows_no_more_is_said_once(monkeypatch: pytest.MonkeyPatch) 
     assert steps("runs/tiny")["last"] == 8
 
 
-@pytest.mark.parametrize("mode", ["of", "onlin", "yes"])
+@pytest.mark.parametrize("mode", ["of", *slow("onlin", "yes")])
 def test_a_mode_that_wandb_does_not_have(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", mode)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from test_checkpoints import same
-from tiny import FIT, finish, fit, saved, start, steps
+from tiny import FIT, finish, fit, saved, slow, start, steps
 
 from litmaml.callbacks.resumption import check_resumed
 
@@ -87,32 +87,26 @@ LEARNT = ["--model.inner_optimizer.learn=one", "--model.inner_optimizer.per_step
 @pytest.mark.parametrize(
     ("before", "typed", "message"),
     [
-        (
-            [],
-            ["--model.optimizer=SGD"],
-            r"model\.optimizer: the run has torch\.optim\.Adam with a state of",
-        ),
-        (
-            [],
-            COSINE,
-            r"model\.lr_scheduler: the run has None .*, got .*Cosine.*; leave it out, or",
-        ),
-        (COSINE, ["--model.lr_scheduler=null"], r"model\.lr_scheduler: the run has .*CosineAnnealingLR.*, got None"),
+        ([], ["--model.optimizer=SGD"], r"model\.optimizer: the run has torch\.optim\.Adam with a state of"),
         (COSINE, ["--model.lr_scheduler.T_max=40"], r"model\.lr_scheduler\.T_max: .* with 20, got 40"),
-        (
-            COSINE,
-            ["--model.optimizer.lr=0.5"],
-            r"model\.optimizer\.lr: the schedule has it, begun with 0\.001, got",
-        ),
-        (COSINE, ["--model.lr_scheduler_interval=epoch"], r"model\.lr_scheduler_interval: .* with 'step', got 'epoch'"),
-        (
-            LEARNT,
-            ["--model.inner_optimizer.lr=0.1"],
-            r"model\.inner_optimizer\.lr: the rates were learnt on from",
-        ),
-        (LEARNT, ["--model.inner_steps=2"], r"model\.inner_steps: rates were learnt for each of 1 steps, got 2"),
+        (LEARNT, ["--model.inner_optimizer.lr=0.1"], r"model\.inner_optimizer\.lr: the rates were learnt on from"),
         ([], ["--seed_everything=5"], r"seed_everything: the run began with the weights of seed 0, got 5"),
-        ([], ["--trainer.max_epochs=0"], r"trainer\.max_epochs: the checkpoint is of epoch 1"),
+        *slow(
+            ([], COSINE, r"model\.lr_scheduler: the run has None .*, got .*Cosine.*; leave it out, or"),
+            (
+                COSINE,
+                ["--model.lr_scheduler=null"],
+                r"model\.lr_scheduler: the run has .*CosineAnnealingLR.*, got None",
+            ),
+            (
+                COSINE,
+                ["--model.optimizer.lr=0.5"],
+                r"model\.optimizer\.lr: the schedule has it, begun with 0\.001, got",
+            ),
+            (COSINE, ["--model.lr_scheduler_interval=epoch"], r"model\.lr_scheduler_interval: .* 'step', got 'epoch'"),
+            (LEARNT, ["--model.inner_steps=2"], r"model\.inner_steps: rates were learnt for each of 1 steps, got 2"),
+            ([], ["--trainer.max_epochs=0"], r"trainer\.max_epochs: the checkpoint is of epoch 1"),
+        ),
     ],
     ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else "",
 )
@@ -125,6 +119,7 @@ def test_what_cannot_be_changed_in_the_middle_is_refused(before: list[str], type
     assert [path.name for path in Path("runs").iterdir()] == ["tiny"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "typed",
     [
@@ -149,14 +144,16 @@ def test_what_can_be_changed_is_obeyed_and_said(typed: str, caplog: pytest.LogCa
     "schedule",
     [
         [*COSINE, "--model.lr_scheduler_interval=epoch"],
-        COSINE,
         ["--model.lr_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau", "--model.lr_scheduler.patience=0"],
-        [
-            "--model.lr_scheduler=lightning.pytorch.cli.ReduceLROnPlateau",
-            "--model.lr_scheduler.monitor=val/loss_step_0",
-            "--model.lr_scheduler.patience=0",
-        ],
-        ["--model.lr_scheduler=StepLR", "--model.lr_scheduler.step_size=1", "--model.lr_scheduler_interval=epoch"],
+        *slow(
+            COSINE,
+            [
+                "--model.lr_scheduler=lightning.pytorch.cli.ReduceLROnPlateau",
+                "--model.lr_scheduler.monitor=val/loss_step_0",
+                "--model.lr_scheduler.patience=0",
+            ],
+            ["--model.lr_scheduler=StepLR", "--model.lr_scheduler.step_size=1", "--model.lr_scheduler_interval=epoch"],
+        ),
     ],
     ids=lambda value: value[0][-20:] + value[-1][-8:],
 )

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from litmaml.checkpoint import read_checkpoint
 from litmaml.cli import main
 
@@ -37,6 +39,11 @@ trainer:
 """
 
 FIT = ["fit", "-c", "tiny.yaml"]
+
+
+def slow(*cases: Any) -> list[Any]:
+    """Further cases of a test, which run where time does not count."""
+    return [pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow) for case in cases]
 
 
 def fit(*arguments: str) -> None:
