@@ -149,20 +149,20 @@ CHANGES: dict[str, dict[str, Any]] = {
     "doubled and accumulated": {"meta_batch": 4, "accumulate_grad_batches": 2},
     "longer epochs": {"train_tasks": 12},
     "shorter epochs": {"train_tasks": 4},
-    "workers": {"num_workers": 2},
     "iterations": {"max_epochs": -1, "max_steps": 14},
 }
 
 
 @pytest.mark.parametrize("hook", ["on_train_batch_end", "on_validation_end", "on_train_epoch_end"])
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", [*CHANGES, pytest.param("workers", marks=pytest.mark.slow)])
 def test_no_task_is_repeated_or_left_out_whatever_changes(tmp_path: Path, change: str, hook: str) -> None:
     """Resumed after every batch, and there saved and resumed once more with the batches as they were."""
     saver, whole = SaveIn(hook, tmp_path), Recorder()
     trainer(tmp_path, callbacks=[saver]).fit(whole, datamodule=data_module())
     for path, seen in saver.saved:
-        data = {k: v for k, v in CHANGES[change].items() if k in ("meta_batch", "train_tasks", "num_workers")}
-        more = {k: v for k, v in CHANGES[change].items() if k not in data}
+        changes = CHANGES.get(change, {"num_workers": 2})
+        data = {k: v for k, v in changes.items() if k in ("meta_batch", "train_tasks", "num_workers")}
+        more = {k: v for k, v in changes.items() if k not in data}
         further, rest = SaveIn("on_train_batch_end", tmp_path / f"{seen}"), Recorder()
         trainer(tmp_path, callbacks=[further], **more).fit(rest, datamodule=data_module(**data), ckpt_path=path)
         numbers = [n for batch in whole.train_numbers[:seen] + rest.train_numbers for n in batch]

@@ -125,6 +125,7 @@ def test_from_python_errors_are_raised() -> None:
         fit("--model.inner_steps=0")
 
 
+@pytest.mark.slow
 def test_the_program_and_its_status(tmp_path: Path) -> None:
     status, said = finish(start("fit", "-c", "tiny.yaml", "--model.inner_steps=0"))
     assert (status, said.splitlines()[-1]) == (1, "litmaml fit: model.inner_steps: has to be at least 1, got 0")

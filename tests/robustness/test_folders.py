@@ -89,6 +89,7 @@ def test_the_last_that_is_typed_counts_in_whatever_order() -> None:
     assert not Path("runs/a").exists()
 
 
+@pytest.mark.slow
 def test_where_the_folder_is_a_link_the_new_run_lies_where_it_points() -> None:
     Path("scratch/tiny").mkdir(parents=True)
     Path("runs").mkdir()
@@ -183,6 +184,7 @@ def test_an_evaluation_needs_a_checkpoint_or_none(command: str) -> None:
     main([command, "-c", "tiny.yaml", "--trainer.default_root_dir=fresh", "--ckpt_path", "none"])
 
 
+@pytest.mark.slow
 def test_data_named_from_another_folder_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     from PIL import Image
 
@@ -195,7 +197,7 @@ def test_data_named_from_another_folder_is_found(monkeypatch: pytest.MonkeyPatch
         "data:\n  tasks:\n    class_path: litmaml.data.ImageFolderTasks\n"
         "    init_args: {root: imgs, ways: 2, shots: 1, queries: 1, image_format: {size: 16}}\n"
         "  meta_batch: 1\n  train_tasks: 2\n  val_tasks: 1\n  test_tasks: 1\n"
-        "trainer: {default_root_dir: runs/imgs, max_epochs: 1, accelerator: cpu, enable_progress_bar: false}\n"
+        "trainer: {default_root_dir: runs/imgs, max_epochs: 1, accelerator: cpu, log_every_n_steps: 1}\n"
     )
     main(["fit", "-c", "images.yaml"])
     Path("elsewhere").mkdir()
