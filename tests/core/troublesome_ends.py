@@ -84,7 +84,7 @@ OUTPUTS: dict[str, Trouble] = {
     "output: a number": output(lambda y: y.mean()),
     "output: detached": output(lambda y: y.detach()),
     "output: float32": output(lambda y: y.float(), "either", single=True),
-    "output: complex": output(lambda y: torch.complex(y, y)),
+    "output: complex": output(lambda y: torch.complex(y, y), "either"),
     "output: transposed strides": output(lambda y: y.T.contiguous().T, "equal"),
     "output: the input's dtype": output(lambda y: y.to(torch.float64), "equal"),
 }

@@ -167,6 +167,11 @@ class _Replaced(torch.autograd.Function):
         return (*[None] * 5, *(rows.get(name) for name in ctx.names))
 
 
+def value(loss: Loss, theta: Params) -> Tensor:
+    """The loss as it is where a gradient is to be had."""
+    return loss({name: weight.detach().requires_grad_() for name, weight in theta.items()}).detach()
+
+
 def slope(loss: Loss, theta: Params) -> Params:
     """The gradient by all weights."""
     leaves = {name: weight.detach().requires_grad_() for name, weight in theta.items()}
@@ -235,11 +240,11 @@ def zeroth_order(points: Tensor, mu: float, baseline: str) -> Hop:
     def hop(loss: Loss, theta: Params, v: Params) -> Params:
         ordered = {name: theta[name] for name in (*v, *(set_apart for set_apart in theta if set_apart not in v))}
         directions = [shaped(point, ordered) for point in points]
-        with torch.no_grad():
-            here = loss(theta)
-            second = [
-                (loss(moved(theta, u, mu)) + loss(moved(theta, u, -mu)) - 2 * here) / (2 * mu**2) for u in directions
-            ]
+        here = value(loss, theta)
+        second = [
+            (value(loss, moved(theta, u, mu)) + value(loss, moved(theta, u, -mu)) - 2 * here) / (2 * mu**2)
+            for u in directions
+        ]
         base = sum(second) / len(second) if baseline == "mean" else 0.0
         rows = {name: torch.zeros_like(weight) for name, weight in theta.items()}
         for u, c in zip(directions, second, strict=True):
