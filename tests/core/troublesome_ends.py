@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from model_parts import EMBEDDING, WORDS, Apply, W, weight
 from torch import Tensor, nn
-from troublesome_parts import Must, Result, Trouble
+from trouble import Must, Trouble
+from written_parts import Result
 
 from litmaml.losses import HalfSquaredLoss, LogCoshLoss
 
