@@ -23,12 +23,8 @@ from unrolling import Unrolled, unrolled
 from litmaml.inner_loop import InnerLoop
 from litmaml.meta_gradient import MetaGradient, MetaGradientOf
 from litmaml.model_checks import check_model
+from litmaml.trial import try_first_batch
 from litmaml.types import Params, Tasks
-
-try:
-    from litmaml.trial import try_first_batch
-except ImportError:
-    try_first_batch = None  # type: ignore[assignment]
 
 EQUAL, REFUSED, WRONG, CRASH = "equal", "refused", "SILENTLY WRONG", "CRASH WITHOUT A REMEDY"
 TOO_STRICT = "REFUSED THOUGH HONEST"
@@ -60,8 +56,7 @@ def _verdict(case: Case) -> Verdict:
                 rate.mul_(torch.rand_like(rate) + 0.5)
         loop.train(case.training)
         twin.train(case.training)
-        if try_first_batch is not None:
-            try_first_batch(loop, tasks)
+        try_first_batch(loop, tasks)
     except ValueError as error:
         return _refused(case, str(error))
     except Exception as error:
