@@ -7,9 +7,10 @@ import copy
 import pytest
 import torch
 from honest_models import HONEST, REFUSED, Honest
+from hops import norm
 from oracles import relative
 from torch import Tensor, nn
-from unrolling import norm, unrolled
+from unrolling import unrolled
 from update_rules import sgd
 
 from litmaml.inner_loop import InnerLoop
