@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from litmaml.loss_ranges import check_ranges
-from litmaml.losses import HalfSquaredLoss, LogCoshLoss, ignored_index, takes_class_indices
+from litmaml.losses import ignored_index, is_elementwise, takes_class_indices
 
 
 class _Outcome(NamedTuple):
@@ -55,7 +55,7 @@ predictions with the targets of others; reshape them to (3, 1)
         scores, targets = check_output(predictions, len(targets)), targets.clone()  # for autograd not of inference mode
         if takes_class_indices(loss):
             _check_labels(loss, scores, targets)
-        elif scores.shape != targets.shape and _elementwise(loss):
+        elif scores.shape != targets.shape and is_elementwise(loss):
             raise ValueError(_broadcast(loss, tuple(scores.shape), targets))
         check_ranges(loss, scores, targets)
         outcome = _taken(loss, scores, targets)
@@ -233,11 +233,6 @@ def _cannot(loss: nn.Module, predictions: Tensor, targets: Tensor, error: Except
     else:
         remedy = "see what it asks for"
     return f"loss: {name} cannot be taken of {forms} ({error}); {remedy}"
-
-
-def _elementwise(loss: nn.Module) -> bool:
-    """Whether predictions and targets have to be of one shape, as for all losses of torch without class indices."""
-    return type(loss).__module__.startswith("torch.nn.") or isinstance(loss, HalfSquaredLoss | LogCoshLoss)
 
 
 def _refuse_broadcast(loss: nn.Module, predictions: Tensor, targets: Tensor, outcome: _Outcome) -> None:

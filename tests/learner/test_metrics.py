@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from torchmetrics import MeanSquaredError, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassStatScores
 
 from litmaml import metrics
+from litmaml.callbacks.report import Report
 from litmaml.data import Sinusoid, TaskDataModule
 from litmaml.data.task_distribution import TaskDistribution, task_streams
 from litmaml.inner_optimizer import SGD
@@ -212,7 +214,7 @@ class Finite(Metric):
 
 
 class Poisoned(Sinusoid):
-    """Every task with a number in ``bad`` has a target that is not finite."""
+    """Every task with a number in ``bad`` has targets whose squares are not finite."""
 
     def __init__(self, bad: Sequence[int]) -> None:
         super().__init__(shots=5, queries=5)
@@ -221,7 +223,7 @@ class Poisoned(Sinusoid):
     def sample(self, split: Split, numbers: Sequence[int], seed: int) -> Tasks:
         tasks = super().sample(split, numbers, seed)
         support = tasks.support[0].targets.clone()
-        support[[i for i, n in enumerate(numbers) if n in self.bad]] = math.inf
+        support[[i for i, n in enumerate(numbers) if n in self.bad]] = 1e38
         return tasks._replace(support=(tasks.support[0]._replace(targets=support),))
 
 
@@ -285,3 +287,14 @@ def test_classes_of_all_tasks_are_looked_at() -> None:
     for tasks in (Tasks((fine,), batch, torch.arange(2)), Tasks((batch,), fine, torch.arange(2))):
         with pytest.raises(ValueError, match="ways: the tasks have 6 classes, but the model gives 3 logits"):
             check_labels(learner.inner_loop, tasks)
+
+
+@pytest.mark.parametrize("bad", [[], range(4)], ids=["one task", "no finite task"])
+@pytest.mark.filterwarnings("ignore:test. no task has a finite loss")
+def test_results_without_an_interval_are_written_as_json_that_all_can_read(bad: Sequence[int], tmp_path: Path) -> None:
+    data = TaskDataModule(Poisoned(bad), meta_batch=1, test_tasks=1)
+    learner = MetaLearner(MLP(hidden=[4]), loss=nn.MSELoss(), on_nonfinite="skip")
+    trainer(tmp_path, callbacks=[Report()]).test(learner, data, verbose=False)
+    found = json.loads((tmp_path / "test_results.json").read_text(), parse_constant=pytest.fail)
+    assert found["steps"][1]["loss"]["half_width"] is None
+    assert (found["steps"][1]["loss"]["mean"] is None) == bool(bad)
