@@ -25,7 +25,6 @@ from litmaml.callbacks.report import describe_protocol
 from litmaml.checkpoint import read_checkpoint
 from litmaml.data.image_tasks import ImageTasks
 from litmaml.evaluation import Interval
-from litmaml.losses import is_elementwise
 from litmaml.meta_learner import MetaLearner
 from litmaml.metrics import value_of
 from litmaml.run_folder import LAST, checkpoints_in
@@ -256,8 +255,8 @@ def _episode(learner: MetaLearner, task: Tasks, names: Sequence[str] | None, ima
         for name, metric in metrics.items():
             row[f"{name} {when}"] = float(value_of(metric.clone(), predictions[0], targets[0]))
         row[f"loss {when}"] = float(learner.inner_loop.loss_of(predictions, targets))
-    labelled = not is_elementwise(learner.inner_loop.loss) and not targets.is_floating_point()
-    if labelled and (targets.ndim, after.ndim, inputs.ndim) == (2, 3, 5) and inputs.shape[2] in (1, 3):
+    labelled = not targets.is_floating_point() and (targets.ndim, after.ndim) == (2, 3)  # one class for each example
+    if labelled and inputs.ndim == 5 and inputs.shape[2] in (1, 3):
         guesses, count = after[0].argmax(1).tolist(), len(targets[0])
         for place in range(min(images, count)):
             k = place * count // min(images, count)
