@@ -115,9 +115,9 @@ def _described(output: object) -> str:
     name = type(output).__name__
     if isinstance(output, Mapping):
         keys = [repr(key) for key in output]
-        return f"{name} with the keys {', '.join(keys)} (such as output[{keys[0]}])" if keys else f"an empty {name}"
+        return f"a {name} with the keys {', '.join(keys)} (such as output[{keys[0]}])" if keys else f"an empty {name}"
     if fields := getattr(output, "_fields", None) or list(getattr(output, "__dataclass_fields__", ())):
-        return f"{name} with the fields {', '.join(fields)} (such as output.{fields[0]})"
+        return f"a {name} with the fields {', '.join(fields)} (such as output.{fields[0]})"
     if isinstance(output, tuple | list):
         return f"a {name} of {len(output)} (such as output[0])"
     return name
