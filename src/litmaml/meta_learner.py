@@ -117,7 +117,7 @@ class MetaLearner(LightningModule):
         self._check_finite(tasks, result.finite, "train")
         seconds = time.perf_counter() - began  # the check has waited for the device
         kept = result.finite
-        loss = result.loss if bool(kept.any()) else result.loss + torch.nan  # of no task at all
+        loss = torch.where(kept.any(), result.loss, torch.nan)  # not the zero that stands for no task at all
         self.log("train/loss", loss, prog_bar=True, batch_size=tasks.size)
         self._log_metrics("train", result.predictions[kept], tasks.query.targets[kept], prog_bar=True)
         if self._writes_line():

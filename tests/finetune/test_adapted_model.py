@@ -105,7 +105,7 @@ def test_a_learner_serves_as_a_checkpoint(run: Path) -> None:
         (torch.arange(5), None, "targets: there are 6 inputs and 5 targets"),
         (torch.arange(6), ["a", "b"], r"targets: class indices must lie in 0 \.\. 1, got 0 \.\. 5"),
         (torch.arange(6) - 1, None, r"targets: class indices must lie in 0 \.\. 4, got -1 \.\. 4"),
-        (torch.rand(6, 3), ["a", "b"], "classes: the targets are values"),
+        (torch.rand(6, 3), ["a", "b"], "targets: got .* neither class indices .* nor rows of 2 probabilities"),
     ],
 )
 def test_examples_that_do_not_fit_are_refused(

@@ -19,10 +19,15 @@ from torch import Tensor, nn
 
 import litmaml
 from litmaml.cli import main
-from litmaml.data import Sinusoid
+from litmaml.data import ImageFormat, Sinusoid
 from litmaml.finetuning.command import classify, finetune
-from litmaml.finetuning.meta_checkpoint import locate, open_checkpoint
+from litmaml.finetuning.confusion import Confusion
+from litmaml.finetuning.fine_tuning import fine_tune
+from litmaml.finetuning.labelled_images import read_support
+from litmaml.finetuning.meta_checkpoint import MetaCheckpoint, locate, open_checkpoint
+from litmaml.finetuning.report import _Share
 from litmaml.meta_learner import MetaLearner
+from litmaml.models import Conv4
 
 FILES = {
     "adaptation.png",
@@ -318,3 +323,17 @@ def test_a_dimension_of_the_batch_alone_is_no_head() -> None:
     with pytest.raises(ValueError, match=r"the last layer is the model itself \(Scaled\).*give 3 classes"):
         litmaml.adapt(learner, torch.randn(8, 3), torch.arange(8) % 4)
     assert litmaml.adapt(learner, torch.randn(9, 3), torch.arange(9) % 3)(torch.randn(2, 3)).shape == (2, 3)
+
+
+def test_a_checkpoint_of_values_becomes_no_classifier(images: Path, tmp_path: Path) -> None:
+    support, names = read_support(str(images / "data"), ImageFormat(28))
+    start = MetaCheckpoint("mine", MetaLearner(Conv4(ways=4, filters=4), loss=nn.MSELoss()))
+    with pytest.raises(ValueError, match=r"checkpoint: it was trained on values \(MSELoss\).*by litmaml\.adapt"):
+        fine_tune(start, names, ImageFormat(28), support)
+
+
+def test_the_pictured_interval_of_an_accuracy_lies_within_0_and_1() -> None:
+    score = Confusion(["a", "b"], torch.tensor([0, 1, 1]), torch.tensor([0, 1, 1]))
+    share = _Share(score.accuracy, *score.bounds)
+    assert (share.mean, share.high) == (1, 1)
+    assert 0.4 < share.low < 0.5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from rich.table import Table
 from torch import Tensor
 
 from litmaml.evaluation import Interval
+from litmaml.json_text import json_text
 from litmaml.meta_learner import MetaLearner
 from litmaml.plots import Fit, grid_over, plot_adaptation, plot_fits
 from litmaml.types import Batch, Split, Tasks, select
@@ -58,9 +58,7 @@ class Report(Callback):
                 for step in range(steps)
             ],
         }
-        (folder / "test_results.json").write_text(
-            json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        (folder / "test_results.json").write_text(json_text(results), encoding="utf-8")
         plot_adaptation(folder / "adaptation.png", pl_module.results, _title(protocol))
         written = "test_results.json, adaptation.png"
         if self._fits:

@@ -26,6 +26,7 @@ from litmaml.checkpoint import read_checkpoint
 from litmaml.data.image_tasks import ImageTasks
 from litmaml.evaluation import Interval
 from litmaml.meta_learner import MetaLearner
+from litmaml.metrics import value_of
 from litmaml.run_folder import LAST, checkpoints_in
 from litmaml.types import Split, Tasks, chunks, select
 
@@ -252,15 +253,21 @@ def _episode(learner: MetaLearner, task: Tasks, names: Sequence[str] | None, ima
         row["classes"] = ", ".join(names)
     for when, predictions in (("before", before), ("after", after)):
         for name, metric in metrics.items():
-            row[f"{name} {when}"] = float(metric.clone()(predictions[0], targets[0]))
+            row[f"{name} {when}"] = float(value_of(metric.clone(), predictions[0], targets[0]))
         row[f"loss {when}"] = float(learner.inner_loop.loss_of(predictions, targets))
-    if inputs.ndim == 5 and inputs.shape[2] in (1, 3) and not targets.is_floating_point():
-        guesses, count = after[0].argmax(-1).tolist(), len(targets[0])
+    labelled = not targets.is_floating_point() and (targets.ndim, after.ndim) == (2, 3)  # one class for each example
+    if labelled and inputs.ndim == 5 and inputs.shape[2] in (1, 3):
+        guesses, count = after[0].argmax(1).tolist(), len(targets[0])
         for place in range(min(images, count)):
             k = place * count // min(images, count)
-            true, guess = (names[i] if names else str(i) for i in (int(targets[0, k]), guesses[k]))
+            true, guess = (_name(i, names) for i in (int(targets[0, k]), guesses[k]))
             row[f"query {place + 1}"] = wandb.Image(picture(inputs[0, k]), caption=f"{true} → {guess}")
     return row
+
+
+def _name(index: int, names: Sequence[str] | None) -> str:
+    """A class's name; the number itself where there is none, as for what the loss ignores."""
+    return names[index] if names is not None and 0 <= index < len(names) else str(index)
 
 
 def picture(image: Tensor) -> Image.Image:

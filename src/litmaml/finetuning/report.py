@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
 from litmaml.evaluation import Interval
 from litmaml.finetuning.adapted_model import Prediction
-from litmaml.finetuning.confusion import Confusion
-from litmaml.finetuning.fine_tuner import LEARNT
 from litmaml.finetuning.fine_tuning import FineTuned
-from litmaml.plots import plot_adaptation
+from litmaml.plots import Measured, plot_adaptation
 
 PREDICTIONS, REPORT, ADAPTATION, CONFUSION = "predictions.csv", "report.md", "adaptation.png", "confusion.png"
+
+
+class _Share(NamedTuple):
+    """An accuracy with the ends of its interval, which lie unevenly around it."""
+
+    mean: float
+    low: float
+    high: float
 
 
 def write_report(result: FineTuned, folder: Path) -> None:
     """Write ``predictions.csv``, ``adaptation.png``, ``confusion.png`` (where there is a score) and ``report.md``."""
     write_predictions(folder / PREDICTIONS, result.predictions, result.labels)
-    exact = [Interval(step.accuracy or 0.0, 0.0) for step in result.curve]
-    curves = {"support accuracy": exact, "loss": [Interval(step.loss, 0.0) for step in result.curve]}
+    curves: dict[str, list[Measured]] = {
+        "support accuracy": [Interval(step.accuracy or 0.0, 0.0) for step in result.curve],
+        "loss": [Interval(step.loss, 0.0) for step in result.curve],
+    }
     if result.query_curve:
-        curves = {"query accuracy": [_symmetric(score) for score in result.query_curve], **curves}
+        curves = {"query accuracy": [_Share(score.accuracy, *score.bounds) for score in result.query_curve], **curves}
     plot_adaptation(folder / ADAPTATION, curves, f"{len(result.classes)} classes, {sum(result.support)} images")
     if result.score is not None:
         result.score.plot(folder / CONFUSION, f"{result.method}: {result.score.accuracy:.1%}")
@@ -69,7 +78,7 @@ def _notes(result: FineTuned) -> list[str]:
         f"Head: {_head(result)}.",
         f"Normalisation: {_normalisation(result)}.",
     ]
-    if result.curve[-1].loss > LEARNT:
+    if not result.curve[-1].learnt:
         notes.append(
             f"The support set is not learnt well: {result.curve[-1].accuracy or 0:.0%} of it are right, at a loss of "
             f"{result.curve[-1].loss:.2g}. Try more steps (--steps) or another rate (--lr)."
@@ -155,11 +164,6 @@ def _markdown(result: FineTuned, folder: Path) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def _symmetric(score: Confusion) -> Interval:
-    low, high = score.bounds
-    return Interval(score.accuracy, (high - low) / 2)
 
 
 def _cell(text: str) -> str:
