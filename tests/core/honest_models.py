@@ -131,6 +131,5 @@ HONEST: dict[str, Honest] = {
 REFUSED = {
     "Conv4 with running statistics": "running statistics between tasks; .* track_running_stats=False",
     "discriminator with spectral norm": "changes .*_u.* power iterations",
-    "MobileNet version 3": "no second derivative exists of its loss .*hardsigmoid.*train it with FirstOrder",
     "moving codebook": "changes words, which tasks would share; take out what keeps",
 }

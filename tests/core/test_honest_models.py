@@ -136,4 +136,4 @@ def test_those_that_are_refused(name: str) -> None:
 
 def test_the_share_that_is_refused() -> None:
     assert len(HONEST) >= 40
-    assert len(REFUSED) == 4
+    assert len(REFUSED) == 3

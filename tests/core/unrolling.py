@@ -106,7 +106,7 @@ def unrolled(
 
 
 class WrittenOut(TorchFunctionMode):
-    """A context in which weight normalisation is made of operations whose second derivative is right in torch.
+    """A context in which weight normalisation and Hardsigmoid are of operations with right second derivatives in torch.
 
     For forward passes alone: a function mode is off within ``torch.autograd.grad``, and so in a backward pass.
     """
@@ -116,6 +116,8 @@ class WrittenOut(TorchFunctionMode):
             v, g, dim = (*args, *(kwargs or {}).values(), 0)[:3]
             dims = [i for i in range(v.dim()) if i != dim % v.dim()] if dim != -1 else None
             return v * (g / v.square().sum(dims, keepdim=True).sqrt())
+        if function is torch.nn.functional.hardsigmoid:
+            return (args[0] + 3).clamp(0, 6) / 6
         return function(*args, **(kwargs or {}))
 
 
