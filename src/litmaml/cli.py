@@ -21,20 +21,16 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
-from torch import nn
-from torch.optim.lr_scheduler import LRScheduler
 
 from litmaml.callbacks import Preemption, Report
 from litmaml.checkpoint import read_checkpoint
 from litmaml.checkpoint_io import DurableCheckpointIO
 from litmaml.data import TaskDataModule
-from litmaml.data.images import ImageFormat
-from litmaml.data.task_distribution import TaskDistribution
 from litmaml.finetuning.command import COMMANDS, run_command
 from litmaml.finetuning.meta_checkpoint import locate, start_from
+from litmaml.imports import HELP, import_named
 from litmaml.meta_learner import MetaLearner
-from litmaml.outer_gradient import OuterGradient
-from litmaml.recipe import check_classes
+from litmaml.recorded import SealedParser, configuration
 from litmaml.run_folder import (
     BEST,
     CHECKPOINTS,
@@ -44,7 +40,7 @@ from litmaml.run_folder import (
     resolve_checkpoint,
     set_aside,
 )
-from litmaml.types import SPLITS
+from litmaml.sealed import seal, unseal
 
 _DEFAULT_FOLDER = "runs/latest"
 
@@ -54,7 +50,7 @@ class SaveConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # With the nulls in it, for one may stand where the default is another; one at the top is an option left out.
-        resolved = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
+        resolved = unseal(yaml.safe_load(self.parser.dump(self.config, skip_unset=False)))
         plain = {name: value for name, value in resolved.items() if value is not None}
         if stage == "fit":
             folder = Path(trainer.default_root_dir)
@@ -68,6 +64,9 @@ class SaveConfig(SaveConfigCallback):
 
 class MetaCLI(LightningCLI):
     """LightningCLI with a run's folder, in which checkpoints, logs, results and the configuration lie."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"parser_class": SealedParser, **kwargs})
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
@@ -89,6 +88,7 @@ class MetaCLI(LightningCLI):
             help="Meta-checkpoint (file, run's folder, RUN/last or wandb:// reference) whose weights a new run starts "
             "from; to resume a run use --ckpt_path.",
         )
+        parser.add_argument("--imports", type=list[str] | None, help=HELP)
         parser.add_argument(
             "--float32_matmul_precision",
             type=Literal["highest", "high", "medium"],
@@ -105,7 +105,7 @@ class MetaCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         torch.set_float32_matmul_precision(config.float32_matmul_precision)
-        folder = Path(os.path.expandvars(config.trainer.default_root_dir or _DEFAULT_FOLDER))
+        folder = Path(unseal(os.path.expandvars(config.trainer.default_root_dir or _DEFAULT_FOLDER)))
         config.trainer.default_root_dir = str(folder)
         for checkpoint in (config.checkpoint, config.last_checkpoint):
             checkpoint.dirpath = checkpoint.dirpath or str(folder / CHECKPOINTS)
@@ -139,7 +139,7 @@ class MetaCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         # The parsed arguments rebuild also those classes that do not keep them as attributes.
-        typed = yaml.safe_load(self.parser.dump(self.config, skip_link_targets=False, skip_unset=False))
+        typed = unseal(yaml.safe_load(self.parser.dump(self.config, skip_link_targets=False, skip_unset=False)))
         typed = typed.get(self.subcommand, typed)
         self.model.remember(typed["model"])
         self.datamodule.remember(typed["data"])
@@ -202,7 +202,7 @@ def main(args: Sequence[str] | None = None) -> None:
                 "description": "Few-shot learning by MAML with a selectable outer gradient.",
                 "epilog": f"And, each with its own --help: {others}",
             },
-            args=with_checkpoint(arguments, Path(scratch)),
+            args=with_checkpoint(import_named(arguments), Path(scratch)),
         )
 
 
@@ -212,7 +212,7 @@ def with_checkpoint(arguments: list[str], scratch: Path) -> list[str]:
     if weights is not None and named is not None:
         raise ValueError("init_weights: is for a new run, ckpt_path to resume or test one; give one of them")
     if weights is not None and arguments[0] == "fit":
-        recorded = {"model": read_checkpoint(locate(weights, "init_weights"))["hyper_parameters"]}
+        recorded = configuration(read_checkpoint(locate(weights, "init_weights")), arguments, data=False)
         return [arguments[0], "--config", _written(recorded, scratch), *arguments[1:]]
     if named is None or not arguments or arguments[0].startswith("-"):
         return arguments
@@ -223,28 +223,12 @@ def with_checkpoint(arguments: list[str], scratch: Path) -> list[str]:
         rank_zero_info(f"there is no checkpoint in {folder} yet: training starts from the beginning")
         return [command, *_without(rest, "--ckpt_path")]
     path = resolve_checkpoint(named, folder, resume=command == "fit")
-    saved = read_checkpoint(path)
-    recorded = {"model": saved["hyper_parameters"]}
-    if "datamodule_hyper_parameters" in saved:
-        recorded["data"] = saved["datamodule_hyper_parameters"]
-    recorded["trainer"] = {"default_root_dir": str(folder_of(path))}
+    recorded = configuration(read_checkpoint(path), rest)
+    recorded["trainer"] = {"default_root_dir": seal(str(folder_of(path)))}
     return [command, "--config", _written(recorded, scratch), *_without(rest, "--ckpt_path"), f"--ckpt_path={path}"]
 
 
-_RECORDED = (nn.Module, OuterGradient, TaskDistribution, ImageFormat, torch.optim.Optimizer, LRScheduler)
-"""What a checkpoint may name: these classes and theirs, and no functions."""
-
-
 def _written(recorded: dict[str, Any], scratch: Path) -> str:
-    check_classes(recorded, _RECORDED, "checkpoint")
-    tasks = recorded.get("data", {}).get("tasks") or {}
-    if tasks.get("class_path", "").endswith(".Learn2LearnTasks"):
-        # Its tasksets are functions, which it calls: they have to be typed again.
-        for split in SPLITS:
-            tasks["init_args"].pop(split, None)
-    for name in ("optimizer", "lr_scheduler"):
-        if isinstance(recorded["model"].get(name), str):
-            raise ValueError(f"checkpoint.model.{name}: a function by its name is not called; type --model.{name}")
     file = scratch / "checkpoint.yaml"
     file.write_text(yaml.safe_dump(recorded), encoding="utf-8")
     return str(file)

@@ -21,7 +21,9 @@ from litmaml.data.task_distribution import map_batches
 from litmaml.diagnosis.diagnose import Diagnosis, diagnose
 from litmaml.diagnosis.report import print_diagnosis, write_diagnosis
 from litmaml.finetuning.meta_checkpoint import locate
+from litmaml.imports import import_named
 from litmaml.meta_learner import MetaLearner
+from litmaml.sealed import unseal
 from litmaml.types import Batch, Split, Tasks
 
 
@@ -51,7 +53,7 @@ class DiagnoseCLI(MetaCLI):
     def before_instantiate_classes(self) -> None:
         self.config.trainer.logger = False
         self.config.trainer.callbacks = None  # those of a run
-        self.config.trainer.default_root_dir = self.config.trainer.default_root_dir or "runs/latest"
+        self.config.trainer.default_root_dir = unseal(self.config.trainer.default_root_dir) or "runs/latest"
 
     def after_instantiate_classes(self) -> None:
         """Nothing is recorded: no checkpoint will be written."""
@@ -60,7 +62,7 @@ class DiagnoseCLI(MetaCLI):
 def run(arguments: Sequence[str]) -> None:
     """``litmaml diagnose`` with what was typed after its name; an error of the user's is told in a line."""
     try:
-        diagnose_command(arguments)
+        diagnose_command(import_named(arguments))
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"litmaml diagnose: {error}")
 

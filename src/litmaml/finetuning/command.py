@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import os
 import sys
@@ -20,6 +19,7 @@ from litmaml.finetuning.fine_tuning import FineTuned, fine_tune, shown
 from litmaml.finetuning.labelled_images import find_images, read_query, read_support
 from litmaml.finetuning.meta_checkpoint import open_checkpoint
 from litmaml.finetuning.report import print_report, write_predictions, write_report
+from litmaml.imports import import_named
 
 
 def finetune(
@@ -51,7 +51,7 @@ def finetune(
         lr: Inner rate for all steps and weights; by default what was meta-learnt.
         export: Also write the model for torch.export (model.pt2), for ONNX (model.onnx), or both.
         image_format: What images become; by default as in the checkpoint's training.
-        imports: Python modules to import first, such as the one with the checkpoint's own model class.
+        imports: Your own modules to import first, such as the one with the checkpoint's model: --imports one two.
         device: Where to compute: cpu, cuda, cuda:1, ...
         wandb: Project of Weights & Biases to log to; without an account under WANDB_MODE=offline.
 
@@ -64,8 +64,6 @@ def finetune(
     folder = Path(output).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"output: {output!r} exists already and is no empty folder; name a new one")
-    for module in imports:
-        importlib.import_module(module)
     if wandb is not None:  # wandb need not be there otherwise, and it is too late at the end to say that it is not
         from litmaml.finetuning.wandb_report import report_to_wandb
     start = open_checkpoint(checkpoint)
@@ -95,13 +93,14 @@ def finetune(
     return result
 
 
-def classify(model: str, images: str, output: str = "predictions.csv") -> list[Prediction]:
+def classify(model: str, images: str, output: str = "predictions.csv", imports: Sequence[str] = ()) -> list[Prediction]:
     """Write the class and its probability of each image in a folder, by a model that litmaml finetune made.
 
     Args:
         model: The folder that litmaml finetune wrote (its --output).
         images: Folder of the images; those in folders within it too.
         output: The CSV file to write: file, class, probability.
+        imports: Your own modules to import first, such as the one with the network's class: --imports one two.
 
     Raises:
         FileNotFoundError: There is no such model or folder.
@@ -126,6 +125,8 @@ def run_command(name: str, arguments: Sequence[str]) -> None:
     command = COMMANDS[name]
     try:
         _, *further = (inspect.getdoc(command) or "").partition("\n\nArgs:")[0].split("\n\n")
-        auto_cli(command, args=list(arguments), as_positional=False, prog=f"litmaml {name}", epilog=" ".join(further))
+        auto_cli(
+            command, args=import_named(arguments), as_positional=False, prog=f"litmaml {name}", epilog=" ".join(further)
+        )
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         sys.exit(f"litmaml {name}: {error}")
