@@ -16,7 +16,7 @@ from torchmetrics import Metric
 from torchmetrics.aggregation import CatMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from litmaml.checkpoint import read_checkpoint
+from litmaml.checkpoint import FORMAT, FORMAT_KEY, read_checkpoint
 from litmaml.evaluation import Interval, curve
 from litmaml.inner_loop import InnerLoop
 from litmaml.inner_optimizer import SGD, InnerOptimizer
@@ -286,6 +286,9 @@ class MetaLearner(LightningModule):
         self.log(f"{stage}/skipped_tasks", float(self.skipped_tasks), batch_size=len(finite))
 
     # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[FORMAT_KEY] = FORMAT
 
     @property
     def normalisation(self) -> str:
