@@ -16,19 +16,22 @@ from enum import Enum
 from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
+import yaml
 from torch import Tensor, nn
 
 from litmaml.nameable import FUNCTIONS, NotNameable, find_class, is_the_users
 from litmaml.signatures import LISTS, PLAIN, options, parameters
 from litmaml.typed import Typed
 
-_DEEPEST, _MOST = 20, 20_000
+_DEEPEST, _MOST = 20, 5_000
 """Values within each other, and in one record: a small file can stand for endlessly much."""
 _LONGEST = 4096
 """Characters of a text."""
 _INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that move a terminal's cursor, or turn the direction of a line."""
+_DOTTED = re.compile(r"\w+(\.\w+)+")
 _KEY = re.compile(r"(?!__)[\w/-]{1,100}")
+_SIMPLE = (bool, int, float, str, type(None), Path, PurePath)
 _NO_KEYS = ("class_path", "init_args", "dict_kwargs")
 
 
@@ -126,6 +129,8 @@ def short(value: object) -> str:
         return "a mapping"
     if isinstance(value, list | tuple | set):
         return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, int) and value.bit_length() > 64:
+        return f"a number of {value.bit_length()} bits"
     text = ascii(value[:80]) if isinstance(value, str | bytes) else ascii(value)
     return text if len(text) <= 100 else text[:97] + "..."
 
@@ -210,11 +215,15 @@ class _Reader:
         if at.depth > _DEEPEST or self.read > _MOST:
             raise at.refuse(f"holds more than {_MOST} values, or more than {_DEEPEST} within each other")
         first: NotAdmitted | None = None
-        for kind in options(annotation):
+        kinds = options(annotation)
+        for kind in kinds:
             try:
                 if isinstance(value, Mapping) and "class_path" in value:
                     return self._object(value, kind, at)
-                return self._plain(value, kind, at)
+                admitted = self._plain(value, kind, at)
+                if type(admitted) is str and not all(get_origin(kind) is Literal or kind in _SIMPLE for kind in kinds):
+                    _check_reads_as_text(admitted, kinds, at)
+                return admitted
             except _Other:
                 continue
             except NotAdmitted as error:
@@ -310,3 +319,18 @@ def _scalar(value: Any, at: _Place) -> Any:
     if type(value) is int and not -(2**63) <= value < 2**63:
         raise at.refuse("is a number of more than 64 bits")
     return value
+
+
+def _check_reads_as_text(text: str, kinds: list[Any], at: _Place) -> None:
+    """Refuse a text that the command line would read as more, where more is wanted and a run writes it to its folder.
+
+    Nothing reads it here; but a user may hand that folder's ``config.yaml`` to another run, as a file of their own.
+    """
+    try:
+        events = [next(events) for events in [yaml.parse(text, yaml.SafeLoader)] for _ in range(3)]
+        structured = isinstance(events[2], yaml.CollectionStartEvent) and list(yaml.parse(text, yaml.SafeLoader))
+    except (yaml.YAMLError, StopIteration):
+        structured = False
+    imported = any((get_origin(kind) or kind) in (Callable, type) for kind in kinds)
+    if structured or (imported and _DOTTED.fullmatch(text)):
+        raise at.refuse(f"could be read as more than a text, got {short(text)}")

@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_warn
 
 from litmaml.admission import admit_arguments
+from litmaml.proportion import check_size
 from litmaml.recipe import describe, made
 
 
@@ -30,15 +31,18 @@ def warn_not_rebuilt(name: str, reason: str) -> None:
     )
 
 
-def arguments_of(learner: type, recipe: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+def arguments_of(learner: type, saved: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a learner's class that a checkpoint's recipe stands for; an override takes a part's place.
 
     Raises:
         ValueError: The recipe names something that may not be made, or has no model.
     """
+    recipe: Mapping[str, Any] = saved["hyper_parameters"]
     # The outer optimizer is a callable of the command line: fit makes it anew.
     others = {name: part for name, part in recipe.items() if name not in ("optimizer", "lr_scheduler", *overrides)}
-    arguments = {name: made(part, name) for name, part in admit_arguments(learner, others, "checkpoint").items()}
+    admitted = admit_arguments(learner, others, "checkpoint")
+    check_size(admitted, saved["state_dict"], "checkpoint.")
+    arguments = {name: made(part, f"checkpoint.{name}") for name, part in admitted.items()}
     if "model" not in arguments | dict(overrides):
         raise ValueError(
             "model: the checkpoint has no recipe for it; pass model=..., the module to load the weights into"

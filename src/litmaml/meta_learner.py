@@ -311,7 +311,7 @@ class MetaLearner(LightningModule):
             ValueError: The file is no such checkpoint, or holds another architecture.
         """
         saved = read_checkpoint(checkpoint_path, map_location)
-        learner = cls(**arguments_of(cls, saved["hyper_parameters"], overrides))
+        learner = cls(**arguments_of(cls, saved, overrides))
         learner.load_state_dict(saved["state_dict"])
         return learner.to(map_location)
 

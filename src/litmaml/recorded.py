@@ -11,8 +11,11 @@ from lightning.pytorch.cli import LightningArgumentParser
 from litmaml.admission import admit_arguments, write
 from litmaml.data import TaskDataModule
 from litmaml.meta_learner import MetaLearner
+from litmaml.proportion import check_size
 from litmaml.sealed import seal, unseal
 from litmaml.typed import what_was_typed
+
+_MOST_WORKERS = 256
 
 
 def configuration(saved: Mapping[str, Any], arguments: Sequence[str], data: bool = True) -> dict[str, Any]:
@@ -27,13 +30,16 @@ def configuration(saved: Mapping[str, Any], arguments: Sequence[str], data: bool
         ValueError: It records something else than how to make a learner and task data.
     """
     typed = what_was_typed(arguments)
-    parts: dict[str, tuple[type, str]] = {"model": (MetaLearner, "hyper_parameters")}
+    learner = admit_arguments(MetaLearner, saved["hyper_parameters"], "checkpoint.model", typed.within("model"))
+    check_size(learner, saved["state_dict"], "checkpoint.model.")
+    recorded = {"model": write(learner, seal)}
     if data and "datamodule_hyper_parameters" in saved:
-        parts["data"] = (TaskDataModule, "datamodule_hyper_parameters")
-    return {
-        name: write(admit_arguments(kind, saved[record], f"checkpoint.{name}", typed.within(name)), seal)
-        for name, (kind, record) in parts.items()
-    }
+        what = saved["datamodule_hyper_parameters"]
+        tasks = admit_arguments(TaskDataModule, what, "checkpoint.data", typed.within("data"))
+        if tasks.get("num_workers", 0) > _MOST_WORKERS:
+            raise ValueError(f"checkpoint.data.num_workers: starts {tasks['num_workers']} processes; type another")
+        recorded["data"] = write(tasks, seal)
+    return recorded
 
 
 class SealedParser(LightningArgumentParser):

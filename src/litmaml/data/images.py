@@ -12,8 +12,10 @@ from typing import BinaryIO, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
+
+from litmaml.data.unpacking import unpack
 
 
 @dataclass(frozen=True)
@@ -59,17 +61,13 @@ class ImageFormat:
             ValueError: naming the file, if it is no image, is damaged or is too large to be unpacked safely.
         """
         try:
-            with Image.open(source) as opened:
-                if opened.width * opened.height > (Image.MAX_IMAGE_PIXELS or float("inf")):
-                    raise ValueError(f"{opened.width} x {opened.height} pixels are too many to unpack safely")
-                image = _flat(ImageOps.exif_transpose(opened), "L" if self.channels == 1 else "RGB")
-                image = image.resize((self.size, self.size), Image.Resampling.LANCZOS)
+            image = unpack(source, self.size, lambda image: _flat(image, "L" if self.channels == 1 else "RGB"))
+            image = image.resize((self.size, self.size), Image.Resampling.LANCZOS)
         except (
             OSError,
             ValueError,
             SyntaxError,  # Pillow's error for a broken PNG chunk.
             Image.DecompressionBombError,
-            Image.DecompressionBombWarning,
         ) as error:
             raise ValueError(f"cannot read the image {name or source}: {error}") from error
         pixels = torch.from_numpy(np.array(image))
