@@ -11,8 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from litmaml.data import unpacking
-from litmaml.data import ImageFormat, ImagePool
+from litmaml.data import ImageFormat, ImagePool, unpacking
 
 GREY, COLOUR = ImageFormat(8), ImageFormat(8, channels=3)
 # Left half black, right half white.
