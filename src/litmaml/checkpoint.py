@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from litmaml.archive import NotTensors, check_archive
+from litmaml.paths import expanded
+from litmaml.plain_files import count_values
 
 FORMAT = 1
 """The number of this format; to be raised when a checkpoint of today could no longer be read as it is."""
@@ -54,7 +56,7 @@ def load_plain(path: str | Path, map_location: Any = "cpu") -> Any:
         FileNotFoundError: There is no such file.
         ValueError: The file is damaged or holds more than plain data.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint: there is no file {str(path)!r}")
     known = checksums(path)
@@ -73,7 +75,7 @@ def load_plain(path: str | Path, map_location: Any = "cpu") -> Any:
         ) from error
     except Exception as error:  # torch raises almost any on a damaged file
         raise ValueError(f"checkpoint: {str(path)!r} is damaged or no checkpoint ({_first_line(error)})") from error
-    if _count(loaded, {}) > _MOST_VALUES:
+    if count_values(loaded, _MOST_VALUES) > _MOST_VALUES:
         raise ValueError(f"checkpoint: {str(path)!r} stands for more than {_MOST_VALUES} values; it was not read")
     return loaded
 
@@ -109,17 +111,6 @@ def sha256(path: Path) -> str:
     """The SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _count(value: Any, counted: dict[int, int]) -> int:
-    """How many values a value stands for, each as often as it is referred to; too many where it holds itself."""
-    if not isinstance(value, Mapping | list | tuple | set):
-        return 1
-    if id(value) not in counted:
-        counted[id(value)] = _MOST_VALUES + 1  # while it is being counted: if it is met again, it holds itself
-        parts = [*value.keys(), *value.values()] if isinstance(value, Mapping) else value
-        counted[id(value)] = 1 + sum(_count(part, counted) for part in parts)
-    return counted[id(value)]
 
 
 def _wrong_part(saved: Mapping[Any, Any]) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import tempfile
 import warnings
@@ -30,6 +29,7 @@ from litmaml.finetuning.command import COMMANDS, run_command
 from litmaml.finetuning.meta_checkpoint import locate, start_from
 from litmaml.imports import HELP, import_named
 from litmaml.meta_learner import MetaLearner
+from litmaml.paths import expanded
 from litmaml.recorded import SealedParser, configuration
 from litmaml.run_folder import (
     BEST,
@@ -105,7 +105,9 @@ class MetaCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         torch.set_float32_matmul_precision(config.float32_matmul_precision)
-        folder = Path(unseal(os.path.expandvars(config.trainer.default_root_dir or _DEFAULT_FOLDER)))
+        recorded = unseal(config.trainer.default_root_dir)
+        typed = recorded == config.trainer.default_root_dir
+        folder = expanded(recorded or _DEFAULT_FOLDER) if typed else Path(recorded)
         config.trainer.default_root_dir = str(folder)
         for checkpoint in (config.checkpoint, config.last_checkpoint):
             checkpoint.dirpath = checkpoint.dirpath or str(folder / CHECKPOINTS)
@@ -237,14 +239,14 @@ def _written(recorded: dict[str, Any], scratch: Path) -> str:
 def _folder(arguments: Sequence[str]) -> Path:
     """The run's folder by what was typed: an option, or else the last configuration file that names one."""
     if typed := _option(arguments, "--trainer.default_root_dir"):
-        return Path(os.path.expandvars(typed))
+        return expanded(typed)
     folder = _DEFAULT_FOLDER
     for file in (*_options(arguments, "-c"), *_options(arguments, "--config")):
         if Path(file).is_file():
             read = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
             trainer = read.get("trainer") if isinstance(read, dict) else None
             folder = (trainer or {}).get("default_root_dir") or folder
-    return Path(os.path.expandvars(folder))
+    return expanded(folder)
 
 
 def _option(arguments: Sequence[str], name: str) -> str | None:

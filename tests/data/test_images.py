@@ -134,7 +134,7 @@ def test_an_open_file_is_called_by_its_given_name() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"size": 0}, "size must be at least 1 pixel, got 0"),
+        ({"size": 0}, "size must be at least 1 pixel and at most 4096, got 0"),
         ({"size": 8, "channels": 4}, r"channels must be 1 \(grey\) or 3 \(colour\), got 4"),
         ({"size": 8, "std": 0.0}, "std must be positive, got 0.0"),
     ],

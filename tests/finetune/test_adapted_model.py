@@ -146,6 +146,9 @@ def test_damage_is_told(saved: Path) -> None:
     config = saved / "config.yaml"
     text = config.read_text(encoding="utf-8")
     config.write_text(text.replace("outputs: 4", "outputs: 6"), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"config\.yaml or classes\.json .* is damaged \(has 4 names of 6 classes\)"):
+        litmaml.load(saved)
+    config.write_text(text.replace("filters: 8", "filters: 9"), encoding="utf-8")
     with pytest.raises(ValueError, match=r"the weights in .* do not fit its config\.yaml"):
         litmaml.load(saved)
     config.write_text("{", encoding="utf-8")

@@ -49,7 +49,7 @@ def refusal(checkpoint: str | Path, data: Path, output: Path) -> str:
     return stopped.value.code
 
 
-@pytest.mark.parametrize(("command", "end"), [("finetune", "photos/wren/1.jpg, ..."), ("classify", "default: ())")])
+@pytest.mark.parametrize(("command", "end"), [("finetune", "photos/wren/1.jpg, ..."), ("classify", "default: False)")])
 def test_help_ends_with_an_example_where_there_is_one(
     command: str, end: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -76,7 +76,7 @@ def test_with_a_labelled_query(run: Path, images: Path, tmp_path: Path, capsys: 
     assert "`head` replaced by one that starts at zero: 4 classes, 3 in meta-training" in report
     assert "by the query's own statistics (transductive" in report
     assert "| ворона | 3 | 4 |" in report
-    assert 'a\\|b, "c" $x$' in report
+    assert 'a\\|b, "c" \\$x\\$' in report
     shown = capsys.readouterr()
     assert "inner steps" in shown.err
     assert "loss" in shown.err

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from litmaml.data.unpacking import unpack
 
+_LARGEST, _THREADS = 4096, 32
+
 
 @dataclass(frozen=True)
 class ImageFormat:
@@ -40,8 +42,8 @@ class ImageFormat:
     std: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"size must be at least 1 pixel, got {self.size}")
+        if not 1 <= self.size <= _LARGEST:
+            raise ValueError(f"size must be at least 1 pixel and at most {_LARGEST}, got {self.size}")
         if self.channels not in (1, 3):
             raise ValueError(f"channels must be 1 (grey) or 3 (colour), got {self.channels}")
         if not self.std > 0:
@@ -63,12 +65,7 @@ class ImageFormat:
         try:
             image = unpack(source, self.size, lambda image: _flat(image, "L" if self.channels == 1 else "RGB"))
             image = image.resize((self.size, self.size), Image.Resampling.LANCZOS)
-        except (
-            OSError,
-            ValueError,
-            SyntaxError,  # Pillow's error for a broken PNG chunk.
-            Image.DecompressionBombError,
-        ) as error:
+        except Exception as error:  # Pillow raises almost any on a broken file
             raise ValueError(f"cannot read the image {name or source}: {error}") from error
         pixels = torch.from_numpy(np.array(image))
         return pixels.unsqueeze(0) if self.channels == 1 else pixels.permute(2, 0, 1).contiguous()
@@ -161,7 +158,7 @@ def read_images(files: Mapping[str, str | Path | BinaryIO], image_format: ImageF
             return str(error)
 
     # Pillow lets go of the interpreter lock while it decodes.
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
+    with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, _THREADS)) as threads:
         results = list(threads.map(attempt, files))
     images = [result for result in results if isinstance(result, Tensor)]
     empty = torch.empty((0, image_format.channels, image_format.size, image_format.size), dtype=torch.uint8)

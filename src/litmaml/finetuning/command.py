@@ -20,6 +20,8 @@ from litmaml.finetuning.labelled_images import find_images, read_query, read_sup
 from litmaml.finetuning.meta_checkpoint import open_checkpoint
 from litmaml.finetuning.report import print_report, write_predictions, write_report
 from litmaml.imports import import_named
+from litmaml.paths import expanded
+from litmaml.shown import printable
 
 
 def finetune(
@@ -61,7 +63,7 @@ def finetune(
         ValueError: The checkpoint or the images cannot be used.
     """
     asked = {"checkpoint": checkpoint, "data": data, "output": output, "query": query, "steps": steps, "lr": lr}
-    folder = Path(output).expanduser()
+    folder = expanded(output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"output: {output!r} exists already and is no empty folder; name a new one")
     if wandb is not None:  # wandb need not be there otherwise, and it is too late at the end to say that it is not
@@ -93,7 +95,13 @@ def finetune(
     return result
 
 
-def classify(model: str, images: str, output: str = "predictions.csv", imports: Sequence[str] = ()) -> list[Prediction]:
+def classify(
+    model: str,
+    images: str,
+    output: str = "predictions.csv",
+    imports: Sequence[str] = (),
+    follow_links: bool = False,
+) -> list[Prediction]:
     """Write the class and its probability of each image in a folder, by a model that litmaml finetune made.
 
     Args:
@@ -101,18 +109,19 @@ def classify(model: str, images: str, output: str = "predictions.csv", imports: 
         images: Folder of the images; those in folders within it too.
         output: The CSV file to write: file, class, probability.
         imports: Your own modules to import first, such as the one with the network's class: --imports one two.
+        follow_links: Whether to read also what links lead to, out of the folder.
 
     Raises:
         FileNotFoundError: There is no such model or folder.
         ValueError: The model is damaged, or there are no images or some that cannot be read.
     """
     adapted = load(model)
-    files = find_images(images, "images")
+    files = find_images(images, "images", follow_links)
     predictions = list(shown(adapted.classify(*files), len(files), "images"))
-    path = Path(output).expanduser()
+    path = expanded(output)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_predictions(path, predictions)
-    print(f"{len(predictions)} images classified, written to {path}")
+    print(f"{len(predictions)} images classified, written to {printable(path)}")
     return predictions
 
 
@@ -129,4 +138,4 @@ def run_command(name: str, arguments: Sequence[str]) -> None:
             command, args=import_named(arguments), as_positional=False, prog=f"litmaml {name}", epilog=" ".join(further)
         )
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        sys.exit(f"litmaml {name}: {error}")
+        sys.exit(printable(f"litmaml {name}: {error}"))
