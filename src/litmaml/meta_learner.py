@@ -321,7 +321,7 @@ class MetaLearner(LightningModule):
         except RuntimeError as error:
             raise ValueError(
                 "the checkpoint holds the weights of another architecture than the model or inner optimizer that is "
-                f"configured; leave these out of the configuration to take the checkpoint's own. {error}"
+                f"configured; leave these out of the configuration to take the checkpoint's own. {' '.join(str(error).split())[:500]}"
             ) from error
 
     def _save_recipe(self, fast_weights: Sequence[str], compile: bool, channels_last: bool) -> None:
