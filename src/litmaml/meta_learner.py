@@ -319,9 +319,10 @@ class MetaLearner(LightningModule):
         try:
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
         except RuntimeError as error:
+            what = " ".join(str(error).split())[:500]
             raise ValueError(
                 "the checkpoint holds the weights of another architecture than the model or inner optimizer that is "
-                f"configured; leave these out of the configuration to take the checkpoint's own. {' '.join(str(error).split())[:500]}"
+                f"configured; leave these out of the configuration to take the checkpoint's own. {what}"
             ) from error
 
     def _save_recipe(self, fast_weights: Sequence[str], compile: bool, channels_last: bool) -> None:

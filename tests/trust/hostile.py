@@ -22,13 +22,15 @@ def honest() -> dict[str, Any]:
     return saved
 
 
+def _of(class_path: str, **arguments: Any) -> dict[str, Any]:
+    return {"class_path": class_path, "init_args": arguments}
+
+
 def payloads(mark: Path) -> list[dict[str, Any]]:
     """Recipes of things that are no layer, loss, metric, optimizer or task; most would make a file."""
     touch = f"touch {mark}"
 
-    def recipe(class_path: str, **arguments: Any) -> dict[str, Any]:
-        return {"class_path": class_path, "init_args": arguments}
-
+    recipe = _of
     return [
         recipe("os.system", command=touch),
         recipe("subprocess.Popen", args=["touch", str(mark)]),
