@@ -16,7 +16,7 @@ finetune`` runs, with 15 query images a class:
 * with --heads, the start of a new head: zero, the mean of the learnt rows, the learnt rows again and again, or rows
   drawn from a normal distribution with the learnt rows' mean and standard deviation.
 
-The intervals are 1.96 s / sqrt(folders). The line above takes eight minutes of one core.
+The intervals are t s / sqrt(folders), t Student's 97.5% quantile. The line above takes eight minutes of one core.
 """
 
 from __future__ import annotations

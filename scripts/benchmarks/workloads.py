@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from litmaml.float32 import set_float32_precision
 from litmaml.models import MLP, Conv4
 from litmaml.types import Batch, Tasks
 
@@ -92,6 +93,7 @@ MODELS = {
 def make(workload: Workload, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Problem:
     """The problem of a workload; the same numbers whatever the device and, up to rounding, the precision."""
     kind = MODELS[workload.model]
+    set_float32_precision("highest")  # torch itself lets the convolutions of every contender round
     torch.manual_seed(0)
     model = kind.make().to(device=device, dtype=dtype)
     draw = _curves if kind.image is None else _images

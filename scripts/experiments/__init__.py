@@ -6,6 +6,7 @@ from experiments.experiment import Experiment
 from experiments.fallah_figure_2 import FALLAH_FIGURE_2
 from experiments.first_order_floor import FIRST_ORDER_FLOOR
 from experiments.ji_figure_1 import JI_FIGURE_1
+from experiments.precision import PRECISION
 from experiments.quadratics import QUADRATICS
 from experiments.sinusoid import SINUSOID
 from experiments.step_size import STEP_SIZE
@@ -19,6 +20,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         FALLAH_FIGURE_2,
         STEP_SIZE,
         ESTIMATORS,
+        PRECISION,
         QUADRATICS,
         COST,
         FIRST_ORDER_FLOOR,

@@ -8,9 +8,8 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.fabric.plugins import CheckpointIO
@@ -27,6 +26,7 @@ from litmaml.checkpoint_io import DurableCheckpointIO
 from litmaml.data import TaskDataModule
 from litmaml.finetuning.command import COMMANDS, run_command
 from litmaml.finetuning.meta_checkpoint import locate, start_from
+from litmaml.float32 import Float32Precision, set_float32_precision
 from litmaml.imports import HELP, import_named
 from litmaml.meta_learner import MetaLearner
 from litmaml.paths import expanded
@@ -91,10 +91,10 @@ class MetaCLI(LightningCLI):
         parser.add_argument("--imports", type=list[str] | None, help=HELP)
         parser.add_argument(
             "--float32_matmul_precision",
-            type=Literal["highest", "high", "medium"],
+            type=Float32Precision,
             default="highest",
-            help="How exact matrix products of float32 are: highest; high takes TF32 on GPUs that have it, for several "
-            "times the speed; medium bfloat16. As torch.set_float32_matmul_precision.",
+            help="How exact matrix products and convolutions of float32 are: highest; high takes TF32 on GPUs that "
+            "have it, for several times the speed; medium bfloat16 for matrix products.",
         )
         parser.add_lightning_class_args(Report, "report")
         parser.add_lightning_class_args(Preemption, "preemption")
@@ -104,7 +104,7 @@ class MetaCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
-        torch.set_float32_matmul_precision(config.float32_matmul_precision)
+        set_float32_precision(config.float32_matmul_precision)
         recorded = unseal(config.trainer.default_root_dir)
         typed = recorded == config.trainer.default_root_dir
         folder = expanded(recorded or _DEFAULT_FOLDER) if typed else Path(recorded)

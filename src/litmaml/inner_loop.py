@@ -14,11 +14,11 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from litmaml.batch_norm import has_batch_norm
+from litmaml.derivatives import Derivatives, needs_other_operations
 from litmaml.inner_optimizer import InnerOptimizer
 from litmaml.model_checks import random_layers
 from litmaml.outer_gradient import FirstOrder, OuterGradient, SecondOrder
 from litmaml.places import aliases
-from litmaml.second_derivatives import SecondDerivatives, has_weight_norm
 from litmaml.task_batching import Convolution, can_be_mapped, first_convolution, task_by_task, tasks_at_once, tasks_held
 from litmaml.types import Batch, Params, Tasks
 
@@ -65,6 +65,10 @@ class InnerLoop(nn.Module):
         for name, weight in model.named_parameters():
             if isinstance(weight, nn.parameter.UninitializedParameter):
                 raise ValueError(f"model: {name} has no shape yet; run one batch through lazy layers first")
+        if not trainable:
+            raise ValueError(
+                "model: none of its parameters is trainable; leave those to adapt or to train with requires_grad=True"
+            )
         for pattern in fast_weights:
             if not fnmatch.filter(trainable, pattern):
                 raise ValueError(
@@ -77,7 +81,7 @@ class InnerLoop(nn.Module):
         self._convolution: tuple[Convolution | None] = (
             first_convolution(model),
         )  # not as itself, which would make it a module twice
-        self._batch_norm, self._weight_norm = has_batch_norm(model), has_weight_norm(model)
+        self._batch_norm, self._written_out = has_batch_norm(model), needs_other_operations(model)
         self.draws, self.mapped, self.changes_inputs = bool(random_layers(model)), can_be_mapped(model), False
         optimizer.bind({name: trainable[name].detach() for name in self.fast_names}, steps)
         self.channels_last = any(
@@ -101,7 +105,7 @@ class InnerLoop(nn.Module):
         """l of each task (T,)."""
         # Not for all: small networks feel a context.
         twice = self._batch_norm and isinstance(self.outer_gradient, SecondOrder)
-        with SecondDerivatives() if twice else nullcontext():
+        with Derivatives() if twice else nullcontext():
             return self.outcome(fast, slow, batch)[0]
 
     def outcome(self, fast: Params, slow: Params, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -131,8 +135,7 @@ class InnerLoop(nn.Module):
     def _each(self, function: Callable[..., Any], fast: Params, inputs: Tensor, *others: Tensor) -> Any:
         """The function of each task's fast weights and inputs, at once or in a loop."""
         at_once = self.tasks_at_once(inputs) == len(inputs)
-        weight_norm = SecondDerivatives() if self._weight_norm else nullcontext()  # of torch's own vmap warns
-        with unfused_attention(), _no_hooks(), weight_norm:
+        with unfused_attention(), _no_hooks(), Derivatives() if self._written_out else nullcontext():
             return task_by_task(function, at_once, fast, inputs, *others)
 
     def _call(self, weights: Params, slow: Params | None, inputs: Tensor) -> Tensor:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_warn
-from torch import nn
+from torch import Tensor, nn
 
+from litmaml.data.task_checks import check_classes, check_data, check_overlap
 from litmaml.inner_loop import InnerLoop
-from litmaml.outer_gradient import OuterGradient
+from litmaml.loss_checks import check_class_indices, check_loss_on
+from litmaml.losses import ignored_index, takes_class_indices
+from litmaml.outer_gradient import seeded
 from litmaml.types import Tasks
 
 _SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
@@ -27,8 +29,8 @@ def check_loss(loss: nn.Module) -> None:
         )
 
 
-def check_trainer(trainer: Trainer, outer_gradient: OuterGradient) -> None:
-    """Refuse strategies and precisions under which the outer gradient would be wrong.
+def check_trainer(trainer: Trainer) -> None:
+    """Refuse strategies under which the outer gradient would be wrong; for precisions see ``check_precision``.
 
     Raises:
         ValueError: Naming the trainer's argument.
@@ -39,51 +41,42 @@ def check_trainer(trainer: Trainer, outer_gradient: OuterGradient) -> None:
             f"strategy: {strategy} splits weights between processes, but the inner loop calls the model with "
             "weights of its own; use ddp, which holds them whole on each process"
         )
-    name, precision = type(outer_gradient).__name__, str(trainer.precision)
-    if outer_gradient.probes and precision in ("16-true", "bf16-true"):
-        raise ValueError(
-            f"precision: {precision} is too coarse for the probes of {name}; use 32-true, or bf16-mixed, under "
-            "which the probes run in float32"
-        )
-    if precision == "16-mixed":
-        rank_zero_warn(
-            "precision: under 16-mixed the loss is scaled for the outer gradient only, and small inner gradients "
-            "vanish; prefer bf16-mixed"
-        )
 
 
-def check_inputs(inner_loop: InnerLoop, tasks: Tasks) -> None:
-    """Refuse tasks whose examples the model cannot take.
+def check_tasks(tasks: Tasks, loss: nn.Module, shares_examples: bool, finite: bool) -> None:
+    """Refuse or tell of what makes results wrong by the data alone; see ``litmaml.data.task_checks``.
+
+    Args:
+        tasks: Of the first batch.
+        loss: Tells whether integer targets are classes.
+        shares_examples: Support and query are the same by design.
+        finite: Whether a number that is not finite is refused; else its task will be skipped.
+    """
+    check_data(tasks, finite=finite)
+    if takes_class_indices(loss):
+        check_classes(tasks, ignored_index(loss))
+    if not shares_examples:
+        check_overlap(tasks)
+
+
+def check_labels(inner_loop: InnerLoop, tasks: Tasks) -> Tensor:
+    """Refuse outputs and targets that the loss cannot be taken of; see ``check_loss_on``.
+
+    Args:
+        inner_loop: Its model has stood the trial of the first batch, and may be called.
+        tasks: Of the first batch; class indices are looked at in all of them.
+
+    Returns:
+        The predictions (n, ...) on the first task's query before adaptation.
 
     Raises:
-        ValueError: With their shape and torch's word for it.
+        ValueError: Naming model, targets or loss, with the remedy.
     """
-    inputs = tasks.query.inputs[:1]
-    try:
-        with torch.no_grad():
-            fast, slow = inner_loop.start(1)
-            inner_loop.predict(fast, inputs, slow)
-    except RuntimeError as error:
-        raise ValueError(
-            f"model: {type(inner_loop.model).__name__} cannot take the tasks' inputs of shape "
-            f"{tuple(inputs.shape[2:])} ({error}); are model and tasks of one configuration?"
-        ) from error
-
-
-def check_labels(inner_loop: InnerLoop, tasks: Tasks) -> None:
-    """Refuse tasks with more classes than the model has logits.
-
-    Raises:
-        ValueError: With both numbers.
-    """
-    if not isinstance(inner_loop.loss, nn.CrossEntropyLoss) or tasks.query.targets.is_floating_point():
-        return
-    with torch.no_grad():
-        fast, slow = inner_loop.start(1)
-        ways = inner_loop.predict(fast, tasks.query.inputs[:1], slow).shape[2]
-    asked = int(tasks.query.targets.max()) + 1
-    if asked > ways:
-        raise ValueError(
-            f"ways: the tasks have {asked} classes, but the model gives {ways} logits; make the model for {asked} "
-            f"ways or the tasks with at most {ways}"
-        )
+    query = tasks.query
+    with torch.no_grad(), seeded(0, query.inputs.device):
+        predictions: Tensor = inner_loop.model(query.inputs[0].clone())
+    check_loss_on(inner_loop.loss, predictions, query.targets[0])
+    for batch in (query, *tasks.support):
+        if takes_class_indices(inner_loop.loss):
+            check_class_indices(inner_loop.loss, predictions.shape[1], batch.targets)
+    return predictions

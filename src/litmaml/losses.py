@@ -1,4 +1,4 @@
-"""Losses of the theory's test problems; any other ``nn.Module`` of predictions and targets serves as well."""
+"""What targets a loss takes, and losses of the theory's test problems; any other ``nn.Module`` serves as well."""
 
 from __future__ import annotations
 
@@ -7,6 +7,17 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+
+def takes_class_indices(loss: nn.Module) -> bool:
+    """Whether a loss of torch takes scores of classes (n, classes, ...) and the true class's index (n, ...)."""
+    return isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss | nn.MultiMarginLoss)
+
+
+def ignored_index(loss: nn.Module) -> int | None:
+    """The index that stands for no class, at places that count neither in the loss nor in an accuracy; or None."""
+    ignored = getattr(loss, "ignore_index", None)
+    return ignored if isinstance(ignored, int) else None
 
 
 class HalfSquaredLoss(nn.Module):

@@ -10,21 +10,22 @@ from typing import Any, Literal, cast
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.aggregation import CatMetric
-from torchmetrics.classification import MulticlassAccuracy
 
 from litmaml.checkpoint import FORMAT, FORMAT_KEY, read_checkpoint
 from litmaml.evaluation import Interval, curve
 from litmaml.inner_loop import InnerLoop
 from litmaml.inner_optimizer import SGD, InnerOptimizer
-from litmaml.learner_checks import check_labels, check_loss, check_trainer
+from litmaml.learner_checks import check_labels, check_loss, check_tasks, check_trainer
 from litmaml.learner_recipe import arguments_of, recipe_of, warn_not_rebuilt
 from litmaml.meta_gradient import MetaGradientOf, hand_over
+from litmaml.metrics import check_metrics, default_metrics, value_of, values_of
 from litmaml.model_checks import check_model, normalisation_policy
 from litmaml.outer_gradient import OuterGradient, SecondOrder
+from litmaml.precision_checks import check_precision
 from litmaml.round_trip import not_made_again
 from litmaml.trial import try_first_batch
 from litmaml.types import Params, Tasks, chunks
@@ -41,7 +42,8 @@ class MetaLearner(LightningModule):
         inner_optimizer: U, the update of the fast weights; by default SGD with rate 0.01.
         outer_gradient: How to differentiate through the inner loop; by default SecondOrder, which is exact.
         loss: (predictions, targets) -> scalar mean over a batch; by default cross entropy.
-        metrics: Metrics of predictions and targets by name; by default accuracy with cross entropy, else none.
+        metrics: Metrics of predictions and targets by name, each of one number; by default accuracy with the cross
+            entropies of classes (CrossEntropyLoss, NLLLoss), else none.
         inner_steps: N, the number of inner steps in training.
         test_inner_steps: N in validation and test; by default as in training.
         fast_weights: Patterns of the parameters to adapt: "*" for all (MAML), "head.*" for the head (ANIL).
@@ -87,8 +89,7 @@ class MetaLearner(LightningModule):
         inner_optimizer = inner_optimizer or SGD()
         outer_gradient = outer_gradient or SecondOrder()
         loss = loss or nn.CrossEntropyLoss()
-        if metrics is None:
-            metrics = {"accuracy": MulticlassAccuracy(average="micro")} if isinstance(loss, nn.CrossEntropyLoss) else {}
+        metrics = default_metrics(loss) if metrics is None else metrics
         check_model(model, outer_gradient)
         check_loss(loss)
         if channels_last:
@@ -111,14 +112,13 @@ class MetaLearner(LightningModule):
 
     def training_step(self, tasks: Tasks, batch_idx: int) -> Tensor:
         self._try(tasks)
-        if batch_idx == 0:
-            check_labels(self.inner_loop, tasks)
         began = time.perf_counter()
         result = self.meta_gradient(tasks)
         self._check_finite(tasks, result.finite, "train")
         seconds = time.perf_counter() - began  # the check has waited for the device
         kept = result.finite
-        self.log("train/loss", result.loss, prog_bar=True, batch_size=tasks.size)
+        loss = result.loss if bool(kept.any()) else result.loss + torch.nan  # of no task at all
+        self.log("train/loss", loss, prog_bar=True, batch_size=tasks.size)
         self._log_metrics("train", result.predictions[kept], tasks.query.targets[kept], prog_bar=True)
         if self._writes_line():
             self.log("train/meta_gradient_seconds", seconds, batch_size=tasks.size)
@@ -155,7 +155,7 @@ class MetaLearner(LightningModule):
         if len(predictions) == 0:
             return
         for name, metric in self._metrics():
-            value = _value(metric, predictions.flatten(0, 1), targets.flatten(0, 1))
+            value = value_of(metric, predictions.flatten(0, 1), targets.flatten(0, 1))
             self.log(f"{stage}/{name}{suffix}", value, prog_bar=prog_bar, batch_size=len(predictions))
 
     def configure_optimizers(self) -> Any:
@@ -203,22 +203,21 @@ class MetaLearner(LightningModule):
     def _evaluate(self, stage: str, tasks: Tasks, batch_idx: int) -> None:
         """Keep loss and metrics of each task after each inner step."""
         self._try(tasks)
-        if batch_idx == 0:
-            check_labels(self.inner_loop, tasks)
         for chunk in chunks(tasks, self._chunk_size(tasks)):
             rows: dict[str, list[Tensor]] = {name: [] for name in self._episodes}
             with self.meta_gradient.stream_of(chunk):
                 for fast in self.inner_loop.path(chunk, self.evaluation_steps):
                     predictions = self._predict(fast, chunk)
                     rows["loss"].append(self.inner_loop.loss_of(predictions, chunk.query.targets).detach())
+                    seen = torch.stack(rows["loss"]).isfinite().all(dim=0)
                     for name, metric in self._metrics():
-                        pairs = zip(predictions, chunk.query.targets, strict=True)
-                        rows[name].append(torch.stack([_value(metric, p, t) for p, t in pairs]))
+                        rows[name].append(values_of(metric, predictions, chunk.query.targets, seen))
             finite = torch.stack(rows["loss"], dim=1).isfinite().all(dim=1)
             self._check_finite(chunk, finite, stage)
             episodes = dict(self._all_episodes())
             for name, row in rows.items():
-                episodes[name].update(torch.stack(row, dim=1)[finite])
+                # Flat, since a process without any finite task has to gather the same form as the others.
+                episodes[name].update(torch.stack(row, dim=1)[finite].flatten())
 
     def _predict(self, fast: Params, tasks: Tasks) -> Tensor:
         with torch.no_grad():
@@ -227,12 +226,16 @@ class MetaLearner(LightningModule):
     def _conclude(self, stage: str) -> None:
         """Log the means over tasks of all processes; keep them with their intervals in ``results``."""
         for name, episodes in self._all_episodes():
-            values = episodes.compute()
+            values = torch.as_tensor(episodes.compute()).reshape(-1, self.evaluation_steps + 1)
             self.results[name], self.evaluated_tasks = curve(values), len(values)
             episodes.reset()
             for step, result in enumerate(self.results[name]):
                 self.log(f"{stage}/{name}_step_{step}", result.mean, sync_dist=True)
             self.log(f"{stage}/{name}", self.results[name][-1].mean, prog_bar=True, sync_dist=True)
+        if self.evaluated_tasks == 0:
+            rank_zero_warn(
+                f"{stage}: no task has a finite loss, so that its results are not a number (nan); lower the inner rate"
+            )
 
     # Modules in a ModuleDict move with the learner's device, but lose their type.
     def _metrics(self) -> Iterator[tuple[str, Metric]]:
@@ -250,8 +253,13 @@ class MetaLearner(LightningModule):
         """Try the first batch, once in training and once in evaluation: a model may differ between the two."""
         if self.training not in self._tried:
             self._tried.add(self.training)
+            distribution = getattr(getattr(self.trainer, "datamodule", None), "tasks", None)
+            shares = getattr(distribution, "shares_examples", False)
+            check_tasks(tasks, self.inner_loop.loss, shares, finite=self.on_nonfinite == "raise")
             for remark in try_first_batch(self.inner_loop, tasks):
                 rank_zero_info(remark)
+            predictions = check_labels(self.inner_loop, tasks)
+            check_metrics(dict(self._metrics()), self.inner_loop.loss, predictions, tasks.query.targets[0])
             if self.training:
                 self._check_record(tasks)
 
@@ -262,7 +270,8 @@ class MetaLearner(LightningModule):
             warn_not_rebuilt(name, why)
 
     def setup(self, stage: str) -> None:
-        check_trainer(self.trainer, self.inner_loop.outer_gradient)
+        check_trainer(self.trainer)
+        check_precision(self.trainer, self.inner_loop, stage)
         self.skipped_tasks = 0
         self._tried.clear()
         # Random directions follow the tasks: other tasks by --data.seed, other directions.
@@ -345,11 +354,3 @@ class MetaLearner(LightningModule):
         The command line itself logs its whole configuration.
         """
         self.save_hyperparameters(dict(recipe), logger=False)
-
-
-def _value(metric: Metric, predictions: Tensor, targets: Tensor) -> Tensor:
-    """The metric of these predictions alone: ``compute`` would take those of all processes together."""
-    metric.reset()
-    value: Tensor = metric(predictions, targets)
-    metric.reset()
-    return value

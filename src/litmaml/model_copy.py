@@ -12,14 +12,20 @@ from torch.utils import _pytree as pytree
 M = TypeVar("M", bound=nn.Module)
 
 
-def copy_of(module: M) -> M:
+def copy_of(module: M, share_weights: bool = False) -> M:
     """A deep copy, also of a module that keeps computed tensors in attributes (weight norm by hooks, last attention).
+
+    Args:
+        module: What to copy.
+        share_weights: Leave the parameters themselves in the copy; it has to leave them as they are.
 
     Raises:
         Exception: Whatever an attribute that cannot be copied raises.
     """
-    computed = {id(t): t.detach().clone() for t in _kept_tensors(module) if not t.is_leaf}
-    return copy.deepcopy(module, memo=computed)
+    memo: dict[int, Any] = {id(t): t.detach().clone() for t in _kept_tensors(module) if not t.is_leaf}
+    if share_weights:
+        memo |= {id(weight): weight for weight in module.parameters()}
+    return copy.deepcopy(module, memo=memo)
 
 
 def in_double_precision(module: M) -> M:

@@ -354,8 +354,13 @@ class _InnerGradient(torch.autograd.Function):
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Draw from a stream of its own: the same directions for the same tasks, whatever was drawn before."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng([device] if on_gpu else []):
+        # Not by torch.manual_seed, which seeds the devices of others too, and takes a millisecond to note who asked.
+        torch.default_generator.manual_seed(seed)
+        if on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from litmaml.inner_loop import InnerLoop, ordinary
-from litmaml.model_copy import copy_of
+from litmaml.model_copy import copy_of, in_double_precision
 from litmaml.outer_gradient import OuterGradient
 from litmaml.recipe import build, describe
 from litmaml.trial_state import equal, own_streams
@@ -46,25 +46,32 @@ def _difference(inner_loop: InnerLoop, name: str, recipe: Any, tasks: Tasks) -> 
     if name in ("inner_optimizer", "outer_gradient"):
         part = inner_loop.optimizer if name == "inner_optimizer" else inner_loop.outer_gradient
         return "" if describe(made) == describe(part) else f"{recipe} makes {describe(made)} of {describe(part)}"
-    model, loss = copy_of(inner_loop.model), copy_of(inner_loop.loss)
-    outputs = _predicted(model, tasks)
+    own, again = (copy_of(inner_loop).cpu() for _ in range(2))
     if name == "model":
-        made.load_state_dict(model.state_dict())
-        made.to(next(model.parameters()))
-        for own, again in zip(model.modules(), made.modules(), strict=False):
-            again.training = own.training
-        found = _predicted(made, tasks)
-    else:
-        targets = tasks.query.targets[0]
-        found, outputs = made.to(outputs.device)(outputs, targets), loss(outputs, targets)
-    if outputs.shape == found.shape and equal(outputs, found, 1e-4):
+        made.load_state_dict(own.model.state_dict())
+        for module, other in zip(own.model.modules(), made.modules(), strict=False):
+            other.training = module.training
+    setattr(again, name, made.to(next(own.parameters())))
+    outputs, found = _outcomes([own, again], name, tasks)
+    if outputs.shape == found.shape and equal(outputs, found, 1e-6 if outputs.dtype == torch.float64 else 1e-2):
         return ""
     apart = f" by {float((outputs - found).abs().max()):.2g}" if outputs.shape == found.shape else ""
     return f"what {recipe} makes gives other numbers{apart}; an attribute has an argument's name and another value"
 
 
-def _predicted(model: nn.Module, tasks: Tasks) -> Tensor:
-    inputs = ordinary(tasks).query.inputs[0].clone()
+def _outcomes(loops: Sequence[InnerLoop], name: str, tasks: Tasks) -> list[Tensor]:
+    """What each gives for the first task: its predictions or its loss, in float64 where the model takes that."""
+    inputs, targets = (part[0].cpu() for part in ordinary(tasks).query[:2])
+    try:
+        exact = [in_double_precision(copy_of(loop)) for loop in loops]
+        x, y = (part.double() if part.is_floating_point() else part for part in (inputs, targets))
+        return [_outcome(loop, name, x, y) for loop in exact]
+    except (RuntimeError, TypeError, ValueError):  # such as of a layer that makes float32 of its inputs
+        return [_outcome(loop, name, inputs, targets) for loop in loops]
+
+
+def _outcome(loop: InnerLoop, name: str, inputs: Tensor, targets: Tensor) -> Tensor:
     with own_streams(1, inputs.device):
-        outputs: Tensor = model(inputs)
-    return outputs
+        predictions: Tensor = loop.model(inputs.clone())
+    outcome: Tensor = predictions if name == "model" else loop.loss(predictions, targets)
+    return outcome

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from litmaml.inner_loop import InnerLoop, ordinary, unfused_attention
+from litmaml.loss_checks import check_loss_on, check_output
 from litmaml.model_checks import check_draws
 from litmaml.model_copy import copy_of, kept_values
 from litmaml.trial_derivatives import try_derivatives
@@ -21,9 +23,10 @@ _EXAMPLES = 6
 def try_first_batch(inner_loop: InnerLoop, tasks: Tasks) -> list[str]:
     """Try the model on a few examples of the first tasks, on copies: nothing of it is changed, no stream moves on.
 
-    Looked at are: what a forward pass draws and changes beside what it gives; whether the inner loop's gradient is that
-    of a plain copy of the model with the same weights; whether the exact Hessian product is the central difference of
-    gradients, in float64 at two radii; and whether several tasks at once give what one after another does.
+    Looked at are: what a forward pass draws and changes beside what it gives; whether the loss fits its outputs and
+    targets; whether the inner loop's gradient is that of a plain copy of the model with the same weights; whether the
+    exact Hessian product is the central difference of gradients, in float64 at two radii; and whether several tasks at
+    once give what one after another does.
 
     What is handled is set in the inner loop: ``draws``, ``mapped``, ``changes_inputs``.
 
@@ -43,7 +46,8 @@ def try_first_batch(inner_loop: InnerLoop, tasks: Tasks) -> list[str]:
         tasks = ordinary(tasks)
         support, query = (_few(batch, _EXAMPLES) for batch in (tasks.support[0], tasks.query))
         with unfused_attention():
-            _try_passes(inner_loop, copied, support, query, made)
+            predictions = _try_passes(inner_loop, copied, support, query, made)
+        check_loss_on(copied.loss, predictions, support.targets[0])
         with torch.autocast(device.type, enabled=False), torch.autocast("cpu", enabled=False):
             at_once = max(inner_loop.tasks_at_once(batch.inputs) for batch in (tasks.support[0], tasks.query)) > 1
             return try_derivatives(inner_loop, support, at_once)
@@ -56,21 +60,22 @@ def _few(batch: Batch, most: int) -> Batch:
     return Batch(*(part[:2].index_select(1, which) for part in (batch.inputs, batch.targets)))
 
 
-def _try_passes(inner_loop: InnerLoop, copied: InnerLoop, support: Batch, query: Batch, made: list[str]) -> None:
-    """Three forward passes of the first task, the second one with other inputs, and what they draw and change."""
-    model, inputs = copied.model, support.inputs[0].clone()
+def _try_passes(inner_loop: InnerLoop, copied: InnerLoop, support: Batch, query: Batch, made: list[str]) -> Tensor:
+    """Forward passes of the first task: what they draw and change, and whether they depend on those before.
+
+    Returns:
+        The predictions on its support.
+    """
+    model, inputs, others = copied.model, support.inputs[0], query.inputs[0]
     before = Snapshot(model)
     kept = {name: value for name, value in kept_values(model).items() if name in made}
-    with own_streams(1, inputs.device):
-        drawn = Drawn(inputs.device)
-        first = _outputs(copied, inputs)
-        drawn.close()
-    inner_loop.changes_inputs |= not equal(inputs, support.inputs[0])
+    given = inputs.clone()
+    drawn = Drawn(inputs.device)
+    first = _outputs(copied, given, 1, drawn)
+    inner_loop.changes_inputs |= not equal(given, inputs)
     once = Snapshot(model)
-    with own_streams(2, inputs.device):
-        _outputs(copied, query.inputs[0].clone())
-    with own_streams(1, inputs.device):
-        again = _outputs(copied, support.inputs[0].clone())
+    # After other inputs, and twice in turn.
+    other, again, twice = (_outputs(copied, x.clone(), seed) for x, seed in ((others, 2), (inputs, 1), (inputs, 1)))
     after = Snapshot(model)
 
     if stale := [name for name, value in kept.items() if kept_values(model).get(name) is value]:
@@ -99,7 +104,10 @@ def _try_passes(inner_loop: InnerLoop, copied: InnerLoop, support: Batch, query:
             f"model: its forward pass changes {_listed(moved)}, which tasks would share; take out what keeps "
             "statistics, counts or power iterations, or put that layer into eval mode if it keeps them in training only"
         )
-    if not equal(first, again, 1e-4 if first.is_cuda else 0.0):
+    # By a copy that has seen nothing before; of the weights it is known now that a pass leaves them as they are.
+    alone = _outputs(copy_of(inner_loop, share_weights=True), others.clone(), 2)
+    tolerance = 1e-4 if first.is_cuda else 0.0
+    if not all(equal(*pair, tolerance) for pair in ((first, again), (first, twice), (other, alone))):
         moved = changed(once.attributes, after.attributes)
         by = f"by what it keeps in {_listed(moved)}" if moved else "by something that it keeps between them"
         raise ValueError(
@@ -109,10 +117,11 @@ def _try_passes(inner_loop: InnerLoop, copied: InnerLoop, support: Batch, query:
     if drawn.by_torch:
         check_draws(inner_loop.outer_gradient, "its forward pass")
         inner_loop.draws = True
+    return first
 
 
-def _outputs(copied: InnerLoop, inputs: Tensor) -> Tensor:
-    with torch.no_grad():
+def _outputs(copied: InnerLoop, inputs: Tensor, seed: int, drawn: Drawn | None = None) -> Tensor:
+    with torch.no_grad(), own_streams(seed, inputs.device), drawn or nullcontext():
         try:
             outputs: Any = copied.model(inputs)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
@@ -121,12 +130,7 @@ def _outputs(copied: InnerLoop, inputs: Tensor) -> Tensor:
                 f"{tuple(inputs.shape[1:])} and {inputs.dtype} ({_line(error)}); are model and tasks of one "
                 "configuration?"
             ) from error
-    if not isinstance(outputs, Tensor):
-        raise ValueError(
-            f"model: its output has to be a tensor of predictions, got {type(outputs).__name__}; make forward return "
-            "the one that the loss is taken on"
-        )
-    return outputs
+    return check_output(outputs, len(inputs))
 
 
 def _is_computed(value: Any) -> bool:

@@ -24,6 +24,9 @@ _WRONG = 1e-3
 _CHECKPOINT = "CheckpointFunction"
 """Of torch.utils.checkpoint with use_reentrant: its weights are not among the inputs that a gradient is asked for."""
 
+_LARGE = 20_000_000
+"""Weights from which on nothing is computed in float64."""
+
 _LONG = 0.1
 """Seconds for a forward pass in float64, from which on two examples have to do."""
 
@@ -52,14 +55,14 @@ class PlainCopy:
 
     def at(self, weights: Params, batch: Batch, along: Params | None = None) -> Derivatives:
         """The derivatives at these weights, on the first task of the batch."""
-        loss = self._loss(weights, batch)
+        loss = self.loss(weights, batch)
         self.functions |= _functions_in(loss)
         return _derivatives(loss, {name: self._loop.model.get_parameter(name) for name in self._names}, along)
 
     def slope_by_difference(self, weights: Params, batch: Batch, along: Params, radius: float) -> float:
         """The loss at ``weights`` + r ``along`` less that at ``weights`` - r ``along``, over 2 r."""
         with torch.no_grad():
-            ahead, behind = (float(self._loss(_moved(weights, along, r), batch)) for r in (radius, -radius))
+            ahead, behind = (float(self.loss(_moved(weights, along, r), batch)) for r in (radius, -radius))
         return (ahead - behind) / (2 * radius)
 
     def product_by_difference(self, weights: Params, batch: Batch, along: Params, radius: float) -> Params:
@@ -67,7 +70,8 @@ class PlainCopy:
         ahead, behind = (self.at(_moved(weights, along, r), batch).gradient for r in (radius, -radius))
         return {name: (ahead[name] - behind[name]) / (2 * radius) for name in ahead}
 
-    def _loss(self, weights: Params, batch: Batch) -> Tensor:
+    def loss(self, weights: Params, batch: Batch) -> Tensor:
+        """The loss at these weights, on the first task of the batch."""
         model = self._loop.model
         with torch.no_grad():
             for name in self._names:
@@ -101,14 +105,18 @@ def try_derivatives(inner_loop: InnerLoop, batch: Batch, at_once: bool) -> list[
     twice = isinstance(loop.outer_gradient, SecondOrder)
     along = _direction({name: weights[name] for name in loop.fast_names}) if twice else None
 
-    plain, looped, mapped = PlainCopy(loop), copy_of(loop), copy_of(loop)
+    plain, looped, mapped = PlainCopy(loop), copy_of(loop, share_weights=True), copy_of(loop, share_weights=True)
     looped.mapped = False
     with _remedies(twice):
+        with torch.no_grad():
+            plain.loss(there, batch)  # what it keeps of these weights shows at the others
         theirs = plain.at(here, batch, along)
         if _CHECKPOINT in plain.functions:
             raise ValueError(NO_HOOKS)
         ours = _by_inner_loop(looped, [here], batch, along)[0]
-    _check_weights(ours, theirs, tolerance)
+        taken = _inner_gradient(looped, here, batch)
+    _check_weights(ours.loss - theirs.loss, ours.gradient, theirs, tolerance)
+    _check_weights(torch.zeros(()), taken, theirs, tolerance)
     if along is not None and ours.product is not None:
         _check_product(plain, here, batch, along, ours.product, theirs, exact)
     if not (at_once and loop.mapped and len(batch.inputs) > 1):
@@ -144,27 +152,30 @@ def _remedies(twice: bool) -> Iterator[None]:
 
 def _copy_for(inner_loop: InnerLoop, batch: Batch) -> tuple[InnerLoop, Batch, bool]:
     """A copy in float64 with its batch, or as they are where the model does not take that; and which of the two."""
+    if sum(weight.numel() for weight in inner_loop.parameters()) > _LARGE:
+        return copy_of(inner_loop, share_weights=True), batch, False
     loop, examples, exact = in_double_precision(copy_of(inner_loop)), _double(batch), True
     began = time.perf_counter()
     try:
         with torch.no_grad(), own_streams(4, examples.inputs.device):
-            tried = copy_of(loop)
+            tried = copy_of(loop, share_weights=True)
             exact = tried.loss(tried.model(examples.inputs[0].clone()), examples.targets[0]).dtype == torch.float64
     except (RuntimeError, TypeError, ValueError):  # such as of a layer that makes float32 of its inputs
         exact = False
     if time.perf_counter() - began > _LONG:
         examples = Batch(*(part[:, :: max(part.shape[1] - 1, 1)] for part in (examples.inputs, examples.targets)))
-    return (loop, examples, True) if exact else (copy_of(inner_loop), batch, False)
+    return (loop, examples, True) if exact else (copy_of(inner_loop, share_weights=True), batch, False)
 
 
 def _double(batch: Batch) -> Batch:
     return Batch(*(p.cpu().double() if p.is_floating_point() else p.cpu() for p in (batch.inputs, batch.targets)))
 
 
-def _check_weights(ours: Derivatives, theirs: Derivatives, tolerance: float) -> None:
-    apart = float((ours.loss - theirs.loss).abs()) / max(float(theirs.loss.abs()), 1e-300)
-    if apart > tolerance or _distance(ours.gradient, theirs.gradient) > tolerance:
-        named = _furthest(ours.gradient, theirs.gradient) or [*theirs.gradient]
+def _check_weights(apart: Tensor, gradient: Params, theirs: Derivatives, tolerance: float) -> None:
+    true = {name: theirs.gradient[name] for name in gradient}
+    off = float(apart.abs()) / max(float(theirs.loss.abs()), 1e-300)
+    if off > tolerance or _distance(gradient, true) > tolerance:
+        named = _furthest(gradient, true) or [*true]
         raise ValueError(
             "model: with other weights in the place of its parameters it does not give what it gives when they are "
             f"written into it; furthest off is the gradient by {', '.join(named[:3])}: the forward pass uses that "
@@ -249,10 +260,25 @@ def _by_inner_loop(loop: InnerLoop, weights: list[Params], batch: Batch, along: 
     return [_derivatives(loss, {**one, **slow}, along) for loss, one in zip(losses, leaves, strict=True)]
 
 
+def _inner_gradient(loop: InnerLoop, weights: Params, batch: Batch) -> Params:
+    """The gradient of an inner step on the first task, as the outer gradient takes it."""
+    fast = {name: weights[name][None].requires_grad_() for name in loop.fast_names}
+    slow = {name: weights[name].detach() for name in loop.slow_names}
+    with own_streams(4, batch.inputs.device):
+        one = Batch(batch.inputs[:1], batch.targets[:1])
+        gradient = loop.outer_gradient.inner_gradient(loop.losses, fast, slow, one, None)
+    return {name: g.detach()[0] for name, g in gradient.items()}
+
+
 def _derivatives(loss: Tensor, leaves: Params, along: Params | None) -> Derivatives:
     targets, twice = list(leaves.values()), along is not None
     first = torch.autograd.grad(loss, targets, retain_graph=True, create_graph=twice, materialize_grads=True)
     gradient = dict(zip(leaves, first, strict=True))
+    if sparse := [name for name, g in gradient.items() if g.layout != torch.strided]:
+        raise ValueError(
+            f"model: the gradient by {', '.join(sparse[:3])} is sparse, which inner steps do not take; make the "
+            "embedding with sparse=False"
+        )
     product = None
     if along is not None:
         product = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}

@@ -63,7 +63,7 @@ def own_streams(seed: int, device: torch.device) -> Iterator[None]:
 
 
 class Drawn:
-    """Which global generators were drawn from between the making of this object and ``close``.
+    """A context that tells which global generators were drawn from in it.
 
     by_torch: whether torch's were. by_others: the names of the others that were.
     """
@@ -73,10 +73,11 @@ class Drawn:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+
+    def __enter__(self) -> None:
         self._before = self._states()
 
-    def close(self) -> None:
-        """Look."""
+    def __exit__(self, *exception: object) -> None:
         (torch_before, *before), (torch_after, *after) = self._before, self._states()
         self.by_torch = not all(map(torch.equal, torch_before, torch_after))
         names = ("Python's random", "numpy.random")

@@ -160,13 +160,16 @@ def test_what_is_typed_wins_over_the_checkpoint(trained: Path, steps: int) -> No
     assert results(trained)["protocol"]["tasks"] == 5
 
 
-def test_the_precision_of_matrix_products_is_an_option(trained: Path) -> None:
-    before = torch.get_float32_matmul_precision()
+def test_the_precision_of_float32_is_an_option(trained: Path) -> None:
+    command = ["validate", f"--ckpt_path={trained}", "--trainer.accelerator=cpu"]
     try:
-        main(["validate", f"--ckpt_path={trained}", "--trainer.accelerator=cpu", "--float32_matmul_precision=high"])
+        main([*command, "--float32_matmul_precision=high"])
         assert torch.get_float32_matmul_precision() == "high"
+        assert torch.backends.cudnn.allow_tf32
     finally:
-        torch.set_float32_matmul_precision(before)
+        main(command)
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert not torch.backends.cudnn.allow_tf32
 
 
 def test_a_second_fit_sets_the_first_aside(trained: Path, tmp_path: Path) -> None:

@@ -1,86 +1,16 @@
-"""Independent oracles of a meta-gradient, and directions that have the moments of a Gaussian.
-
-The oracle unrolls each task by itself with plain autograd and update rules written out here; the core stacks tasks
-and takes other ways. Nothing of litmaml is called but the model and the loss.
-"""
+"""The product form of a meta-gradient, dense Hessians, and directions that have the moments of a Gaussian."""
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from litmaml.inner_loop import InnerLoop
 from litmaml.types import Batch, Params, Tasks, select
-
-State = dict[str, Any]
-Rule = Callable[[State, Tensor, Tensor, Any], Tensor]
-"""(state of a tensor, theta, gradient, rate) -> the next theta."""
-
-Hop = Literal["exact", "none", "ji"]
-"""What stands for H v: itself, nothing, or (H + tr(H)/2) v."""
-
-
-def gradient_of_unrolling(
-    inner_loop: InnerLoop, tasks: Tasks, steps: int, fast: Sequence[str], rule: Rule, hop: Hop = "exact"
-) -> Params:
-    """The gradient of the mean outer loss by all trained parameters of the inner loop, under its names."""
-    leaves = {
-        name: parameter.detach().clone().requires_grad_()
-        for name, parameter in inner_loop.named_parameters()
-        if parameter.requires_grad
-    }
-    weights = {name.removeprefix("model."): leaf for name, leaf in leaves.items() if name.startswith("model.")}
-
-    def loss_of(theta: Params, batch: Batch, task: int) -> Tensor:
-        value: Tensor = inner_loop.loss(
-            functional_call(inner_loop.model, theta, (batch.inputs[task],)), batch.targets[task]
-        )
-        return value
-
-    def rate(name: str, j: int) -> Any:
-        table = leaves.get("optimizer.rates.values.all")
-        if table is None:
-            table = leaves.get("optimizer.rates.values." + name.replace(".", "/"))
-        if table is None:
-            return inner_loop.optimizer.lr
-        return table[j] if inner_loop.optimizer.per_step else table
-
-    def adapted(task: int) -> Params:
-        theta, states = dict(weights), {name: State() for name in fast}
-        for j in range(steps):
-            batch = tasks.support[j if len(tasks.support) > 1 else 0]
-            gradients = torch.autograd.grad(
-                loss_of(theta, batch, task),
-                [theta[name] for name in fast],
-                create_graph=True,
-                materialize_grads=True,
-            )
-            half_trace = 0.0
-            if hop == "ji":
-                here = functools.partial(loss_of, batch=batch, task=task)
-                half_trace = 0.5 * float(dense_hessian(theta, here).trace())
-            for name, gradient in zip(fast, gradients, strict=True):
-                if hop == "none":
-                    gradient = gradient.detach()
-                # A term of no value, whose derivative by theta is tr(H)/2.
-                gradient = gradient + half_trace * (theta[name] - theta[name].detach())
-                theta[name] = rule(states[name], theta[name], gradient, rate(name, j))
-        return theta
-
-    total = torch.zeros(())
-    # Fused attention has no second derivative.
-    with sdpa_kernel(SDPBackend.MATH):
-        for task in range(tasks.size):
-            total = total + loss_of(adapted(task), tasks.query, task)
-    gradients = torch.autograd.grad(total / tasks.size, [*leaves.values()], materialize_grads=True)
-    return dict(zip(leaves, gradients, strict=True))
 
 
 def product_form(model: nn.Module, loss: nn.Module, tasks: Tasks, steps: int, alpha: float, fast: str) -> Params:
@@ -143,67 +73,6 @@ def relative(found: Params, true: Params) -> float:
     """|found - true| / |true|, with every name in both."""
     assert found.keys() == true.keys()
     return float((flat(found) - flat(true)).norm() / flat(true).norm())
-
-
-# Update rules of torch.optim, a tensor at a time.
-
-
-def sgd(momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0) -> Rule:
-    def rule(state: State, theta: Tensor, g: Tensor, lr: Any) -> Tensor:
-        g = g + weight_decay * theta
-        state["m"] = momentum * state["m"] + g if "m" in state else g
-        return theta - lr * (g + momentum * state["m"] if nesterov else state["m"])
-
-    return rule
-
-
-def adam(eps: float, beta1: float = 0.9, beta2: float = 0.999) -> Rule:
-    """As higher has it: eps is added before the second moment's bias is corrected."""
-
-    def rule(state: State, theta: Tensor, g: Tensor, lr: Any) -> Tensor:
-        t = state["t"] = state.get("t", 0) + 1
-        m = state["m"] = beta1 * state.get("m", 0.0) + (1 - beta1) * g
-        v = state["v"] = beta2 * state.get("v", 0.0) + (1 - beta2) * g**2
-        return theta - lr * (1 - beta2**t) ** 0.5 / (1 - beta1**t) * m / (v.sqrt() + eps)
-
-    return rule
-
-
-def rmsprop(eps: float, alpha: float = 0.99, momentum: float = 0.0) -> Rule:
-    def rule(state: State, theta: Tensor, g: Tensor, lr: Any) -> Tensor:
-        v = state["v"] = alpha * state.get("v", 0.0) + (1 - alpha) * g**2
-        b = state["b"] = momentum * state.get("b", 0.0) + g / (v.sqrt() + eps)
-        return theta - lr * b
-
-    return rule
-
-
-def adagrad(eps: float, start: float) -> Rule:
-    def rule(state: State, theta: Tensor, g: Tensor, lr: Any) -> Tensor:
-        v = state["v"] = state.get("v", start) + g**2
-        return theta - lr * g / (v.sqrt() + eps)
-
-    return rule
-
-
-def adadelta(eps: float, rho: float = 0.9) -> Rule:
-    def rule(state: State, theta: Tensor, g: Tensor, lr: Any) -> Tensor:
-        v = state["v"] = rho * state.get("v", 0.0) + (1 - rho) * g**2
-        step = ((state.get("d", torch.zeros(())) + eps) / (v + eps)).sqrt() * g
-        state["d"] = rho * state.get("d", 0.0) + (1 - rho) * step**2
-        return theta - lr * step
-
-    return rule
-
-
-def adamax(eps: float, beta1: float = 0.9, beta2: float = 0.999) -> Rule:
-    def rule(state: State, theta: Tensor, g: Tensor, lr: Any) -> Tensor:
-        t = state["t"] = state.get("t", 0) + 1
-        m = state["m"] = beta1 * state.get("m", 0.0) + (1 - beta1) * g
-        u = state["u"] = torch.maximum(beta2 * state.get("u", torch.zeros(())), g.abs() + eps)
-        return theta - lr / (1 - beta1**t) * m / u
-
-    return rule
 
 
 # Directions whose plain mean gives the moments of N(0, I), so that an expectation over them is exact.

@@ -11,18 +11,18 @@ from torch import Tensor, nn
 from torch.func import vmap
 from torch.nn import functional
 
+from litmaml.derivatives import Derivatives
 from litmaml.inner_loop import InnerLoop
 from litmaml.inner_optimizer import SGD
 from litmaml.models import Conv4
 from litmaml.outer_gradient import FirstOrder, OuterGradient, SecondOrder
-from litmaml.second_derivatives import SecondDerivatives
 from litmaml.types import Batch
 
 SHAPES = [(6, 3), (4, 3, 5), (3, 3, 4, 2), (2, 3, 2, 3, 2)]
 
 
 def normalised(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    with SecondDerivatives():
+    with Derivatives():
         return functional.batch_norm(x, None, None, weight, bias, training=True)
 
 
@@ -55,14 +55,14 @@ def test_derivatives_are_those_of_torch(shape: tuple[int, ...]) -> None:
     # The mean is far from zero, as that of an image is; the weight of a channel is zero, as where training starts so.
     x, weight, bias = 30 + torch.randn(shape), torch.tensor([0.0, 1.0, -2.0]), torch.randn(3)
     for found, expected in zip(
-        derivatives(SecondDerivatives(), x, weight, bias), derivatives(nullcontext(), x, weight, bias), strict=True
+        derivatives(Derivatives(), x, weight, bias), derivatives(nullcontext(), x, weight, bias), strict=True
     ):
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-11)
 
 
 def test_channels_last_stays_so() -> None:
     x = torch.randn(3, 4, 5, 6).to(memory_format=torch.channels_last)
-    y, by_x, *_ = derivatives(SecondDerivatives(), x, torch.randn(4), torch.randn(4))
+    y, by_x, *_ = derivatives(Derivatives(), x, torch.randn(4), torch.randn(4))
     assert y.is_contiguous(memory_format=torch.channels_last)
     assert by_x.is_contiguous(memory_format=torch.channels_last)
 
@@ -99,7 +99,7 @@ def test_tasks_are_normalised_apart(stacked: tuple[int | None, ...]) -> None:
 def test_half_precision() -> None:
     x, weight, bias = torch.randn(8, 3, 6, 6), torch.randn(3), torch.randn(3)
     expected = derivatives(nullcontext(), x, weight, bias)
-    found = derivatives(SecondDerivatives(), x.bfloat16(), weight.float(), bias.float())
+    found = derivatives(Derivatives(), x.bfloat16(), weight.float(), bias.float())
     for half, full in zip(found, expected, strict=True):
         assert (half - full).norm() < 0.03 * full.norm()  # bfloat16 has a relative precision of 0.004
     assert [tensor.dtype for tensor in found] == [torch.bfloat16, *2 * (torch.bfloat16, torch.float32, torch.float32)]
@@ -109,7 +109,7 @@ def test_half_precision() -> None:
 
 
 def test_what_is_left_to_torch() -> None:
-    with SecondDerivatives():
+    with Derivatives():
         with pytest.raises(ValueError, match="more than 1 value per channel"):
             functional.batch_norm(torch.randn(1, 3), None, None, training=True)
         with pytest.raises(RuntimeError, match="should contain 3 elements not 2"):

@@ -8,28 +8,13 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from oracles import (
-    Directions,
-    Hop,
-    Rule,
-    Tiny,
-    adadelta,
-    adagrad,
-    adam,
-    adamax,
-    fourth_moments,
-    gradient_of_unrolling,
-    random_tasks,
-    relative,
-    rmsprop,
-    second_moments,
-    sgd,
-)
+from inner_cases import INNER
+from oracles import Directions, Tiny, dense_hessian, fourth_moments, random_tasks, relative, second_moments
 from torch import nn
+from unrolling import Hop, nothing, unrolled, with_half_trace
 
 from litmaml import outer_gradient
 from litmaml.inner_loop import InnerLoop
-from litmaml.inner_optimizer import SGD, HigherOptimizer, InnerOptimizer
 from litmaml.meta_gradient import MetaGradientOf
 from litmaml.outer_gradient import (
     FiniteDifference,
@@ -46,42 +31,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWar
 
 STEPS = 2
 
-# The eps are large, or the first steps would hardly depend on the gradient's length.
-INNER: dict[str, tuple[Callable[[], InnerOptimizer], Rule]] = {
-    "SGD": (lambda: SGD(0.1), sgd()),
-    "momentum": (lambda: SGD(0.1, momentum=0.9), sgd(0.9)),
-    "Nesterov": (lambda: SGD(0.1, momentum=0.9, nesterov=True), sgd(0.9, True)),
-    "weight decay": (lambda: SGD(0.1, weight_decay=0.5), sgd(weight_decay=0.5)),
-    "one rate": (lambda: SGD(0.1, learn="one"), sgd()),
-    "one rate a tensor": (lambda: SGD(0.1, learn="tensor"), sgd()),
-    "one rate a parameter": (lambda: SGD(0.1, learn="parameter"), sgd()),
-    "one rate a step": (lambda: SGD(0.1, learn="one", per_step=True), sgd()),
-    "one rate a tensor and step": (lambda: SGD(0.1, learn="tensor", per_step=True), sgd()),
-    "one rate a parameter and step": (
-        lambda: SGD(0.1, 0.5, True, 0.1, learn="parameter", per_step=True),
-        sgd(0.5, True, 0.1),
-    ),
-    "higher SGD": (
-        lambda: HigherOptimizer("torch.optim.SGD", {"lr": 0.1, "momentum": 0.9}),
-        sgd(0.9),
-    ),
-    "higher Adam": (lambda: HigherOptimizer("torch.optim.Adam", {"lr": 0.1, "eps": 0.1}), adam(0.1)),
-    "higher RMSprop": (
-        lambda: HigherOptimizer("torch.optim.RMSprop", {"lr": 0.02, "eps": 0.1, "momentum": 0.5}),
-        rmsprop(0.1, momentum=0.5),
-    ),
-    "higher Adagrad": (
-        lambda: HigherOptimizer("torch.optim.Adagrad", {"lr": 0.1, "eps": 0.1, "initial_accumulator_value": 0.2}),
-        adagrad(0.1, 0.2),
-    ),
-    "higher Adadelta": (
-        lambda: HigherOptimizer("torch.optim.Adadelta", {"lr": 0.3, "eps": 0.1}, learn="one"),
-        adadelta(0.1),
-    ),
-    "higher Adamax": (
-        lambda: HigherOptimizer("torch.optim.Adamax", {"lr": 0.1, "eps": 0.1}, learn="one", per_step=True),
-        adamax(0.1),
-    ),
+HOPS: dict[str, Hop | None] = {
+    "exact": None,
+    "none": nothing,
+    "ji": with_half_trace(lambda theta, loss: dense_hessian(theta, loss).trace()),
 }
 
 
@@ -89,7 +42,7 @@ class Outer(NamedTuple):
     """An outer gradient for so many fast weights, its directions, what it ought to give and how exactly."""
 
     make: Callable[[int], OuterGradient]
-    hop: Hop = "exact"
+    hop: str = "exact"
     tolerance: float = 1e-10
     points: Callable[[int], torch.Tensor] | None = None
 
@@ -130,9 +83,9 @@ def tasks() -> Tasks:
 
 
 @functools.cache
-def oracle(inner: str, fast: str, hop: Hop) -> Params:
+def oracle(inner: str, fast: str, hop: str) -> Params:
     loop = inner_loop_of(inner, SecondOrder(), fast)
-    return gradient_of_unrolling(loop, tasks(), STEPS, FAST[fast], INNER[inner][1], hop)
+    return unrolled(loop, tasks(), STEPS, FAST[fast], INNER[inner][1], HOPS[hop]).gradients
 
 
 @pytest.mark.parametrize("fast", FAST, ids=["all", "head"])

@@ -88,6 +88,70 @@ def test_mixed_precision_leaves_the_probes_alone(name: str) -> None:
     assert 1e-4 < relative(found.gradients, true.gradients) < 0.03
 
 
+class Noted(nn.Module):
+    """A network that notes what each of its forward passes computes in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network, self.dtypes = MLP(hidden=(8,)).float(), list[torch.dtype]()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.network(x)
+        self.dtypes.append(y.dtype)
+        return y
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_only_probes_leave_mixed_precision(name: str) -> None:
+    """The inner path and the query are computed in bfloat16, a step that is recomputed as it was, every probe in
+    float32: losses and gradients, ahead, behind and at the centre."""
+    model, method = Noted(), METHODS[name]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        meta_gradient(model, method, single(random_tasks(1)))  # vmap adds biases outside of autocast
+    forward, backward = model.dtypes[: STEPS + 1], model.dtypes[STEPS + 1 :]
+    assert set(forward) == {torch.bfloat16}
+    assert set(backward) <= {torch.float32 if method.probes else torch.bfloat16}
+    assert bool(backward) is (name not in ("SecondOrder", "FirstOrder"))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_casts_that_autocast_keeps_are_never_those_of_other_weights(name: str) -> None:
+    """By default it keeps the cast of a leaf until it is left: over inner steps, probes, chunks, and here two calls
+    between which the weights change."""
+    found = []
+    for keep in (True, False):
+        torch.manual_seed(0)
+        model, tasks = MLP(hidden=(8,)).float(), single(random_tasks(4))
+        loop = InnerLoop(model, nn.MSELoss(), SGD(0.1), METHODS[name], ["*"], STEPS)
+        of = MetaGradientOf(loop, STEPS, tasks_per_chunk=2)
+        with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=keep):
+            first = of(tasks).gradients
+            with torch.no_grad():
+                loop.predict(loop.start(4)[0], tasks.query.inputs)
+                for weight_name, weight in loop.named_parameters():
+                    weight.sub_(0.1 * first[weight_name])
+            found.append(of(tasks).gradients)
+    assert relative(found[0], found[1]) == 0
+    assert relative(found[0], first) > 1e-3
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_integer_inputs(autocast: bool) -> None:
+    """Whole numbers stay what they are in every precision."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(7, 4), nn.Flatten(), nn.Linear(12, 3))
+    batch = Batch(torch.randint(7, (2, 5, 3)), torch.randint(3, (2, 5)))
+    tasks = Tasks((batch,), batch, torch.arange(2))
+
+    def gradients(model: nn.Module) -> Params:
+        loop = InnerLoop(model, nn.CrossEntropyLoss(), SGD(0.1), SecondOrder(), ["*"], STEPS)
+        return double(MetaGradientOf(loop, STEPS)(tasks).gradients)
+
+    true = gradients(model.double())
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        assert relative(gradients(model.float()), true) < (0.03 if autocast else 1e-5)
+
+
 # torch's compiler imports what its own torch.jit deprecates.
 compiles = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
 

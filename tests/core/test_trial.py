@@ -298,6 +298,43 @@ def test_a_weight_as_it_was_when_the_model_was_made() -> None:
         tried(Viewed())
 
 
+@pytest.mark.parametrize("outer_gradient", [SecondOrder(), FirstOrder(), FiniteDifference()])
+def test_a_weight_that_is_used_as_it_was_at_the_first_call(outer_gradient: OuterGradient) -> None:
+    def forward(self: Body, x: Tensor) -> Tensor:
+        if self.norm is None:
+            self.norm = float(self.first.weight.detach().norm())
+        return self.plain(x) / self.norm  # type: ignore[no-any-return]
+
+    with pytest.raises(ValueError, match=r"model: with other weights in the place of its parameters"):
+        tried(Body(forward, norm=None), outer_gradient)
+
+
+@pytest.mark.parametrize("outer_gradient", [SecondOrder(), FirstOrder()])
+def test_inputs_that_are_used_as_they_were_at_the_first_call(outer_gradient: OuterGradient) -> None:
+    def forward(self: Body, x: Tensor) -> Tensor:
+        if self.mean is None:
+            self.mean = x.mean(0)
+        return self.plain(x - self.mean)
+
+    with pytest.raises(ValueError, match=r"model: a forward pass gives other outputs"):
+        tried(Body(forward, mean=None), outer_gradient)
+
+
+def test_a_sparse_gradient() -> None:
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words = nn.Embedding(7, 1, sparse=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows: Tensor = self.words(x[:, 0])
+            return rows
+
+    batch = Batch(torch.randint(7, (2, 5, 1)), torch.randn(2, 5, 1))
+    with pytest.raises(ValueError, match=r"model: the gradient by words.weight is sparse, .* sparse=False"):
+        try_first_batch(loop_of(Words()), Tasks((batch,), batch, torch.arange(2)))
+
+
 @pytest.mark.parametrize("reentrant", [True, False])
 @pytest.mark.parametrize("outer_gradient", [SecondOrder(), FirstOrder()])
 def test_activation_checkpointing(reentrant: bool, outer_gradient: OuterGradient) -> None:

@@ -6,16 +6,18 @@ import warnings
 
 import pytest
 import torch
-from oracles import gradient_of_unrolling, random_tasks, relative, sgd
+from oracles import random_tasks, relative
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.nn.utils import weight_norm as hooked_weight_norm
+from unrolling import unrolled
+from update_rules import sgd
 
+from litmaml.derivatives import Derivatives
 from litmaml.inner_loop import InnerLoop
 from litmaml.inner_optimizer import SGD
 from litmaml.meta_gradient import MetaGradientOf
 from litmaml.outer_gradient import SecondOrder
-from litmaml.second_derivatives import SecondDerivatives
 
 SHAPES = [(3, 4), (4, 2, 3), (2, 3, 3, 2), (5,)]
 
@@ -29,7 +31,7 @@ def test_derivatives(shape: tuple[int, ...], dim: int) -> None:
     g = torch.rand_like(torch.norm_except_dim(v, 2, dim)) + 0.5
 
     def replaced(v: Tensor, g: Tensor) -> Tensor:
-        with SecondDerivatives():
+        with Derivatives():
             return torch._weight_norm(v, g, dim)
 
     torch.testing.assert_close(replaced(v, g), torch._weight_norm(v, g, dim), rtol=1e-13, atol=1e-14)
@@ -74,7 +76,7 @@ def test_the_exact_outer_gradient(chunk: int | None, recompute: bool) -> None:
     model, tasks = layers("parametrized"), random_tasks(3)
     loop = InnerLoop(model, nn.MSELoss(), SGD(0.1), SecondOrder(recompute), ["*"], 2)
     plain = InnerLoop(Unfused(model), nn.MSELoss(), SGD(0.1), SecondOrder(), ["*"], 2)
-    true = gradient_of_unrolling(plain, tasks, 2, plain.fast_names, sgd())
+    true = unrolled(plain, tasks, 2, plain.fast_names, sgd()).gradients
     found = MetaGradientOf(loop, 2, chunk)(tasks).gradients
     renamed = {f"model.weights.{n.removeprefix('model.').replace('.', '/')}": g for n, g in found.items()}
     assert relative(renamed, true) < 1e-12

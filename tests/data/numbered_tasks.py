@@ -5,11 +5,14 @@ from __future__ import annotations
 import torch
 
 from litmaml.data import ImageFormat, ImagePool, ImageTasks
-from litmaml.types import Split
+from litmaml.types import SPLITS, Split
 
 
 class Numbered(ImageTasks):
-    """Classes of 4 x 4 images that tell what they are: the first pixel is the class, the second the image."""
+    """Classes of 4 x 4 images that tell what they are: the first pixel is the class, the second the image.
+
+    The four in the middle are the split, so that none stands in two.
+    """
 
     def __init__(self, classes: int = 12, images: int | list[int] = 10, **options: object) -> None:
         super().__init__(ImageFormat(4), **options)  # type: ignore[arg-type]
@@ -24,4 +27,5 @@ class Numbered(ImageTasks):
         pixels = torch.zeros(len(labels), 1, 4, 4, dtype=torch.uint8)
         pixels[:, 0, 0, 0] = labels
         pixels[:, 0, 0, 1] = torch.cat([torch.arange(count) for count in self.images])
+        pixels[:, 0, 1:3, 1:3] = 1 + SPLITS.index(split)
         return ImagePool.of(pixels, labels, self.class_names(split))

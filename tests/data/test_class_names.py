@@ -13,7 +13,7 @@ from litmaml.types import Split
 
 
 class Numbered(ImageTasks):
-    """Every pixel of class k is 2 k, but for the first row, which is one more: so that turns show."""
+    """Every pixel of class k is 2 k, but for the first row, one more, so that turns show, and the middle."""
 
     def __init__(self, rotations: bool) -> None:
         super().__init__(ImageFormat(size=3), ways=4, shots=1, queries=1, rotations=rotations)
@@ -25,6 +25,7 @@ class Numbered(ImageTasks):
         classes = torch.arange(9).repeat_interleave(3)
         pixels = (2 * classes)[:, None, None, None].expand(-1, 1, 3, 3).clone()
         pixels[:, :, 0] += 1
+        pixels[:, 0, 1, 1] = 100 + torch.arange(27)
         return ImagePool.of(pixels.to(torch.uint8), classes, self.class_names(split))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ SMALL = ImageFormat(6)
 def write_class(folder: Path, images: int = 4, suffix: str = ".png") -> None:
     folder.mkdir(parents=True)
     for k in range(images):
-        shade = np.random.default_rng(k).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+        shade = np.random.default_rng([k, *str(folder).encode()]).integers(0, 256, (9, 7, 3), dtype=np.uint8)
         Image.fromarray(shade).save(folder / f"{k}{suffix}")
 
 
@@ -75,10 +76,10 @@ def test_classes_are_dealt_out_by_folders(tmp_path: Path) -> None:
 def test_images_of_all_kinds_become_tasks(tmp_path: Path) -> None:
     suffixes = (".png", ".jpg", ".JPEG", ".bmp", ".webp", ".gif", ".tif")
     for k in range(6):
-        for suffix in suffixes:
+        for place, suffix in enumerate(suffixes):
             folder = tmp_path / f"class{k}"
             folder.mkdir(exist_ok=True)
-            Image.new("RGB", (20, 10), (40 * k, 0, 255)).save(folder / f"image{suffix}")
+            Image.new("RGB", (20, 10), (40 * k, 20 * place, 255)).save(folder / f"image{suffix}")
         (folder / "notes.txt").write_text("not an image")
         (folder / ".hidden.png").write_text("not an image")
     tasks = folder_tasks(tmp_path, image_format=ImageFormat(6, channels=3), queries=6, split=(1, 1, 1))
@@ -158,3 +159,28 @@ def test_wrong_shares_are_refused(split: tuple[float, ...]) -> None:
 def test_the_home_folder_is_understood(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(root.parent))
     assert len(folder_tasks(Path("~/images")).class_names("train")) == 6
+
+
+def test_accents_written_in_another_way_change_no_split(tmp_path: Path) -> None:
+    """Copied from a Mac the letter é can be two signs."""
+    names = [f"Caf\u00e9 {k}" for k in range(10)]
+    for form in ("NFC", "NFD"):
+        for name in names:
+            write_class(tmp_path / form / unicodedata.normalize(form, name))
+    path = tmp_path / "splits.json"
+    path.write_text(json.dumps({name: SPLITS[k % 3] for k, name in enumerate(names)}), encoding="utf-8")
+    for options in ({}, {"split_file": str(path)}):
+        for split in SPLITS:
+            one, other = (folder_tasks(tmp_path / form, **options).class_names(split) for form in ("NFC", "NFD"))
+            assert [*one] == [unicodedata.normalize("NFC", name) for name in other]
+            assert one != other
+
+
+def test_of_very_many_unreadable_images_the_first_are_named(root: Path) -> None:
+    tasks = folder_tasks(root)
+    for k in range(30):
+        (root / tasks.class_names("train")[0] / f"bad{k:02d}.png").write_text("text")
+    with pytest.raises(ValueError, match="30 images of the split train cannot be used") as caught:
+        folder_tasks(root).load("train")
+    assert str(caught.value).endswith("and 10 more")
+    assert str(caught.value).count("cannot read the image") == 20

@@ -109,6 +109,7 @@ def test_rotated_classes_turn_all_their_images_alike() -> None:
     for task in range(300):
         seen: dict[int, int] = {}
         images = torch.cat([tasks.support[0].inputs[task], tasks.query.inputs[task]])
+        images[..., 1:3, 1:3] = 0
         labels = torch.cat([tasks.support[0].targets[task], tasks.query.targets[task]])
         for image, label in zip(images, labels, strict=True):
             if image.sum() > 0:  # class 0's image 0 is blank

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
 from litmaml.data import ImageFormat, ImagePool, unpacking
+from litmaml.data.eight_bits import flattening
 
 GREY, COLOUR = ImageFormat(8), ImageFormat(8, channels=3)
 # Left half black, right half white.
@@ -70,6 +72,155 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
     Image.fromarray(np.full((8, 8), 0x8080, dtype=np.uint16)).save(tmp_path / "image.png")
     assert (GREY.read(tmp_path / "image.png") == 0x80).all()
     assert (COLOUR.read(tmp_path / "image.png") == 0x80).all()
+
+
+def test_every_sixteen_bit_value_is_rounded_to_the_nearest_byte(tmp_path: Path) -> None:
+    values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    Image.fromarray(values).save(tmp_path / "image.png")
+    pixels = ImageFormat(256).read(tmp_path / "image.png")
+    assert (pixels[0].numpy() == np.rint(values / 257)).all()
+
+
+RAMP = np.tile(np.linspace(0, 1, 8), (8, 1))
+BYTES = np.rint(255 * RAMP)
+BITS, COMPRESSION, PHOTOMETRIC, SAMPLE_FORMAT = 258, 259, 262, 339
+
+
+def tiff(path: Path, values: np.ndarray, **changed: int) -> Path:
+    """A TIFF of one grey channel as other programs write it, with any bits, number format and sense of white."""
+    kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    tags = {BITS: 8 * values.itemsize, COMPRESSION: 1, PHOTOMETRIC: 1, SAMPLE_FORMAT: kind}
+    tags |= {256: 8, 257: len(values), 273: 0, 277: 1, 278: len(values), 279: values.nbytes}
+    tags |= {globals()[name]: value for name, value in changed.items()}
+    tags[273] = 8 + 2 + 12 * len(tags) + 4
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, tags[tag]) for tag in sorted(tags))
+    header = b"II*\0" + struct.pack("<IH", 8, len(tags))
+    path.write_bytes(header + entries + bytes(4) + values.tobytes())
+    return path
+
+
+def packed(values: np.ndarray) -> np.ndarray:
+    """12-bit numbers, two in three bytes."""
+    first, second = values.astype(int)[:, ::2], values.astype(int)[:, 1::2]
+    parts = [first >> 4, (first & 15) << 4 | second >> 8, second & 255]
+    return np.stack(parts, -1).reshape(len(values), -1).astype(np.uint8)
+
+
+@pytest.mark.parametrize("image_format", [GREY, COLOUR], ids=["grey", "colour"])
+def test_floats_from_0_to_1_are_black_to_white_in_every_image(tmp_path: Path, image_format: ImageFormat) -> None:
+    for brightest in (1.0, 0.25):  # the second one is dark, not stretched
+        path = tiff(tmp_path / "image.tif", (brightest * RAMP).astype("f4"))
+        assert (image_format.read(path).numpy() == np.rint(255 * brightest * RAMP)).all()
+    # What resampling leaves beyond the ends is within a rounding of them.
+    path = tiff(tmp_path / "image.tif", (RAMP * 1.002 - 0.001).astype("f4"))
+    assert (abs(image_format.read(path).numpy() - BYTES) <= 1).all()
+
+
+@pytest.mark.parametrize("dtype", ["f4", "i4", "u4", "u2"])
+@pytest.mark.parametrize("white", [255, 1000, 65535])
+def test_white_says_the_scale_of_every_deep_kind(tmp_path: Path, dtype: str, white: int) -> None:
+    given = ImageFormat(8, white=white)
+    path = tiff(tmp_path / "image.tif", np.rint(white * RAMP).astype(dtype))
+    assert (abs(given.read(path).numpy() - 255 * RAMP) <= 0.5 + 128 / white).all()
+    dark = tiff(tmp_path / "dark.tif", np.rint(white * RAMP / 2).astype(dtype))
+    assert (abs(given.read(dark).numpy() - 127.5 * RAMP) <= 0.5 + 128 / white).all()
+    Image.fromarray(BYTES.astype("u1")).save(tmp_path / "eight.png")
+    assert (given.read(tmp_path / "eight.png").numpy() == BYTES).all(), "it is not for 8-bit files"
+
+
+def test_all_32_bits_are_read_without_a_sign_if_there_is_none(tmp_path: Path) -> None:
+    path = tiff(tmp_path / "image.tif", (RAMP * (2**32 - 1)).astype("u4"))
+    assert (abs(ImageFormat(8, white=2**32 - 1).read(path).numpy() - 255 * RAMP) <= 0.5).all()
+
+
+def test_twelve_bits_are_scaled_by_their_own_white(tmp_path: Path) -> None:
+    path = tiff(tmp_path / "image.tif", packed(np.rint(4095 * RAMP)), BITS=12)
+    assert (abs(GREY.read(path).numpy() - 255 * RAMP) <= 0.6).all()
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "f4"])
+def test_where_white_is_zero_the_image_is_inverted(tmp_path: Path, dtype: str) -> None:
+    values = RAMP if dtype == "f4" else np.rint(RAMP * np.iinfo(dtype).max)
+    path = tiff(tmp_path / "image.tif", values.astype(dtype), PHOTOMETRIC=0)
+    assert (GREY.read(path).numpy() == 255 - BYTES).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            (255 * RAMP).astype("f4"),
+            "from 0 to 255, and not from 0, black, to 1, white; set image_format.white",
+        ),
+        ((65535 * RAMP).astype("f4"), "values go from 0 to 65535, and not from 0, black, to 1, white"),
+        ((RAMP - 0.5).astype("f4"), r"values go from -0\.5 to 0\.5, and not from 0"),
+        (np.where(RAMP > 0.9, np.nan, RAMP).astype("f4"), "some of its values are NaN or infinite"),
+        (np.where(RAMP > 0.9, np.inf, RAMP).astype("f4"), "some of its values are NaN or infinite"),
+        ((255 * RAMP).astype("i4"), "from 0 to 255 in 32-bit or signed numbers, which do not say what is white; set"),
+        ((65535 * RAMP).astype("i4"), "from 0 to 65535 in 32-bit or signed numbers, which do not say what is white"),
+        ((65535 * RAMP).astype("u4"), "from 0 to 65535 in 32-bit or signed numbers, which do not say what is white"),
+        ((32767 * RAMP).astype("i2"), "from 0 to 32767 in 32-bit or signed numbers, which do not say what is white"),
+        ((127 * RAMP).astype("i1"), "8-bit numbers are signed"),
+        ((255 * RAMP).astype("u2"), "from 0 to 255, which is all black where 65535 is white; set image_format.white"),
+        (RAMP.astype("f2"), "it is none, or of a kind that is not read, such as floats of 16 or 64 bits"),
+        (RAMP.astype("f8"), "it is none, or of a kind that is not read, such as floats of 16 or 64 bits"),
+    ],
+)
+def test_what_does_not_say_its_white_is_refused(tmp_path: Path, values: np.ndarray, message: str) -> None:
+    path = tiff(tmp_path / "odd Ж.tif", values)
+    with pytest.raises(ValueError, match=rf"cannot read the image .*odd Ж\.tif: .*{message}"):
+        GREY.read(path)
+
+
+def test_a_scale_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    path = tiff(tmp_path / "image.tif", RAMP.astype("f4"))
+    with pytest.raises(ValueError, match="from 0 to 1, which is all black where 255 is white"):
+        ImageFormat(8, white=255).read(path)
+    black = tiff(tmp_path / "black.tif", (0 * RAMP).astype("f4"))
+    assert (GREY.read(black) == 0).all(), "nothing but black is black at any scale"
+
+
+def test_a_portable_grey_map_of_16_bits_is_scaled(tmp_path: Path) -> None:
+    path = tmp_path / "image.pgm"
+    path.write_bytes(b"P5 8 8 4095\n" + np.rint(4095 * RAMP).astype(">u2").tobytes())
+    assert (abs(GREY.read(path).numpy() - 255 * RAMP) <= 0.6).all()
+
+
+@pytest.mark.parametrize("dtype", ["u2", "f4"])
+def test_a_part_of_a_picture_becomes_the_same_bytes_as_in_the_whole(tmp_path: Path, dtype: str) -> None:
+    """Also where the part is black, and on a scale that only the file knows."""
+    values = np.rint(65535 * RAMP) if dtype == "u2" else RAMP
+    with Image.open(tiff(tmp_path / "image.tif", values.T.copy().astype(dtype), PHOTOMETRIC=0)) as opened:
+        flat = flattening(opened, "L", None)
+        whole = np.asarray(flat(opened))
+        parts = [np.asarray(flat(opened.crop((0, top, 8, top + 1)))) for top in range(8)]
+    assert (np.concatenate(parts) == whole).all()
+    assert (whole == 255 - BYTES.T).all()
+
+
+def test_lightness_and_colour_axes_become_grey(tmp_path: Path) -> None:
+    ways = [ImageCms.createProfile(name) for name in ("sRGB", "LAB")]
+    lab = ImageCms.profileToProfile(Image.fromarray(BYTES.astype("u1")).convert("RGB"), *ways, outputMode="LAB")
+    assert lab is not None
+    lab.save(tmp_path / "image.tif")
+    for image_format in (GREY, COLOUR):
+        assert (abs(image_format.read(tmp_path / "image.tif").numpy() - BYTES) <= 3).all()
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_transparent_grey_value_is_white(tmp_path: Path, bits: int) -> None:
+    values = np.rint(RAMP * (2**bits - 1)).astype(f"u{bits // 8}")
+    Image.fromarray(values).save(tmp_path / "image.png", transparency=0)
+    pixels = GREY.read(tmp_path / "image.png").numpy()
+    assert (pixels[..., 0] == 255).all()
+    assert (pixels[..., 1:] == BYTES[:, 1:]).all()
+
+
+def test_of_several_pages_or_pictures_the_first_is_taken(tmp_path: Path) -> None:
+    first, second = (Image.fromarray(np.full((8, 8), grey, np.uint8)) for grey in (200, 20))
+    for suffix in ("tif", "gif", "webp"):
+        first.save(tmp_path / f"image.{suffix}", save_all=True, append_images=[second])
+        assert (abs(GREY.read(tmp_path / f"image.{suffix}").int() - 200) <= 3).all()
 
 
 def test_exif_turns_the_image_upright(tmp_path: Path) -> None:
@@ -137,6 +288,10 @@ def test_an_open_file_is_called_by_its_given_name() -> None:
         ({"size": 0}, "size must be at least 1 pixel and at most 4096, got 0"),
         ({"size": 8, "channels": 4}, r"channels must be 1 \(grey\) or 3 \(colour\), got 4"),
         ({"size": 8, "std": 0.0}, "std must be positive, got 0.0"),
+        ({"size": 8, "std": float("inf")}, "std must be positive, got inf"),
+        ({"size": 8, "mean": float("nan")}, "mean must be a number, got nan"),
+        ({"size": 8, "white": 0.0}, "white must be positive, got 0.0"),
+        ({"size": 8, "white": float("nan")}, "white must be positive, got nan"),
     ],
 )
 def test_wrong_formats_are_refused(fields: dict[str, int], message: str) -> None:
@@ -159,6 +314,7 @@ def test_a_pool_sorts_images_by_class() -> None:
         (torch.zeros(4, 2, 2, dtype=torch.uint8), [0, 0, 1, 1], "pixels must be uint8"),
         (torch.zeros(4, 1, 2, 2, dtype=torch.uint8), [0, 0, 1], "4 images and 3 labels"),
         (torch.zeros(4, 1, 2, 2, dtype=torch.uint8), [0, 0, 1, 2], "indices of the 2 classes, got 2"),
+        (torch.zeros(4, 1, 2, 2, dtype=torch.uint8), [0, 0, 1, -1], "indices of the 2 classes, got -1"),
         (torch.zeros(4, 1, 2, 2, dtype=torch.uint8), [0, 0, 0, 1], r"at least 2 images, .* fewer: y \(1\)"),
     ],
 )

@@ -27,10 +27,10 @@ def l2l(learn2learn: ModuleType) -> ModuleType:
     return learn2learn
 
 
-def dataset(l2l: ModuleType) -> Any:
-    """Examples that tell what they are: (class, image)."""
+def dataset(l2l: ModuleType, first: int = 0) -> Any:
+    """Examples that tell what they are: (class, image), images numbered from ``first`` on."""
     labels = torch.arange(CLASSES).repeat_interleave(IMAGES)
-    examples = torch.stack([labels, torch.arange(IMAGES).repeat(CLASSES)], 1).float()
+    examples = torch.stack([labels, first + torch.arange(IMAGES).repeat(CLASSES)], 1).float()
     return l2l.data.MetaDataset(TensorDataset(examples, labels))
 
 
@@ -150,8 +150,15 @@ def test_tasksets_that_draw_from_the_whole_set_are_refused(l2l: ModuleType, sour
 
 
 def test_equal_labels_of_two_data_sets_are_no_leak(l2l: ModuleType) -> None:
-    made = {name: taskset(l2l, dataset(l2l)) for name in PARTS}
+    made = {name: taskset(l2l, dataset(l2l, 100 * k)) for k, name in enumerate(PARTS)}
     Learn2LearnTasks(**made, ways=3, shots=2, queries=3).load("train")
+
+
+def test_two_data_sets_of_the_same_content_are_told_of(l2l: ModuleType) -> None:
+    firsts = {"train": 0, "val": 100, "test": 0}
+    made = {name: taskset(l2l, dataset(l2l, first)) for name, first in firsts.items()}
+    with pytest.warns(UserWarning, match=r"train, test: \d+ of \d+ examples looked at stand in both tasksets"):
+        Learn2LearnTasks(**made, ways=3, shots=2, queries=3).load("train")
 
 
 def test_tasks_of_another_size_are_refused(tasks: Learn2LearnTasks) -> None:

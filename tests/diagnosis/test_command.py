@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from litmaml.cli import main
 
@@ -47,6 +48,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_configuration_is_diagnosed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.backends.cudnn.allow_tf32 = True  # as torch has it
     main(
         [
             "diagnose",
@@ -60,6 +62,7 @@ def test_a_configuration_is_diagnosed(tmp_path: Path, capsys: pytest.CaptureFixt
         ]
     )
     found = _diagnosis(tmp_path)
+    assert not torch.backends.cudnn.allow_tf32
     assert found["setting"]["tasks"] == 4
     assert found["advice"]["batches"]["configured"] == 7
     assert (tmp_path / "diagnosis.png").is_file()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from constructed_tasks import Mean, NoisyQuadratic, loop, tasks_of
 
-from litmaml.diagnosis.estimate import Estimate, mean_estimate, student_quantile
+from litmaml.diagnosis.estimate import Estimate, mean_estimate
 from litmaml.diagnosis.noise import noise, support_replicas
 from litmaml.types import Batch, Tasks
 
@@ -86,11 +86,6 @@ def test_replicas_are_composed_like_the_support() -> None:
     replicas = support_replicas(Tasks((support,), query, torch.zeros(1, dtype=torch.int64)))
     assert [b.targets.tolist() for b in replicas] == [[[0, 1, 1]]] * 3
     assert [b.inputs.flatten().tolist() for b in replicas] == [[100, 101, 102], [0, 1, 3], [2, 5, 7]]
-
-
-def test_students_quantile() -> None:
-    for freedom, exact in ((3, 3.1824), (7, 2.3646), (23, 2.0687), (63, 1.9983)):
-        assert student_quantile(freedom) == pytest.approx(exact, rel=0.01)
 
 
 def test_the_interval_of_a_mean() -> None:

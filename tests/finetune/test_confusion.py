@@ -20,7 +20,7 @@ from litmaml.models import MLP
 @pytest.mark.parametrize(("right", "total"), [(0, 3), (3, 3), (71, 75), (1, 2), (500, 1000)])
 def test_wilson_is_scipys(right: int, total: int) -> None:
     wanted = binomtest(right, total).proportion_ci(method="wilson")
-    assert wilson(right, total) == pytest.approx((wanted.low, wanted.high), abs=1e-6)
+    assert wilson(right, total) == pytest.approx((wanted.low, wanted.high), abs=1e-12)
 
 
 def test_counts_by_class() -> None:

@@ -114,8 +114,18 @@ def test_without_a_query_images_are_left_out(run: Path, images: Path, tmp_path: 
     assert sum(held_out) == result.score.right
 
 
+@pytest.mark.parametrize("device", ["cuda:99", "nonsense", "meta"])
+def test_a_device_that_is_not_there(device: str, tmp_path: Path) -> None:
+    """Said before the checkpoint is looked for."""
+    asked = ["--checkpoint", "none", "--data", "none", "--output", str(tmp_path / "out"), "--device", device]
+    with pytest.raises(SystemExit, match=rf"^litmaml finetune: device: torch .*, got '{device}'; use cpu, or one of"):
+        main(["finetune", *asked])
+
+
 def test_an_unlabelled_query_is_predicted(run: Path, images: Path, tmp_path: Path) -> None:
+    torch.backends.cudnn.allow_tf32 = True  # as torch has it
     result = finetune(str(run), str(images / "data"), str(tmp_path / "out"), query=str(images / "flat"), steps=3)
+    assert not torch.backends.cudnn.allow_tf32
     found = rows(tmp_path / "out" / "predictions.csv")
     assert len(found) == 16
     assert list(found[0]) == ["file", "class", "probability"]
@@ -234,6 +244,7 @@ def test_the_image_format_can_be_given(run: Path, images: Path, tmp_path: Path) 
         "invert": True,
         "mean": 0.0,
         "std": 1.0,
+        "white": None,
     }
     with pytest.raises(SystemExit, match=r"inputs: the model does not take examples of shape \(3, 84, 84\)"):
         main(["finetune", *arguments, "--output", str(tmp_path / "no"), "--image_format={size: 84, channels: 3}"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from gratings import draw, grating
 from PIL import Image
 
 from litmaml.data.images import ImageFormat
-from litmaml.finetuning.labelled_images import find_images, read_query, read_support
+from litmaml.finetuning.labelled_images import check_copies, find_images, read_query, read_support
 
 FORMAT = ImageFormat(28)
 
@@ -131,3 +131,56 @@ def test_a_query_that_does_not_fit_is_told_how(tmp_path: Path) -> None:
         find_images(str(tmp_path / "empty"), "images")
     assert len(find_images(str(tmp_path / "both"), "images")) == 2
     assert torch.is_tensor(read_query(str(tmp_path / "odd"), ["a", "zebra"], FORMAT).targets)
+
+
+def folders(tmp_path: Path, scored: Sequence[str]) -> tuple[Path, Path]:
+    """Two classes of three images each to adapt to, and two further images in each of some classes."""
+    for part, names, each, start in (("data", ["a", "b"], 3, 0), ("query", scored, 2, 10)):
+        for k, name in enumerate(names):
+            (tmp_path / part / name).mkdir(parents=True)
+            for image in range(each):
+                grating(0.3 + k, start + image).save(tmp_path / part / name / f"{image}.png")
+    return tmp_path / "data", tmp_path / "query"
+
+
+def check(data: Path, query: Path) -> None:
+    support, names = read_support(str(data), FORMAT)
+    check_copies(support, read_query(str(query), names, FORMAT), names)
+
+
+def test_images_that_stand_once_are_taken(tmp_path: Path) -> None:
+    check(*folders(tmp_path, ["a", "b"]))
+
+
+def test_a_scored_image_that_was_adapted_to_is_refused(tmp_path: Path) -> None:
+    data, query = folders(tmp_path, ["a", "b"])
+    with Image.open(data / "b" / "1.png") as image:
+        image.save(query / "b" / "again.bmp")
+    message = r"query: 1 of 5 images stand in --data too: .*1\.png \(b, data\) and .*again\.bmp \(b, query\); the score"
+    with pytest.raises(ValueError, match=message):
+        check(data, query)
+
+
+def test_an_image_in_two_classes_is_refused(tmp_path: Path) -> None:
+    data, query = folders(tmp_path, ["a", "b"])
+    (query / "a" / "again.png").write_bytes((query / "b" / "1.png").read_bytes())
+    with pytest.raises(ValueError, match=r"query: 1 images stand in two classes: .*again\.png \(a, query\)"):
+        check(data, query)
+    (data / "b" / "again.png").write_bytes((data / "a" / "1.png").read_bytes())
+    with pytest.raises(ValueError, match=r"data: 1 images stand in two classes: .*1\.png \(a, data\) and"):
+        check(data, query)
+
+
+def test_copies_within_a_class_are_told_of(tmp_path: Path) -> None:
+    data, query = folders(tmp_path, ["a", "b"])
+    (data / "a" / "again.png").write_bytes((data / "a" / "1.png").read_bytes())
+    (query / "a" / "again.png").write_bytes((query / "a" / "1.png").read_bytes())
+    with pytest.warns(UserWarning, match=r"data: 1 of 7 images are copies of another one of their class: .*1\.png"):
+        check(data, query)
+
+
+def test_an_image_without_a_label_may_be_one_that_was_adapted_to(tmp_path: Path) -> None:
+    data, query = folders(tmp_path, [])
+    query.mkdir()
+    (query / "again.png").write_bytes((data / "a" / "1.png").read_bytes())
+    check(data, query)

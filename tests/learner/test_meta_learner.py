@@ -249,11 +249,6 @@ def test_kinks_are_warned_of_with_probes() -> None:
         learner(model=MLP(hidden=[4], activation="relu"), outer_gradient=FiniteDifference())
 
 
-def test_half_precision_training_is_refused_for_probes(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="precision: bf16-true is too coarse for the probes of FiniteDifference"):
-        trainer(tmp_path, precision="bf16-true").fit(learner(outer_gradient=FiniteDifference()), sinusoids())
-
-
 def test_more_classes_than_logits_are_refused(tmp_path: Path) -> None:
     x, y = torch.randn(2, 6, 1, 28, 28), torch.arange(6).repeat(2, 1)
     tasks = Tasks((Batch(x, y),), Batch(x, y), torch.arange(2))

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
+from litmaml import derivatives
 from litmaml.data import Sinusoid, TaskDataModule
 from litmaml.diagnosis.diagnose import diagnose
 from litmaml.inner_optimizer import SGD
@@ -65,6 +66,23 @@ def test_all_stages(cell: str | None, chunk: int | None, outer_gradient: OuterGr
     assert "train/loss_before" in trainer.callback_metrics
     trainer.test(learner, data, verbose=False)
     assert len(learner.results["loss"]) == 2
+
+
+def test_recurrence_is_not_cudnns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which has no second derivative; the setting is put back."""
+    seen: list[bool] = []
+    lstm = torch.nn.modules.rnn._VF.lstm
+    loop = MetaLearner(Recurrent(), SGD(0.01), loss=nn.MSELoss()).inner_loop
+    tasks = Sinusoid(shots=5, queries=5).sample("train", range(2), 0)
+
+    def noted(*args: Any) -> Any:
+        seen.append(torch.backends.cudnn.enabled)
+        return lstm(*args)
+
+    monkeypatch.setitem(derivatives._IN_OTHER_FORM, torch.lstm, derivatives._without_cudnn(noted))
+    loop(tasks, 1)
+    assert seen == [False] * 4  # support and query of two tasks
+    assert torch.backends.cudnn.enabled
 
 
 @pytest.mark.parametrize("model", [Recurrent(), Branching()])

@@ -19,6 +19,7 @@ FULL_SIZE = {
     "first-order-floor": (),
     "ji-figure-1": ("A5: F, ZO", "A5: |grad F|, FO", "A5'", "A5: F, |GGS"),
     "estimators": ("A10",),
+    "precision": (),
     "cost": ("A6: time", "A7: time"),
     "step-size": ("A9: mean |grad F|",),
     "sinusoid": ("A8: tanh", "A8: ... GGS", "A8: ... MAML over joint", "A8: ... FO"),

@@ -5,11 +5,17 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
+import unicodedata
+import warnings
+from collections import Counter
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 
 from litmaml.data.image_tasks import ImageTasks, listed
-from litmaml.data.images import ImageFormat, ImagePool, read_images
+from litmaml.data.images import ImageFormat, ImagePool, lines, read_images
+from litmaml.data.leakage import Copies, Pair, Place, copies, judge_copies
 from litmaml.paths import expanded
 from litmaml.types import SPLITS, Split
 
@@ -46,10 +52,14 @@ class ImageFolderTasks(ImageTasks):
         support_batches: 1: every inner step uses the same support batch. N: a fresh one for each of N inner
             steps.
         hessian_batches: 0: Hessian products use each step's own support batch. N: N fresh batches.
+        copies: What is done about an image that stands in two classes or splits: "refuse", or "warn" and go on,
+            for a published set that has such. Compared are the files of all splits, and the bytes that the
+            learner sees of the splits that are loaded.
 
     Raises:
-        ValueError: if an argument is out of its range, the split file does not fit the folder, or images are
-            missing or cannot be read: every such class and file is named.
+        ValueError: if an argument is out of its range, the split file does not fit the folder, images are
+            missing or cannot be read (such classes and files are named), or an image stands in two classes or
+            splits.
         FileNotFoundError: if there is no such folder or split file.
     """
 
@@ -70,6 +80,7 @@ class ImageFolderTasks(ImageTasks):
         affine: float = 0.0,
         support_batches: int = 1,
         hessian_batches: int = 0,
+        copies: Copies = "refuse",
     ) -> None:
         super().__init__(
             image_format=image_format,
@@ -84,16 +95,24 @@ class ImageFolderTasks(ImageTasks):
             support_batches=support_batches,
             hessian_batches=hessian_batches,
         )
-        if len(split) != 3 or not all(share > 0 for share in split):
+        if len(split) != 3 or not all(0 < share < inf for share in split):
             raise ValueError(f"split must be three positive shares for train, val and test, got {split}")
         self.root = root
         self.split = split
         self.split_seed = split_seed
         self.split_file = split_file
+        if copies not in ("refuse", "warn"):
+            raise ValueError(f"copies must be 'refuse' or 'warn', got {copies!r}")
+        self.copies = copies
         self._files: dict[Split, dict[str, list[Path]]] = {}
 
     def class_names(self, split: Split) -> Sequence[str]:
         return [*self._classes()[split]]
+
+    def load(self, split: Split) -> None:
+        if not self._pools:
+            self._compare_files()
+        super().load(split)
 
     def read_pool(self, split: Split) -> ImagePool:
         classes = self._classes()[split]
@@ -102,9 +121,9 @@ class ImageFolderTasks(ImageTasks):
         pixels, errors = read_images({str(file): file for file in files}, self.image_format)
         if errors:
             raise ValueError(
-                f"{len(errors)} images of the split {split} cannot be used, mend or remove them:\n" + "\n".join(errors)
+                f"{len(errors)} images of the split {split} cannot be used, mend or remove them:\n" + lines(errors)
             )
-        return ImagePool.of(pixels, labels, [*classes])
+        return ImagePool.of(pixels, labels, [*classes], [str(file) for file in files])
 
     def describe(self, split: Split) -> dict[str, int | float | str | bool]:
         return super().describe(split) | {"root": self.root}
@@ -120,21 +139,38 @@ class ImageFolderTasks(ImageTasks):
             else:
                 files = self._deal(_images(root))
             _check(root, [*files.values()])
+            _warn_of_case(files)
             self._files = files
         return self._files
+
+    def _compare_files(self) -> None:
+        """Looks for the same file in two splits: also in those that this run does not load."""
+        places = [
+            Place(split, name, str(file))
+            for split, classes in self._classes().items()
+            for name, files in classes.items()
+            for file in files
+        ]
+        sizes = [os.path.getsize(place.name) for place in places]
+        often = Counter(sizes)
+        alike = [place for place, size in zip(places, sizes, strict=True) if often[size] > 1]
+        pairs = [Pair(*pair) for pair in copies({}, (_content(place.name) for place in alike), alike)]
+        judge_copies([pair for pair in pairs if pair.first.split != pair.again.split], len(places), self.copies)
 
     def _deal(self, classes: dict[str, list[Path]]) -> dict[Split, dict[str, list[Path]]]:
         """Shares the classes out among the splits."""
         if self.split_file is not None:
-            splits = read_split_file(expanded(self.split_file))
-            if missing := sorted({*splits} - {*classes}):
+            given = {_composed(name): split for name, split in read_split_file(expanded(self.split_file)).items()}
+            if missing := sorted({*given} - {*map(_composed, classes)}):
                 raise ValueError(f"split_file={self.split_file}: {self.root} has no class {listed(missing)}")
-            if missing := sorted({*classes} - {*splits}):
+            if missing := sorted({*map(_composed, classes)} - {*given}):
                 raise ValueError(f"split_file={self.split_file} gives no split to the class {listed(missing)}")
+            splits = {name: given[_composed(name)] for name in classes}
         else:
             # The hash of a class's name and the seed is its own random number, whatever other classes there
             # are.
-            mixed = sorted(classes, key=lambda name: hashlib.sha256(f"{self.split_seed} {name}".encode()).digest())
+            marks = {name: f"{self.split_seed} {_composed(name)}".encode() for name in classes}
+            mixed = sorted(classes, key=lambda name: hashlib.sha256(marks[name]).digest())
             first = round(len(mixed) * self.split[0] / sum(self.split))
             second = round(len(mixed) * (self.split[0] + self.split[1]) / sum(self.split))
             dealt = zip(SPLITS, (mixed[:first], mixed[first:second], mixed[second:]), strict=True)
@@ -190,6 +226,31 @@ def _images(folder: Path) -> dict[str, list[Path]]:
         )
         for inner in _folders(folder)
     }
+
+
+def _composed(name: str) -> str:
+    """The name with each accented letter as one sign, as other systems may write it: or a copy of the folder on another
+    machine would be dealt out otherwise."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _content(file: str) -> bytes:
+    with open(file, "rb", buffering=0) as opened:
+        return hashlib.sha1(opened.read(), usedforsecurity=False).digest()
+
+
+def _warn_of_case(splits: dict[Split, dict[str, list[Path]]]) -> None:
+    """Tells of classes of two splits whose names differ in case only."""
+    seen: dict[str, tuple[str, str]] = {}
+    for split, classes in splits.items():
+        for name in classes:
+            first = seen.setdefault(name.casefold(), (name, split))
+            if first[1] != split and first[0] != name:
+                warnings.warn(
+                    f"the classes {first[0]} ({first[1]}) and {name} ({split}) differ in case only: if they are one "
+                    "class, give them to one split, or results will be too good",
+                    stacklevel=2,
+                )
 
 
 def _check(root: Path, splits: Sequence[dict[str, list[Path]]]) -> None:

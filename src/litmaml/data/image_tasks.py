@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import combinations
 from typing import ClassVar
+from unicodedata import normalize
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from litmaml.data.affine import AFFINE_NUMBERS, random_affine
 from litmaml.data.images import ImageFormat, ImagePool
+from litmaml.data.leakage import Copies, Pair, Place, copies, fingerprints, judge_copies
 from litmaml.data.task_distribution import TaskDistribution, check_at_least, map_batches, task_stream, task_streams
 from litmaml.types import SPLITS, Batch, Split, Tasks
 
@@ -73,7 +75,9 @@ class ImageTasks(TaskDistribution):
         self.test_ways = test_ways
         self.rotations = rotations
         self.affine = affine
+        self.copies: Copies = "refuse"
         self._pools: dict[Split, ImagePool] = {}
+        self._seen: dict[bytes, tuple[Split, int]] = {}
 
     def ways_in(self, split: Split) -> int:
         """Classes of a task of this split."""
@@ -91,12 +95,15 @@ class ImageTasks(TaskDistribution):
         """Reads the images of a split into memory.
 
         Raises:
-            ValueError: if two splits share a class, or the split has too few classes or images for its tasks.
+            ValueError: if two splits share a class, the split has too few classes or images for its tasks, or an
+                image stands in two classes or in a split that was loaded before.
         """
         if split in self._pools:
             return
+        # "é" can be one sign or two: such names are one to whoever reads them.
+        names = {each: {normalize("NFC", name) for name in self.class_names(each)} for each in SPLITS}
         for one, other in combinations(SPLITS, 2):
-            if shared := sorted({*self.class_names(one)} & {*self.class_names(other)}):
+            if shared := sorted(names[one] & names[other]):
                 raise ValueError(
                     f"the splits {one} and {other} share {len(shared)} classes: {listed(shared)}. "
                     f"Give each class to one split only, or results will be too good"
@@ -104,9 +111,10 @@ class ImageTasks(TaskDistribution):
         classes, ways = len(self.class_names(split)), self.ways_in(split)
         if ways > classes:
             argument = "ways" if split == "train" or self.test_ways is None else "test_ways"
+            fewer = f"choose at most {classes} ways or " if classes > 1 else ""
             raise ValueError(
                 f"{argument}={ways} is more than the {classes} classes of the split {split}: "
-                f"choose at most {classes} ways or give the split more classes"
+                f"{fewer}give the split more classes"
             )
         pool = self.read_pool(split)
         shots, queries = self.shots_in(split), self.queries_in(split)
@@ -117,7 +125,19 @@ class ImageTasks(TaskDistribution):
                 f"a task of the split {split} takes shots + queries = {shots} + {queries} images of a class, "
                 f"and these have fewer: {listed(few)}"
             )
+        self._compare(split, pool)
         self._pools[split] = pool
+
+    def _compare(self, split: Split, pool: ImagePool) -> None:
+        """Looks for images that stand in the split twice, or in another one that is loaded."""
+        pools, seen = self._pools | {split: pool}, self._seen.copy()
+        prints = fingerprints(pool.pixels)
+        pairs = [
+            Pair(*(Place(where, *pools[where].called(image)) for where, image in pair))
+            for pair in copies(seen, prints, [(split, image) for image in range(len(prints))])
+        ]
+        judge_copies(pairs, len(prints), self.copies)
+        self._seen = seen
 
     def sample(self, split: Split, numbers: Sequence[int], seed: int) -> Tasks:
         self.load(split)

@@ -6,15 +6,17 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import inf, isfinite
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from litmaml.data.eight_bits import flattening
 from litmaml.data.unpacking import unpack
 
 _LARGEST, _THREADS = 4096, 32
@@ -30,6 +32,8 @@ class ImageFormat:
         invert: Turn dark ink on white paper to ones on zeros: 1 - x / 255 in place of x / 255.
         mean: Taken off every pixel.
         std: What every pixel is then divided by.
+        white: The value that is white in grey files of more than 8 bits; by default 1 in files of floats and the
+            largest number, 65535 or 4095, in 16-bit and 12-bit ones. Files of 32-bit numbers need it.
 
     Raises:
         ValueError: if a field is out of its range.
@@ -40,31 +44,45 @@ class ImageFormat:
     invert: bool = False
     mean: float = 0.0
     std: float = 1.0
+    white: float | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= _LARGEST:
             raise ValueError(f"size must be at least 1 pixel and at most {_LARGEST}, got {self.size}")
         if self.channels not in (1, 3):
             raise ValueError(f"channels must be 1 (grey) or 3 (colour), got {self.channels}")
-        if not self.std > 0:
+        if not 0 < self.std < inf:
             raise ValueError(f"std must be positive, got {self.std}")
+        if not isfinite(self.mean):
+            raise ValueError(f"mean must be a number, got {self.mean}")
+        if self.white is not None and not 0 < self.white < inf:
+            raise ValueError(f"white must be positive, got {self.white}")
 
     def read(self, source: str | Path | BinaryIO, name: str | None = None) -> Tensor:
         """The image in a file as (C, size, size) uint8.
 
-        Transparent images are laid on white, turned ones are set upright by their EXIF tag, 16-bit ones are
-        scaled to 8 bits, and of an animation the first picture is taken.
+        Transparent images are laid on white, turned ones are set upright by their EXIF tag, and grey ones of more
+        than 8 bits are scaled so that ``white`` becomes 255, none by its own brightest value. Of an animation or a
+        file of several pages the first picture is taken, of more than three channels red, green and blue. Numbers
+        are taken as they are: colour profiles and gamma are left out of account.
 
         Args:
             source: A path or an open file.
             name: What to call the file in an error; the path if not given.
 
         Raises:
-            ValueError: naming the file, if it is no image, is damaged or is too large to be unpacked safely.
+            ValueError: naming the file, if it is no image, is damaged, is too large to be unpacked safely, or does
+                not say what is white.
         """
         try:
-            image = unpack(source, self.size, lambda image: _flat(image, "L" if self.channels == 1 else "RGB"))
+            mode: Literal["L", "RGB"] = "L" if self.channels == 1 else "RGB"
+            image = unpack(source, self.size, lambda opened: flattening(opened, mode, self.white))
             image = image.resize((self.size, self.size), Image.Resampling.LANCZOS)
+        except UnidentifiedImageError as error:
+            raise ValueError(
+                f"cannot read the image {name or source}: it is none, or of a kind that is not read, such as floats of "
+                "16 or 64 bits and colours of 32 bits; save it as a PNG of 8 bits"
+            ) from error
         except Exception as error:  # Pillow raises almost any on a broken file
             raise ValueError(f"cannot read the image {name or source}: {error}") from error
         pixels = torch.from_numpy(np.array(image))
@@ -78,18 +96,6 @@ class ImageFormat:
         return numbers.add_(shift) if shift else numbers
 
 
-def _flat(image: Image.Image, mode: Literal["L", "RGB"]) -> Image.Image:
-    """The image without transparency, palette or more than 8 bits a channel."""
-    if image.mode.startswith("I"):
-        # Pillow clips 16-bit grey to 255 on conversion instead of scaling it.
-        grey = np.asarray(image).astype(np.float64) / 257
-        return Image.fromarray(grey.clip(0, 255).round().astype(np.uint8)).convert(mode)
-    if image.has_transparency_data:
-        coloured = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured)
-    return image.convert(mode)
-
-
 @dataclass(frozen=True)
 class ImagePool:
     """The images of one split, sorted by class.
@@ -100,21 +106,26 @@ class ImagePool:
         members: (K, most) the images of each class as indices into ``pixels``; what is beyond a class's count
             is 0.
         counts: (K,) how many images each class has.
+        files: The M images' files, to name them in errors; none if they are not kept in files.
     """
 
     pixels: Tensor
     names: tuple[str, ...]
     members: NDArray[np.int64]
     counts: NDArray[np.int64]
+    files: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, pixels: Tensor, labels: Sequence[int] | Tensor, names: Sequence[str]) -> ImagePool:
+    def of(
+        cls, pixels: Tensor, labels: Sequence[int] | Tensor, names: Sequence[str], files: Sequence[str] = ()
+    ) -> ImagePool:
         """Sorts images by class.
 
         Args:
             pixels: (M, C, H, W) uint8.
             labels: The class of each image, as an index into ``names``.
             names: The classes' names.
+            files: The images' files, to name them in errors.
 
         Raises:
             ValueError: if images are not bytes, labels do not fit them, or a class has fewer than two images;
@@ -125,18 +136,24 @@ class ImagePool:
             raise ValueError(f"pixels must be uint8 (M, C, H, W), got {pixels.dtype} {tuple(pixels.shape)}")
         if len(classes) != len(pixels):
             raise ValueError(f"there are {len(pixels)} images and {len(classes)} labels")
-        if len(classes) and not 0 <= classes.min() <= classes.max() < len(names):
-            raise ValueError(f"labels must be indices of the {len(names)} classes, got {classes.max()}")
+        if len(wrong := classes[(classes < 0) | (classes >= len(names))]):
+            raise ValueError(f"labels must be indices of the {len(names)} classes, got {wrong[0]}")
         counts = np.bincount(classes, minlength=len(names))
         if few := [f"{name} ({count})" for name, count in zip(names, counts, strict=True) if count < 2]:
             raise ValueError(f"a class needs at least 2 images, these have fewer: {', '.join(few)}")
         members = np.zeros((len(names), int(counts.max(initial=0))), dtype=np.int64)
         members[np.arange(members.shape[1]) < counts[:, None]] = np.argsort(classes, kind="stable")
-        return cls(pixels, tuple(names), members, counts)
+        return cls(pixels, tuple(names), members, counts, tuple(files))
 
     def __len__(self) -> int:
         """The number of classes."""
         return len(self.names)
+
+    def called(self, image: int) -> tuple[str, str]:
+        """The class of an image, and its file, or which of its class it is."""
+        held = np.arange(self.members.shape[1]) < self.counts[:, None]
+        ((k, place),) = np.argwhere((self.members == image) & held)
+        return self.names[k], self.files[image] if self.files else f"image {place}"
 
 
 def read_images(files: Mapping[str, str | Path | BinaryIO], image_format: ImageFormat) -> tuple[Tensor, list[str]]:
@@ -163,3 +180,9 @@ def read_images(files: Mapping[str, str | Path | BinaryIO], image_format: ImageF
     images = [result for result in results if isinstance(result, Tensor)]
     empty = torch.empty((0, image_format.channels, image_format.size, image_format.size), dtype=torch.uint8)
     return torch.stack(images) if images else empty, [result for result in results if isinstance(result, str)]
+
+
+def lines(errors: Sequence[str], most: int = 20) -> str:
+    """Errors for a message, one per line, the first few of many: a whole folder may be of one kind that is not read."""
+    rest = [f"and {len(errors) - most} more"] if len(errors) > most else []
+    return "\n".join([*errors[:most], *rest])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import combinations
@@ -11,12 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from litmaml.data.leakage import fingerprints
 from litmaml.data.task_distribution import TaskDistribution, check_at_least, map_batches, task_stream
 from litmaml.interop import import_learn2learn
 from litmaml.types import SPLITS, Batch, Split, Tasks
 
 _LOOKED_AT = 200
 """Tasks of each split whose classes are compared."""
+
+_COMPARED = 500
+"""Examples of each split, at least, whose contents are compared."""
 
 
 class Learn2LearnTasks(TaskDistribution):
@@ -30,7 +35,8 @@ class Learn2LearnTasks(TaskDistribution):
 
     Before the first task the splits are compared: where two tasksets load from one data set, 200 tasks of
     each must have no class in common. (learn2learn's own Omniglot tasksets have: their transforms draw from
-    the whole set.)
+    the whole set.) Of any tasksets some 500 examples of each split are compared by content: two data sets may
+    have been read from the same files.
 
     Args:
         train: A taskset, or a function without arguments that makes one; in YAML its import path.
@@ -85,6 +91,9 @@ class Learn2LearnTasks(TaskDistribution):
         Raises:
             TypeError: if one is no taskset.
             ValueError: if two of them share classes.
+
+        Warns:
+            UserWarning: if examples of two of them are the same.
         """
         if self._tasksets:
             return
@@ -98,6 +107,7 @@ class Learn2LearnTasks(TaskDistribution):
             tasksets[name] = taskset
         with _random_generators_seeded(np.random.default_rng(0)):
             seen = {name: _classes(taskset, learn2learn) for name, taskset in tasksets.items()}
+            contents = {name: _contents(taskset) for name, taskset in tasksets.items()}
         for one, other in combinations(SPLITS, 2):
             if shared := seen[one] & seen[other]:
                 labels = ", ".join(sorted(str(label) for _, label in shared)[:20])
@@ -105,6 +115,12 @@ class Learn2LearnTasks(TaskDistribution):
                     f"the tasksets {one} and {other} share at least {len(shared)} classes of one data set: "
                     f"{labels}. Give the transforms of each taskset, not only the taskset, a data set that "
                     f"holds the classes of its split alone (FilteredMetaDataset)"
+                )
+            if same := contents[one] & contents[other]:
+                warnings.warn(
+                    f"{one}, {other}: {len(same)} of {len(contents[one])} examples looked at stand in both tasksets: "
+                    "results may be too good; do both read the same files?",
+                    stacklevel=2,
                 )
         self._tasksets = tasksets
 
@@ -177,6 +193,17 @@ def _classes(taskset: Any, learn2learn: Any) -> set[tuple[int, object]]:
         root = root.dataset
     tasks = (taskset.sample_task_description() for _ in range(_LOOKED_AT))
     return {(id(root), labels[example.index]) for task in tasks for example in task}
+
+
+def _contents(taskset: Any) -> set[bytes]:
+    """Fingerprints of the examples of some tasks."""
+    found: set[bytes] = set()
+    drawn = 0
+    while drawn < _COMPARED:
+        data, _ = taskset.get_task(taskset.sample_task_description())
+        found |= {*fingerprints(data)}
+        drawn += len(data)
+    return found
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -43,6 +44,8 @@ class LinearRegression(TaskDistribution):
     Raises:
         ValueError: A number is out of its range.
     """
+
+    shares_examples: ClassVar[bool] = True
 
     def __init__(
         self,

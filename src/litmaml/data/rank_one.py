@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -40,6 +41,8 @@ class RankOne(TaskDistribution):
     Raises:
         ValueError: A number is out of its range.
     """
+
+    shares_examples: ClassVar[bool] = True
 
     def __init__(
         self,

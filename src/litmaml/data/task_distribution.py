@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -81,6 +82,10 @@ class TaskDistribution(ABC):
     Raises:
         ValueError: if a count is too small.
     """
+
+    shares_examples: ClassVar[bool] = False
+    """Whether support and query share examples on purpose, as where both are the whole of a finite problem: then they
+    are not looked for."""
 
     def __init__(
         self,

@@ -49,13 +49,16 @@ class _Memory:
 _memory = _Memory(max(_MOST_BYTES, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 16))
 
 
-def unpack(source: str | Path | BinaryIO, size: int, flat: Callable[[Image.Image], Image.Image]) -> Image.Image:
+Flat = Callable[[Image.Image], Image.Image]
+
+
+def unpack(source: str | Path | BinaryIO, size: int, flattening: Callable[[Image.Image], Flat]) -> Image.Image:
     """The image in a file, upright and without transparency, large ones made smaller.
 
     Args:
         source: A path or an open file.
         size: The height and width in pixels that are wanted in the end.
-        flat: What takes an image's transparency, palette and depth away.
+        flattening: What gives, for an opened image, what takes transparency, palette and depth away from any part.
 
     Raises:
         OSError: It is no image of the kinds that are read, or is damaged.
@@ -75,9 +78,9 @@ def unpack(source: str | Path | BinaryIO, size: int, flat: Callable[[Image.Image
             raise ValueError(f"it has more than {_MOST_SCANS} scans")
         if pixels <= _LARGE:
             with _memory.hold(2 * needed):
-                return flat(ImageOps.exif_transpose(opened))
+                return flattening(opened)(ImageOps.exif_transpose(opened))
         with _memory.hold(needed):
-            small = _shrunk(opened, max(1, min(opened.width, opened.height) // (4 * size)), flat)
+            small = _shrunk(opened, max(1, min(opened.width, opened.height) // (4 * size)), flattening(opened))
             small.info["exif"] = opened.info.get("exif", b"")
             return ImageOps.exif_transpose(small)
 
@@ -108,7 +111,7 @@ def _scans(image: ImageFile.ImageFile) -> int:
     return count
 
 
-def _shrunk(image: ImageFile.ImageFile, factor: int, flat: Callable[[Image.Image], Image.Image]) -> Image.Image:
+def _shrunk(image: ImageFile.ImageFile, factor: int, flat: Flat) -> Image.Image:
     """The image by the means of factor x factor pixels, made flat strip by strip."""
     image.load()
     rows = factor * max(1, (1 << 22) // (factor * image.width))

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from litmaml import theory
-from litmaml.diagnosis.estimate import Estimate, student_quantile
+from litmaml.diagnosis.estimate import Estimate
 from litmaml.diagnosis.findings import Choice, Findings
+from litmaml.evaluation import student_quantile
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from litmaml.data.task_distribution import map_batches
 from litmaml.diagnosis.diagnose import Diagnosis, diagnose
 from litmaml.diagnosis.report import print_diagnosis, write_diagnosis
 from litmaml.finetuning.meta_checkpoint import locate
+from litmaml.float32 import set_float32_precision
 from litmaml.imports import import_named
 from litmaml.meta_learner import MetaLearner
 from litmaml.paths import expanded
@@ -53,6 +54,7 @@ class DiagnoseCLI(MetaCLI):
         parser.add_class_arguments(Effort, "diagnose")
 
     def before_instantiate_classes(self) -> None:
+        set_float32_precision(self.config.float32_matmul_precision)
         self.config.trainer.logger = False
         self.config.trainer.callbacks = None  # those of a run
         typed = self.config.trainer.default_root_dir

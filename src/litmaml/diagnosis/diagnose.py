@@ -24,7 +24,7 @@ from litmaml.diagnosis.noise import Noise, noise
 from litmaml.diagnosis.stability import Stability, stability
 from litmaml.inner_loop import InnerLoop
 from litmaml.inner_optimizer import SGD
-from litmaml.learner_checks import check_inputs, check_labels
+from litmaml.learner_checks import check_labels
 from litmaml.meta_learner import MetaLearner
 from litmaml.model_checks import random_layers
 from litmaml.outer_gradient import SecondOrder
@@ -70,12 +70,11 @@ def diagnose(learner: MetaLearner, tasks: Tasks, meta_batch: int = 16, probed_ta
     if tasks.size < 2:
         raise ValueError(f"tasks: got {tasks.size}; how tasks differ can only be told from at least 2")
     inner_loop, steps = learner.inner_loop, learner.inner_steps
-    check_inputs(inner_loop, tasks)
-    check_labels(inner_loop, tasks)
     training = inner_loop.training
     inner_loop.eval()  # without dropout; batch statistics are those of the batch either way
     try:
         remarks = try_first_batch(inner_loop, tasks)
+        check_labels(inner_loop, tasks)
         found = _diagnose(learner, inner_loop, tasks, steps, meta_batch, probed_tasks)
         return replace(found, remarks=[*remarks, *found.remarks])
     finally:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-_Z = 1.959963984540054  # the 97.5% quantile of the normal distribution
+from litmaml.evaluation import student_quantile
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,6 @@ class Estimate:
         """The estimate times a positive number."""
         numbers = [None if x is None else factor * x for x in (self.value, self.low, self.high)]
         return Estimate(numbers[0], numbers[1], numbers[2], note or self.note)
-
-
-def student_quantile(freedom: int) -> float:
-    """The 97.5% quantile of Student's t: Cornish and Fisher's expansion, to 1% from 3 degrees of freedom on."""
-    z, n = _Z, freedom
-    first = (z**3 + z) / 4
-    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + first / n + second / n**2 + third / n**3
 
 
 def mean_estimate(values: Tensor) -> Estimate:

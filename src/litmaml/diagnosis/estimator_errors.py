@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from litmaml.diagnosis.cost import Cost, costs, using
+from litmaml.evaluation import student_quantile
 from litmaml.inner_loop import InnerLoop
 from litmaml.meta_gradient import MetaGradientOf
 from litmaml.model_checks import check_model
@@ -149,7 +150,7 @@ def compare(name: str, estimated: Tensor, exact: Tensor) -> EstimatorError:
         error=float(difference.norm() / exact.norm().clamp(min=1e-300)),
         worst=float((difference.norm(dim=1) / lengths).max()),
         bias=max(square - scatter / count, 0.0) ** 0.5 / size,
-        bias_below=(square**0.5 + 1.96 * (scatter / count) ** 0.5) / size,
+        bias_below=(square**0.5 + student_quantile(count - 1) * (scatter / count) ** 0.5) / size,
         deviation=scatter**0.5 / size,
         cosine=float(torch.cosine_similarity(estimated.mean(0), mean, dim=0)),
     )

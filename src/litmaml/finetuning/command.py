@@ -10,15 +10,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
+import torch
 from jsonargparse import auto_cli
 
 from litmaml.data.images import ImageFormat
 from litmaml.finetuning.adapted_model import Prediction, load
 from litmaml.finetuning.export import EXPORTS
 from litmaml.finetuning.fine_tuning import FineTuned, fine_tune, shown
-from litmaml.finetuning.labelled_images import find_images, read_query, read_support
+from litmaml.finetuning.labelled_images import check_copies, find_images, read_query, read_support
 from litmaml.finetuning.meta_checkpoint import open_checkpoint
 from litmaml.finetuning.report import print_report, write_predictions, write_report
+from litmaml.float32 import set_float32_precision
 from litmaml.imports import import_named
 from litmaml.paths import expanded
 from litmaml.shown import printable
@@ -66,8 +68,10 @@ def finetune(
     folder = expanded(output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"output: {output!r} exists already and is no empty folder; name a new one")
+    _check_device(device)
     if wandb is not None:  # wandb need not be there otherwise, and it is too late at the end to say that it is not
         from litmaml.finetuning.wandb_report import report_to_wandb
+    set_float32_precision("highest")  # the same model on a GPU as on a CPU
     start = open_checkpoint(checkpoint)
     image_format = image_format or start.image_format
     if image_format is None:
@@ -77,6 +81,7 @@ def finetune(
         )
     support, classes = read_support(data, image_format)
     further = None if query is None else read_query(query, classes, image_format)
+    check_copies(support, further, classes)
     start.learner.to(device)
     further = None if further is None else further.to(device)
     result = fine_tune(start, classes, image_format, support.to(device), further, steps, lr)
@@ -93,6 +98,17 @@ def finetune(
     if wandb is not None:
         report_to_wandb(result, folder, wandb, asked)
     return result
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.zeros(1, device=device).tolist()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # unknown, not built in, not there
+        line = (str(error).splitlines() or [""])[0]
+        raise ValueError(
+            f"device: torch cannot compute there ({line}), got {device!r}; use cpu, or one of the "
+            f"{torch.cuda.device_count()} GPUs that torch sees (cuda, cuda:1, ...)"
+        ) from error
 
 
 def classify(

@@ -11,6 +11,8 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from litmaml.evaluation import NORMAL
+
 _WIDE = 0.2
 
 
@@ -28,7 +30,7 @@ def wilson(right: int, total: int) -> Bounds:
     """
     if total == 0:
         return Bounds(0.0, 1.0)
-    z, p = 1.959964, right / total
+    z, p = NORMAL, right / total
     centre = p + z * z / (2 * total)
     spread = z * (p * (1 - p) / total + (z / (2 * total)) ** 2) ** 0.5
     scale = 1 + z * z / total

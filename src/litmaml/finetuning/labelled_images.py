@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from litmaml.data.image_folder import SUFFIXES
 from litmaml.data.image_tasks import listed
-from litmaml.data.images import ImageFormat, read_images
+from litmaml.data.images import ImageFormat, lines, read_images
+from litmaml.data.leakage import Pair, Place, copies, fingerprints, listed_pairs
 from litmaml.paths import expanded
 from litmaml.shown import one_line
 
@@ -93,6 +95,53 @@ def read_query(folder: str, names: Sequence[str], image_format: ImageFormat) -> 
     return _labelled(classes, names, image_format, "query")
 
 
+def check_copies(support: Images, query: Images | None, names: Sequence[str]) -> None:
+    """Refuse images of two classes and scored ones that were adapted to, and tell of copies within a class.
+
+    Args:
+        support: The images to adapt to.
+        query: Further images; those without labels are not scored and pass.
+        names: The classes' names.
+
+    Raises:
+        ValueError: Naming at most three pairs, and their number.
+
+    Warns:
+        UserWarning: An image stands in its class twice.
+    """
+    seen: dict[bytes, Place] = {}
+    twice = _copies(support, "data", names, seen)
+    if apart := [pair for pair in twice if pair.first.label != pair.again.label]:
+        raise ValueError(
+            f"data: {len(apart)} images stand in two classes: {listed_pairs(apart)}; keep each in the right one alone"
+        )
+    if twice:
+        warnings.warn(
+            f"data: {len(twice)} of {len(support.files)} images are copies of another one of their class: "
+            f"{listed_pairs(twice)}; an accuracy found by leaving images out is then too good: remove them",
+            stacklevel=2,
+        )
+    if query is None or query.targets is None:
+        return
+    found = _copies(query, "query", names, seen)
+    if known := [pair for pair in found if pair.first.split == "data"]:
+        raise ValueError(
+            f"query: {len(known)} of {len(query.files)} images stand in --data too: {listed_pairs(known)}; the score "
+            "on what was adapted to is too good: remove them from one of the two"
+        )
+    if apart := [pair for pair in found if pair.first.label != pair.again.label]:
+        raise ValueError(
+            f"query: {len(apart)} images stand in two classes: {listed_pairs(apart)}; keep each in the right one alone"
+        )
+
+
+def _copies(images: Images, argument: str, names: Sequence[str], seen: dict[bytes, Place]) -> list[Pair]:
+    places = [
+        Place(argument, names[k], str(file)) for file, k in zip(images.files, images.labels.tolist(), strict=True)
+    ]
+    return [Pair(*pair) for pair in copies(seen, fingerprints(images.inputs), places)]
+
+
 def find_images(folder: str, argument: str, follow_links: bool = False) -> list[Path]:
     """All image files in a folder and the folders in it.
 
@@ -135,8 +184,7 @@ def _inputs(files: list[Path], image_format: ImageFormat, argument: str) -> Tens
     pixels, errors = read_images({str(file): file for file in files}, image_format)
     if errors:
         raise ValueError(
-            f"{argument}: {len(errors)} of {len(files)} images cannot be read; mend or remove them:\n"
-            + "\n".join(errors)
+            f"{argument}: {len(errors)} of {len(files)} images cannot be read; mend or remove them:\n" + lines(errors)
         )
     return image_format.to_float(pixels)
 

@@ -1,0 +1,107 @@
+"""What a check is made of: cases, each a number that has to lie below its tolerance, in parts that are written as they
+go, so that a run that is cut off, or a case that raises, leaves the rest."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where to compute, whether in seconds instead of minutes, and when to have ended by ``time.monotonic``."""
+
+    device: torch.device
+    small: bool
+    until: float
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return self.until - time.monotonic()
+
+
+@dataclass(frozen=True)
+class Case:
+    """``measure`` gives an error that has to be at most the tolerance; what it adds to ``notes`` is recorded too."""
+
+    name: str
+    tolerance: float
+    measure: Callable[[], float]
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Cases that belong together."""
+
+    name: str
+    cases: Callable[[Setting], Iterable[Case]]
+
+
+def run_parts(parts: Sequence[Part], setting: Setting, about: dict[str, Any], file: Path) -> dict[str, Any]:
+    """Run the parts in turn and return what was found, which the file has after every case."""
+    found: dict[str, Any] = {"about": about, "parts": {part.name: {"state": "not begun"} for part in parts}}
+    _write(file, found)
+    for part in parts:
+        began = time.monotonic()
+        record: dict[str, Any] = {"state": "cut off", "seconds": 0.0, "cases": []}
+        found["parts"][part.name] = record
+        for case in part.cases(setting):
+            if setting.left <= 0:
+                break
+            record["cases"].append(_run(case))
+            record["seconds"] = round(time.monotonic() - began, 2)
+            _write(file, found)
+        else:
+            record["state"] = "agrees" if all(row["agrees"] for row in record["cases"]) else "FAILS"
+        _write(file, found)
+    return found
+
+
+def _run(case: Case) -> dict[str, Any]:
+    began = time.monotonic()
+    row: dict[str, Any] = {"case": case.name, "tolerance": case.tolerance, "agrees": False}
+    try:
+        measured = case.measure()
+        # JSON has no infinity.
+        row |= {"error": measured if math.isfinite(measured) else str(measured), "agrees": measured <= case.tolerance}
+    except Exception:  # whatever a device, its driver or its compiler raises; the other cases go on
+        row["traceback"] = traceback.format_exc()
+    return row | case.notes | {"seconds": round(time.monotonic() - began, 3)}
+
+
+def _write(file: Path, found: dict[str, Any]) -> None:
+    """Whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    scratch = file.with_name(f".{file.name}")
+    with scratch.open("w", encoding="utf-8") as opened:
+        opened.write(json.dumps(found, indent=1) + "\n")
+        opened.flush()
+        os.fsync(opened.fileno())
+    os.replace(scratch, file)
+
+
+def table(found: dict[str, Any]) -> str:
+    """A line per part, and under it each case that fails."""
+    lines = [f"{'part':22} {'state':10} {'cases':>6} {'seconds':>8}  nearest to its tolerance"]
+    for name, part in found["parts"].items():
+        rows = part.get("cases", [])
+        measured = [row for row in rows if isinstance(row.get("error"), float | int)]
+        worst = max(measured, key=lambda row: row["error"] / (row["tolerance"] or 1), default=None)
+        told = f"{worst['case']}: {worst['error']:.1e} of {worst['tolerance']:.0e}" if worst else ""
+        lines.append(f"{name:22} {part['state']:10} {len(rows):6} {part.get('seconds', 0.0):8.1f}  {told}")
+        for row in rows:
+            if not row["agrees"]:
+                *_, why = row.get("traceback", f"{row.get('error')} > {row['tolerance']}").strip().splitlines()
+                lines.append(f"    {row['case']}: {why[:200]}")
+    return "\n".join(lines)

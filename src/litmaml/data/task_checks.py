@@ -1,0 +1,189 @@
+"""What can be said of tasks from their data alone, before a model is trained on them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from litmaml.data.leakage import fingerprints
+from litmaml.types import Batch, Tasks
+
+
+def check_data(tasks: Tasks, weights: torch.dtype | None = None, finite: bool = True) -> None:
+    """Refuse tasks without examples, of unlike sizes, or with numbers that are NaN or infinite.
+
+    Args:
+        tasks: As the learner gets them.
+        weights: The dtype of the model's weights, which floating point inputs have to share; None if any will do.
+        finite: Whether NaN and infinite numbers are refused.
+
+    Raises:
+        ValueError: Naming inputs or targets, the batch, and the task.
+    """
+    for name, batch in _batches(tasks):
+        for what, part in (("inputs", batch.inputs), ("targets", batch.targets)):
+            shape = tuple(part.shape)
+            if len(shape) < 2 or shape[0] != tasks.size:
+                raise ValueError(
+                    f"{what}: the {name} has the shape {shape}, but of {tasks.size} tasks it has to be "
+                    f"({tasks.size}, examples, ...); stack the tasks in the first dimension"
+                )
+            if 0 in shape:
+                raise ValueError(f"{what}: the {name} is empty, {shape}; give each task at least one example")
+            if finite and (part.is_floating_point() or part.is_complex()) and not part.isfinite().all():
+                raise ValueError(_not_finite(tasks, what, name, batch, part))
+        if batch.inputs.shape[1] != batch.targets.shape[1]:
+            raise ValueError(
+                f"targets: the {name} has {batch.inputs.shape[1]} inputs per task and {batch.targets.shape[1]} "
+                "targets; give one target for each input"
+            )
+        dtype = batch.inputs.dtype
+        if weights is not None and dtype.is_floating_point and dtype != weights:
+            raise ValueError(
+                f"inputs: the {name} is of {dtype} and the model's weights are of {weights}; convert the inputs by "
+                f".to({weights}), or set trainer.precision"
+            )
+
+
+def check_overlap(tasks: Tasks) -> None:
+    """Refuse tasks whose queries were seen in adaptation, and tell of single examples that were.
+
+    An example is its inputs and its targets, compared byte by byte. Where both are the whole of a finite problem this
+    is meant; see ``TaskDistribution.shares_examples``.
+
+    Args:
+        tasks: As the learner gets them.
+
+    Raises:
+        ValueError: Every query example of every task stands in its support too.
+
+    Warns:
+        UserWarning: Some do, with their number and the first of them.
+    """
+    seen, found = 0, ""
+    for number, batches in _by_task(tasks):
+        *adapting, query = [_examples(batch) for batch in batches]
+        support = {example for batch in adapting for example in batch}
+        both = [place for place, example in enumerate(query) if example in support]
+        seen += len(both)
+        if both and not found:
+            found = f"the first is query example {both[0]} of task {number}"
+    total = tasks.size * tasks.query.inputs.shape[1]
+    if not seen:
+        return
+    text = f"query: {seen} of {total} examples of the first batch stand in the support of their task too ({found})"
+    if seen == total:
+        raise ValueError(
+            f"{text}, so that learning by heart looks like learning; draw support and query without replacement, or "
+            "set shares_examples = True in the task distribution if this is meant"
+        )
+    warnings.warn(
+        f"{text}: what is measured on them is too good, unless equal examples come up by chance, as with few discrete "
+        "inputs; draw support and query without replacement",
+        stacklevel=2,
+    )
+
+
+def check_classes(tasks: Tasks, ignored: int | None = -100) -> None:
+    """Tell of class indices that are not numbered 0, 1, ..., are in the query alone, or contradict each other.
+
+    Args:
+        tasks: Of classification, as the learner gets them; others than one class per example pass.
+        ignored: The index that the loss leaves out.
+
+    Raises:
+        ValueError: All examples of a task are the same, whatever their class.
+
+    Warns:
+        UserWarning: With the first such classes and task.
+    """
+    targets = tasks.query.targets
+    if targets.dim() != 2 or targets.is_floating_point():
+        return
+    known = [
+        (number, [{*batch.targets.tolist()} - {ignored} for batch in batches]) for number, batches in _by_task(tasks)
+    ]
+    every = {frozenset(set[int]().union(*labels)) for _, labels in known}
+    (one, *others) = every
+    if tasks.size > 1 and not others and one and one != {*range(len(one))}:
+        warnings.warn(
+            f"targets: the classes of each task are {_listed(sorted(one))}; number them from 0 on without gaps, or the "
+            "model has outputs that no example is of",
+            stacklevel=2,
+        )
+    unknown = [(number, labels[-1] - set[int]().union(*labels[:-1])) for number, labels in known]
+    if alone := [(number, classes) for number, classes in unknown if classes]:
+        number, classes = alone[0]
+        warnings.warn(
+            f"targets: in {len(alone)} of {tasks.size} tasks the query has classes that the support has no example of "
+            f"(task {number}: {_listed(sorted(classes))}); nothing about them can be learnt from the support",
+            stacklevel=2,
+        )
+    _warn_of_contradictions(tasks)
+
+
+def _warn_of_contradictions(tasks: Tasks) -> None:
+    """Looks for the same inputs under two classes."""
+    count, where = 0, -1
+    for number, batches in _by_task(tasks):
+        classes: dict[bytes, set[int]] = {}
+        for batch in batches:
+            for mark, label in zip(fingerprints(batch.inputs), batch.targets.tolist(), strict=True):
+                classes.setdefault(mark, set()).add(label)
+        if len(classes) == 1 and max(map(len, classes.values())) > 1:
+            raise ValueError(
+                f"inputs: all examples of task {number} are the same, whatever their class; look at what the data are "
+                "read from, such as images that are black after scaling"
+            )
+        double = sum(len(labels) > 1 for labels in classes.values())
+        count += double
+        where = number if double and where < 0 else where
+    if count:
+        warnings.warn(
+            f"targets: {count} inputs of the first batch stand in two classes of their task (the first in task "
+            f"{where}); look for copies or wrong labels in the data",
+            stacklevel=3,
+        )
+
+
+def _batches(tasks: Tasks) -> Iterator[tuple[str, Batch]]:
+    """All batches with their names."""
+    for name, batches in (("support", tasks.support), ("Hessian batch", tasks.hessian or ())):
+        for k, batch in enumerate(batches):
+            yield (name if len(batches) == 1 else f"{name} {k}"), batch
+    yield "query", tasks.query
+
+
+def _by_task(tasks: Tasks) -> Iterator[tuple[int, list[Batch]]]:
+    """The number and the batches (n, ...) of each task, the query last, on the CPU."""
+    batches = [Batch(batch.inputs.cpu(), batch.targets.cpu()) for _, batch in _batches(tasks)]
+    for row, number in enumerate(tasks.numbers.tolist()):
+        yield number, [Batch(batch.inputs[row], batch.targets[row]) for batch in batches]
+
+
+def _examples(batch: Batch) -> list[bytes]:
+    """Inputs and targets of each example as one fingerprint."""
+    return [one + two for one, two in zip(fingerprints(batch.inputs), fingerprints(batch.targets), strict=True)]
+
+
+def _not_finite(tasks: Tasks, what: str, name: str, batch: Batch, part: Tensor) -> str:
+    """Which example holds NaN or an infinite number."""
+    wrong = ~part.isfinite().flatten(2) if part.dim() > 2 else ~part.isfinite().unsqueeze(-1)
+    task, example = (int(place) for place in wrong.any(-1).nonzero()[0])
+    labels = batch.targets
+    label = "" if labels.dim() != 2 or labels.is_floating_point() else f" (class {int(labels[task, example])})"
+    value = part[task, example].flatten()[wrong[task, example]][0].item()
+    return (
+        f"{what}: example {example}{label} of the {name} of task {int(tasks.numbers[task])} holds {value}, one of "
+        f"{int(wrong.any(-1).sum())} such examples; take it out, or put a number there and say in one more input that "
+        "it is missing"
+    )
+
+
+def _listed(classes: Sequence[int]) -> str:
+    """A few numbers of many."""
+    more = f", ... {classes[-1]}" if len(classes) > 6 else ""
+    return ", ".join(map(str, classes[:6])) + more

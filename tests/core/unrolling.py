@@ -1,0 +1,273 @@
+"""The oracle of a meta-gradient: each task unrolled by itself, by plain autograd and the formulas written out.
+
+Every forward pass is one of a fresh copy of the model, in which each weight is replaced by a tensor of the graph
+wherever it stands: in a module's slot, in several, or in a plain list. Nothing is ever put back, so that a model that
+computes again in the backward pass finds the same weights. Nothing of litmaml is called but the model and the loss.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+from litmaml.inner_loop import InnerLoop
+from litmaml.types import Batch, Params, Tasks
+
+State = dict[str, Any]
+Rule = Callable[[State, Tensor, Tensor, Any], Tensor]
+"""(state of a tensor, theta, gradient, rate) -> the next theta."""
+
+Loss = Callable[[Params], Tensor]
+Hop = Callable[[Loss, Params, Params], Params]
+"""(loss, all weights, v by the names of the fast ones) -> the rows that stand for H v, of all weights or a part."""
+
+
+class Unrolled(NamedTuple):
+    """The outer losses (T,), the predictions on the query (T, n, ...), theta_N of each task, and the gradient of the
+    mean outer loss by all trained parameters of the inner loop, under its names."""
+
+    losses: Tensor
+    predictions: Tensor
+    adapted: list[Params]
+    gradients: Params
+
+
+def unrolled(
+    inner_loop: InnerLoop,
+    tasks: Tasks,
+    steps: int,
+    fast: Sequence[str],
+    rule: Rule,
+    hop: Hop | None = None,
+    model: nn.Module | None = None,
+    draw: Callable[[int, int], None] = lambda task, j: None,
+) -> Unrolled:
+    """The tasks unrolled; exactly where there is no Hop.
+
+    ``model``: one that computes the same as the inner loop's, to take instead. ``draw(task, j)`` is called before each
+    forward pass of inner step j, and of the query with j = ``steps``: it sets the random generators.
+    """
+    model = inner_loop.model if model is None else model
+    if tasks.hessian is not None and hop is None:
+        hop = product
+    leaves = {
+        name: parameter.detach().clone().requires_grad_()
+        for name, parameter in inner_loop.named_parameters()
+        if parameter.requires_grad
+    }
+    start = {name.removeprefix("model."): leaf for name, leaf in leaves.items() if name.startswith("model.")}
+
+    def outcome(theta: Params, batch: Batch, task: int, j: int) -> tuple[Tensor, Tensor]:
+        draw(task, j)
+        with WrittenOut():
+            predictions = with_weights(model, theta)(batch.inputs[task].clone())
+        return inner_loop.loss(predictions, batch.targets[task].clone()), predictions
+
+    def loss_of(theta: Params, batches: Sequence[Batch], task: int, j: int) -> Tensor:
+        return outcome(theta, batches[j if len(batches) > 1 else 0], task, j)[0]
+
+    def rate(name: str, j: int) -> Any:
+        table = leaves.get("optimizer.rates.values.all")
+        if table is None:
+            key = name.replace(".", "/") if "." in name else f"/{name}"
+            table = leaves.get(f"optimizer.rates.values.{key}")
+        if table is None:
+            return inner_loop.optimizer.lr
+        return table[j] if inner_loop.optimizer.per_step else table
+
+    def adapted(task: int) -> Params:
+        theta, states = dict(start), {name: State() for name in fast}
+        for j in range(steps):
+            support, hessian = (
+                functools.partial(loss_of, batches=batches, task=task, j=j)
+                for batches in (tasks.support, tasks.hessian or tasks.support)
+            )
+            gradient = _gradient(support, hessian, theta, fast, hop)
+            for name in fast:
+                theta[name] = rule(states[name], theta[name], gradient[name], rate(name, j))
+        return theta
+
+    # Fused attention has no second derivative.
+    with sdpa_kernel(SDPBackend.MATH):
+        ends = [adapted(task) for task in range(tasks.size)]
+        outer = [outcome(theta, tasks.query, task, steps) for task, theta in enumerate(ends)]
+        losses = torch.stack([loss for loss, _ in outer])
+        gradients = torch.autograd.grad(losses.mean(), [*leaves.values()], materialize_grads=True)
+    return Unrolled(
+        losses.detach(),
+        torch.stack([predictions for _, predictions in outer]).detach(),
+        [{name: theta[name].detach() for name in fast} for theta in ends],
+        dict(zip(leaves, gradients, strict=True)),
+    )
+
+
+class WrittenOut(TorchFunctionMode):
+    """A context in which weight normalisation is made of operations whose second derivative is right in torch.
+
+    For forward passes alone: a function mode is off within ``torch.autograd.grad``, and so in a backward pass.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch._weight_norm:
+            v, g, dim = (*args, *(kwargs or {}).values(), 0)[:3]
+            dims = [i for i in range(v.dim()) if i != dim % v.dim()] if dim != -1 else None
+            return v * (g / v.square().sum(dims, keepdim=True).sqrt())
+        return function(*args, **(kwargs or {}))
+
+
+def with_weights(model: nn.Module, weights: Params) -> nn.Module:
+    """A copy of the model whose parameters of these names are the tensors given, as they are."""
+    known: dict[int, Any] = {id(p): weights[name] for name, p in model.named_parameters() if name in weights}
+    for module in model.modules():
+        # What a model has computed and kept cannot be copied with its graph.
+        known |= {id(t): t.detach() for t in _tensors(vars(module)) if not t.is_leaf}
+    return copy.deepcopy(model, known)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(part)
+
+
+def _gradient(support: Loss, hessian: Loss, theta: Params, fast: Sequence[str], hop: Hop | None) -> Params:
+    """The gradient by the fast weights, whose own derivative is the Hop."""
+    if hop is None:
+        parts = torch.autograd.grad(
+            support(theta), [theta[name] for name in fast], create_graph=True, materialize_grads=True
+        )
+    else:
+        parts = _Replaced.apply(support, hessian, hop, tuple(theta), tuple(fast), *theta.values())
+    return dict(zip(fast, parts, strict=True))
+
+
+class _Replaced(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, support: Loss, hessian: Loss, hop: Hop, names: Sequence[str], fast: Sequence[str], *weights: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.hessian, ctx.hop, ctx.names, ctx.fast = hessian, hop, names, fast
+        ctx.theta = {name: weight.detach() for name, weight in zip(names, weights, strict=True)}
+        gradient = slope(support, ctx.theta)
+        return tuple(gradient[name] for name in fast)
+
+    @staticmethod
+    def backward(ctx: Any, *vector: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.enable_grad():
+            rows = ctx.hop(ctx.hessian, ctx.theta, dict(zip(ctx.fast, vector, strict=True)))
+        return (*[None] * 5, *(rows.get(name) for name in ctx.names))
+
+
+def slope(loss: Loss, theta: Params) -> Params:
+    """The gradient by all weights."""
+    leaves = {name: weight.detach().requires_grad_() for name, weight in theta.items()}
+    with torch.enable_grad():
+        parts = torch.autograd.grad(loss(leaves), [*leaves.values()], materialize_grads=True)
+    return dict(zip(theta, parts, strict=True))
+
+
+# What stands for H v.
+
+
+def nothing(loss: Loss, theta: Params, v: Params) -> Params:
+    """First order."""
+    return {}
+
+
+def product(loss: Loss, theta: Params, v: Params) -> Params:
+    """H v itself."""
+    leaves = {name: weight.detach().requires_grad_() for name, weight in theta.items()}
+    gradient = torch.autograd.grad(
+        loss(leaves), [leaves[name] for name in v], create_graph=True, materialize_grads=True
+    )
+    along = sum((part * v[name]).sum() for name, part in zip(v, gradient, strict=True))
+    parts = torch.autograd.grad(along, [*leaves.values()], materialize_grads=True)
+    return dict(zip(theta, parts, strict=True))
+
+
+def with_half_trace(trace: Callable[[Params, Loss], Tensor]) -> Hop:
+    """(H + tr(H)/2) v, what the estimate of Ji et al. is in the mean."""
+
+    def hop(loss: Loss, theta: Params, v: Params) -> Params:
+        half = trace(theta, loss) / 2
+        return {name: row + half * v[name] if name in v else row for name, row in product(loss, theta, v).items()}
+
+    return hop
+
+
+def central_difference(loss: Loss, theta: Params, v: Params) -> Params:
+    """|v| [grad l(theta + r v/|v|) - grad l(theta - r v/|v|)] / (2 r) with r = 0.2 eps^(1/3) (1 + |theta|)."""
+    length = norm(v)
+    if length == 0:
+        return {}
+    r = 0.2 * torch.finfo(torch.float64).eps ** (1 / 3) * (1 + norm({name: theta[name] for name in v}))
+    unit = {name: part / length for name, part in v.items()}
+    ahead, behind = (slope(loss, moved(theta, unit, step)) for step in (r, -r))
+    return {name: length * (ahead[name] - behind[name]) / (2 * r) for name in theta}
+
+
+def gaussian_smoothing(points: Tensor, mu: float) -> Hop:
+    """1/Q sum_q [grad l(theta + mu u_q) - grad l(theta)] / mu <u_q, v> over the points u_q (Q, d) given."""
+
+    def hop(loss: Loss, theta: Params, v: Params) -> Params:
+        here, rows = slope(loss, theta), {name: torch.zeros_like(weight) for name, weight in theta.items()}
+        for u in (shaped(point, {name: theta[name] for name in v}) for point in points):
+            there = slope(loss, moved(theta, u, mu))
+            for name, row in rows.items():
+                row += (there[name] - here[name]) / mu * inner(u, v) / len(points)
+        return rows
+
+    return hop
+
+
+def zeroth_order(points: Tensor, mu: float, baseline: str) -> Hop:
+    """As ``ZerothOrder`` has it, over the points u_q (Q, d) of fast and slow weights given."""
+
+    def hop(loss: Loss, theta: Params, v: Params) -> Params:
+        ordered = {name: theta[name] for name in (*v, *(set_apart for set_apart in theta if set_apart not in v))}
+        directions = [shaped(point, ordered) for point in points]
+        with torch.no_grad():
+            here = loss(theta)
+            second = [
+                (loss(moved(theta, u, mu)) + loss(moved(theta, u, -mu)) - 2 * here) / (2 * mu**2) for u in directions
+            ]
+        base = sum(second) / len(second) if baseline == "mean" else 0.0
+        rows = {name: torch.zeros_like(weight) for name, weight in theta.items()}
+        for u, c in zip(directions, second, strict=True):
+            for name, row in rows.items():
+                row += (c - base) * u[name] * inner({key: u[key] for key in v}, v) / len(points)
+                if baseline == "stein" and name in v:
+                    row -= c * v[name] / len(points)
+        return rows
+
+    return hop
+
+
+def moved(theta: Params, direction: Params, length: Any) -> Params:
+    """theta + length * direction, where there is one."""
+    return {name: weight + length * direction[name] if name in direction else weight for name, weight in theta.items()}
+
+
+def inner(first: Params, second: Params) -> Tensor:
+    """<first, second>."""
+    return torch.stack([(part * second[name]).sum() for name, part in first.items()]).sum()
+
+
+def norm(weights: Params) -> Tensor:
+    """The Euclidean norm of all together."""
+    return inner(weights, weights).sqrt()
+
+
+def shaped(point: Tensor, like: Params) -> Params:
+    """One vector as weights of these shapes, in their order."""
+    parts = point.split([weight.numel() for weight in like.values()])
+    return {name: part.reshape(weight.shape) for (name, weight), part in zip(like.items(), parts, strict=True)}

@@ -1,0 +1,293 @@
+"""The verdict on a drawn case: equal to the oracle, refused with a remedy, or wrong.
+
+python tests/core/verdicts.py 0 1000        prints the verdicts by feature and each failure
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import sys
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from inner_cases import INNER
+from random_models import GAUSSIAN_MU, OUTER, SAMPLES, ZEROTH_MU, Case, case
+from torch import Tensor, nn
+from unrolling import Hop, Unrolled, central_difference, gaussian_smoothing, inner, nothing, unrolled, zeroth_order
+
+from litmaml import outer_gradient
+from litmaml.inner_loop import InnerLoop
+from litmaml.meta_gradient import MetaGradient, MetaGradientOf
+from litmaml.model_checks import check_model
+from litmaml.types import Params, Tasks
+
+try:
+    from litmaml.trial import try_first_batch
+except ImportError:
+    try_first_batch = None  # type: ignore[assignment]
+
+EQUAL, REFUSED, WRONG, CRASH = "equal", "refused", "SILENTLY WRONG", "CRASH WITHOUT A REMEDY"
+TOO_STRICT = "REFUSED THOUGH HONEST"
+_REMEDY = re.compile(r"[\w.\[\]']+: .+; .+", re.DOTALL)
+
+
+class Verdict(NamedTuple):
+    kind: str
+    detail: str = ""
+
+
+def verdict(case: Case) -> Verdict:
+    """Of the whole way: construction, checks, trial, meta-gradient and evaluation."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _verdict(case)
+
+
+def _verdict(case: Case) -> Verdict:
+    model, tasks, twin = case.make(False), case.tasks(), case.make(True)
+    try:
+        method = OUTER[case.outer]()
+        check_model(model, method)
+        fast = case.fast(model)
+        loop = InnerLoop(model, case.loss(), INNER[case.inner][0](), method, fast or ["*"], case.steps)
+        with torch.no_grad():
+            torch.manual_seed(case.number + 2)
+            for rate in loop.optimizer.parameters():
+                rate.mul_(torch.rand_like(rate) + 0.5)
+        loop.train(case.training)
+        twin.train(case.training)
+        if try_first_batch is not None:
+            try_first_batch(loop, tasks)
+    except ValueError as error:
+        return _refused(case, str(error))
+    except Exception as error:
+        return Verdict(CRASH, f"before training: {_short(error)}")
+    directions = _directions(loop, case)
+    drawn = _Drawn(loop.model) if case.random else None
+    before, given = _copies(loop), case.tasks()
+    try:
+        with _replaced_normal(directions):
+            found = MetaGradientOf(loop, case.steps, case.chunk)(tasks)
+    except Exception as error:
+        return Verdict(CRASH, f"in the meta-gradient: {_short(error)}")
+    finally:
+        if drawn:
+            drawn.handle.remove()
+    if case.must == "refused" or (case.must == "refused where exact" and "SecondOrder" in case.outer):
+        return Verdict(WRONG, "nothing said")
+    if changed := _changed(before, loop, given, tasks):
+        return Verdict(WRONG, changed)
+    if drawn:
+        again = MetaGradientOf(loop, case.steps, case.chunk)(tasks)
+        if not all(torch.equal(gradient, again.gradients[name]) for name, gradient in found.gradients.items()):
+            return Verdict(WRONG, "another gradient in a second call")
+        if drawn.mapped:
+            return _by_its_loss(case, loop, tasks, found)
+    try:
+        draw = drawn.replay(tasks, case.steps) if drawn else (lambda task, j: None)
+        true = unrolled(
+            loop, tasks, case.steps, fast, INNER[case.inner][1], _hop(case, directions), model=twin, draw=draw
+        )
+    except Exception as error:
+        return Verdict(WRONG, f"a gradient, where the oracle has none: {_short(error)}")
+    if problem := _differs(case, found, true):
+        return Verdict(WRONG, problem)
+    if not case.random:
+        try:
+            *_, adapted = loop.path(tasks, case.steps)
+        except Exception as error:
+            return Verdict(CRASH, f"in evaluation: {_short(error)}")
+        for task, theta in enumerate(true.adapted):
+            error = _error({name: adapted[name][task] for name in fast}, theta)
+            if not error < (1e-4 if case.single else 1e-9):
+                return Verdict(WRONG, f"adapted weights of evaluation off by {error:.1e}")
+    return Verdict(EQUAL)
+
+
+def _refused(case: Case, message: str) -> Verdict:
+    if not _REMEDY.fullmatch(message):
+        return Verdict(CRASH, f"refused without a remedy: {message}")
+    if case.must == "equal" and case.outer in ("SecondOrder", "FirstOrder"):
+        return Verdict(TOO_STRICT, message)
+    return Verdict(REFUSED, message)
+
+
+def _short(error: BaseException) -> str:
+    notes = " ".join(getattr(error, "__notes__", []))
+    return f"{type(error).__name__}: {str(error).splitlines()[0][:150] if str(error) else ''} {notes}".strip()
+
+
+def _copies(loop: InnerLoop) -> dict[str, tuple[Tensor, Tensor]]:
+    named = [*loop.named_parameters(remove_duplicate=False), *loop.named_buffers(remove_duplicate=False)]
+    return {name: (tensor, tensor.detach().clone()) for name, tensor in named}
+
+
+def _changed(before: dict[str, tuple[Tensor, Tensor]], loop: InnerLoop, given: Tasks, tasks: Tasks) -> str:
+    after = _copies(loop)
+    for name, (tensor, value) in before.items():
+        if name not in after or not torch.equal(after[name][1], value):
+            return f"{name} has changed"
+        if isinstance(tensor, nn.Parameter) and after[name][0] is not tensor:
+            return f"{name} is another parameter"
+    pairs = zip((*given.support, given.query), (*tasks.support, tasks.query), strict=True)
+    if not all(torch.equal(a.inputs, b.inputs) and torch.equal(a.targets, b.targets) for a, b in pairs):
+        return "the tasks have changed"
+    return ""
+
+
+def _directions(loop: InnerLoop, case: Case) -> Tensor:
+    """Points for the sampled outer gradients: along the fast weights, or along all."""
+    names = loop.fast_names + (loop.slow_names if case.outer.startswith("Zeroth") else [])
+    size = sum(loop.model.get_parameter(name).numel() for name in names)
+    return torch.randn(SAMPLES, size, generator=torch.Generator().manual_seed(case.number))
+
+
+class _replaced_normal:
+    """A context in which each Hop draws the points given, one after another, for every task."""
+
+    def __init__(self, points: Tensor) -> None:
+        self.points, self.drawn = points, 0
+
+    def __call__(self, like: Params) -> Params:
+        point = self.points[self.drawn % len(self.points)]
+        self.drawn += 1
+        parts = point.split([weight[0].numel() for weight in like.values()])
+        pairs = zip(like.items(), parts, strict=True)
+        return {name: part.reshape(weight.shape[1:]).expand_as(weight) for (name, weight), part in pairs}
+
+    def __enter__(self) -> None:
+        self.before, outer_gradient._normal = outer_gradient._normal, self
+
+    def __exit__(self, *error: object) -> None:
+        outer_gradient._normal = self.before
+
+
+def _hop(case: Case, points: Tensor) -> Hop | None:
+    if case.outer == "FirstOrder":
+        return nothing
+    if case.outer == "FiniteDifference":
+        return None if case.single else central_difference
+    if case.outer == "GaussianSmoothing":
+        return gaussian_smoothing(points, GAUSSIAN_MU)
+    if case.outer.startswith("Zeroth"):
+        return zeroth_order(points, ZEROTH_MU, case.outer.split(", ")[1])
+    return None
+
+
+def _tolerance(case: Case) -> float:
+    probing = OUTER[case.outer]().probes
+    if case.single:  # the probes' differences are to be of use
+        return 1e-2 if probing else 1e-4
+    return 1e-7 if probing else 1e-9
+
+
+def _differs(case: Case, found: MetaGradient, true: Unrolled) -> str:
+    if found.gradients.keys() != true.gradients.keys():
+        return "other names of gradients"
+    if not bool(found.finite.all()):
+        bad = [n for n, g in true.gradients.items() if not g.isfinite().all()]
+        return f"not finite (the oracle's not: {bad})"
+    if found.predictions.shape != true.predictions.shape or found.losses.shape != true.losses.shape:
+        return f"predictions {tuple(found.predictions.shape)} for {tuple(true.predictions.shape)}"
+    for name in ("losses", "predictions"):
+        error = _error({name: getattr(found, name)}, {name: getattr(true, name)})
+        if not error < (1e-4 if case.single else 1e-9):
+            return f"{name} off by {error:.1e}"
+    worst = _error(found.gradients, true.gradients)
+    return "" if worst < _tolerance(case) else f"gradient off by {worst:.1e}"
+
+
+def _by_its_loss(case: Case, loop: InnerLoop, tasks: Tasks, found: MetaGradient) -> Verdict:
+    """Whether the gradient is the slope of the loss along a direction, where the same numbers are drawn each time."""
+    weights = dict(loop.named_parameters())
+    direction = {name: torch.randn_like(weight) for name, weight in weights.items()}
+
+    def loss_at(length: float) -> Tensor:
+        with torch.no_grad():
+            for name, weight in weights.items():
+                weight.add_(length * direction[name])
+            loss = MetaGradientOf(loop, case.steps, case.chunk)(tasks).loss
+            for name, weight in weights.items():
+                weight.sub_(length * direction[name])
+        return loss
+
+    slope = (loss_at(1e-6) - loss_at(-1e-6)) / 2e-6
+    told = inner(found.gradients, direction)
+    error = float((slope - told).abs() / (told.abs() + 1e-3))
+    return Verdict(EQUAL) if error < 1e-5 else Verdict(WRONG, f"gradient off from the loss's slope by {error:.1e}")
+
+
+def _error(found: Params, true: Params) -> float:
+    """The largest error of a tensor relative to its norm, or to a thousandth of all together where that is more."""
+    whole = torch.stack([value.abs().square().sum() for value in true.values()]).sum().sqrt()
+    errors = [(found[n] - t).norm() / (t.norm() + 1e-3 * whole + 1e-30) for n, t in true.items()]
+    return float(torch.stack(errors).max())  # NaN, if one is
+
+
+class _Drawn:
+    """The state of the random generators at each forward pass of a model, by what it is given."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.passes: list[tuple[Tensor, Any]] = []
+        self.mapped = False
+        self.handle = model.register_forward_pre_hook(self._record)
+
+    def _record(self, model: nn.Module, args: tuple[Any, ...]) -> None:
+        if torch._C._functorch.is_functorch_wrapped_tensor(args[0]):
+            self.mapped = True
+        else:
+            state = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002  # as models draw
+            self.passes.append((args[0].clone(), state))
+
+    def _of(self, inputs: Tensor) -> list[Any]:
+        return [state for given, state in self.passes if torch.equal(given, inputs)]
+
+    def replay(self, tasks: Tasks, steps: int) -> Callable[[int, int], None]:
+        def draw(task: int, j: int) -> None:
+            if j == steps:
+                state = self._of(tasks.query.inputs[task])[0]
+            elif len(tasks.support) == 1:
+                state = self._of(tasks.support[0].inputs[task])[j]
+            else:
+                state = self._of(tasks.support[j].inputs[task])[0]
+            torch.set_rng_state(state[0])
+            np.random.set_state(state[1])  # noqa: NPY002  # as above
+            random.setstate(state[2])
+
+        return draw
+
+
+def table(verdicts: list[tuple[Case, Verdict]]) -> str:
+    """The verdicts by feature, those with failures first, and the failures."""
+    kinds = [EQUAL, REFUSED, TOO_STRICT, WRONG, CRASH]
+    by_feature: dict[str, Counter[str]] = {}
+    for one, (kind, _) in verdicts:
+        by_feature.setdefault(one.feature, Counter())[kind] += 1
+    rows = [f"{'feature':55}" + "".join(f"{kind[:15]:>17}" for kind in kinds)]
+    rows += [
+        f"{name:55}" + "".join(f"{count[kind] or '':>17}" for kind in kinds)
+        for name, count in sorted(by_feature.items(), key=lambda item: -sum(item[1][k] for k in kinds[2:]))
+    ]
+    total = Counter(kind for _, (kind, _) in verdicts)
+    rows.append(f"{'all':55}" + "".join(f"{total[kind]:>17}" for kind in kinds))
+    rows += [f"{kind}: {one}\n    {detail}" for one, (kind, detail) in verdicts if kind in kinds[2:]]
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    torch.set_default_dtype(torch.float64)
+    torch.set_num_threads(1)
+    done = []
+    for number in range(int(sys.argv[1]), int(sys.argv[2])):
+        try:
+            done.append((case(number), verdict(case(number))))
+        except Exception:
+            print(case(number), flush=True)
+            traceback.print_exc()
+    print(table(done))

@@ -1,0 +1,245 @@
+"""What is refused or told of from the data of tasks alone, and what passes without a word."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from numbered_tasks import Numbered
+from torch import Tensor
+
+from litmaml.data import Glyphs, LinearRegression, Omniglot, RankOne, Sinusoid, TaskDistribution
+from litmaml.data.task_checks import check_classes, check_data, check_overlap
+from litmaml.types import SPLITS, Batch, Tasks
+
+
+def classified(shots: int = 2, queries: int = 3, batches: int = 1, hessian: int = 0) -> Tasks:
+    """Four tasks of three classes, all inputs different, numbered from 10 on."""
+    stream = torch.Generator().manual_seed(0)
+
+    def batch(each: int) -> Batch:
+        labels = torch.arange(3).repeat_interleave(each).expand(4, -1).clone()
+        return Batch(torch.randn(4, 3 * each, 5, generator=stream), labels)
+
+    return Tasks(
+        support=tuple(batch(shots) for _ in range(batches)),
+        query=batch(queries),
+        numbers=torch.arange(10, 14),
+        hessian=tuple(batch(shots) for _ in range(hessian)) or None,
+    )
+
+
+def real_tasks(name: str, cache_dir: Path, omniglot: Path | None) -> TaskDistribution:
+    if name == "omniglot" and omniglot is None:
+        pytest.skip("the real Omniglot is needed: set LITMAML_DATA to the folder that holds omniglot/")
+    made: dict[str, Callable[[], TaskDistribution]] = {
+        "sinusoid": lambda: Sinusoid(support_batches=2, hessian_batches=2),
+        "glyphs": lambda: Glyphs(cache_dir=str(cache_dir)),
+        "glyphs, unchanged": lambda: Glyphs(queries=3, affine=0.0, cache_dir=str(cache_dir)),
+        "images": lambda: Numbered(support_batches=3, hessian_batches=2, queries=4),
+        "omniglot": lambda: Omniglot(str(omniglot), cache_dir=str(cache_dir)),
+        "regression": lambda: LinearRegression(),
+        "drawn regression": lambda: LinearRegression(shots=3, queries=4),
+        "rank one": lambda: RankOne(),
+    }
+    return made[name]()
+
+
+NAMES = ("sinusoid", "glyphs", "glyphs, unchanged", "images", "omniglot", "regression", "drawn regression", "rank one")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_tasks_of_this_package_pass_without_a_word(name: str, cache_dir: Path, omniglot: Path | None) -> None:
+    distribution = real_tasks(name, cache_dir, omniglot)
+    for split in SPLITS:
+        tasks = distribution.render(distribution.sample(split, range(8), 0))
+        check_data(tasks, torch.float32)
+        check_classes(tasks)
+        if not distribution.shares_examples:
+            check_overlap(tasks)
+
+
+def test_where_examples_are_shared_on_purpose_it_is_said() -> None:
+    for distribution in (LinearRegression(), RankOne()):
+        assert distribution.shares_examples
+        with pytest.raises(ValueError, match=r"set shares_examples = True in the task distribution if this is meant"):
+            check_overlap(distribution.sample("train", range(4), 0))
+    assert not Sinusoid.shares_examples
+
+
+def spoilt(tasks: Tasks, batch: str, part: str, value: float) -> Tasks:
+    """The tasks with one number changed: of task 12, example 4."""
+    chosen = tasks.query if batch == "query" else (tasks.hessian if batch == "hessian" else tasks.support)[1]  # type: ignore[index]
+    changed: Tensor = getattr(chosen, part).clone()
+    changed[2, 4] = value
+    new = chosen._replace(**{part: changed})
+    if batch == "query":
+        return tasks._replace(query=new)
+    return tasks._replace(**{batch: (getattr(tasks, batch)[0], new)})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize(
+    ("batch", "name"), [("query", "query"), ("support", "support 1"), ("hessian", "Hessian batch 1")]
+)
+def test_what_is_no_number_is_found_in_every_batch(batch: str, name: str, value: float) -> None:
+    tasks = spoilt(classified(batches=2, hessian=2), batch, "inputs", value)
+    message = rf"inputs: example 4 \(class \d\) of the {name} of task 12 holds {value}, one of 1 such examples; take it"
+    with pytest.raises(ValueError, match=message):
+        check_data(tasks)
+
+
+def test_targets_that_are_no_numbers_are_refused() -> None:
+    tasks = Sinusoid().sample("train", range(3), 0)
+    tasks.query.targets[1, 7] = float("nan")
+    tasks.query.targets[2, :2] = float("inf")
+    with pytest.raises(ValueError, match="targets: example 7 of the query of task 1 holds nan, one of 3 such examples"):
+        check_data(tasks)
+    flat = tasks._replace(query=Batch(tasks.query.inputs, tasks.query.targets[..., 0]))
+    with pytest.raises(ValueError, match="targets: example 7 of the query of task 1 holds nan, one of 3 such examples"):
+        check_data(flat)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda t: t._replace(query=Batch(t.query.inputs[:, :0], t.query.targets[:, :0])),
+            "the query is empty",
+        ),
+        (lambda t: t._replace(support=(Batch(t.query.inputs[:, :0], t.query.targets[:, :0]),)), "the support is empty"),
+        (
+            lambda t: t._replace(query=Batch(t.query.inputs, t.query.targets[:, 1:])),
+            "targets: the query has 9 inputs per task and 8 targets; give one target for each input",
+        ),
+        (
+            lambda t: t._replace(query=Batch(t.query.inputs[0], t.query.targets[0])),
+            r"inputs: the query has the shape \(9, 5\), but of 4 tasks it has to be \(4, examples, \.\.\.\); stack",
+        ),
+        (
+            lambda t: t._replace(query=Batch(t.query.inputs, t.query.targets[:, 0])),
+            r"targets: the query has the shape \(4,\), but of 4 tasks",
+        ),
+        (
+            lambda t: t._replace(query=Batch(t.query.inputs.double(), t.query.targets)),
+            r"inputs: the query is of torch\.float64 and the model's weights are of torch\.float32; convert the inputs",
+        ),
+    ],
+)
+def test_tasks_that_cannot_be_learnt_from_are_refused(change: Callable[[Tasks], Tasks], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_data(change(classified()), torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64, torch.bool, torch.float64, torch.complex64])
+def test_inputs_of_other_kinds_are_no_fault_of_the_data(dtype: torch.dtype) -> None:
+    tasks = classified()
+    check_data(tasks._replace(query=Batch(tasks.query.inputs.to(dtype), tasks.query.targets)))
+    whole = Batch(torch.ones(4, 2).to(dtype), torch.zeros(4, 2))  # inputs (T, n), such as the places of an embedding
+    check_data(tasks._replace(support=(whole,)))
+    check_overlap(tasks._replace(support=(whole,)))
+
+
+@pytest.mark.parametrize("hidden", ["support", "hessian"])
+def test_query_examples_that_were_adapted_to_are_counted(hidden: str) -> None:
+    tasks = classified(batches=2, hessian=2)
+    leaking = getattr(tasks, hidden)[1]
+    leaking.inputs[1, :2] = tasks.query.inputs[1, 7:]
+    leaking.targets[1, :2] = tasks.query.targets[1, 7:]
+    with pytest.warns(UserWarning, match=r"query: 2 of 36 examples .* \(the first is query example 7 of task 11\)"):
+        check_overlap(tasks)
+
+
+def test_an_example_of_another_task_or_of_another_target_is_no_leak() -> None:
+    tasks = classified()
+    tasks.support[0].inputs[1, 0] = tasks.query.inputs[2, 0]  # of another task
+    tasks.support[0].inputs[3, 0] = tasks.query.inputs[3, 8]  # of another class
+    check_overlap(tasks)
+    rows = Sinusoid(shots=5, queries=5, noise=0.1).sample("train", range(3), 0)
+    rows.query.inputs[:] = rows.support[0].inputs  # measured twice at the same places
+    check_overlap(rows)
+
+
+def test_a_query_that_is_the_support_is_refused() -> None:
+    tasks = classified(shots=3)
+    with pytest.raises(ValueError, match=r"query: 36 of 36 examples .* so that learning by heart looks like learning"):
+        check_overlap(tasks._replace(support=(tasks.query,)))
+    rows = Sinusoid().sample("train", range(3), 0)
+    with pytest.raises(ValueError, match="query: 30 of 30 examples"):
+        check_overlap(rows._replace(query=rows.support[0]))
+
+
+def relabelled(tasks: Tasks, names: list[int]) -> Tasks:
+    """The classes 0, 1, 2 under other numbers."""
+
+    def changed(batch: Batch) -> Batch:
+        return Batch(batch.inputs, torch.tensor(names)[batch.targets])
+
+    return tasks._replace(support=tuple(map(changed, tasks.support)), query=changed(tasks.query))
+
+
+@pytest.mark.parametrize("names", [[1, 2, 3], [0, 2, 3], [-1, 0, 1], [100, 200, 300]])
+def test_classes_with_gaps_are_told_of(names: list[int]) -> None:
+    listed = ", ".join(map(str, names))
+    with pytest.warns(UserWarning, match=rf"the classes of each task are {listed}; number them from 0 on without gaps"):
+        check_classes(relabelled(classified(), names))
+
+
+@pytest.mark.parametrize("names", [[0, 1, 2], [2, 0, 1], [0, 1, -100]])
+def test_classes_without_gaps_pass(names: list[int]) -> None:
+    check_classes(relabelled(classified(), names))
+    check_classes(relabelled(classified(), [0, 1, -7]), ignored=-7)
+
+
+def test_classes_that_differ_from_task_to_task_may_have_gaps() -> None:
+    tasks = classified()
+    check_classes(
+        Tasks(
+            support=(Batch(tasks.support[0].inputs, tasks.support[0].targets + 10 * torch.arange(4)[:, None]),),
+            query=Batch(tasks.query.inputs, tasks.query.targets + 10 * torch.arange(4)[:, None]),
+            numbers=tasks.numbers,
+        )
+    )
+
+
+def test_classes_of_the_query_alone_are_told_of() -> None:
+    tasks = classified()
+    tasks.query.targets[3, 0] = 4
+    tasks.query.targets[3, 1] = 3
+    with pytest.warns(UserWarning, match=r"targets: in 1 of 4 tasks the query has classes .* \(task 13: 3, 4\)"):
+        check_classes(tasks)
+
+
+def test_one_input_in_two_classes_is_told_of() -> None:
+    tasks = classified()
+    tasks.support[0].inputs[2, 0] = tasks.query.inputs[2, 8]
+    with pytest.warns(UserWarning, match=r"targets: 1 inputs .* in two classes of their task \(the first in task 12\)"):
+        check_classes(tasks)
+
+
+def test_images_that_are_all_the_same_are_refused() -> None:
+    tasks = classified()
+    for batch in (*tasks.support, tasks.query):
+        batch.inputs[1] = 0
+    with pytest.raises(ValueError, match="inputs: all examples of task 11 are the same, whatever their class; look at"):
+        check_classes(tasks)
+
+
+@pytest.mark.parametrize("targets", [torch.float32, torch.int64])
+def test_what_is_no_class_per_example_passes(targets: torch.dtype) -> None:
+    tasks = classified()
+    places = Batch(tasks.query.inputs, torch.randint(5, 9, (4, 9, 5)).to(targets))  # as in segmentation
+    check_classes(tasks._replace(query=places))
+
+
+def test_the_checks_cost_a_fraction_of_a_second() -> None:
+    tasks = Tasks((Batch(torch.rand(8, 25, 3, 84, 84), torch.arange(5).repeat(8, 5)),), None, torch.arange(8))  # type: ignore[arg-type]
+    tasks = tasks._replace(query=Batch(torch.rand(8, 75, 3, 84, 84), torch.arange(5).repeat(8, 15)))
+    start = time.perf_counter()
+    check_data(tasks)
+    check_classes(tasks)
+    check_overlap(tasks)
+    assert time.perf_counter() - start < 5

@@ -1,0 +1,104 @@
+"""``scripts/gpu_check.py`` on a CPU: the same program, in seconds."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gpu_checks import gradients, suite
+from gpu_checks.parts import Case, Part, Setting, run_parts, table
+from gpu_checks.problems import Problem, gradient
+from litmaml.types import Params
+
+SMALL = ["--device", "cpu", "--small"]
+
+
+def read(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # torch's compiler imports it
+def test_the_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "new" / "check.json"
+    assert suite.main([*SMALL, "--out", str(out)]) == 0
+    found = read(out)
+    assert [part["state"] for part in found["parts"].values()] == ["agrees"] * len(suite.PARTS)
+    assert {"device", "torch", "cudnn_allow_tf32", "matmul_precision"} <= set(found["about"])
+    assert found["about"]["cudnn_allow_tf32"] is False
+    tested = {row["case"] for row in found["parts"]["methods x norms"]["cases"]}
+    assert {"SecondOrder, recompute, norm batch", "ZerothOrder, norm layer"} <= tested
+    assert len(tested) == 30
+    (tests,) = found["parts"]["tests"]["cases"]
+    assert tests["tests"]["tests"] > 20
+    if not torch.cuda.is_available():
+        assert tests["tests"]["skipped"] == tests["tests"]["tests"]
+    shown = capsys.readouterr().out
+    assert f"{len(suite.PARTS)} of {len(suite.PARTS)} parts agree" in shown
+    assert all(name in shown for name in found["parts"])
+
+
+def test_a_gradient_that_is_off_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def slightly_off(problem: Problem, *arguments: Any, **options: Any) -> Params:
+        found = gradient(problem, *arguments, **options)
+        return found if options.get("tasks_per_chunk") == 1 else {name: g * (1 + 1e-9) for name, g in found.items()}
+
+    monkeypatch.setattr(gradients, "gradient", slightly_off)
+    assert suite.main([*SMALL, "--out", str(tmp_path / "a.json"), "--parts", "chunks"]) == 1
+    failed = [row["case"] for row in read(tmp_path / "a.json")["parts"]["chunks"]["cases"] if not row["agrees"]]
+    # The estimates have wider tolerances.
+    assert failed == [f"{name}, chunks of 2" for name in ("SecondOrder", "SecondOrder, recompute", "FirstOrder")]
+    shown = capsys.readouterr().out
+    assert "SecondOrder, chunks of 2: " in shown
+    assert "0 of 1 parts agree" in shown
+
+
+def test_what_raises_or_is_cut_off_leaves_the_rest(tmp_path: Path) -> None:
+    """Everything found before a case is in the file when it begins."""
+    out, seen = tmp_path / "check.json", []
+
+    def look() -> float:
+        seen.append(read(out)["parts"]["first"]["cases"])
+        return 0.0
+
+    def fail() -> float:
+        raise RuntimeError("CUDA error: no kernel image")
+
+    def first(setting: Setting) -> Iterator[Case]:
+        yield Case("good", 1.0, lambda: 0.5, {"note": "kept"})
+        yield Case("raises", 1.0, fail)
+        yield Case("not a number", 1.0, lambda: float("nan"))
+        yield Case("looks", 1.0, look)
+
+    def second(setting: Setting) -> Iterator[Case]:
+        yield Case("still runs", 0.0, lambda: 0.0)
+
+    def slow(setting: Setting) -> Iterator[Case]:
+        yield Case("takes long", 1.0, lambda: time.sleep(max(setting.left, 0)) or 0.0)
+        yield Case("too late", 1.0, lambda: 0.0)
+
+    parts = [Part("first", first), Part("second", second), Part("slow", slow), Part("last", second)]
+    setting = Setting(torch.device("cpu"), True, time.monotonic() + 1)
+    found = run_parts(parts, setting, {"device": "none"}, out)
+    assert read(out) == found
+    states = {name: part["state"] for name, part in found["parts"].items()}
+    assert states == {"first": "FAILS", "second": "agrees", "slow": "cut off", "last": "cut off"}
+    good, raises, not_a_number = seen[0]
+    assert (good["error"], good["agrees"], good["note"]) == (0.5, True, "kept")
+    assert "no kernel image" in raises["traceback"]
+    assert (not_a_number["error"], not_a_number["agrees"]) == ("nan", False)
+    assert "raises: RuntimeError: CUDA error: no kernel image" in table(found)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        suite.main([])
+    assert "--device: torch sees no GPU here; --device cpu --small tries" in capsys.readouterr().err

@@ -1,0 +1,118 @@
+"""Whole runs on one GPU: training, resuming, testing, fine-tuning, and how batches get there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from gratings import draw
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+
+from litmaml.cli import main
+from litmaml.data import Glyphs, Sinusoid, TaskDataModule
+from litmaml.inner_optimizer import SGD, HigherOptimizer
+from litmaml.meta_learner import MetaLearner
+from litmaml.models import MLP, Conv4
+from litmaml.outer_gradient import GaussianSmoothing, SecondOrder
+
+pytestmark = pytest.mark.gpu
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def trainer(folder: Path, device: torch.device, **changes: Any) -> Trainer:
+    where = {"accelerator": "gpu" if device.type == "cuda" else "cpu", "devices": 1, "default_root_dir": folder}
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "limit_val_batches": 0}
+    return Trainer(**where | quiet | {"enable_checkpointing": False, "log_every_n_steps": 1} | changes)
+
+
+def learner(**changes: Any) -> MetaLearner:
+    torch.manual_seed(0)
+    return MetaLearner(**{"model": MLP(hidden=[8]), "inner_optimizer": SGD(0.01), "loss": nn.MSELoss()} | changes)
+
+
+def data(**changes: Any) -> TaskDataModule:
+    return TaskDataModule(
+        Sinusoid(shots=5, queries=5), **{"meta_batch": 4, "train_tasks": 16, "val_tasks": 4} | changes
+    )
+
+
+def weights(module: MetaLearner) -> torch.Tensor:
+    return nn.utils.parameters_to_vector(module.inner_loop.parameters()).detach().cpu()
+
+
+@pytest.mark.parametrize("optimizer", [lambda: SGD(0.01, learn="tensor"), HigherOptimizer], ids=["SGD", "Adam"])
+def test_training_is_that_of_the_cpu(optimizer: Any, tmp_path: Path, device: torch.device) -> None:
+    here, there = (learner(inner_optimizer=optimizer(), inner_steps=2) for _ in range(2))
+    trainer(tmp_path, torch.device("cpu"), precision="64-true", max_steps=4).fit(here, data())
+    trainer(tmp_path, device, precision="64-true", max_steps=4).fit(there, data())
+    torch.testing.assert_close(weights(there), weights(here), rtol=1e-9, atol=1e-11)
+
+
+class Save(Callback):
+    """Saves the run after its third step."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == 3:
+            trainer.save_checkpoint(self.path, weights_only=False)
+
+
+@pytest.mark.parametrize("method", [SecondOrder(), GaussianSmoothing(2)], ids=type)
+def test_a_resumed_run_is_the_same(method: Any, tmp_path: Path, device: torch.device) -> None:
+    whole, resumed, saved = learner(outer_gradient=method), learner(outer_gradient=method), tmp_path / "saved.ckpt"
+    trainer(tmp_path, device, max_steps=6, callbacks=[Save(saved)]).fit(whole, data())
+    torch.randn(5, device=device)
+    trainer(tmp_path, device, max_steps=6).fit(resumed, data(), ckpt_path=saved, weights_only=False)
+    torch.testing.assert_close(weights(resumed), weights(whole), rtol=1e-6, atol=1e-7)
+
+
+class Look(Callback):
+    """Keeps where the batches of training were."""
+
+    def __init__(self) -> None:
+        self.devices: set[str] = set()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        parts = (batch.query.inputs, batch.query.targets, batch.support[0].inputs, batch.numbers)
+        self.devices |= {part.device.type for part in parts}
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_images_are_made_on_the_device(channels_last: bool, tmp_path: Path, device: torch.device) -> None:
+    tasks = TaskDataModule(Glyphs(ways=5, shots=1, queries=2), 4, train_tasks=8, val_tasks=4, num_workers=2)
+    module, look = MetaLearner(Conv4(filters=8), SGD(0.1), channels_last=channels_last), Look()
+    trainer(tmp_path, device, max_steps=2, callbacks=[look]).fit(module, tasks)
+    assert look.devices == {device.type}
+    served = next(iter(tasks.val_dataloader()))
+    pinned = [served.query.inputs.is_pinned(), served.support[0].targets.is_pinned(), served.numbers.is_pinned()]
+    assert pinned == [device.type == "cuda"] * 3
+    assert not any(weight.isnan().any() for weight in module.inner_loop.parameters())
+
+
+def test_the_commands(tmp_path: Path, device: torch.device) -> None:
+    """fit, test and diagnose with the configuration for a GPU, then finetune."""
+    where = ["--trainer.accelerator=cpu"] if device.type == "cpu" else ["-c", str(CONFIGS / "trainer" / "gpu.yaml")]
+    run = tmp_path / "run"
+    small = ["--model.model.init_args.filters=8", "--data.meta_batch=4", "--data.train_tasks=8", "--data.val_tasks=4"]
+    quiet = ["--trainer.enable_progress_bar=false", "--trainer.max_epochs=1", f"--trainer.default_root_dir={run}"]
+    torch.backends.cudnn.allow_tf32 = True  # as torch has it
+    main(["fit", "-c", str(CONFIGS / "glyphs.yaml"), *where, *small, *quiet, "--trainer.log_every_n_steps=1"])
+    assert not torch.backends.cudnn.allow_tf32
+    assert torch.get_float32_matmul_precision() == "highest"
+    main(["test", f"--ckpt_path={run / 'checkpoints' / 'best.ckpt'}", *where, "--data.test_tasks=8"])
+    assert json.loads((run / "test_results.json").read_text())["protocol"]["tasks"] == 8
+    main(["diagnose", f"--checkpoint={run}", *where, "--diagnose.tasks=3"])
+    assert json.loads((run / "diagnosis.json").read_text())["setting"]["tasks"] == 3
+    pictures = draw(tmp_path / "pictures", ["a", "b", "c"], each=3)
+    asked = ["--checkpoint", str(run), "--data", str(pictures), "--output", str(tmp_path / "out"), "--steps", "5"]
+    main(["finetune", *asked, "--device", device.type])
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    main(["classify", "--model", str(tmp_path / "out"), "--images", str(pictures), "--output", str(tmp_path / "p.csv")])
+    assert len((tmp_path / "p.csv").read_text().splitlines()) == 10
