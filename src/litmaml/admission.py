@@ -216,6 +216,8 @@ class _Reader:
             raise at.refuse(f"holds more than {_MOST} values, or more than {_DEEPEST} within each other")
         first: NotAdmitted | None = None
         kinds = options(annotation)
+        if value is None and bool in kinds and type(None) not in kinds and Any not in kinds:
+            return False  # as torch's layers keep bias=False
         for kind in kinds:
             try:
                 if isinstance(value, Mapping) and "class_path" in value:

@@ -25,7 +25,7 @@ class _Part(NamedTuple):
     kinds: tuple[type, ...]
 
 
-_OWN = ("litmaml.data", "litmaml.inner_optimizer", "litmaml.losses", "litmaml.models", "litmaml.outer_gradient")
+_OWN = tuple(f"litmaml.{name}" for name in ("data", "inner_optimizer", "losses", "metrics", "models", "outer_gradient"))
 _METRICS = "(aggregation|classification|clustering|nominal|regression|retrieval|segmentation)"
 _PARTS = {
     "litmaml": [_Part(rf"({'|'.join(map(re.escape, _OWN))})(\.\w+)*", r"litmaml\..*", (object,))],

@@ -7,5 +7,7 @@ from pathlib import Path
 
 
 def expanded(path: str | Path) -> Path:
-    """The path with the home folder for ``~`` and the environment's values for ``$NAME``."""
+    """The path with the home folder for ``~`` and the environment's values for ``$NAME``; itself where it is there."""
+    if os.path.lexists(path):
+        return Path(path)
     return Path(os.path.expandvars(os.path.expanduser(path)))

@@ -194,3 +194,15 @@ def test_packages_that_are_not_trusted_are_not_imported(tmp_path: Path, monkeypa
 )
 def test_plain_values(value: object, plain: bool) -> None:
     assert is_plain(value) is plain
+
+
+class Switched(nn.Module):
+    def __init__(self, on: bool = True, maybe: bool | None = None) -> None:
+        super().__init__()
+        self.on, self.maybe = on, maybe
+
+
+def test_nothing_is_false_only_where_it_cannot_be_nothing() -> None:
+    """torch's layers keep ``bias=False`` as None."""
+    made = build(bad(f"{__name__}.Switched", on=None, maybe=None), nn.Module, "model")
+    assert (made.on, made.maybe) == (False, None)

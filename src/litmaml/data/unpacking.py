@@ -12,8 +12,8 @@ from typing import BinaryIO
 
 from PIL import Image, ImageFile, ImageOps
 
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-"""Told by a file's content. Pillow knows 40 more, among them PostScript, which it has Ghostscript run."""
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Told by a file's content. Pillow knows 40 others, among them PostScript, which it has Ghostscript run."""
 
 _LARGE = 1 << 24
 """Pixels from which an image is shrunk strip by strip, or while it is decoded, so that it is held once."""
