@@ -10,7 +10,7 @@ import yaml
 
 _LARGEST = 4 << 20
 """Bytes of a file; a hundred thousand class names are less."""
-_MOST_VALUES = 1_000_000
+_MOST_VALUES, _DEEPEST = 1_000_000, 50
 
 
 class NotPlain(ValueError):
@@ -79,7 +79,17 @@ def count_values(value: Any, most: int) -> int:
 
 
 class _Loader(yaml.SafeLoader):
-    """Without merge keys: each multiplies what it merges, and the result holds it all."""
+    """Without deep nesting, and without merge keys: each multiplies what it merges, and the result holds it all."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise yaml.composer.ComposerError(None, None, f"it is nested more than {_DEEPEST} deep", None)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):

@@ -200,7 +200,8 @@ def test_what_is_typed_lies_on_what_is_recorded(tmp_path: Path) -> None:
 def _sinusoid(folder: Path) -> str:
     file = folder / "tasks.yaml"
     file.write_text(
-        "data: {tasks: {class_path: litmaml.data.Sinusoid}, meta_batch: 2, train_tasks: 4, val_tasks: 2, test_tasks: 2}\n"
+        "data: {tasks: {class_path: litmaml.data.Sinusoid}, meta_batch: 2, train_tasks: 4, val_tasks: 2, "
+        "test_tasks: 2}\n"
     )
     return str(file)
 
