@@ -124,6 +124,8 @@ def _wrong_part(saved: Mapping[Any, Any]) -> str | None:
     for name in ("hyper_parameters", "datamodule_hyper_parameters", "callbacks", "loops"):
         if name in saved and not isinstance(saved[name], Mapping):
             return f"its {name} are no dictionary"
+    if _leads_out(saved.get("callbacks", {})):
+        return "its callbacks name files by way of '..', which they might remove"
     for name in ("optimizer_states", "lr_schedulers"):
         if name in saved and not isinstance(saved[name], list):
             return f"its {name} are no list"
@@ -133,6 +135,14 @@ def _wrong_part(saved: Mapping[Any, Any]) -> str | None:
     if not re.fullmatch(r"\d+(\.\w+){1,5}(\+\w+)?", str(saved.get("pytorch-lightning_version", "2.0"))[:40]):
         return "its version of Lightning is none"
     return None
+
+
+def _leads_out(value: Any) -> bool:
+    if isinstance(value, str):
+        return ".." in Path(value).parts
+    if isinstance(value, Mapping):
+        return any(map(_leads_out, [*value.keys(), *value.values()]))
+    return isinstance(value, list | tuple) and any(map(_leads_out, value))
 
 
 def _first_line(error: Exception) -> str:

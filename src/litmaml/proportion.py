@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torchmetrics import Metric
 
 from litmaml.admission import Recipe
 from litmaml.nameable import is_the_users
@@ -22,7 +23,7 @@ def check_size(arguments: Mapping[str, Any], weights: Mapping[str, Tensor], what
     The user's own classes are not looked at: to make them twice may have effects.
 
     Args:
-        arguments: The admitted arguments of a learner; the model and the inner optimizer are looked at.
+        arguments: The admitted arguments of a learner; its modules are looked at.
         weights: What the file holds.
         what: What the arguments are called in errors.
 
@@ -30,21 +31,33 @@ def check_size(arguments: Mapping[str, Any], weights: Mapping[str, Tensor], what
         ValueError: The model is out of proportion, or cannot be made.
     """
     model, optimizer = arguments.get("model"), arguments.get("inner_optimizer")
-    if not isinstance(model, Recipe) or _has_users(model) or _has_users(optimizer):
-        return
     held = sum(min(weight.numel(), weight.untyped_storage().nbytes()) for weight in weights.values())
+    count = 0
     # On the meta device, where tensors have a shape and no content.
     with torch.device("meta"):
-        network = made(model, f"{what}model")
-        count = sum(tensor.numel() for tensor in (*network.parameters(), *network.buffers()))
-        if isinstance(optimizer, Recipe):
-            rates = made(optimizer, f"{what}inner_optimizer")
-            rates.bind(dict(network.named_parameters()), arguments.get("inner_steps") or 1)
-            count += sum(rate.numel() for rate in rates.parameters())
+        others = {"loss": arguments.get("loss"), **(arguments.get("metrics") or {})}
+        for name, part in others.items():
+            if isinstance(part, Recipe) and not _has_users(part):
+                count += _numbers(made(part, f"{what}{name}"))
+        if isinstance(model, Recipe) and not _has_users(model) and not _has_users(optimizer):
+            network = made(model, f"{what}model")
+            count += _numbers(network)
+            if isinstance(optimizer, Recipe):
+                rates = made(optimizer, f"{what}inner_optimizer")
+                rates.bind(dict(network.named_parameters()), arguments.get("inner_steps") or 1)
+                count += _numbers(rates)
     if count > _TIMES * held + _BESIDES:
         raise ValueError(
-            f"{what}model: would be made with {count} weights and rates, and the file holds {held}; it was not made"
+            f"{what}model: it, its loss and its metrics would hold {count} numbers, and the file has {held}; they were "
+            "not made"
         )
+
+
+def _numbers(module: nn.Module) -> int:
+    """How many numbers a module holds; a metric also in its states."""
+    states = module._defaults.values() if isinstance(module, Metric) else ()
+    tensors = [*module.parameters(), *module.buffers(), *(state for state in states if isinstance(state, Tensor))]
+    return sum(tensor.numel() for tensor in tensors)
 
 
 def _has_users(admitted: Any) -> bool:

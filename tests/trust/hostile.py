@@ -195,6 +195,13 @@ def records(mark: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             "hyper_parameters": {**honest()["hyper_parameters"], "inner_optimizer": rates, "inner_steps": 10**10},
         },
     )
+    large = _of("torch.nn.Linear", in_features=10**5, out_features=10**4)
+    yield "a loss that fills the memory", put(("hyper_parameters", "loss"), large)
+    confusion = _of("torchmetrics.classification.MulticlassConfusionMatrix", num_classes=10**5)
+    yield "a metric that fills the memory", put(("hyper_parameters", "metrics"), {"mine": confusion})
+    key = next(iter(honest()["callbacks"]))
+    away = {**honest()["callbacks"][key], "best_model_path": "/tmp/runs/sinusoid/checkpoints/../../../mine.txt"}
+    yield "a callback that removes files", {**honest(), "callbacks": {key: away}}
     yield "processes without end", put(("datamodule_hyper_parameters", "num_workers"), 10**6)
     yield "weights that are none", {**honest(), "state_dict": {"w": "os.system"}}
     yield "a later format", {**honest(), "litmaml_format": 99}
