@@ -34,7 +34,7 @@ class DurableCheckpointIO(CheckpointIO):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = _write_beside(path, lambda file: torch.save(checkpoint, file))
-        new, old = sha256(fresh), checksums(path)
+        new, old = sha256(fresh), _earlier(path)
         _write_checksums(path, [new, *old])
         _rename(fresh, path)
         if old:
@@ -55,6 +55,13 @@ class DurableCheckpointIO(CheckpointIO):
     def remove_checkpoint(self, path: str | Path) -> None:
         Path(path).unlink(missing_ok=True)
         checksum_file(Path(path)).unlink(missing_ok=True)
+
+
+def _earlier(path: Path) -> list[str]:
+    try:
+        return checksums(path)
+    except ValueError:  # damaged: it is about to be replaced
+        return []
 
 
 def _write_checksums(path: Path, digests: list[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import tempfile
 import warnings
@@ -11,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.fabric.plugins import CheckpointIO
@@ -21,21 +19,18 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
-from torch import nn
-from torch.optim.lr_scheduler import LRScheduler
 
 from litmaml.callbacks import Preemption, Report
 from litmaml.checkpoint import read_checkpoint
 from litmaml.checkpoint_io import DurableCheckpointIO
 from litmaml.data import TaskDataModule
-from litmaml.data.images import ImageFormat
-from litmaml.data.task_distribution import TaskDistribution
 from litmaml.finetuning.command import COMMANDS, run_command
 from litmaml.finetuning.meta_checkpoint import locate, start_from
 from litmaml.float32 import Float32Precision, set_float32_precision
+from litmaml.imports import HELP, import_named
 from litmaml.meta_learner import MetaLearner
-from litmaml.outer_gradient import OuterGradient
-from litmaml.recipe import check_classes
+from litmaml.paths import expanded
+from litmaml.recorded import SealedParser, configuration
 from litmaml.run_folder import (
     BEST,
     CHECKPOINTS,
@@ -45,7 +40,7 @@ from litmaml.run_folder import (
     resolve_checkpoint,
     set_aside,
 )
-from litmaml.types import SPLITS
+from litmaml.sealed import seal, unseal
 
 _DEFAULT_FOLDER = "runs/latest"
 
@@ -55,7 +50,7 @@ class SaveConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # With the nulls in it, for one may stand where the default is another; one at the top is an option left out.
-        resolved = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
+        resolved = unseal(yaml.safe_load(self.parser.dump(self.config, skip_unset=False)))
         plain = {name: value for name, value in resolved.items() if value is not None}
         if stage == "fit":
             folder = Path(trainer.default_root_dir)
@@ -69,6 +64,9 @@ class SaveConfig(SaveConfigCallback):
 
 class MetaCLI(LightningCLI):
     """LightningCLI with a run's folder, in which checkpoints, logs, results and the configuration lie."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"parser_class": SealedParser, **kwargs})
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
@@ -90,6 +88,7 @@ class MetaCLI(LightningCLI):
             help="Meta-checkpoint (file, run's folder, RUN/last or wandb:// reference) whose weights a new run starts "
             "from; to resume a run use --ckpt_path.",
         )
+        parser.add_argument("--imports", type=list[str] | None, help=HELP)
         parser.add_argument(
             "--float32_matmul_precision",
             type=Float32Precision,
@@ -106,7 +105,9 @@ class MetaCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         set_float32_precision(config.float32_matmul_precision)
-        folder = Path(os.path.expandvars(config.trainer.default_root_dir or _DEFAULT_FOLDER))
+        recorded = unseal(config.trainer.default_root_dir)
+        typed = recorded == config.trainer.default_root_dir
+        folder = expanded(recorded or _DEFAULT_FOLDER) if typed else Path(recorded)
         config.trainer.default_root_dir = str(folder)
         for checkpoint in (config.checkpoint, config.last_checkpoint):
             checkpoint.dirpath = checkpoint.dirpath or str(folder / CHECKPOINTS)
@@ -140,7 +141,7 @@ class MetaCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         # The parsed arguments rebuild also those classes that do not keep them as attributes.
-        typed = yaml.safe_load(self.parser.dump(self.config, skip_link_targets=False, skip_unset=False))
+        typed = unseal(yaml.safe_load(self.parser.dump(self.config, skip_link_targets=False, skip_unset=False)))
         typed = typed.get(self.subcommand, typed)
         self.model.remember(typed["model"])
         self.datamodule.remember(typed["data"])
@@ -203,7 +204,7 @@ def main(args: Sequence[str] | None = None) -> None:
                 "description": "Few-shot learning by MAML with a selectable outer gradient.",
                 "epilog": f"And, each with its own --help: {others}",
             },
-            args=with_checkpoint(arguments, Path(scratch)),
+            args=with_checkpoint(import_named(arguments), Path(scratch)),
         )
 
 
@@ -213,7 +214,7 @@ def with_checkpoint(arguments: list[str], scratch: Path) -> list[str]:
     if weights is not None and named is not None:
         raise ValueError("init_weights: is for a new run, ckpt_path to resume or test one; give one of them")
     if weights is not None and arguments[0] == "fit":
-        recorded = {"model": read_checkpoint(locate(weights, "init_weights"))["hyper_parameters"]}
+        recorded = configuration(read_checkpoint(locate(weights, "init_weights")), arguments, data=False)
         return [arguments[0], "--config", _written(recorded, scratch), *arguments[1:]]
     if named is None or not arguments or arguments[0].startswith("-"):
         return arguments
@@ -224,28 +225,12 @@ def with_checkpoint(arguments: list[str], scratch: Path) -> list[str]:
         rank_zero_info(f"there is no checkpoint in {folder} yet: training starts from the beginning")
         return [command, *_without(rest, "--ckpt_path")]
     path = resolve_checkpoint(named, folder, resume=command == "fit")
-    saved = read_checkpoint(path)
-    recorded = {"model": saved["hyper_parameters"]}
-    if "datamodule_hyper_parameters" in saved:
-        recorded["data"] = saved["datamodule_hyper_parameters"]
-    recorded["trainer"] = {"default_root_dir": str(folder_of(path))}
+    recorded = configuration(read_checkpoint(path), rest)
+    recorded["trainer"] = {"default_root_dir": seal(str(folder_of(path)))}
     return [command, "--config", _written(recorded, scratch), *_without(rest, "--ckpt_path"), f"--ckpt_path={path}"]
 
 
-_RECORDED = (nn.Module, OuterGradient, TaskDistribution, ImageFormat, torch.optim.Optimizer, LRScheduler)
-"""What a checkpoint may name: these classes and theirs, and no functions."""
-
-
 def _written(recorded: dict[str, Any], scratch: Path) -> str:
-    check_classes(recorded, _RECORDED, "checkpoint")
-    tasks = recorded.get("data", {}).get("tasks") or {}
-    if tasks.get("class_path", "").endswith(".Learn2LearnTasks"):
-        # Its tasksets are functions, which it calls: they have to be typed again.
-        for split in SPLITS:
-            tasks["init_args"].pop(split, None)
-    for name in ("optimizer", "lr_scheduler"):
-        if isinstance(recorded["model"].get(name), str):
-            raise ValueError(f"checkpoint.model.{name}: a function by its name is not called; type --model.{name}")
     file = scratch / "checkpoint.yaml"
     file.write_text(yaml.safe_dump(recorded), encoding="utf-8")
     return str(file)
@@ -254,14 +239,14 @@ def _written(recorded: dict[str, Any], scratch: Path) -> str:
 def _folder(arguments: Sequence[str]) -> Path:
     """The run's folder by what was typed: an option, or else the last configuration file that names one."""
     if typed := _option(arguments, "--trainer.default_root_dir"):
-        return Path(os.path.expandvars(typed))
+        return expanded(typed)
     folder = _DEFAULT_FOLDER
     for file in (*_options(arguments, "-c"), *_options(arguments, "--config")):
         if Path(file).is_file():
             read = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
             trainer = read.get("trainer") if isinstance(read, dict) else None
             folder = (trainer or {}).get("default_root_dir") or folder
-    return Path(os.path.expandvars(folder))
+    return expanded(folder)
 
 
 def _option(arguments: Sequence[str], name: str) -> str | None:

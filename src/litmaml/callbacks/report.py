@@ -17,6 +17,7 @@ from litmaml.evaluation import Interval
 from litmaml.json_text import json_text
 from litmaml.meta_learner import MetaLearner
 from litmaml.plots import Fit, grid_over, plot_adaptation, plot_fits
+from litmaml.shown import printable
 from litmaml.types import Batch, Split, Tasks, select
 
 
@@ -65,7 +66,7 @@ class Report(Callback):
             plot_fits(folder / "functions.png", self._fits, _title(protocol))
             written += ", functions.png"
         print_results(pl_module.results, protocol)
-        Console().print(f"written to {folder}: {written}", soft_wrap=True)
+        Console().print(printable(f"written to {folder}: {written}"), soft_wrap=True, markup=False)
 
 
 def _of_one_variable(tasks: Tasks) -> bool:
@@ -122,13 +123,14 @@ def print_results(results: Mapping[str, Sequence[Interval]], protocol: Mapping[s
     console = Console()
     # Not as the table's title, which is broken to the width of the table.
     title = f"{_title(protocol)}: mean and 95% interval over {protocol.get('tasks', '?')} tasks"
-    console.print(title, soft_wrap=True, highlight=False)
+    console.print(printable(title), soft_wrap=True, highlight=False, markup=False)
     console.print(table)
     hidden = ("data", "tasks", "checkpoint")
     console.print(
-        ", ".join(f"{k}: {v}" for k, v in protocol.items() if k not in hidden),
+        printable(", ".join(f"{k}: {v}" for k, v in protocol.items() if k not in hidden)),
         soft_wrap=True,
         highlight=False,
+        markup=False,
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,27 @@ from litmaml.data.image_tasks import ImageTasks
 from litmaml.evaluation import Interval
 from litmaml.meta_learner import MetaLearner
 from litmaml.metrics import value_of
+from litmaml.plain_files import NotPlain, read_text
 from litmaml.run_folder import LAST, checkpoints_in
 from litmaml.types import Split, Tasks, chunks, select
 
 ID_FILE = "wandb_id"
 STEP = "trainer/global_step"
+
+
+def remembered_id(file: Path) -> str:
+    """The id in a run's folder.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        text = read_text(file).strip()
+    except NotPlain as error:
+        raise ValueError(f"{str(file)!r}: {error}; remove it to begin a new W&B run") from error
+    if not re.fullmatch(r"[\w-]{1,128}", text):
+        raise ValueError(f"{str(file)!r} holds no id of a W&B run; remove it to begin a new one")
+    return text
 
 
 class ResumableWandbLogger(WandbLogger):
@@ -87,7 +104,7 @@ class ResumableWandbLogger(WandbLogger):
         folder.mkdir(parents=True, exist_ok=True)
         remembered = folder / ID_FILE
         if self._wandb_init["id"] is None and remembered.is_file() and checkpoints_in(folder):
-            self._wandb_init["id"] = remembered.read_text(encoding="utf-8").strip()
+            self._wandb_init["id"] = remembered_id(remembered)
         try:
             run = super().experiment
         except wandb.Error as error:

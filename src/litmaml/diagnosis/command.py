@@ -22,7 +22,11 @@ from litmaml.diagnosis.diagnose import Diagnosis, diagnose
 from litmaml.diagnosis.report import print_diagnosis, write_diagnosis
 from litmaml.finetuning.meta_checkpoint import locate
 from litmaml.float32 import set_float32_precision
+from litmaml.imports import import_named
 from litmaml.meta_learner import MetaLearner
+from litmaml.paths import expanded
+from litmaml.sealed import unseal
+from litmaml.shown import printable
 from litmaml.types import Batch, Split, Tasks
 
 
@@ -53,7 +57,9 @@ class DiagnoseCLI(MetaCLI):
         set_float32_precision(self.config.float32_matmul_precision)
         self.config.trainer.logger = False
         self.config.trainer.callbacks = None  # those of a run
-        self.config.trainer.default_root_dir = self.config.trainer.default_root_dir or "runs/latest"
+        typed = self.config.trainer.default_root_dir
+        recorded = unseal(typed)
+        self.config.trainer.default_root_dir = str(expanded(typed or "runs/latest") if recorded == typed else recorded)
 
     def after_instantiate_classes(self) -> None:
         """Nothing is recorded: no checkpoint will be written."""
@@ -62,9 +68,9 @@ class DiagnoseCLI(MetaCLI):
 def run(arguments: Sequence[str]) -> None:
     """``litmaml diagnose`` with what was typed after its name; an error of the user's is told in a line."""
     try:
-        diagnose_command(arguments)
+        diagnose_command(import_named(arguments))
     except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(f"litmaml diagnose: {error}")
+        sys.exit(printable(f"litmaml diagnose: {error}"))
 
 
 def diagnose_command(arguments: Sequence[str]) -> Diagnosis:
@@ -116,7 +122,9 @@ def diagnose_command(arguments: Sequence[str]) -> Diagnosis:
     found.setting["checkpoint"] = None if path is None else str(path)
     print_diagnosis(found, console)
     written = write_diagnosis(found, Path(cli.trainer.default_root_dir))
-    console.print(f"written to {written[0].parent}: {', '.join(file.name for file in written)}", soft_wrap=True)
+    console.print(
+        f"written to {printable(written[0].parent)}: {', '.join(file.name for file in written)}", soft_wrap=True
+    )
     return found
 
 

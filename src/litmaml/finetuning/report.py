@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from litmaml.evaluation import Interval
 from litmaml.finetuning.adapted_model import Prediction
 from litmaml.finetuning.fine_tuning import FineTuned
 from litmaml.plots import Measured, plot_adaptation
+from litmaml.shown import code, markdown, one_line, printable, table_cell
 
 PREDICTIONS, REPORT, ADAPTATION, CONFUSION = "predictions.csv", "report.md", "adaptation.png", "confusion.png"
 
@@ -46,24 +49,26 @@ def write_predictions(path: Path, predictions: list[Prediction], labels: list[st
         writer = csv.writer(file)
         writer.writerow(["file", "class", "probability", *(["label"] if labels else [])])
         for k, found in enumerate(predictions):
-            writer.writerow([found.file, found.label, f"{found.probability:.6f}", *([labels[k]] if labels else [])])
+            names = [found.file, found.label, *([labels[k]] if labels else [])]
+            file_name, label, *others = map(table_cell, names)
+            writer.writerow([file_name, label, f"{found.probability:.6f}", *others])
 
 
 def print_report(result: FineTuned, folder: Path) -> None:
     """Show what matters: accuracy, classes, what was done to head and normalisation, and what to do next."""
     console = Console()
     if result.score is not None:
-        console.print(f"{result.method}: {result.score}", markup=False, highlight=False, soft_wrap=True)
+        console.print(printable(f"{result.method}: {result.score}"), markup=False, highlight=False, soft_wrap=True)
         table = Table()
         for title in ("class", "images", "right", "most others taken for"):
             table.add_column(title, justify="right" if title in ("images", "right") else "left")
         for name, images, right, most in result.score.rows():
-            table.add_row(name, str(images), str(right), most)
-        console.print(table, markup=False)
+            table.add_row(Text(one_line(name)), str(images), str(right), Text(one_line(most)))
+        console.print(table)
     for line in _notes(result):
-        console.print(line, markup=False, highlight=False)
+        console.print(printable(line), markup=False, highlight=False)
     console.print(
-        f"written to {folder}; classify further images: litmaml classify --model {folder} --images FOLDER",
+        printable(f"written to {folder}; classify further images: litmaml classify --model {folder} --images FOLDER"),
         markup=False,
         highlight=False,
         soft_wrap=True,
@@ -94,7 +99,7 @@ def _head(result: FineTuned) -> str:
     if result.tuner.replaced_head is None:
         return f"kept, meta-learnt for {result.tuner.trained_outputs} classes"
     return (
-        f"`{result.tuner.replaced_head}` replaced by one that starts at zero: {len(result.classes)} classes, "
+        f"{code(result.tuner.replaced_head)} replaced by one that starts at zero: {len(result.classes)} classes, "
         f"{result.tuner.trained_outputs} in meta-training"
     )
 
@@ -118,7 +123,7 @@ def _markdown(result: FineTuned, folder: Path) -> str:
     lines = [
         "# Fine-tuning",
         "",
-        f"From the meta-checkpoint `{result.checkpoint.name}`, {len(result.curve) - 1} inner steps on "
+        f"From the meta-checkpoint {code(result.checkpoint.name)}, {len(result.curve) - 1} inner steps on "
         f"{sum(result.support)} images of {len(result.classes)} classes.",
         "",
         *(f"- {note}" for note in _notes(result)),
@@ -134,7 +139,7 @@ def _markdown(result: FineTuned, folder: Path) -> str:
             "| --- | ---: | ---: | ---: | --- |",
         ]
         for (name, images, right, most), size in zip(result.score.rows(), result.support, strict=True):
-            lines.append(f"| {_cell(name)} | {size} | {images} | {right} | {_cell(most)} |")
+            lines.append(f"| {markdown(name)} | {size} | {images} | {right} | {markdown(most)} |")
         lines += ["", f"![which class was taken for which]({CONFUSION})", ""]
     lines += [
         "## Adaptation",
@@ -157,14 +162,10 @@ def _markdown(result: FineTuned, folder: Path) -> str:
         "",
         "```python",
         "import litmaml",
-        f'model = litmaml.load("{folder.name}")',
+        f"model = litmaml.load({json.dumps(one_line(folder.name), ensure_ascii=False)})",
         'for file, label, probability in model.classify("image.png"):',
         "    print(file, label, probability)",
         "```",
         "",
     ]
     return "\n".join(lines)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
