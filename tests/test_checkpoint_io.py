@@ -157,6 +157,58 @@ def test_every_interrupted_write_leaves_a_valid_file(run: Path, monkeypatch: pyt
     assert seen[5:] == [16, 17, 18, 19]
 
 
+def test_every_interrupted_link_leaves_a_valid_file(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process dies before each operation by which a checkpoint gets the best one's name."""
+    other, best = (run / "checkpoints" / f"{name}.ckpt" for name in ("other", "best"))
+    for dies_at in range(1, 30):
+        DurableCheckpointIO().save_checkpoint(content(1), best)
+        operations = iter([None] * (dies_at - 1))
+
+        def dying(real: Any, operations: Any = operations) -> Any:
+            def operation(*arguments: Any) -> Any:
+                next(operations)
+                return real(*arguments)
+
+            return operation
+
+        with monkeypatch.context() as dead:
+            for name in ("fsync", "replace", "link"):
+                dead.setattr(checkpoint_io.os, name, dying(getattr(os, name)))
+            try:
+                checkpoint_io.link_checkpoint(other, best)
+            except StopIteration:
+                assert load_plain(best)["global_step"] in (1, 2)
+            else:
+                break
+    assert dies_at == 10  # the link; two sums with their names and folders, and the link's
+    assert load_plain(best)["global_step"] == load_plain(other)["global_step"] == 2
+
+
+def test_a_file_system_without_links(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*arguments: Any) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(checkpoint_io.os, "link", refused)
+    checkpoint_io.link_checkpoint(run / "checkpoints" / "other.ckpt", run / "checkpoints" / "best.ckpt")
+    assert load_plain(run / "checkpoints" / "best.ckpt")["global_step"] == 2
+
+
+@pytest.mark.parametrize("at", [".last.ckpt.unfinished", ".last.ckpt.sha256.unfinished"])
+def test_nothing_unfinished_stays_on_a_full_disk(at: str, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.open
+
+    def full(self: Path, *arguments: Any, **named: Any) -> Any:
+        if self.name == at and "w" in arguments[0]:
+            return real(Path("/dev/full"), "wb", buffering=0)
+        return real(self, *arguments, **named)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(OSError, match=r"cannot write .*: .*No space left on device"):
+        DurableCheckpointIO().save_checkpoint(content(9), run / "checkpoints" / "last.ckpt")
+    assert not list((run / "checkpoints").glob(".*"))
+    assert load_plain(run / "checkpoints" / "last.ckpt")["global_step"] == 3
+
+
 @pytest.mark.slow
 def test_killed_while_writing_again_and_again(run: Path) -> None:
     program = (

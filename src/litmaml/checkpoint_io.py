@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
@@ -33,12 +33,7 @@ class DurableCheckpointIO(CheckpointIO):
             raise TypeError("storage_options: DurableCheckpointIO writes local files and takes none")
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = _write_beside(path, lambda file: torch.save(checkpoint, file))
-        new, old = sha256(fresh), _earlier(path)
-        _write_checksums(path, [new, *old])
-        _rename(fresh, path)
-        if old:
-            _write_checksums(path, [new])
+        _put(path, _write_beside(path, lambda file: torch.save(checkpoint, file)))
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
@@ -64,6 +59,34 @@ def _earlier(path: Path) -> list[str]:
         return []
 
 
+def link_checkpoint(source: Path, target: Path) -> None:
+    """Make a checkpoint of this folder known by a second name too, as durably as one that is written.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    fresh = _unfinished(target)
+    fresh.unlink(missing_ok=True)
+    try:
+        os.link(source, fresh)
+    except OSError:  # no hard links on this file system
+        fresh = _write_beside(target, lambda file: file.write(source.read_bytes()))
+    _put(target, fresh)
+
+
+def _put(path: Path, fresh: Path) -> None:
+    """A file that was written beside its target takes the target's place, and its checksum that of the target's."""
+    try:
+        new, old = sha256(fresh), _earlier(path)
+        _write_checksums(path, [new, *old])
+        _rename(fresh, path)
+    except OSError:
+        fresh.unlink(missing_ok=True)  # it may be what fills the disk
+        raise
+    if old:
+        _write_checksums(path, [new])
+
+
 def _write_checksums(path: Path, digests: list[str]) -> None:
     lines = "".join(f"{digest}  {path.name}\n" for digest in digests)
     _rename(_write_beside(checksum_file(path), lambda file: file.write(lines.encode())), checksum_file(path))
@@ -71,16 +94,42 @@ def _write_checksums(path: Path, digests: list[str]) -> None:
 
 def _write_beside(target: Path, write: Callable[[IO[bytes]], object]) -> Path:
     """A file in the same folder with all its bytes on the disk. One process writes, so one name will do."""
-    fresh = target.with_name(f".{target.name}.unfinished")
+    fresh = _unfinished(target)
+    fresh.unlink(missing_ok=True)  # it may be a link to another checkpoint, which writing would destroy
+    noting = None
     try:
         with fresh.open("wb") as file:
-            write(file)
+            noting = _Noting(file)
+            write(cast(IO[bytes], noting))
             file.flush()
             os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:
         fresh.unlink(missing_ok=True)  # it may be what fills the disk
-        raise OSError(f"checkpoint: cannot write {str(target)!r}: {error}") from error
+        cause = (noting and noting.error) or error
+        raise OSError(f"checkpoint: cannot write {str(target)!r}: {cause}") from error
     return fresh
+
+
+def _unfinished(target: Path) -> Path:
+    return target.with_name(f".{target.name}.unfinished")
+
+
+class _Noting:
+    """Keeps the error of a file that torch's writer answers with words of its own."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 def _rename(fresh: Path, target: Path) -> None:

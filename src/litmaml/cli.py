@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import sys
 import tempfile
@@ -15,73 +16,84 @@ from jsonargparse import Namespace
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
-from litmaml.callbacks import Preemption, Report
+from litmaml.arguments import Arguments
+from litmaml.callbacks import BestCheckpoint, LastCheckpoint, Predictions, Preemption, Report, Resumption
+from litmaml.callbacks.best_checkpoint import best_checkpoint
 from litmaml.checkpoint import read_checkpoint
 from litmaml.checkpoint_io import DurableCheckpointIO
 from litmaml.data import TaskDataModule
+from litmaml.error_lines import OneLineParser, errors_in_one_line
 from litmaml.finetuning.command import COMMANDS, run_command
 from litmaml.finetuning.meta_checkpoint import locate, start_from
 from litmaml.float32 import Float32Precision, set_float32_precision
+from litmaml.guarded_logger import guard
 from litmaml.imports import HELP, import_named
 from litmaml.meta_learner import MetaLearner
-from litmaml.paths import expanded
 from litmaml.recorded import SealedParser, configuration
+from litmaml.recorded_run import named_checkpoint, with_run
 from litmaml.run_folder import (
-    BEST,
-    CHECKPOINTS,
-    LAST,
     checkpoints_in,
     folder_of,
+    local_folder,
+    remove_unfinished,
     resolve_checkpoint,
     set_aside,
 )
-from litmaml.sealed import seal, unseal
+from litmaml.run_owner import FolderOwner, claim
+from litmaml.sealed import unseal
 
-_DEFAULT_FOLDER = "runs/latest"
+DEFAULT_FOLDER = "runs/latest"
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes the resolved configuration to the logs, and that of ``fit`` to ``config.yaml`` in the run's folder."""
+    """Writes the configuration to the logs, and that of ``fit`` to ``config.yaml`` in the run's folder.
+
+    ``recorded``: what was typed and resolved, without what follows from where this run lies and began.
+    """
+
+    def __init__(self, *args: Any, recorded: dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.recorded = recorded
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # With the nulls in it, for one may stand where the default is another; one at the top is an option left out.
-        resolved = unseal(yaml.safe_load(self.parser.dump(self.config, skip_unset=False)))
-        plain = {name: value for name, value in resolved.items() if value is not None}
         if stage == "fit":
             folder = Path(trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)
-            text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+            text = yaml.safe_dump(self.recorded, sort_keys=False, allow_unicode=True)
             (folder / "config.yaml").write_text(text, encoding="utf-8")
         for logger in trainer.loggers:
             # A test in the same log leaves standing how the model was trained.
-            logger.log_hyperparams(plain if stage == "fit" else {stage: plain})
+            logger.log_hyperparams(self.recorded if stage == "fit" else {stage: self.recorded})
+
+
+class CommandParser(SealedParser, OneLineParser):
+    """The parser of the command line: with errors in one line, and with the texts that a checkpoint records."""
+
+
+_BEGINNING = ("ckpt_path", "init_weights", "weights_only")
+"""Options that say where one run began, and nothing of another from the same configuration."""
 
 
 class MetaCLI(LightningCLI):
     """LightningCLI with a run's folder, in which checkpoints, logs, results and the configuration lie."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"parser_class": SealedParser, **kwargs})
+    owner: FolderOwner | None = None
+
+    def __init__(self, *args: Any, only: str | None = None, **kwargs: Any) -> None:
+        self.only = only  # the parsers of the other commands take as long to make
+        super().__init__(*args, **{"parser_class": CommandParser, **kwargs})
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # of one command line, where Lightning's are of all
+        known = LightningCLI.subcommands()
+        return {self.only: known[self.only]} if self.only in known else known
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        # With save_last the callback above would write the last checkpoint only where the best one changes.
-        parser.add_lightning_class_args(ModelCheckpoint, "last_checkpoint")
-        parser.set_defaults(
-            {
-                "checkpoint.filename": BEST.removesuffix(".ckpt"),
-                "checkpoint.monitor": "val/loss",
-                "checkpoint.auto_insert_metric_name": False,
-                "checkpoint.enable_version_counter": False,
-                "last_checkpoint.filename": LAST.removesuffix(".ckpt"),
-                "last_checkpoint.enable_version_counter": False,
-            }
-        )
+        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         parser.add_argument(
             "--init_weights",
             type=str | None,
@@ -105,29 +117,56 @@ class MetaCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         set_float32_precision(config.float32_matmul_precision)
-        recorded = unseal(config.trainer.default_root_dir)
-        typed = recorded == config.trainer.default_root_dir
-        folder = expanded(recorded or _DEFAULT_FOLDER) if typed else Path(recorded)
+        # With the nulls in it, for one may stand where the default is another; one at the top is an option left out.
+        resolved = unseal(yaml.safe_load(self.parser.dump(self.config, skip_link_targets=False, skip_unset=False)))
+        self.resolved: dict[str, Any] = resolved.get(self.subcommand, resolved)
+        self.save_config_kwargs["recorded"] = {
+            name: value for name, value in self.resolved.items() if value is not None and name not in _BEGINNING
+        }
+        folder = local_folder(config.trainer.default_root_dir or DEFAULT_FOLDER)
         config.trainer.default_root_dir = str(folder)
-        for checkpoint in (config.checkpoint, config.last_checkpoint):
-            checkpoint.dirpath = checkpoint.dirpath or str(folder / CHECKPOINTS)
-        if self.subcommand != "fit" and config.trainer.logger is None:
+        if config.trainer.barebones:
+            config.trainer.enable_checkpointing = False
+        elif self.subcommand != "fit" and config.trainer.logger is None:
             config.trainer.logger = False  # results are written by Report; logs belong to training
         elif config.trainer.logger in (None, True):
-            config.trainer.logger = _logger("lightning.pytorch.loggers.CSVLogger", name="logs")
+            config.trainer.logger = _logger("lightning.pytorch.loggers.CSVLogger", name="logs", save_dir="")
         for logger in config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]:
-            if logger and logger is not True and not logger.init_args.get("save_dir"):
+            # Not every logger has a folder: some write to a service only.
+            if isinstance(logger, Namespace) and logger.init_args.get("save_dir", True) in ("", None):
                 logger.init_args.save_dir = str(folder)
+        if self.subcommand == "predict":
+            config.return_predictions = False  # Predictions writes them
         if self.subcommand in ("validate", "test"):
             config.verbose = False  # Report prints the table, with intervals
 
     def before_fit(self) -> None:
-        """Make room once all that was typed has proved right."""
-        if self.config.fit.ckpt_path or self.config.fit.trainer.fast_dev_run or not _is_first_process():
+        """Own the folder and make room in it, once all that was typed has proved right."""
+        if self.config.fit.trainer.fast_dev_run or not _is_first_process():
             return
         folder = Path(self.trainer.default_root_dir)
-        if moved := set_aside(folder):
+        self.owner = claim(folder)
+        if not self._resumes_in(folder) and (moved := set_aside(folder)):
+            self.owner.release(moved)
             rank_zero_info(f"{folder} held an earlier run: it is now {moved}")
+            folder.resolve().mkdir(parents=True, exist_ok=True)  # where it is a link
+            self.owner = claim(folder)
+        remove_unfinished(folder)
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it outside the class
+            if isinstance(callback, LastCheckpoint):
+                callback.owner = self.owner
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        finally:
+            if self.owner is not None:
+                self.owner.release()
+
+    def _resumes_in(self, folder: Path) -> bool:
+        """Whether the run goes on from a checkpoint of its own folder, not of another run's."""
+        named = self.config.fit.ckpt_path
+        return named is not None and folder_of(Path(named)).resolve() == folder.resolve()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         given = self._get(self.config_init, "trainer").get("plugins") or []
@@ -139,21 +178,29 @@ class MetaCLI(LightningCLI):
             plugins.append(SLURMEnvironment(auto_requeue=False))
         return super().instantiate_trainer(**kwargs, plugins=plugins)
 
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        last = LastCheckpoint()
+        last.configuration = self.save_config_kwargs.get("recorded", {})  # a diagnosis records none
+        callbacks = [*callbacks, Predictions(), Resumption(last.configuration), last]
+        if config["enable_checkpointing"] is False:
+            callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
+        trainer = super()._instantiate_trainer(config, callbacks)
+        for logger in trainer.loggers if _is_first_process() else ():
+            guard(logger)
+        return trainer
+
     def after_instantiate_classes(self) -> None:
         # The parsed arguments rebuild also those classes that do not keep them as attributes.
-        typed = unseal(yaml.safe_load(self.parser.dump(self.config, skip_link_targets=False, skip_unset=False)))
-        typed = typed.get(self.subcommand, typed)
-        self.model.remember(typed["model"])
-        self.datamodule.remember(typed["data"])
+        self.model.remember(self.resolved["model"])
+        self.datamodule.remember(self.resolved["data"])
         if named := self.config[self.subcommand].init_weights:
             start_from(self.model, named)
             rank_zero_info(f"starting from the weights of {named}")
 
     def after_fit(self) -> None:
-        if self.trainer.is_global_zero and self.trainer.checkpoint_callback is not None:
-            best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
-            if best:
-                rank_zero_info(f"best checkpoint: {best}\ntest it: litmaml test --ckpt_path {best}")
+        best = best_checkpoint(self.trainer)
+        if self.trainer.is_global_zero and best is not None:
+            rank_zero_info(f"best checkpoint: {best}\ntest it: litmaml test --ckpt_path {best}")
 
 
 def _is_first_process() -> bool:
@@ -169,48 +216,82 @@ def _logger(class_path: str, **init_args: Any) -> Any:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line; ``args`` without the program's name, by default those it was called with."""
-    arguments = list(sys.argv[1:] if args is None else args)
+    """Run the command line; ``args`` without the program's name, by default those it was called with.
+
+    Called as the program, it tells an error in one line; called with ``args``, from Python, it raises the error.
+    """
+    if args is None:
+        program(sys.argv[1:])
+    else:
+        _run(list(args))
+
+
+def program(arguments: Sequence[str]) -> None:
+    """Run the command line; errors end it with a line and a status."""
+    with errors_in_one_line(arguments[0] if arguments else "", list(arguments[1:])):
+        _run(list(arguments) or ["--help"])
+
+
+def _run(arguments: list[str]) -> None:
     # The arguments are those of the command line, with the checkpoint's own before them.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     # A test does not need the callback that chose the checkpoint, and a resumed run writes where it wrote.
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+    # Under trainer.barebones, whose own message says that there are no logs.
+    warnings.filterwarnings("ignore", message="You are trying to `self.log")
     # torch.utils._pytree as lightning 2.6 calls it.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         # Advertisements, and a note on every checkpoint about how it is written.
         lambda record: not any(part in record.getMessage() for part in ("Tip:", "`weights_only` was not set"))
     )
-    if arguments and arguments[0] in COMMANDS:
-        run_command(arguments[0], arguments[1:])
+    command = arguments[0] if arguments else ""
+    if command in COMMANDS:
+        run_command(command, arguments[1:])
         return
-    if arguments[:1] == ["diagnose"]:
+    if command == "diagnose":
         from litmaml.diagnosis.command import run  # builds on MetaCLI
 
         run(arguments[1:])
         return
+    commands = (*LightningCLI.subcommands(), *COMMANDS, "diagnose")
+    if command and not command.startswith("-") and command not in commands:
+        near = difflib.get_close_matches(command, commands, n=1)
+        raise ValueError(
+            f"there is no command {command!r}; "
+            + (f"did you mean {near[0]}? " if near else "")
+            + f"There are {', '.join(commands)}"
+        )
     others = ", ".join(f"litmaml {name}" for name in (*COMMANDS, "diagnose"))
     with tempfile.TemporaryDirectory() as scratch:
         MetaCLI(
             MetaLearner,
             TaskDataModule,
+            only=command,
             save_config_callback=SaveConfig,
             save_config_kwargs={"save_to_log_dir": False},
             load_from_checkpoint_support=False,
+            auto_configure_optimizers=False,  # model.optimizer is the one place for it
             seed_everything_default=0,
             parser_kwargs={
                 "prog": "litmaml",
                 "description": "Few-shot learning by MAML with a selectable outer gradient.",
                 "epilog": f"And, each with its own --help: {others}",
             },
-            args=with_checkpoint(import_named(arguments), Path(scratch)),
+            args=_with_records(import_named(arguments), Path(scratch)),
         )
+
+
+def _with_records(arguments: list[str], scratch: Path) -> list[str]:
+    """Before what was typed what the checkpoint records, and the run's folder."""
+    return with_run(with_checkpoint(named_checkpoint(arguments), scratch), arguments, scratch)
 
 
 def with_checkpoint(arguments: list[str], scratch: Path) -> list[str]:
     """Put the checkpoint's own configuration before all that was typed, so that what was typed wins."""
-    named, weights = _option(arguments, "--ckpt_path"), _option(arguments, "--init_weights")
+    typed = Arguments(arguments[1:])
+    named, weights = typed.option("ckpt_path"), typed.option("init_weights")
     if weights is not None and named is not None:
         raise ValueError("init_weights: is for a new run, ckpt_path to resume or test one; give one of them")
     if weights is not None and arguments[0] == "fit":
@@ -218,56 +299,18 @@ def with_checkpoint(arguments: list[str], scratch: Path) -> list[str]:
         return [arguments[0], "--config", _written(recorded, scratch), *arguments[1:]]
     if named is None or not arguments or arguments[0].startswith("-"):
         return arguments
-    command, rest = arguments[0], arguments[1:]
-    folder = _folder(rest)
+    command = arguments[0]
+    folder = local_folder(typed.value("trainer.default_root_dir") or DEFAULT_FOLDER)
     if command == "fit" and named == "last" and not checkpoints_in(folder):
         # So that a job that is killed before its first checkpoint can be started again as it is.
         rank_zero_info(f"there is no checkpoint in {folder} yet: training starts from the beginning")
-        return [command, *_without(rest, "--ckpt_path")]
+        return [command, *typed.without("ckpt_path")]
     path = resolve_checkpoint(named, folder, resume=command == "fit")
-    recorded = configuration(read_checkpoint(path), rest)
-    recorded["trainer"] = {"default_root_dir": seal(str(folder_of(path)))}
-    return [command, "--config", _written(recorded, scratch), *_without(rest, "--ckpt_path"), f"--ckpt_path={path}"]
+    recorded = configuration(read_checkpoint(path), arguments[1:])
+    return [command, "--config", _written(recorded, scratch), *typed.without("ckpt_path"), f"--ckpt_path={path}"]
 
 
 def _written(recorded: dict[str, Any], scratch: Path) -> str:
     file = scratch / "checkpoint.yaml"
     file.write_text(yaml.safe_dump(recorded), encoding="utf-8")
     return str(file)
-
-
-def _folder(arguments: Sequence[str]) -> Path:
-    """The run's folder by what was typed: an option, or else the last configuration file that names one."""
-    if typed := _option(arguments, "--trainer.default_root_dir"):
-        return expanded(typed)
-    folder = _DEFAULT_FOLDER
-    for file in (*_options(arguments, "-c"), *_options(arguments, "--config")):
-        if Path(file).is_file():
-            read = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-            trainer = read.get("trainer") if isinstance(read, dict) else None
-            folder = (trainer or {}).get("default_root_dir") or folder
-    return expanded(folder)
-
-
-def _option(arguments: Sequence[str], name: str) -> str | None:
-    """The value that an option has in the end."""
-    return next(reversed(_options(arguments, name)), None)
-
-
-def _options(arguments: Sequence[str], name: str) -> list[str]:
-    """The values of an option, typed as ``--name value`` or ``--name=value``."""
-    following = [*arguments[1:], ""]
-    return [
-        value if argument == name else argument[len(name) + 1 :]
-        for argument, value in zip(arguments, following, strict=True)
-        if argument == name or argument.startswith(name + "=")
-    ]
-
-
-def _without(arguments: Sequence[str], name: str) -> list[str]:
-    preceding = ["", *arguments[:-1]]
-    return [
-        argument
-        for argument, before in zip(arguments, preceding, strict=True)
-        if not (argument == name or argument.startswith(name + "=") or before == name)
-    ]

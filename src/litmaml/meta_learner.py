@@ -10,13 +10,16 @@ from typing import Any, Literal, cast
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import Metric
 from torchmetrics.aggregation import CatMetric
 
 from litmaml.checkpoint import FORMAT, FORMAT_KEY, read_checkpoint
 from litmaml.evaluation import Interval, curve
+from litmaml.finite_tasks import Count, OuterStep, count_finite
 from litmaml.inner_loop import InnerLoop
 from litmaml.inner_optimizer import SGD, InnerOptimizer
 from litmaml.learner_checks import check_labels, check_loss, check_tasks, check_trainer
@@ -24,11 +27,16 @@ from litmaml.learner_recipe import arguments_of, recipe_of, warn_not_rebuilt
 from litmaml.meta_gradient import MetaGradientOf, hand_over
 from litmaml.metrics import check_metrics, default_metrics, value_of, values_of
 from litmaml.model_checks import check_model, normalisation_policy
+from litmaml.monitored import metric_of, no_such_metric
 from litmaml.outer_gradient import OuterGradient, SecondOrder
 from litmaml.precision_checks import check_precision
+from litmaml.processes import failing_together
 from litmaml.round_trip import not_made_again
 from litmaml.trial import try_first_batch
 from litmaml.types import Params, Tasks, chunks
+
+_PLAIN = ("inner_steps", "test_inner_steps", "lr_scheduler_interval", "tasks_per_chunk", "on_nonfinite", "max_skipped")
+_NEVER = 2**62
 
 
 class MetaLearner(LightningModule):
@@ -48,16 +56,19 @@ class MetaLearner(LightningModule):
         test_inner_steps: N in validation and test; by default as in training.
         fast_weights: Patterns of the parameters to adapt: "*" for all (MAML), "head.*" for the head (ANIL).
         optimizer: Of the outer loop.
-        lr_scheduler: Of the outer loop, stepped after every batch of tasks.
+        lr_scheduler: Of the outer loop. ReduceLROnPlateau steps after every validation, by ``val/loss`` or the
+            ``monitor`` of Lightning's class of that name.
+        lr_scheduler_interval: When other schedules step: after every outer step or every epoch.
         tasks_per_chunk: Tasks adapted together; memory grows with it. By default the whole batch; for convolutions on
             a CPU as many as its cache and a gigabyte take, or one by one where those are few. A model that PyTorch
             cannot compute for several tasks at once needs 1.
         compile: Compile the whole meta-gradient: minutes at first, then faster, most so for small models.
         channels_last: Keep the kernels of two-dimensional convolutions in torch's channels-last format, which is
             faster on CPUs and for half precision or TF32 on GPUs.
-        on_nonfinite: What a task whose loss or gradient is not finite does: raise stops the run and names the task;
-            skip leaves it out of the mean and counts it. (With several processes or accumulated batches the mean of
-            each counts alike, however many tasks it is of.)
+        on_nonfinite: What a task whose loss or gradient is not finite does: raise stops the run, on every process, and
+            names the task; skip leaves it out and counts it. The mean is over the finite tasks of all processes and
+            accumulated batches; without any, no step is taken.
+        max_skipped: With skip, the outer steps in a row without any finite task after which the run stops.
 
     Raises:
         ValueError: The model cannot be meta-learnt so: the message names the layer and the remedy.
@@ -75,13 +86,16 @@ class MetaLearner(LightningModule):
         fast_weights: Sequence[str] = ("*",),
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
+        lr_scheduler_interval: Literal["step", "epoch"] = "step",
         tasks_per_chunk: int | None = None,
         compile: bool = False,
         channels_last: bool = False,
         on_nonfinite: Literal["raise", "skip"] = "raise",
+        max_skipped: int = 10,
     ) -> None:
         super().__init__()
-        for name, value in (("inner_steps", inner_steps), ("test_inner_steps", test_inner_steps)):
+        counts = {"inner_steps": inner_steps, "test_inner_steps": test_inner_steps, "max_skipped": max_skipped}
+        for name, value in counts.items():
             if value is not None and value < 1:
                 raise ValueError(f"{name}: has to be at least 1, got {value}")
         if on_nonfinite not in ("raise", "skip"):
@@ -95,8 +109,8 @@ class MetaLearner(LightningModule):
         if channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # which leaves it out
         self.inner_steps, self.test_inner_steps = inner_steps, test_inner_steps
-        self.on_nonfinite = on_nonfinite
-        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.on_nonfinite, self.max_skipped = on_nonfinite, max_skipped
+        self.optimizer, self.lr_scheduler, self.lr_scheduler_interval = optimizer, lr_scheduler, lr_scheduler_interval
         self.tasks_per_chunk = tasks_per_chunk
         self.inner_loop = InnerLoop(model, loss, inner_optimizer, outer_gradient, fast_weights, inner_steps)
         self.meta_gradient = MetaGradientOf(self.inner_loop, inner_steps, tasks_per_chunk, compile)
@@ -105,6 +119,7 @@ class MetaLearner(LightningModule):
         # The values of every task (tasks, N + 1), by metric, until the end of an evaluation.
         self._episodes = nn.ModuleDict({name: CatMetric(nan_strategy="disable") for name in ("loss", *metrics)})
         self.skipped_tasks = self.evaluated_tasks = 0
+        self._outer_step, self._steps_without = OuterStep(), 0
         self._tried: set[bool] = set()  # by whether the learner was in training
         self._save_recipe(fast_weights, compile, channels_last)
 
@@ -114,28 +129,48 @@ class MetaLearner(LightningModule):
         self._try(tasks)
         began = time.perf_counter()
         result = self.meta_gradient(tasks)
-        self._check_finite(tasks, result.finite, "train")
+        count = self._check_finite(tasks, result.finite, "train")
         seconds = time.perf_counter() - began  # the check has waited for the device
         kept = result.finite
-        loss = torch.where(kept.any(), result.loss, torch.nan)  # not the zero that stands for no task at all
+        share = self._outer_step.share(count, self.global_rank)
+        loss = result.loss if share else torch.full_like(result.loss, torch.nan)  # of no task at all
         self.log("train/loss", loss, prog_bar=True, batch_size=tasks.size)
         self._log_metrics("train", result.predictions[kept], tasks.query.targets[kept], prog_bar=True)
         if self._writes_line():
             self.log("train/meta_gradient_seconds", seconds, batch_size=tasks.size)
             self._log_before(tasks)
         weights: Params = {n: w for n, w in self.inner_loop.named_parameters() if w.requires_grad}
-        return hand_over(result.loss, result.gradients, weights)
+        gradients = result.gradients
+        if share != 1:
+            gradients = {name: share * gradient for name, gradient in gradients.items()}
+        return hand_over(loss, gradients, weights)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log the norm of the outer gradient of the whole step, over all processes, before it is clipped."""
+        """Make the gradient the mean over the finite tasks of the whole step, over all processes; log its norm."""
+        correction = self._outer_step.correction(self.trainer.accumulate_grad_batches)
+        if correction is None:
+            self._steps_without += 1
+            for weight in self.inner_loop.parameters():
+                weight.grad = None  # an optimizer leaves such weights alone, and their momentum
+            return
+        self._steps_without = 0
+        if correction != 1:
+            torch._foreach_mul_([w.grad for w in self.inner_loop.parameters() if w.grad is not None], correction)
         if self._writes_line():
             gradients = [w.grad for w in self.inner_loop.parameters() if w.grad is not None]
             self.log("train/gradient_norm", nn.utils.get_total_norm(gradients))
 
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self._steps_without >= self.max_skipped:
+            raise FloatingPointError(
+                f"max_skipped: {self._steps_without} outer steps in a row had no task whose loss and gradient are "
+                "finite; lower the inner or the outer rate"
+            )
+
     def _writes_line(self) -> bool:
         """Whether Lightning writes a line to the logs after this outer step."""
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set outside its class
-        return (self.trainer.global_step + 1) % max(every, 1) == 0
+        return every > 0 and (self.trainer.global_step + 1) % every == 0
 
     def _log_before(self, tasks: Tasks) -> None:
         """Loss and metrics before adaptation: one more forward pass, so only when a line is logged."""
@@ -162,10 +197,26 @@ class MetaLearner(LightningModule):
         optimizer = self.optimizer([w for w in self.inner_loop.parameters() if w.requires_grad])
         if self.lr_scheduler is None:
             return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
-        }
+        scheduler = self.lr_scheduler(optimizer)
+        how: dict[str, Any] = {"scheduler": scheduler, "interval": self.lr_scheduler_interval}
+        if isinstance(scheduler, ReduceLROnPlateau):
+            monitor = getattr(scheduler, "monitor", "val/loss")
+            if metric_of(monitor, self.metrics) is None:
+                raise no_such_metric("model.lr_scheduler.monitor", monitor, self.metrics)
+            # Lightning would step it after the checkpoint that follows a validation, and not when that is resumed.
+            how |= {"monitor": monitor, "frequency": _NEVER}
+        return {"optimizer": optimizer, "lr_scheduler": how}
+
+    def _step_on_plateau(self) -> None:
+        """Let each ReduceLROnPlateau look at the validation that has just ended."""
+        for config in self.trainer.lr_scheduler_configs:
+            if not isinstance(config.scheduler, ReduceLROnPlateau):
+                continue
+            name, step = metric_of(str(config.monitor), self.metrics) or ("loss", None)
+            if str(config.monitor).startswith("val/"):
+                config.scheduler.step(self.results[name][-1 if step is None else step].mean)
+            else:
+                config.scheduler.step(float(self.trainer.callback_metrics[str(config.monitor)]))
 
     # Validation, test and prediction
 
@@ -182,6 +233,8 @@ class MetaLearner(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self._conclude("val")
+        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+            self._step_on_plateau()
 
     def on_test_epoch_end(self) -> None:
         self._conclude("test")
@@ -203,6 +256,7 @@ class MetaLearner(LightningModule):
     def _evaluate(self, stage: str, tasks: Tasks, batch_idx: int) -> None:
         """Keep loss and metrics of each task after each inner step."""
         self._try(tasks)
+        all_finite = []
         for chunk in chunks(tasks, self._chunk_size(tasks)):
             rows: dict[str, list[Tensor]] = {name: [] for name in self._episodes}
             with self.meta_gradient.stream_of(chunk):
@@ -213,11 +267,13 @@ class MetaLearner(LightningModule):
                     for name, metric in self._metrics():
                         rows[name].append(values_of(metric, predictions, chunk.query.targets, seen))
             finite = torch.stack(rows["loss"], dim=1).isfinite().all(dim=1)
-            self._check_finite(chunk, finite, stage)
+            all_finite.append(finite)
             episodes = dict(self._all_episodes())
             for name, row in rows.items():
                 # Flat, since a process without any finite task has to gather the same form as the others.
                 episodes[name].update(torch.stack(row, dim=1)[finite].flatten())
+        # Once a batch: processes have as many batches, but not as many chunks.
+        self._check_finite(tasks, torch.cat(all_finite), stage)
 
     def _predict(self, fast: Params, tasks: Tasks) -> Tensor:
         with torch.no_grad():
@@ -251,9 +307,12 @@ class MetaLearner(LightningModule):
 
     def _try(self, tasks: Tasks) -> None:
         """Try the first batch, once in training and once in evaluation: a model may differ between the two."""
-        if self.training not in self._tried:
-            self._tried.add(self.training)
-            distribution = getattr(getattr(self.trainer, "datamodule", None), "tasks", None)
+        if self.training in self._tried:
+            return
+        self._tried.add(self.training)
+        trainer = self._trainer  # none where the learner is called by itself
+        with failing_together(1 if trainer is None else trainer.world_size):
+            distribution = getattr(getattr(trainer, "datamodule", None), "tasks", None)
             shares = getattr(distribution, "shares_examples", False)
             check_tasks(tasks, self.inner_loop.loss, shares, finite=self.on_nonfinite == "raise")
             for remark in try_first_batch(self.inner_loop, tasks):
@@ -272,27 +331,35 @@ class MetaLearner(LightningModule):
     def setup(self, stage: str) -> None:
         check_trainer(self.trainer)
         check_precision(self.trainer, self.inner_loop, stage)
-        self.skipped_tasks = 0
+        self.skipped_tasks = self._steps_without = 0
+        self._outer_step = OuterStep()
         self._tried.clear()
         # Random directions follow the tasks: other tasks by --data.seed, other directions.
         self.meta_gradient.seed = getattr(getattr(self.trainer, "datamodule", None), "seed", 0)
         # Lightning does so only after it has restored a checkpoint, whose float64 weights would be rounded.
         self.trainer.strategy.precision_plugin.convert_module(self)
 
-    def _check_finite(self, tasks: Tasks, finite: Tensor, stage: str) -> None:
-        if bool(finite.all()):
-            return
-        bad = tasks.numbers[~finite].tolist()
+    def _check_finite(self, tasks: Tasks, finite: Tensor, stage: str) -> Count:
+        """The finite tasks of all processes, every one of which comes here with each batch.
+
+        Raises:
+            FloatingPointError: On all of them, where one has a task that is not finite and ``on_nonfinite`` is raise.
+        """
+        count = count_finite(tasks.numbers, finite, self.trainer.world_size)
+        if not count.bad:
+            return count
         if self.on_nonfinite == "raise":
             raise FloatingPointError(
-                f"the loss or gradient of {stage} task {bad[0]} is not finite ({len(bad)} of {len(finite)} tasks of "
-                "this batch); lower the inner rate, look at the task's data, or set on_nonfinite to skip"
+                f"the loss or gradient of {stage} task {count.bad[0]} is not finite ({len(count.bad)} of "
+                f"{sum(count.sizes)} tasks of this batch); lower the inner rate, look at the task's data, or set "
+                "on_nonfinite to skip"
             )
-        self.skipped_tasks += len(bad)
+        self.skipped_tasks += len(count.bad)
         rank_zero_info(
-            f"skipped {stage} tasks {bad}, whose loss or gradient is not finite: {self.skipped_tasks} by now"
+            f"skipped {stage} tasks {count.bad}, whose loss or gradient is not finite: {self.skipped_tasks} by now"
         )
         self.log(f"{stage}/skipped_tasks", float(self.skipped_tasks), batch_size=len(finite))
+        return count
 
     # Checkpoints
 
@@ -342,9 +409,7 @@ class MetaLearner(LightningModule):
             "loss": self.inner_loop.loss,
             "metrics": dict(self._metrics()),
         }
-        plain = {
-            name: getattr(self, name) for name in ("inner_steps", "test_inner_steps", "tasks_per_chunk", "on_nonfinite")
-        }
+        plain = {name: getattr(self, name) for name in _PLAIN}
         plain |= {"fast_weights": list(fast_weights), "compile": compile, "channels_last": channels_last}
         self.save_hyperparameters(recipe_of(parts) | plain)
 

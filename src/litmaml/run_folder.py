@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_info
@@ -14,6 +15,20 @@ BEST = "best.ckpt"
 LAST = "last.ckpt"
 
 
+def local_folder(named: str) -> Path:
+    """The folder that ``trainer.default_root_dir`` names, with ~ and $VARIABLES put in.
+
+    Raises:
+        ValueError: It is no folder of this machine.
+    """
+    if "://" in named:
+        raise ValueError(
+            f"trainer.default_root_dir: has to be a folder, got {named!r}; checkpoints that survive a kill take a file "
+            "system: mount the bucket, or copy the run there when it has ended"
+        )
+    return Path(os.path.expandvars(named)).expanduser()
+
+
 def resolve_checkpoint(named: str, folder: Path, resume: bool, argument: str = "ckpt_path") -> Path:
     """The checkpoint that is named on the command line.
 
@@ -21,7 +36,8 @@ def resolve_checkpoint(named: str, folder: Path, resume: bool, argument: str = "
 
     Args:
         named: A file, the folder of a run (its last checkpoint to resume, its best one otherwise), or ``best``
-            or ``last`` of the run in ``folder``. Where the last one is damaged, the newest that is not.
+            or ``last`` of the run in ``folder``. Where the last one is damaged, the newest that is not; where there
+            is no best one, as without a validation, the last.
         folder: The run's folder, ``trainer.default_root_dir``.
         resume: Whether training goes on from it.
         argument: What the user called it, for the errors.
@@ -45,6 +61,10 @@ def resolve_checkpoint(named: str, folder: Path, resume: bool, argument: str = "
     there = checkpoints_in(wanted.parent.parent)
     if wanted.name == LAST and there:
         return _newest_valid(there, argument)
+    if not wanted.is_file() and there:
+        last = _newest_valid(there, argument)
+        rank_zero_info(f"{argument}: {wanted.parent.parent} has no best checkpoint, so no validation: using {last}")
+        return last
     if not wanted.is_file():
         listed = ", ".join(str(p) for p in there) or "no checkpoint at all"
         raise FileNotFoundError(f"{argument}: there is no {wanted}; there is {listed}")
@@ -80,15 +100,25 @@ def folder_of(checkpoint: Path) -> Path:
 def set_aside(folder: Path) -> Path | None:
     """Make room for a new run: an earlier one in this folder moves to the first free FOLDER.1, FOLDER.2...
 
+    Where the folder is a link, what it points to moves, and the new run lies where the link points.
+
     Raises:
         ValueError: It holds the folder that the program runs in, so more than a run.
     """
     if not checkpoints_in(folder):
         return None
-    if Path.cwd().is_relative_to(folder.resolve()):
+    real = folder.resolve()
+    if Path.cwd().is_relative_to(real):
         raise ValueError(
             f"trainer.default_root_dir: {str(folder)!r} has the checkpoints of an earlier run and cannot be moved, as "
             "it holds the current folder; name a folder of its own for the run, such as runs/NAME"
         )
-    number = next(n for n in range(1, 10**6) if not folder.with_name(f"{folder.name}.{n}").exists())
-    return folder.rename(folder.with_name(f"{folder.name}.{number}"))
+    number = next(n for n in range(1, 10**6) if not os.path.lexists(real.with_name(f"{real.name}.{n}")))
+    moved = real.rename(real.with_name(f"{real.name}.{number}"))
+    return moved if folder.is_symlink() else folder.with_name(moved.name)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete what a kill left half-written. For the folder's owner, since nobody else writes there."""
+    for file in (folder / CHECKPOINTS).glob(".*.unfinished"):
+        file.unlink(missing_ok=True)

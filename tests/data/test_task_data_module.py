@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from litmaml.data import Sinusoid, TaskDataModule
+from litmaml.data.training_place import batches_left
 from litmaml.types import Tasks
 
 # Lightning 2.6.6 calls what torch 2.13 has renamed.
@@ -133,9 +134,60 @@ def test_a_run_resumed_from_any_checkpoint_sees_the_tasks_that_were_left(
     trainer(tmp_path, callbacks=[saver], **OPTIONS[options]).fit(whole, datamodule=data_module())
     assert saver.saved
     for path, seen in saver.saved:
+        # Batches whose gradients wait for a later one's are taken again: no checkpoint holds gradients.
+        seen -= seen % OPTIONS[options].get("accumulate_grad_batches", 1)
         rest = Recorder()
         trainer(tmp_path, **OPTIONS[options]).fit(rest, datamodule=data_module(), ckpt_path=path)
         assert rest.train_numbers == whole.train_numbers[seen:], f"{path.name}, {seen} batches seen"
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "doubled": {"meta_batch": 4},
+    "halved": {"meta_batch": 1},
+    "the whole epoch": {"meta_batch": 8},
+    "accumulated": {"accumulate_grad_batches": 2},
+    "doubled and accumulated": {"meta_batch": 4, "accumulate_grad_batches": 2},
+    "longer epochs": {"train_tasks": 12},
+    "shorter epochs": {"train_tasks": 4},
+    "workers": {"num_workers": 2},
+    "iterations": {"max_epochs": -1, "max_steps": 14},
+}
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_end", "on_validation_end", "on_train_epoch_end"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_no_task_is_repeated_or_left_out_whatever_changes(tmp_path: Path, change: str, hook: str) -> None:
+    """Resumed after every batch, and there saved and resumed once more with the batches as they were."""
+    saver, whole = SaveIn(hook, tmp_path), Recorder()
+    trainer(tmp_path, callbacks=[saver]).fit(whole, datamodule=data_module())
+    for path, seen in saver.saved:
+        data = {k: v for k, v in CHANGES[change].items() if k in ("meta_batch", "train_tasks", "num_workers")}
+        more = {k: v for k, v in CHANGES[change].items() if k not in data}
+        further, rest = SaveIn("on_train_batch_end", tmp_path / f"{seen}"), Recorder()
+        trainer(tmp_path, callbacks=[further], **more).fit(rest, datamodule=data_module(**data), ckpt_path=path)
+        numbers = [n for batch in whole.train_numbers[:seen] + rest.train_numbers for n in batch]
+        assert numbers == [*range(len(numbers))], f"{path.name}, {seen} batches seen"
+        assert change == "shorter epochs" or len(numbers) >= META_BATCH * seen + (seen < EPOCHS * BATCHES)
+        if more or not further.saved or "workers" in change:
+            continue
+        back, again = further.saved[0][0], Recorder()
+        trainer(tmp_path).fit(again, datamodule=data_module(), ckpt_path=back)
+        numbers = whole.train_numbers[:seen] + rest.train_numbers[:1] + again.train_numbers
+        assert [n for batch in numbers for n in batch] == [*range(sum(map(len, numbers)))], f"{path.name}, back"
+
+
+@pytest.mark.parametrize("seen", range(25))
+@pytest.mark.parametrize(("together", "ranks"), [(1, 1), (2, 1), (4, 2), (6, 3), (8, 4), (12, 2), (24, 4)])
+def test_batches_that_are_left(seen: int, together: int, ranks: int) -> None:
+    if 0 < 24 - seen < ranks:
+        with pytest.raises(ValueError, match=rf"trainer\.devices: {24 - seen} of the epoch's 24 tasks are left"):
+            batches_left(24, together, ranks, seen)
+        return
+    done, left = batches_left(24, together, ranks, seen)
+    assert [n for part in left for n in part] == [*range(seen, 24)]
+    assert done + len(left) == 24 // together, "Lightning counts to the epoch's end"
+    assert all(len(part) >= ranks for part in left), "a process without a task"
+    assert all(part.stop % together == 0 for part in left)
 
 
 @pytest.mark.parametrize("seen", [2, 4, 5])

@@ -88,7 +88,8 @@ def test_config_is_the_whole_resolved_configuration(folder: Path, runs: list[Off
     assert resumed["trainer"]["max_epochs"] == 3
     assert fit["model"]["outer_gradient"]["class_path"] == "litmaml.outer_gradient.FirstOrder"
     assert fit["data"]["tasks"]["init_args"]["ways"] == 3
-    assert fit["checkpoint"]["dirpath"] == str(folder / "checkpoints")
+    assert fit["trainer"]["default_root_dir"] == str(folder)
+    assert "dirpath" not in fit["checkpoint"]
     # The test's stands beside the fit's, not in its place.
     assert test["test"]["data"]["test_tasks"] == 7
     assert not {"model", "data", "trainer"} & set(test)

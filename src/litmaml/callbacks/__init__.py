@@ -1,7 +1,11 @@
-"""Lightning callbacks: what a run reports, how it is interrupted, and outer steps from theory."""
+"""Lightning callbacks: what a run reports and keeps, how it is interrupted, and outer steps from theory."""
 
 from litmaml.callbacks.adaptive_meta_step import AdaptiveMetaStep
+from litmaml.callbacks.best_checkpoint import BestCheckpoint
+from litmaml.callbacks.last_checkpoint import LastCheckpoint
+from litmaml.callbacks.predictions import Predictions
 from litmaml.callbacks.preemption import Preemption
 from litmaml.callbacks.report import Report
+from litmaml.callbacks.resumption import Resumption
 
-__all__ = ["AdaptiveMetaStep", "Preemption", "Report"]
+__all__ = ["AdaptiveMetaStep", "BestCheckpoint", "LastCheckpoint", "Predictions", "Preemption", "Report", "Resumption"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -19,14 +20,21 @@ REQUEUE_STATUS = 75
 """The exit status of a run that was asked to stop and can be resumed (EX_TEMPFAIL)."""
 
 
+INTERRUPTED_STATUS = 128 + signal.SIGINT
+"""The exit status of a run that Ctrl-C stopped, as of any program that it stops."""
+
+
 class Preemption(Callback):
     """On SIGTERM or SIGUSR1 to any rank, all stop after the same batch, checkpoint and exit with status 75.
+
+    So they do on Ctrl-C (SIGINT), with status 130; a second one stops at once and writes nothing of a step half done.
 
     The signal handler only sets a flag. After every outer step the ranks ask each other whether one has it
     set. If so, they write ``checkpoints/last.ckpt`` and leave with status 75, on which
     ``scripts/slurm/train.sbatch`` requeues; ``litmaml fit --ckpt_path last`` goes on with the next batch and
     ends with the same weights as if nothing had happened. A validation, and the last batch before it, are
-    finished first. (``torchrun`` reports status 1 whatever its processes exit with.)
+    finished first. (``torchrun`` reports status 1 whatever its processes exit with.) Without checkpoints
+    (``trainer.enable_checkpointing`` is false) the run ends with 128 and the signal's number.
 
     Args:
         save_every_minutes: Write ``last.ckpt`` also in the middle of an epoch, this often, against what gives
@@ -40,7 +48,7 @@ class Preemption(Callback):
         if not save_every_minutes > 0:
             raise ValueError(f"save_every_minutes: has to be above 0, got {save_every_minutes}")
         self.save_every_minutes = save_every_minutes
-        self._asked: str | None = None
+        self._asked: signal.Signals | None = None
         self._saved = time.monotonic()
 
     # Both come after Lightning has set its own handlers, which would end the run with status 0 and without a
@@ -59,25 +67,38 @@ class Preemption(Callback):
         # followed by validation and the checkpoints of the epoch.
         if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        due = trainer.is_global_zero and time.monotonic() - self._saved > 60 * self.save_every_minutes
+        saves = trainer.checkpoint_callback is not None
+        due = saves and trainer.is_global_zero and time.monotonic() - self._saved > 60 * self.save_every_minutes
         if not trainer.strategy.reduce_boolean_decision(due or self._asked is not None, all=False):
             return
         stop = trainer.strategy.reduce_boolean_decision(self._asked is not None, all=False)
         path = Path(trainer.default_root_dir) / CHECKPOINTS / LAST
-        trainer.save_checkpoint(path, weights_only=False)
+        if saves:
+            trainer.save_checkpoint(path, weights_only=False)
         self._saved = time.monotonic()
         if stop:
-            cause = self._asked or "a signal to another process"
-            rank_zero_info(f"{cause}: stopped after step {trainer.global_step}; resume with --ckpt_path {path}")
-            raise SystemExit(0 if _launched_by_first(trainer) else REQUEUE_STATUS)
+            requeue = trainer.strategy.reduce_boolean_decision(self._asked not in (None, signal.SIGINT), all=False)
+            cause = self._asked.name if self._asked else "a signal to another process"
+            how = f"resume with --ckpt_path {path}" if saves else "without a checkpoint: these are switched off"
+            rank_zero_info(f"{cause}: stopped after step {trainer.global_step}; {how}")
+            if _launched_by_first(trainer):
+                raise SystemExit(0)
+            if not requeue:
+                raise SystemExit(INTERRUPTED_STATUS)
+            raise SystemExit(REQUEUE_STATUS if saves else 128 + (self._asked or signal.SIGTERM))
 
     def _listen(self) -> None:
         if threading.current_thread() is threading.main_thread():  # Python allows it nowhere else
-            for number in (signal.SIGTERM, signal.SIGUSR1):
+            for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
                 signal.signal(number, self._ask)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self._asked = signal.Signals(number).name
+        if number == signal.SIGINT and self._asked is not None:
+            raise KeyboardInterrupt
+        if number == signal.SIGINT:
+            # Not by a logger, which the signal may have come in the middle of.
+            os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
+        self._asked = signal.Signals(number)
 
 
 def _launched_by_first(trainer: Trainer) -> bool:

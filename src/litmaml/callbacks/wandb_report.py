@@ -5,23 +5,24 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 from torch import Tensor
 
 import wandb
+from litmaml.callbacks.best_checkpoint import best_checkpoint
 from litmaml.callbacks.report import describe_protocol
 from litmaml.checkpoint import read_checkpoint
 from litmaml.data.image_tasks import ImageTasks
@@ -29,11 +30,28 @@ from litmaml.evaluation import Interval
 from litmaml.meta_learner import MetaLearner
 from litmaml.metrics import value_of
 from litmaml.plain_files import NotPlain, read_text
-from litmaml.run_folder import LAST, checkpoints_in
+from litmaml.run_folder import CHECKPOINTS, LAST, checkpoints_in
 from litmaml.types import Split, Tasks, chunks, select
 
 ID_FILE = "wandb_id"
 STEP = "trainer/global_step"
+_MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
+
+
+def _in_nobodys_way(show: Callable[..., None]) -> Callable[..., None]:
+    """A method of a callback that is given up, with a warning, when W&B fails it: the run goes on."""
+
+    @functools.wraps(show)
+    def guarded(self: Any, *arguments: Any) -> None:
+        if self.given_up:
+            return
+        try:
+            show(self, *arguments)
+        except Exception as error:
+            self.given_up = True
+            rank_zero_warn(f"WandbReport shows no more, and the run goes on: {type(error).__name__}: {error}")
+
+    return guarded
 
 
 def remembered_id(file: Path) -> str:
@@ -81,6 +99,8 @@ class ResumableWandbLogger(WandbLogger):
         id: str | None = None,
         offline: bool = False,
     ) -> None:
+        if (mode := os.environ.get("WANDB_MODE") or "online") not in _MODES:
+            raise ValueError(f"WANDB_MODE: got {mode!r}; one of {', '.join(_MODES)}")
         super().__init__(
             save_dir=save_dir or ".",
             project=project or os.environ.get("WANDB_PROJECT") or "litmaml",
@@ -139,6 +159,7 @@ class WandbReport(Callback):
             if value < 0:
                 raise ValueError(f"{name}: cannot be negative, got {value}")
         self.episodes, self.images = episodes, images
+        self.given_up = False
         self._rows: list[dict[str, Any]] = []
         self._validation: dict[str, float] = {}
 
@@ -176,6 +197,7 @@ class WandbReport(Callback):
         if isinstance(pl_module, MetaLearner):
             self._show(trainer, pl_module, "test")
 
+    @_in_nobodys_way
     def _gather(self, trainer: Trainer, learner: LightningModule, batch: Any, split: Split) -> None:
         """Adapt to the first few tasks once more, now keeping what is to be shown."""
         if _run_of(trainer) is None or not trainer.is_global_zero or trainer.sanity_checking:
@@ -191,6 +213,7 @@ class WandbReport(Callback):
             with trainer.precision_plugin.forward_context():
                 self._rows.append(_episode(learner, task, names, self.images))
 
+    @_in_nobodys_way
     def _show(self, trainer: Trainer, learner: MetaLearner, stage: Split) -> None:
         run, rows = _run_of(trainer), self._rows
         self._rows = []
@@ -220,16 +243,16 @@ class WandbReport(Callback):
         if not isinstance(exception, SystemExit):
             self._log_checkpoints(trainer, pl_module)
 
+    @_in_nobodys_way
     def _log_checkpoints(self, trainer: Trainer, learner: LightningModule) -> None:
-        run, callback = _run_of(trainer), trainer.checkpoint_callback
+        run, best = _run_of(trainer), best_checkpoint(trainer)
         if run is None or not trainer.is_global_zero or not isinstance(learner, MetaLearner):
             return
-        if not isinstance(callback, ModelCheckpoint) or callback.dirpath is None:
-            return
+        last = Path(trainer.default_root_dir) / CHECKPOINTS / LAST
         protocol = describe_protocol(trainer, learner, "val")
         # The last one last: the server, too, calls "latest" what came latest.
-        for alias, path in (("best", Path(callback.best_model_path)), ("latest", Path(callback.dirpath, LAST))):
-            if not path.is_file():
+        for alias, path in (("best", best), ("latest", last)):
+            if path is None or not path.is_file():
                 continue
             saved = read_checkpoint(path)
             quality = saved.get("validation", {})

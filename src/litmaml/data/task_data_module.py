@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
 from litmaml.data.task_distribution import TaskDistribution, check_at_least
+from litmaml.data.training_place import Batches, Place, batches_left
 from litmaml.recipe import describe
 from litmaml.types import Split, Tasks
 
@@ -22,9 +25,9 @@ class TaskDataModule(LightningDataModule):
     Training has epochs of ``train_tasks`` tasks: with W processes, batch b of epoch e on rank r holds the
     tasks numbered e * train_tasks + (b * W + r) * meta_batch + [0, meta_batch). So the ranks' tasks differ,
     together they are those that one process would see, and a run that is resumed in the middle of an epoch
-    goes on with the next task. Validation and test always take the tasks 0, 1, ... of their split, shared out
-    among the processes without repetition, in batches of at most ``meta_batch`` that differ in size by at
-    most one task.
+    goes on with the next task, also with another batch, epoch or number of processes. Validation and test
+    always take the tasks 0, 1, ... of their split, shared out among the processes without repetition, in
+    batches of at most ``meta_batch`` that differ in size by at most one task.
 
     Args:
         tasks: The distribution of tasks.
@@ -62,6 +65,8 @@ class TaskDataModule(LightningDataModule):
         self.test_tasks = test_tasks
         self.seed = seed
         self.num_workers = num_workers
+        self._resumed = Place()
+        self._epoch: int | None = None  # that the last training batches were of
         try:
             self.save_hyperparameters(describe(self)["init_args"])
         except TypeError as reason:
@@ -95,12 +100,13 @@ class TaskDataModule(LightningDataModule):
                 f"processes, {self.meta_batch} x {ranks} = {together}: the nearest is {nearest}"
             )
 
-        def numbers(epoch: int) -> list[range]:
-            first = epoch * self.train_tasks + rank * self.meta_batch
-            starts = range(first, first + self.train_tasks, together)
-            return [range(start, start + self.meta_batch) for start in starts]
+        def numbers(epoch: int, batch: int) -> list[range]:
+            self._epoch = epoch
+            first, seen = self._first(epoch), self._seen(epoch, batch)
+            left = batches_left(self.train_tasks, together, ranks, seen).left
+            return [_part(range(first + part.start, first + part.stop), rank, ranks) for part in left]
 
-        return self._loader("train", numbers, self._position)
+        return self._loader("train", numbers, self._position, self.train_tasks // together)
 
     def val_dataloader(self) -> TaskLoader:
         return self._evaluation("val", self.val_tasks, "val_tasks")
@@ -128,14 +134,18 @@ class TaskDataModule(LightningDataModule):
         batches = min(total // ranks, math.ceil(most / self.meta_batch))
         mine = _part(range(total), rank, ranks)
         numbers = [_part(mine, b, batches) for b in range(batches)]
-        return self._loader(split, lambda epoch: numbers, lambda: (0, 0))
+        return self._loader(split, lambda epoch, batch: numbers, lambda: (0, 0), batches)
 
     def _loader(
-        self, split: Split, numbers: Callable[[int], list[range]], position: Callable[[], tuple[int, int]]
+        self,
+        split: Split,
+        numbers: Callable[[int, int], list[range]],
+        position: Callable[[], tuple[int, int]],
+        length: int,
     ) -> TaskLoader:
         self.tasks.load(split)
         dataset = _Sampled(self.tasks, split, self.seed)
-        return TaskLoader(dataset, numbers, position, self.num_workers, pin_memory=self._on_cuda())
+        return TaskLoader(dataset, numbers, position, length, self.num_workers, pin_memory=self._on_cuda())
 
     def _rank(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
@@ -147,9 +157,83 @@ class TaskDataModule(LightningDataModule):
         """The epoch and the batch in it that training has come to."""
         if self.trainer is None:
             return 0, 0
-        overfit = self.trainer.overfit_batches  # type: ignore[attr-defined]  # set outside its class
-        epoch = 0 if overfit else self.trainer.current_epoch
+        epoch = 0 if self._overfits else self.trainer.current_epoch
         return epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+
+    @property
+    def _overfits(self) -> bool:
+        return self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]  # set outside its class
+
+    def _left(self, seen: int) -> Batches:
+        ranks = self._rank()[1]
+        return batches_left(self.train_tasks, self.meta_batch * ranks, ranks, seen)
+
+    def _first(self, epoch: int) -> int:
+        """The number of an epoch's first task."""
+        return self._resumed.first + (epoch - self._resumed.epoch) * self.train_tasks
+
+    def _seen(self, epoch: int, batch: int) -> int:
+        """How many of an epoch's tasks come before one of its batches."""
+        if epoch == self._resumed.epoch and batch == self._left(self._resumed.seen).done:
+            return self._resumed.seen
+        return batch * self.meta_batch * self._rank()[1]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place that training has come to, in tasks."""
+        trainer = self.trainer
+        if trainer is None or trainer.state.fn != TrainerFn.FITTING or self._overfits:
+            return {}
+        place, whole = self._resumed, False
+        if self._epoch is not None:
+            batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current  # typed without half of what it counts
+            done = batches.processed
+            whole = 0 < done >= trainer.num_training_batches
+            # No checkpoint holds the gradients of batches that are to make an outer step with later ones.
+            kept = done if whole else done - done % trainer.accumulate_grad_batches
+            seen = self._seen(self._epoch, kept)
+            if self._epoch == self._resumed.epoch:
+                seen = max(seen, self._resumed.seen)
+            place = Place(self._epoch, self._first(self._epoch), seen)
+        return {
+            "place": [*place],
+            "whole": whole,
+            "train_tasks": self.train_tasks,
+            "together": self.meta_batch * self._rank()[1],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on after the tasks that were seen, in batches of the size that is set by now."""
+        if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING or self._overfits:
+            return
+        epoch, first, seen = state_dict["place"]
+        together = self.meta_batch * self._rank()[1]
+        same = (state_dict["train_tasks"], state_dict["together"]) == (self.train_tasks, together)
+        if not same:
+            rank_zero_info(
+                f"going on after {seen} tasks of epoch {epoch} with batches of {together} and epochs of "
+                f"{self.train_tasks} tasks (before: {state_dict['together']} and {state_dict['train_tasks']})"
+            )
+        # Lightning counts batches and epochs. It takes its counts from the checkpoint after this.
+        loops = self.trainer._checkpoint_connector._loaded_checkpoint["loops"]["fit_loop"]
+        batches, epochs = loops["epoch_loop.batch_progress"], loops["epoch_progress"]
+        if whole := state_dict["whole"] or seen >= self.train_tasks:
+            self._resumed = Place(epoch + 1, first + (state_dict["train_tasks"] if state_dict["whole"] else seen))
+            done = batches["current"]["processed"] if same else self.train_tasks // together
+        else:
+            self._resumed = Place(epoch, first, seen)
+            done = self._left(seen).done
+        ended = whole and not (same and batches["current"]["completed"] == batches["current"]["processed"])
+        if ended and epochs["current"]["processed"] < epochs["current"]["ready"]:
+            # As at the end of an epoch. After its last batch alone Lightning would not count the next one's beginning.
+            batches["is_last_batch"] = True
+            for counts in (epochs["current"], epochs["total"]):
+                counts["processed"] += 1
+            for counts in (batches["current"], batches["total"]):
+                counts["completed"] = counts["processed"]
+        shift = done - batches["current"]["processed"]
+        for counts in (batches["current"], batches["total"]):
+            for name in counts:
+                counts[name] += shift
 
 
 class TaskLoader:
@@ -161,8 +245,9 @@ class TaskLoader:
 
     Args:
         dataset: Gives the tasks with the numbers that it is indexed with.
-        numbers: The task numbers of each batch of an epoch on this rank.
+        numbers: The task numbers of each batch on this rank, from a batch of an epoch on.
         position: The epoch and the first batch in it.
+        length: Batches of a whole epoch.
         num_workers: Processes that make batches ahead.
         pin_memory: Whether batches are put in memory that a GPU can fetch from by itself.
     """
@@ -170,29 +255,33 @@ class TaskLoader:
     def __init__(
         self,
         dataset: Dataset[Tasks],
-        numbers: Callable[[int], list[range]],
+        numbers: Callable[[int, int], list[range]],
         position: Callable[[], tuple[int, int]],
+        length: int,
         num_workers: int,
         pin_memory: bool,
     ) -> None:
         self._dataset = dataset
         self._numbers = numbers
         self._position = position
+        self._length = length
         self._num_workers = num_workers
         self._pin_memory = pin_memory
 
     def __len__(self) -> int:
         """Batches of a whole epoch."""
-        return len(self._numbers(0))
+        return self._length
 
     def __iter__(self) -> Iterator[Tasks]:
         # A generator: this runs when the first batch is asked for.
         epoch, batch = self._position()
+        numbers = self._numbers(epoch, batch)
         yield from DataLoader(
             self._dataset,
             batch_size=None,
-            sampler=self._numbers(epoch)[batch:],
+            sampler=numbers,
             num_workers=self._num_workers,
+            worker_init_fn=_leave_ctrl_c_to_training,
             pin_memory=self._pin_memory,
             collate_fn=_unchanged,
         )
@@ -215,6 +304,10 @@ class _Sampled(Dataset[Tasks]):
 
     def __getitem__(self, numbers: Sequence[int]) -> Tasks:
         return self.tasks.sample(self.split, numbers, self.seed)
+
+
+def _leave_ctrl_c_to_training(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _unchanged(tasks: Any) -> Any:

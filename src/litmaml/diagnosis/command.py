@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,18 +13,20 @@ import torch
 from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 
+from litmaml.arguments import Arguments
 from litmaml.checkpoint import read_checkpoint
-from litmaml.cli import MetaCLI, with_checkpoint
+from litmaml.cli import DEFAULT_FOLDER, MetaCLI, with_checkpoint
 from litmaml.data import TaskDataModule
 from litmaml.data.task_distribution import map_batches
 from litmaml.diagnosis.diagnose import Diagnosis, diagnose
 from litmaml.diagnosis.report import print_diagnosis, write_diagnosis
+from litmaml.error_lines import errors_in_one_line
 from litmaml.finetuning.meta_checkpoint import locate
 from litmaml.float32 import set_float32_precision
 from litmaml.imports import import_named
 from litmaml.meta_learner import MetaLearner
 from litmaml.paths import expanded
-from litmaml.sealed import unseal
+from litmaml.run_folder import folder_of
 from litmaml.shown import printable
 from litmaml.types import Batch, Split, Tasks
 
@@ -57,9 +58,7 @@ class DiagnoseCLI(MetaCLI):
         set_float32_precision(self.config.float32_matmul_precision)
         self.config.trainer.logger = False
         self.config.trainer.callbacks = None  # those of a run
-        typed = self.config.trainer.default_root_dir
-        recorded = unseal(typed)
-        self.config.trainer.default_root_dir = str(expanded(typed or "runs/latest") if recorded == typed else recorded)
+        self.config.trainer.default_root_dir = str(expanded(self.config.trainer.default_root_dir or DEFAULT_FOLDER))
 
     def after_instantiate_classes(self) -> None:
         """Nothing is recorded: no checkpoint will be written."""
@@ -67,10 +66,8 @@ class DiagnoseCLI(MetaCLI):
 
 def run(arguments: Sequence[str]) -> None:
     """``litmaml diagnose`` with what was typed after its name; an error of the user's is told in a line."""
-    try:
+    with errors_in_one_line("diagnose", arguments):
         diagnose_command(import_named(arguments))
-    except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(printable(f"litmaml diagnose: {error}"))
 
 
 def diagnose_command(arguments: Sequence[str]) -> Diagnosis:
@@ -89,12 +86,15 @@ def diagnose_command(arguments: Sequence[str]) -> Diagnosis:
     with tempfile.TemporaryDirectory() as scratch:
         if path is not None:
             # As for the other commands: the checkpoint's configuration before all that was typed.
+            folder = [] if Arguments(typed).option("trainer.default_root_dir") else [str(folder_of(path))]
             typed = with_checkpoint(["diagnose", *typed, f"--ckpt_path={path}"], Path(scratch))[1:-1]
+            typed += [f"--trainer.default_root_dir={name}" for name in folder]
         cli = DiagnoseCLI(
             MetaLearner,
             TaskDataModule,
             save_config_callback=None,
             load_from_checkpoint_support=False,
+            auto_configure_optimizers=False,
             seed_everything_default=0,
             run=False,
             parser_kwargs={"prog": "litmaml diagnose [--checkpoint CKPT]"},

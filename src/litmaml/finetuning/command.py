@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from jsonargparse import auto_cli
 
 from litmaml.data.images import ImageFormat
+from litmaml.error_lines import OneLineErrors, errors_in_one_line
 from litmaml.finetuning.adapted_model import Prediction, load
 from litmaml.finetuning.export import EXPORTS
 from litmaml.finetuning.fine_tuning import FineTuned, fine_tune, shown
@@ -146,12 +146,15 @@ COMMANDS: dict[str, Callable[..., object]] = {"finetune": finetune, "classify": 
 
 
 def run_command(name: str, arguments: Sequence[str]) -> None:
-    """Run one of ``COMMANDS`` with what was typed after its name; an error of the user's is told in a line."""
+    """Run one of ``COMMANDS`` with what was typed after its name; an error is told in a line."""
     command = COMMANDS[name]
-    try:
+    with errors_in_one_line(name, arguments):
         _, *further = (inspect.getdoc(command) or "").partition("\n\nArgs:")[0].split("\n\n")
         auto_cli(
-            command, args=import_named(arguments), as_positional=False, prog=f"litmaml {name}", epilog=" ".join(further)
+            command,
+            args=import_named(arguments),
+            as_positional=False,
+            parser_class=OneLineErrors,
+            prog=f"litmaml {name}",
+            epilog=" ".join(further),
         )
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        sys.exit(printable(f"litmaml {name}: {error}"))

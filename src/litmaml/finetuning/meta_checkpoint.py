@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lightning.pytorch.utilities import rank_zero_info
+
 from litmaml.admission import NotAdmitted, admit_arguments, make
 from litmaml.checkpoint import read_checkpoint
 from litmaml.data.image_tasks import ImageTasks
@@ -14,7 +16,7 @@ from litmaml.finetuning.artifact import PREFIX, fetch_artifact
 from litmaml.meta_learner import MetaLearner
 from litmaml.paths import expanded
 from litmaml.recipe import build
-from litmaml.run_folder import BEST, CHECKPOINTS
+from litmaml.run_folder import BEST, CHECKPOINTS, LAST
 
 
 class MetaCheckpoint(NamedTuple):
@@ -104,6 +106,10 @@ def locate(named: str | Path, argument: str = "checkpoint") -> Path:
             f"{argument}: {str(named)!r} is neither a file nor a run's folder; give a file, RUN (its best checkpoint), "
             f"RUN/last or {PREFIX}ENTITY/PROJECT/NAME:ALIAS"
         )
+    last = wanted.with_name(LAST)
+    if wanted.name == BEST and not wanted.is_file() and last.is_file():
+        rank_zero_info(f"{argument}: {wanted.parent.parent} has no best checkpoint, so no validation: using {last}")
+        return last
     if not wanted.is_file():
         there = ", ".join(str(file) for file in sorted(wanted.parent.glob("*.ckpt")))
         raise FileNotFoundError(f"{argument}: there is no {wanted}; there is {there or 'no checkpoint at all'}")

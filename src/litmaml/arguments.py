@@ -1,0 +1,101 @@
+"""What was typed after a command: options and configuration files in their order, of which the last one counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+class Arguments:
+    """The arguments of a command, read before the parser reads them: where a run lies decides what it parses.
+
+    Args:
+        arguments: What follows the command's name.
+
+    Raises:
+        ValueError: A configuration file is no YAML in UTF-8.
+    """
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self.arguments = list(arguments)
+        self._given = list(_given(self.arguments))
+
+    @property
+    def files(self) -> list[str]:
+        """The configuration files."""
+        return [value for name, value in self._given if name in ("-c", "--config")]
+
+    def option(self, key: str) -> str | None:
+        """What an option was given last; None if it was not typed as an option."""
+        return next((value for name, value in reversed(self._given) if name == f"--{key}"), None)
+
+    def value(self, key: str) -> Any:
+        """What a dotted key has in the end, by an option or in a file; None if nowhere."""
+        found = None
+        for name, value in self._given:
+            if name == f"--{key}":
+                found = value
+            elif name in ("-c", "--config"):
+                read = _inner(read_config(value), key.split("."))
+                found = read if read is not None else found
+            elif key.startswith(f"{name[2:]}."):  # a whole group, as YAML or in a file
+                group = read_config(value) if Path(value).is_file() else _yaml(value, name[2:])
+                read = _inner(group, key.removeprefix(f"{name[2:]}.").split("."))
+                found = read if read is not None else found
+        return found
+
+    def without(self, key: str) -> list[str]:
+        """The arguments without an option."""
+        kept, skip = [], False
+        for argument in self.arguments:
+            if not skip and argument != f"--{key}" and not argument.startswith(f"--{key}="):
+                kept.append(argument)
+            skip = argument == f"--{key}"
+        return kept
+
+
+def read_config(file: str) -> Any:
+    """The content of a configuration file; None if there is none, which the parser will say.
+
+    Raises:
+        ValueError: It is no YAML in UTF-8.
+    """
+    if not Path(file).is_file():
+        return None
+    try:
+        text = Path(file).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"config: {file!r} is not in UTF-8 ({error.reason}); save it as UTF-8") from error
+    return _yaml(text, f"config: {file!r}")
+
+
+def is_none(value: Any) -> bool:
+    """Whether an option's value stands for nothing."""
+    return value is None or (isinstance(value, str) and value.lower() in ("none", "null", ""))
+
+
+def _yaml(text: str, what: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{what}: no YAML: {' '.join(str(error).split())}") from error
+
+
+def _given(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The options with their values, typed as ``--name value`` or ``--name=value``."""
+    for place, argument in enumerate(arguments):
+        if not argument.startswith("-"):
+            continue
+        name, equals, value = argument.partition("=")
+        if not equals:
+            value = arguments[place + 1] if place + 1 < len(arguments) else ""
+        yield name, value
+
+
+def _inner(mapping: Any, path: Sequence[str]) -> Any:
+    for name in path:
+        mapping = mapping.get(name) if isinstance(mapping, dict) else None
+    return mapping

@@ -1,0 +1,138 @@
+"""The checkpoint that is best on validation, under one name wherever the run's folder lies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from litmaml.checkpoint_io import link_checkpoint
+from litmaml.meta_learner import MetaLearner
+from litmaml.monitored import metric_of, no_such_metric
+from litmaml.run_folder import BEST, CHECKPOINTS
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the best model of all validations as ``checkpoints/best.ckpt`` in the run's folder.
+
+    What was best so far, and by how much, goes into every checkpoint by file name. So a resumed run keeps its best also
+    where the folder was moved, and where another metric decides from now on.
+
+    Args:
+        monitor: The validation metric that decides: val/loss, or val/NAME of a metric; null for the newest.
+        mode: Whether the least (min) or the most (max) is best; by default as the metric has it.
+        save_top_k: How many to keep. If not 1, each has a name epoch=E-step=S.ckpt, too; 0 keeps none, -1 all.
+
+    Raises:
+        ValueError: There is no such metric, or nobody says which of its values are good.
+    """
+
+    def __init__(
+        self, monitor: str | None = "val/loss", mode: Literal["min", "max"] | None = None, save_top_k: int = 1
+    ) -> None:
+        super().__init__(
+            monitor=monitor,
+            mode=mode or "min",
+            save_top_k=save_top_k,
+            filename=BEST.removesuffix(".ckpt") if save_top_k == 1 else "epoch={epoch}-step={step}",
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+            save_on_train_epoch_end=False,
+        )
+        self._typed_mode = mode
+        self._metrics: dict[str, dict[str, float]] = {}
+
+    @property
+    def state_key(self) -> str:
+        return type(self).__name__  # whatever decides
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        if self.monitor is not None and isinstance(pl_module, MetaLearner):
+            mode = self._typed_mode or _mode_of(self.monitor, pl_module, trainer)
+            self.mode, self.kth_value = mode, torch.tensor(float("inf") if mode == "min" else -float("inf"))
+        self.dirpath = str(Path(trainer.default_root_dir) / CHECKPOINTS)
+        super().setup(trainer, pl_module, stage)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        # Each process looked for the files; where they share no disk the first one knows.
+        self._take(trainer.strategy.broadcast(self.best_k_models))
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        known = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        self._metrics[Path(filepath).name] = known
+        super()._save_checkpoint(trainer, filepath)
+        best = Path(filepath).with_name(BEST)
+        if filepath == self.best_model_path and Path(filepath) != best and trainer.is_global_zero:
+            link_checkpoint(Path(filepath), best)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The names of the files that are kept, with their scores and all metrics of their validations."""
+        kept = {Path(path).name: score for path, score in self.best_k_models.items()}
+        return {"monitor": self.monitor, "kept": kept, "metrics": {k: v for k, v in self._metrics.items() if k in kept}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self.dirpath is None or "kept" not in state_dict:
+            return  # a test, or a checkpoint of Lightning's own callback
+        kept: Mapping[str, Tensor] = state_dict["kept"]
+        self._metrics = dict(state_dict["metrics"])
+        if state_dict["monitor"] != self.monitor:
+            values = {name: self._metrics.get(name, {}).get(str(self.monitor)) for name in kept}
+            kept = {name: torch.tensor(value) for name, value in values.items() if value is not None}
+            rank_zero_info(f"checkpoint.monitor: the best was chosen by {state_dict['monitor']}, now by {self.monitor}")
+        folder = Path(self.dirpath)
+        there = {str(folder / name): score for name, score in kept.items() if (folder / name).is_file()}
+        if self.save_top_k == 1 and there:
+            score = (min if self.mode == "min" else max)(there.values(), key=float)
+            there = {str(folder / BEST): score} if (folder / BEST).is_file() else {}
+        elif str(folder / BEST) in there:  # there was one; it needs a name of its own beside the others
+            own = folder / f"earlier-{BEST}"
+            link_checkpoint(folder / BEST, own)
+            self._metrics[own.name] = self._metrics.pop(BEST, {})
+            there[str(own)] = there.pop(str(folder / BEST))
+        self._take(there)
+
+    def _take(self, kept: Mapping[str, Tensor]) -> None:
+        self.best_k_models = dict(kept)
+        if not kept:
+            return
+        in_order = sorted(kept, key=lambda path: float(kept[path]), reverse=self.mode == "max")
+        self.best_model_path, self.kth_best_model_path = in_order[0], in_order[-1]
+        self.best_model_score, self.kth_value = kept[in_order[0]], kept[in_order[-1]]
+
+
+def best_checkpoint(trainer: Trainer) -> Path | None:
+    """The file of the best checkpoint, if there is one; of the user's other callbacks none counts."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it outside the class
+        if isinstance(callback, BestCheckpoint) and callback.best_model_path:
+            return Path(callback.best_model_path).with_name(BEST)
+    return None
+
+
+def _mode_of(monitor: str, learner: MetaLearner, trainer: Trainer) -> Literal["min", "max"]:
+    """Which values of a metric are good.
+
+    Raises:
+        ValueError: There is no such metric, or it does not say.
+    """
+    metrics: Any = learner.metrics  # metrics in a ModuleDict lose their type
+    found = metric_of(monitor, metrics)
+    if found is None:
+        own = [c for c in trainer.callbacks if not type(c).__module__.startswith(("lightning.", "litmaml."))]  # type: ignore[attr-defined]  # as above
+        if own or type(learner) is not MetaLearner:
+            return "min"  # they may log it
+        raise no_such_metric("checkpoint.monitor", monitor, metrics)
+    higher = False if found[0] == "loss" else metrics[found[0]].higher_is_better
+    if higher is None:
+        raise ValueError(
+            f"checkpoint.mode: the metric {monitor!r} does not say whether more is better; set it to min or max"
+        )
+    return "max" if higher else "min"

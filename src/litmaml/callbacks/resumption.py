@@ -1,0 +1,122 @@
+"""What is typed when a run is resumed, against what its checkpoint restores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+
+_PLACES = ("trainer.default_root_dir", "trainer.logger", "trainer.callbacks", "trainer.enable_", "report", "preemption")
+"""What says where and how a run is shown, not what it computes."""
+
+
+class Resumption(Callback):
+    """Obeys what is typed and differs from the checkpoint, or refuses it; what differs is said.
+
+    Weights, the optimizer's state, a schedule's and learnt inner rates are restored. An option of the optimizer that is
+    typed anew counts from now on. What cannot be changed in the middle is refused: another optimizer or schedule, its
+    length included, the rate under a schedule, and where learnt inner rates begin.
+
+    ``configuration``: of this run, as it is recorded.
+    """
+
+    def __init__(self, configuration: Mapping[str, Any]) -> None:
+        self.configuration = configuration
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.state.fn != "fit":
+            return
+        before, now = checkpoint["hyper_parameters"], dict(pl_module.hparams)
+        check_resumed(before, now, learns_rates=any(".optimizer." in name for name in checkpoint["state_dict"]))
+        if trainer.max_epochs not in (None, -1) and checkpoint["epoch"] > trainer.max_epochs:
+            raise ValueError(
+                f"trainer.max_epochs: the checkpoint is of epoch {checkpoint['epoch']} (the first is 0), got "
+                f"{trainer.max_epochs}; set it to at least {checkpoint['epoch'] + 1}"
+            )
+        for name, value in _changed(_arguments(before.get("optimizer")), _arguments(now.get("optimizer"))).items():
+            for state in checkpoint["optimizer_states"]:
+                for group in state["param_groups"]:
+                    group[name] = tuple(value) if isinstance(value, list) else value
+        recorded = checkpoint.get("configuration")
+        if recorded and (differences := list(_differences(recorded, self.configuration))):
+            rank_zero_info("resumed with other settings: " + ", ".join(differences))
+
+
+def check_resumed(before: Mapping[str, Any], now: Mapping[str, Any], learns_rates: bool) -> None:
+    """Refuse what cannot be changed in the middle of a run.
+
+    Args:
+        before: The arguments of the learner that the checkpoint records.
+        now: Those that are set by now.
+        learns_rates: Whether the checkpoint has learnt inner rates.
+
+    Raises:
+        ValueError: Naming the option, both values, and what to do.
+    """
+    instead = "leave it out, or begin a new run from these weights with --init_weights"
+    for name in ("optimizer", "lr_scheduler"):
+        old, new = before.get(name), now.get(name)
+        if _class(old) != _class(new):
+            raise ValueError(
+                f"model.{name}: the run has {_class(old)} with a state of its own, got {_class(new)}; {instead}"
+            )
+    changed = _changed(_arguments(before.get("lr_scheduler")), _arguments(now.get("lr_scheduler")))
+    if now.get("lr_scheduler") is not None:
+        interval = ("lr_scheduler_interval", before.get("lr_scheduler_interval"), now.get("lr_scheduler_interval"))
+        for name, old, new in [
+            *(
+                (f"lr_scheduler.{name}", _arguments(before["lr_scheduler"])[name], value)
+                for name, value in changed.items()
+            ),
+            interval,
+        ]:
+            if old is not None and old != new:
+                raise ValueError(f"model.{name}: the schedule is under way with {old!r}, got {new!r}; {instead}")
+        rates = (_arguments(before.get("optimizer")).get("lr"), _arguments(now.get("optimizer")).get("lr"))
+        if rates[0] != rates[1]:
+            raise ValueError(
+                f"model.optimizer.lr: the schedule has it, begun with {rates[0]!r}, got {rates[1]!r}; {instead}"
+            )
+    if learns_rates:
+        for name, value in _changed(
+            _arguments(before.get("inner_optimizer")), _arguments(now.get("inner_optimizer"))
+        ).items():
+            if name in ("lr", "learn", "per_step"):
+                raise ValueError(
+                    f"model.inner_optimizer.{name}: the rates were learnt on from "
+                    f"{_arguments(before['inner_optimizer'])[name]!r} and are restored, got {value!r}; {instead}"
+                )
+        if _arguments(now.get("inner_optimizer")).get("per_step") and before["inner_steps"] != now["inner_steps"]:
+            raise ValueError(
+                f"model.inner_steps: rates were learnt for each of {before['inner_steps']} steps, got "
+                f"{now['inner_steps']}; {instead}"
+            )
+
+
+def _class(recipe: Any) -> str | None:
+    return str(recipe["class_path"]) if isinstance(recipe, Mapping) and "class_path" in recipe else recipe
+
+
+def _arguments(recipe: Any) -> Mapping[str, Any]:
+    return dict(recipe.get("init_args") or {}) if isinstance(recipe, Mapping) else {}
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments that both have, where their values differ."""
+    return {name: value for name, value in new.items() if name in old and old[name] != value}
+
+
+def _differences(old: Any, new: Any, key: str = "") -> Iterator[str]:
+    if key.startswith(_PLACES):
+        return
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for name in dict.fromkeys([*old, *new]):
+            yield from _differences(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
+    elif old != new:
+        yield f"{key.replace('.init_args', '')} {_short(old)} -> {_short(new)}"
+
+
+def _short(value: Any) -> str:
+    return _class(value) or "" if isinstance(value, Mapping) else str(value)

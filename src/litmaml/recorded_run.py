@@ -1,0 +1,172 @@
+"""What a checkpoint adds to the arguments of a command: its run's folder, and the run itself where nothing is typed.
+
+``with_checkpoint`` brings the recorded model and data. Here is the rest.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch.utilities import rank_zero_info
+
+from litmaml.arguments import Arguments, is_none
+from litmaml.checkpoint import read_checkpoint
+from litmaml.run_folder import CHECKPOINTS
+from litmaml.sealed import seal
+
+_EVALUATIONS = ("validate", "test", "predict")
+
+_MADE_AGAIN = {
+    f"{package}.{name}"
+    for package, names in {
+        "lightning.pytorch.callbacks": (
+            "DeviceStatsMonitor EarlyStopping GradientAccumulationScheduler LearningRateMonitor ModelSummary "
+            "RichModelSummary RichProgressBar TQDMProgressBar ThroughputMonitor Timer"
+        ),
+        "lightning.pytorch.loggers": "CSVLogger TensorBoardLogger WandbLogger",
+        "lightning.pytorch.strategies": "DDPStrategy",
+        "litmaml.callbacks": "AdaptiveMetaStep",
+        "litmaml.callbacks.wandb_report": "ResumableWandbLogger WandbReport",
+    }.items()
+    for name in names.split()
+}
+"""Classes that a run is resumed with by its checkpoint alone. That is a file which somebody else may have made, and to
+make an object of a class at will is to run code; so others have to be typed."""
+
+_SECTIONS = ("seed_everything", "trainer", "checkpoint", "float32_matmul_precision", "report", "preemption")
+
+
+def named_checkpoint(arguments: list[str]) -> list[str]:
+    """The arguments with the checkpoint as an option, also where a configuration file names it.
+
+    Raises:
+        ValueError: A command that needs a checkpoint has none.
+    """
+    if not arguments or arguments[0].startswith("-") or {"-h", "--help", "--print_config"} & {*arguments}:
+        return arguments
+    command, given = arguments[0], Arguments(arguments[1:])
+    named = given.value("ckpt_path")
+    if is_none(named):
+        if named is None and command in _EVALUATIONS:
+            raise ValueError(
+                f"ckpt_path: {command} needs one: --ckpt_path=RUN (a run's folder) or a file; --ckpt_path=none takes "
+                "the weights that training would begin with"
+            )
+        return [command, *given.without("ckpt_path")]
+    return [command, *given.without("ckpt_path"), f"--ckpt_path={named}"]
+
+
+def with_run(arguments: list[str], typed: list[str], scratch: Path) -> list[str]:
+    """Let a run go on where it lies, and as it was where only its folder is named.
+
+    Args:
+        arguments: With the recorded model and data first, in a configuration file, and the file of the checkpoint.
+        typed: As they were typed.
+        scratch: A folder for another configuration file.
+
+    Raises:
+        ValueError: The run had a part that is not made from its checkpoint alone.
+    """
+    path, given = Arguments(arguments[1:]).option("ckpt_path"), Arguments(typed[1:])
+    if path is None:  # also where a configuration file names one that is not there yet, or not wanted
+        return arguments if given.value("ckpt_path") is None else [*arguments, "--ckpt_path=null"]
+    command = typed[0]
+    home = Path(path).parent.parent if Path(path).parent.name == CHECKPOINTS else None
+    if home is None and command != "fit" and given.value("trainer.default_root_dir") is None:
+        home = Path(path).parent
+    there = given.option("trainer.default_root_dir")
+    if home is not None and there is None:
+        arguments = [*arguments, f"--trainer.default_root_dir={home}"]
+    saved = read_checkpoint(path)
+    before: list[str] = []
+    began = saved.get("configuration")
+    seed = began.get("seed_everything") if isinstance(began, Mapping) else None
+    typed_seed = given.value("seed_everything")
+    if command == "fit" and isinstance(seed, int):
+        if typed_seed is not None and str(typed_seed) != str(seed):
+            raise ValueError(
+                f"seed_everything: the run began with the weights of seed {seed}, got {typed_seed}; leave it out, or "
+                "begin a new run"
+            )
+        before = [f"--seed_everything={seed}"]
+    if command == "fit" and not given.files and "configuration" in saved:
+        recorded = _sections(saved["configuration"])
+        file = scratch / "run.yaml"
+        file.write_text(yaml.safe_dump(recorded), encoding="utf-8")
+        before = ["--config", str(file), *before]
+        rank_zero_info(f"{home or path}: going on with the trainer and callbacks that it records")
+    options = _found_again(saved.get("datamodule_hyper_parameters"), saved.get("made_in"))
+    # After the recorded model and data, and before what was typed.
+    return [*arguments[:1], *before, *arguments[1:3], *options, *arguments[3:]]
+
+
+def _found_again(data: Any, made_in: Any) -> list[str]:
+    """Where the recorded task data lies, if its folder was named from another current folder than this."""
+    tasks = data.get("tasks") if isinstance(data, Mapping) else None
+    given = tasks.get("init_args") if isinstance(tasks, Mapping) else None
+    if not isinstance(given, Mapping) or not isinstance(made_in, str):
+        return []
+    options = []
+    for name in ("root", "split_file"):
+        value = given.get(name)
+        if not isinstance(value, str) or value.startswith("~") or Path(value).exists():
+            continue
+        if Path(made_in, value).exists():
+            options.append(f"--data.tasks.init_args.{name}={seal(str(Path(made_in, value)))}")
+    return options
+
+
+def _check(value: Any, key: str) -> None:
+    """Refuse what the parser could read as anything but a number, a word, or an object of a class that is known.
+
+    What a checkpoint holds is somebody else's text: dots would name modules, braces objects, and the name of a file
+    its content.
+    """
+    if isinstance(value, Mapping):
+        named = value.get("class_path")
+        if named is not None and (named not in _MADE_AGAIN or value.keys() - {"class_path", "init_args"}):
+            raise ValueError(
+                f"ckpt_path: the run had {named} ({key}), which is not made from a checkpoint alone: give the run's "
+                "configuration, such as -c RUN/config.yaml"
+            )
+        if value.get("save_dir") or value.get("dirpath"):
+            raise ValueError(
+                f"ckpt_path: the run wrote to {value.get('save_dir') or value.get('dirpath')!r} ({key}); give its "
+                "configuration, such as -c RUN/config.yaml"
+            )
+        for name, part in value.items():
+            if not isinstance(name, str) or not re.fullmatch(r"[a-z_][a-z0-9_]*", name):
+                raise ValueError(f"ckpt_path: the checkpoint records an option {name!r:.60} ({key}), which is none")
+            if name != "class_path" or named is None:
+                _check(part, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            _check(part, key)
+    elif isinstance(value, str) and (not re.fullmatch(r"[\w:/+-]{0,80}", value, re.ASCII) or Path(value).is_file()):
+        raise ValueError(
+            f"ckpt_path: the run had {value!r:.60} ({key}), which is not taken from a checkpoint alone: give the run's "
+            "configuration, such as -c RUN/config.yaml"
+        )
+    elif not (value is None or isinstance(value, bool | int | float | str)):
+        raise ValueError(f"ckpt_path: the checkpoint records {type(value).__name__} ({key}), which is no plain value")
+
+
+def _sections(configuration: Any) -> dict[str, Any]:
+    """The sections of a recorded configuration that say how a run is trained, each with its options."""
+    if not isinstance(configuration, Mapping):
+        raise ValueError("ckpt_path: the checkpoint's configuration is damaged")
+    found = {name: configuration[name] for name in _SECTIONS if name in configuration}
+    for name, section in found.items():
+        if isinstance(section, Mapping) != (name not in ("seed_everything", "float32_matmul_precision")):
+            raise ValueError(f"ckpt_path: the checkpoint's configuration is damaged ({name})")
+    trainer = found.get("trainer", {})
+    for name in ("callbacks", "logger", "plugins"):
+        if isinstance(trainer.get(name), str):  # which would be a file
+            raise ValueError(f"ckpt_path: the checkpoint's configuration is damaged (trainer.{name})")
+    found["trainer"] = {name: value for name, value in trainer.items() if name != "default_root_dir"}
+    _check(found, "")
+    return found

@@ -1,0 +1,241 @@
+"""Whatever is wrong, the program ends with a line that names the option, and without a traceback."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import os
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tiny import TINY, finish, fit, slow, start
+
+from litmaml.cli import main, program
+
+
+def told(*arguments: str) -> tuple[object, str]:
+    """The status that a command ends with, and the line it says."""
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), pytest.raises(SystemExit) as ended:
+        program(arguments)
+    code = ended.value.code
+    return (1, code) if isinstance(code, str) else (code, said.getvalue().splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ["--model.outer_gradient=SecondOdrer"],
+            "model.outer_gradient: there is no class 'SecondOdrer'; did you mean Sec",
+        ),
+        (
+            ["--model.outer_gradient=litmaml.outer_gradient.Third"],
+            "model.outer_gradient: there is no class 'litmaml.outer",
+        ),
+        (["--model.inner_stepz=3"], "model.inner_stepz: there is no such option; did you mean model.inner_steps?"),
+        (["--optimizer=SGD"], "optimizer: there is no such option"),
+        (["--last_checkpoint.dirpath=x"], "last_checkpoint.dirpath: there is no such option"),
+        (["--model.inner_steps=zero"], "model.inner_steps: expected int, got 'zero'"),
+        (["--model.inner_steps=0"], "model.inner_steps: has to be at least 1, got 0"),
+        (
+            ["--model.inner_optimizer.lr=-1"],
+            "model.inner_optimizer.lr: the inner rate has to be a positive number, got -1",
+        ),
+        (["--model.model.hiden=[3]"], "model.model.hiden: there is no such option; did you mean model.model.hidden?"),
+        (["--model.optimizer.lrr=3"], "model.optimizer.lrr: there is no such option; did you mean model.optimizer.lr?"),
+        (["--model.loss=torch.nn.MSELos"], "model.loss: there is no class 'torch.nn.MSELos'; did you mean MSELoss?"),
+        (["--model.on_nonfinite=stop"], "model.on_nonfinite: got 'stop'; one of raise, skip"),
+        (
+            ["--model.model=mynets.Small"],
+            "model.model: there is no module 'mynets'; one of your own is found through PYTH",
+        ),
+        (["--data.tasks=Sinusoids"], "data.tasks: there is no class 'Sinusoids'; did you mean Sinusoid?"),
+        (["--data.tasks.shots=x"], "data.tasks.shots: expected int, got 'x'"),
+        (["--data.tasks.shots=0"], "data.tasks.shots must be at least 1, got 0"),
+        (["--data.train_tasks=21"], "data.train_tasks=21 must be a multiple of meta_batch"),
+        (["--trainer.precision=33"], "trainer.precision: got '33'; one of"),
+        (["--trainer.strategy=dddp"], "trainer.strategy: You selected an invalid strategy name"),
+        (["-c", "missing.yaml"], "config: File does not exist"),
+        (["-c", "utf16.yaml"], "config: 'utf16.yaml' is not in UTF-8"),
+        (["-c", "latin1.yaml"], "config: 'latin1.yaml' is not in UTF-8"),
+        (["-c", "broken.yaml"], "config: 'broken.yaml': no YAML: while parsing"),
+        (["-c", "unknown.yaml"], "model.inner_stepz: there is no such option; did you mean model.inner_steps?"),
+        (["--ckpt_path=nowhere.ckpt"], "ckpt_path: 'nowhere.ckpt' is neither a file"),
+        (
+            ["--checkpoint.monitor=val_loss"],
+            "checkpoint.monitor: there is no metric 'val_loss'; did you mean val/loss?",
+        ),
+        (["stray"], "stray: there is no such option"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
+)
+def test_a_line_names_the_option(arguments: list[str], line: str) -> None:
+    Path("utf16.yaml").write_bytes(TINY.encode("utf-16"))
+    Path("latin1.yaml").write_bytes(("# für\n" + TINY).encode("latin-1"))
+    Path("broken.yaml").write_text("model: [")
+    Path("unknown.yaml").write_text("model: {inner_stepz: 3}")
+    status, said = told("fit", "-c", "tiny.yaml", *arguments)
+    assert status in (1, 2)
+    assert said.removeprefix("litmaml fit: ").removeprefix("litmaml: ").startswith(line)
+    assert not Path("runs/tiny/checkpoints").exists()
+
+
+def test_commands() -> None:
+    assert told("fitt") == (1, "litmaml fitt: there is no command 'fitt'; did you mean fit? There are fit, validate, "
+                            "test, predict, finetune, classify, diagnose")  # fmt: skip
+    assert told("test")[1].startswith("litmaml test: ckpt_path: test needs one")
+    assert told("finetune", "--chekpoint=x")[0] == 2
+    assert "there is no such option" in told("diagnose", "--model.inner_stepz=1")[1]
+
+
+def test_the_program_alone_prints_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["--help"]):
+        with pytest.raises(SystemExit) as ended:
+            program(arguments)
+        assert ended.value.code == 0
+        assert capsys.readouterr().out.startswith("usage: litmaml")
+
+
+@pytest.mark.parametrize("device", ["cuda", *slow("gpu", "cuda:7", "meta")])
+def test_a_device_that_is_not_there_is_told_before_anything_is_read(device: str) -> None:
+    import torch
+
+    if device.startswith("cuda") and torch.cuda.is_available():
+        pytest.skip("this machine has one")
+    status, line = told("finetune", "--checkpoint=none", "--data=none", "--output=out", f"--device={device}")
+    assert status == 1
+    assert line.startswith("litmaml finetune: device: torch cannot compute there")
+    assert f"got {device!r}" in line
+
+
+def test_the_traceback_is_there_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LITMAML_DEBUG", "1")
+    with pytest.raises(ValueError, match="inner_steps: has to be"):
+        program(["fit", "-c", "tiny.yaml", "--model.inner_steps=0"])
+
+
+def test_from_python_errors_are_raised() -> None:
+    with pytest.raises(ValueError, match="inner_steps: has to be"):
+        fit("--model.inner_steps=0")
+
+
+def test_the_program_and_its_status(tmp_path: Path) -> None:
+    status, said = finish(start("fit", "-c", "tiny.yaml", "--model.inner_steps=0"))
+    assert (status, said.splitlines()[-1]) == (1, "litmaml fit: model.inner_steps: has to be at least 1, got 0")
+    assert "Traceback" not in said
+    process = start("test", "-c", "tiny.yaml", "--ckpt_path=none", "--data.test_tasks=2000000")
+    while not Path("runs").exists():
+        if "GPU available" in os.read(process.stdout.fileno(), 1000).decode():  # type: ignore[union-attr]
+            break
+    os.killpg(process.pid, signal.SIGINT)
+    status, said = finish(process)
+    assert status == 130, said
+    assert "Traceback" not in said
+
+
+GARBAGE: list[Any] = [
+    *(None, True, False, 0, -1, 1, 3, 10**30, -0.5, 0.5, float("nan"), float("inf")),
+    *("", "x", "none", "ä\u202e\x00", "1e3", "../..", "/dev/null", "~", "$HOME", "os.system", "[", "{a", "0x10"),
+    *("2026-01-01", "litmaml.models.MLP", "torch.nn.Linear", [], [1], ["a", None], {}),
+    *({"class_path": "litmaml.models.MLP"}, {"class_path": "nowhere.X"}, {"class_path": 3}, {"init_args": {"a": 1}}),
+    *({"class_path": "torch.optim.SGD", "init_args": {"lr": "x"}}, [{"class_path": "Foo"}]),
+]
+# Not mutated: what starts other processes, waits for other machines, or goes on for hours.
+LEFT_ALONE = {"devices", "num_nodes", "strategy", "max_time"}
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    if isinstance(value, dict):
+        return [path, *(place for name, part in value.items() for place in places(part, (*path, name)))]
+    return [path]
+
+
+def mutated(chance: random.Random, options: dict[str, Any]) -> dict[str, Any]:
+    """One to three parts of a configuration replaced, left out, misspelt or moved."""
+    made = copy.deepcopy(options)
+    for _ in range(chance.choice([1, 1, 1, 2, 3])):
+        place = chance.choice([p for p in places(made) if p and not LEFT_ALONE & {*p}])
+        parent = made
+        for name in place[:-1]:
+            parent = parent[name]
+        how = chance.random()
+        if how < 0.6:
+            parent[place[-1]] = chance.choice(GARBAGE)
+        elif how < 0.7:
+            del parent[place[-1]]
+        elif how < 0.85:
+            name = str(place[-1])
+            k = chance.randrange(len(name))
+            parent[name[:k] + chance.choice("az_.") + name[k + 1 :]] = parent.pop(place[-1])
+        else:
+            parent[chance.choice(["x", "class_path", "init_args", "lr", "self", "logger"])] = parent.get(place[-1])
+    return made
+
+
+MORE = {
+    "trainer": {
+        "callbacks": [],
+        "logger": None,
+        "precision": "32-true",
+        "accumulate_grad_batches": 1,
+        "val_check_interval": 1.0,
+        "gradient_clip_val": 1.0,
+    },
+    "model": {"outer_gradient": {"class_path": "litmaml.outer_gradient.SecondOrder"}, "tasks_per_chunk": 2},
+    "checkpoint": {"monitor": "val/loss", "save_top_k": 1},
+    "preemption": {"save_every_minutes": 10},
+    "seed_everything": 1,
+}
+
+
+def tried(seeds: range) -> list[str]:
+    """The lines that mutated configurations end with; empty where they run."""
+    base = yaml.safe_load(TINY)
+    for section, options in MORE.items():
+        base[section] = {**base.get(section, {}), **options} if isinstance(options, dict) else options
+    base["trainer"] |= {"max_epochs": 1, "max_steps": 2}
+    lines = []
+    for seed in seeds:
+        Path("mutated.yaml").write_text(yaml.safe_dump(mutated(random.Random(seed), base), allow_unicode=True))
+        root = f"--trainer.default_root_dir=runs/{seed}"
+        limits = ["--trainer.max_steps=2", "--trainer.limit_val_batches=1", "--trainer.devices=1"]
+        said, code = io.StringIO(), None
+        try:
+            with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+                program(["fit", "-c", "mutated.yaml", root, *limits])
+        except SystemExit as ended:
+            code = ended.code
+        lines.append("" if code is None else code if isinstance(code, str) else said.getvalue().splitlines()[-1])
+        assert code != 0, seed
+        assert "\n" not in lines[-1], seed
+        assert code is None or 10 < len(lines[-1]) < 800, (seed, lines[-1])
+        assert "Traceback" not in said.getvalue(), seed
+    return lines
+
+
+@pytest.mark.filterwarnings("default")
+def test_mutated_configurations() -> None:
+    assert len(tried(range(10))) == 10
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.filterwarnings("default")
+def test_five_hundred_mutated_configurations() -> None:
+    lines = tried(range(1000, 1500))
+    wrong = [line for line in lines if line]
+    assert len(lines) == 500
+    assert len(wrong) > 200
+    unexpected = [line for line in wrong if "LITMAML_DEBUG" in line]
+    assert len(unexpected) < 15, "\n".join(unexpected)
+
+
+def test_main_is_the_same_from_python() -> None:
+    main(["fit", "-c", "tiny.yaml", "--trainer.fast_dev_run=true"])
+    assert not Path("runs").exists()

@@ -1,0 +1,205 @@
+"""No run writes into another run's folder, however it is named."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny import everything, fit, saved, slow, steps, sums
+
+from litmaml.cli import main
+
+
+def test_a_run_from_an_earlier_runs_configuration_leaves_that_run_alone() -> None:
+    fit("--trainer.max_epochs=3")
+    before = everything("runs/tiny")
+    second = ["--trainer.default_root_dir=runs/second", "--seed_everything=2", "--trainer.max_epochs=1"]
+    main(["fit", "-c", "runs/tiny/config.yaml", *second])
+    assert everything("runs/tiny") == before
+    assert steps("runs/second") == {"best": 4, "last": 4}
+    assert Path("runs/second/logs/version_0/metrics.csv").is_file()
+    main(["test", "--ckpt_path=runs/second"])
+    assert everything("runs/tiny") == before
+
+
+@pytest.mark.slow
+def test_the_configuration_holds_no_place_and_no_beginning() -> None:
+    fit("--trainer.max_epochs=1")
+    fit("--trainer.default_root_dir=runs/b", "--init_weights=runs/tiny", "--trainer.max_epochs=1")
+    main(["fit", "--ckpt_path=runs/b", "--trainer.max_epochs=2"])
+    text = Path("runs/b/config.yaml").read_text()
+    config = yaml.safe_load(text)
+    assert not {"ckpt_path", "init_weights", "weights_only"} & {*config}
+    assert "dirpath" not in text
+    assert "save_dir" not in text
+    assert config["trainer"]["max_epochs"] == 2
+    assert config["seed_everything"] == 0
+
+
+def test_a_renamed_run_goes_on_where_it_lies() -> None:
+    fit("--trainer.max_epochs=1")
+    Path("runs/tiny").rename("runs/seed1")
+    fit()
+    before = everything("runs/tiny")
+    fit("--ckpt_path=runs/seed1", "--trainer.max_epochs=3")
+    assert everything("runs/tiny") == before
+    assert steps("runs/seed1")["last"] == 12
+    main(["test", "-c", "tiny.yaml", "--ckpt_path=runs/seed1"])
+    assert everything("runs/tiny") == before
+    assert Path("runs/seed1/test_results.json").is_file()
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_typed_takes_a_copy_of_the_run_further() -> None:
+    fit("--trainer.max_epochs=1")
+    fit("--trainer.default_root_dir=runs/other", "--trainer.max_epochs=1")
+    first, other = everything("runs/tiny"), sums("runs/other")
+    fit("--ckpt_path=runs/tiny", "--trainer.default_root_dir=runs/other")
+    assert everything("runs/tiny") == first
+    assert sums("runs/other.1") == other
+    assert steps("runs/other")["last"] == 8
+
+
+@pytest.mark.parametrize("typed", ["~/runs/x", *slow("$HOME/runs/x", "${HOME}/./runs//x/")])
+def test_home_is_home(typed: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    root = f"--trainer.default_root_dir={typed}"
+    fit(root, "--trainer.max_epochs=1")
+    fit(root, "--ckpt_path=last")
+    assert [path.name for path in (tmp_path / "home" / "runs").iterdir()] == ["x"]
+    assert steps("home/runs/x")["last"] == 8
+    main(["test", "-c", "tiny.yaml", root, "--ckpt_path=best"])
+    main(["test", f"--ckpt_path={typed}"])
+    assert not Path("~").exists()
+
+
+@pytest.mark.slow
+def test_the_last_that_is_typed_counts_in_whatever_order() -> None:
+    fit("--trainer.max_epochs=1")
+    Path("place.yaml").write_text("trainer: {default_root_dir: runs/b}")
+    main(["fit", "--trainer.default_root_dir=runs/a", "-c", "tiny.yaml", "--config=place.yaml"])
+    assert steps("runs/b")["last"] == 8
+    assert not Path("runs/a").exists()
+    # The option before the files: they win, also for the name "last".
+    again = ["--trainer.default_root_dir", "runs/a", "-c", "tiny.yaml", "-c", "place.yaml"]
+    main(["fit", *again, "--ckpt_path", "last", "--trainer.max_epochs=3"])
+    assert steps("runs/b")["last"] == 12
+    assert not Path("runs/a").exists()
+
+
+def test_where_the_folder_is_a_link_the_new_run_lies_where_it_points() -> None:
+    Path("scratch/tiny").mkdir(parents=True)
+    Path("runs").mkdir()
+    Path("runs/tiny").symlink_to("../scratch/tiny")
+    for _ in range(3):
+        fit("--trainer.max_epochs=1")
+    assert Path("runs/tiny").is_symlink()
+    assert [path.name for path in Path("runs").iterdir()] == ["tiny"]
+    assert sorted(path.name for path in Path("scratch").iterdir()) == ["tiny", "tiny.1", "tiny.2"]
+    fit("--ckpt_path=last")
+    assert steps("scratch/tiny")["last"] == 8
+
+
+@pytest.mark.slow
+def test_a_run_is_known_through_a_link() -> None:
+    fit("--trainer.max_epochs=1")
+    Path("newest").symlink_to("runs/tiny")
+    fit("--ckpt_path=newest")
+    assert steps("runs/tiny")["last"] == 8
+    assert Path("newest").is_symlink()
+    fit("--trainer.default_root_dir=newest", "--ckpt_path=last", "--trainer.max_epochs=3")
+    assert steps("runs/tiny")["last"] == 12
+    assert [path.name for path in Path("runs").iterdir()] == ["tiny"]
+
+
+@pytest.mark.slow
+def test_the_checkpoint_may_be_named_in_a_configuration_file() -> None:
+    fit("--trainer.max_epochs=1")
+    Path("resume.yaml").write_text("ckpt_path: last")
+    fit("-c", "resume.yaml")
+    assert steps("runs/tiny")["last"] == 8
+    assert [path.name for path in Path("runs").iterdir()] == ["tiny"]
+    shutil.rmtree("runs")
+    fit("-c", "resume.yaml", "--trainer.max_epochs=1")  # not there yet: from the beginning
+    assert steps("runs/tiny")["last"] == 4
+
+
+@pytest.mark.slow
+def test_a_checkpoint_outside_of_a_run_resumes_in_the_folder_that_is_named() -> None:
+    fit("--trainer.max_epochs=1")
+    before = everything("runs/tiny")
+    shutil.copy("runs/tiny/checkpoints/last.ckpt", "given.ckpt")
+    fit("--ckpt_path=given.ckpt", "--trainer.default_root_dir=runs/b")
+    assert steps("runs/b")["last"] == 8
+    assert everything("runs/tiny") == before
+
+
+def test_a_bucket_is_refused() -> None:
+    for key in ("--trainer.default_root_dir=s3://bucket/run", "--trainer.default_root_dir=gs://b"):
+        with pytest.raises(ValueError, match=r"trainer\.default_root_dir: has to be a folder, got '(s3|gs)://"):
+            fit(key)
+    assert not list(Path().glob("*:"))
+
+
+def test_a_folder_alone_resumes_the_run_with_its_trainer_and_callbacks() -> None:
+    Path("more.yaml").write_text(
+        "trainer:\n  precision: 64-true\n  accumulate_grad_batches: 2\n  gradient_clip_val: 0.5\n"
+        "  callbacks: [{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {monitor: val/loss}}]\n"
+        "preemption: {save_every_minutes: 3}\ncheckpoint: {save_top_k: 2}\nseed_everything: 7\n"
+    )
+    fit("-c", "more.yaml", "--trainer.max_epochs=1")
+    before = yaml.safe_load(Path("runs/tiny/config.yaml").read_text())
+    Path("runs/tiny").rename("moved")
+    main(["fit", "--ckpt_path=moved", "--trainer.max_epochs=2"])
+    after = yaml.safe_load(Path("moved/config.yaml").read_text())
+    assert after["trainer"].pop("max_epochs") == 2
+    assert before["trainer"].pop("max_epochs") == 1
+    assert after["trainer"].pop("default_root_dir") == "moved"
+    before["trainer"].pop("default_root_dir")
+    assert after == before
+    assert not Path("runs/tiny").exists()
+    assert saved("moved")["global_step"] == 4
+
+
+@pytest.mark.slow
+def test_classes_that_a_checkpoint_does_not_make_have_to_be_typed() -> None:
+    Path("more.yaml").write_text("trainer: {callbacks: [{class_path: counting.Counting}]}")
+    fit("-c", "more.yaml", "--trainer.max_epochs=1")
+    with pytest.raises(ValueError, match=r"ckpt_path: the run had counting\.Counting \(trainer\.callbacks\)"):
+        main(["fit", "--ckpt_path=runs/tiny", "--trainer.max_epochs=2"])
+    main(["fit", "-c", "runs/tiny/config.yaml", "--ckpt_path=runs/tiny", "--trainer.max_epochs=2"])
+    assert steps("runs/tiny")["last"] == 8
+
+
+@pytest.mark.parametrize("command", ["test", *slow("validate", "predict")])
+def test_an_evaluation_needs_a_checkpoint_or_none(command: str) -> None:
+    fit("--trainer.max_epochs=1")
+    before = everything("runs/tiny")
+    with pytest.raises(ValueError, match=f"ckpt_path: {command} needs one"):
+        main([command, "-c", "tiny.yaml"])
+    assert everything("runs/tiny") == before
+    main([command, "-c", "tiny.yaml", "--trainer.default_root_dir=fresh", "--ckpt_path", "none"])
+
+
+def test_data_named_from_another_folder_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    for k in range(15):
+        for n in range(3):
+            Path(f"imgs/class{k}").mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (12, 12), (17 * k, 10 * n, 5)).save(f"imgs/class{k}/{n}.png")
+    Path("images.yaml").write_text(
+        "model: {model: {class_path: litmaml.models.Conv4, init_args: {ways: 2, filters: 2, channels: 3, size: 16}}}\n"
+        "data:\n  tasks:\n    class_path: litmaml.data.ImageFolderTasks\n"
+        "    init_args: {root: imgs, ways: 2, shots: 1, queries: 1, image_format: {size: 16}}\n"
+        "  meta_batch: 1\n  train_tasks: 2\n  val_tasks: 1\n  test_tasks: 1\n"
+        "trainer: {default_root_dir: runs/imgs, max_epochs: 1, accelerator: cpu, enable_progress_bar: false}\n"
+    )
+    main(["fit", "-c", "images.yaml"])
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    main(["test", "--ckpt_path=../runs/imgs", "--trainer.accelerator=cpu"])
+    assert Path("../runs/imgs/test_results.json").is_file()
+    assert not list(Path().iterdir())

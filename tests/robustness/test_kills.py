@@ -1,0 +1,66 @@
+"""Killed without a signal that could be caught, at any moment, and started again at once."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from test_checkpoints import same
+from tiny import FIT, finish, fit, saved, start
+
+from litmaml.run_folder import checkpoints_in
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_killed_at_forty_random_moments() -> None:
+    chance = random.Random(0)
+    last, waits = Path("runs/tiny/checkpoints/last.ckpt"), []
+    long = ["--data.train_tasks=1000", "--preemption.save_every_minutes=1e-6", "--checkpoint.save_top_k=2"]
+    long += ["--data.val_tasks=2", "--trainer.max_epochs=-1", "--trainer.logger=false"]
+    for number in range(40):
+        before = last.stat().st_mtime_ns if last.exists() else 0
+        process = start(*FIT, *long, "--ckpt_path=last")
+        began = time.monotonic()
+        while not last.exists() or last.stat().st_mtime_ns == before:
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.002)
+        waits.append(time.monotonic() - began)
+        time.sleep(chance.uniform(0, 0.4))
+        os.killpg(process.pid, signal.SIGKILL)
+        status, said = finish(process)
+        assert status == -signal.SIGKILL, said
+        assert saved("runs/tiny")["global_step"] > 0, number
+        for file in checkpoints_in(Path("runs/tiny")):
+            saved("runs/tiny", file.stem)  # is read, and fits its sum
+    steps = saved("runs/tiny")["global_step"] + 3
+    fit(*long, "--ckpt_path=last", f"--trainer.max_steps={steps}")
+    fit(*long, "--trainer.default_root_dir=whole", f"--trainer.max_steps={steps}")
+    assert same("runs/tiny", "whole")
+    assert sorted(waits)[-4] < 30, "one start waited for a dead owner"
+    assert not list(Path("runs/tiny/checkpoints").glob(".*"))
+    print(f"{steps} steps, longest start {max(waits):.1f} s, shortest {min(waits):.1f} s")
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGUSR1", "SIGINT"])
+@pytest.mark.slow
+def test_a_signal_at_random_moments_ends_in_a_checkpoint(number: str) -> None:
+    chance = random.Random(number)
+    for _ in range(3):
+        process = start(*FIT, "--data.train_tasks=100000", "--trainer.logger=false", "--ckpt_path=last",
+                        "--trainer.callbacks=counting.Counting")  # fmt: skip
+        seen, before = Path("seen-0.jsonl"), 0
+        before = seen.stat().st_size if seen.exists() else 0
+        while not seen.exists() or seen.stat().st_size == before:
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 0.5))
+        os.kill(process.pid, getattr(signal, number))
+        status, said = finish(process)
+        assert status == (130 if number == "SIGINT" else 75), said
+        assert "Traceback" not in said
+        assert saved("runs/tiny")["global_step"] == len(seen.read_text().splitlines())

@@ -1,0 +1,184 @@
+"""Resumed with other settings: no task is repeated or left out, and what is typed is obeyed or refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from test_checkpoints import same
+from tiny import FIT, finish, fit, saved, slow, start, steps
+
+from litmaml.callbacks.resumption import check_resumed
+
+NOTED = "--trainer.callbacks=counting.Counting"
+TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+
+
+def seen() -> list[int]:
+    """The numbers of all tasks that any process has trained on."""
+    files = sorted(Path().glob("seen-*.jsonl"))
+    return sorted(n for file in files for line in file.read_text().splitlines() for n in json.loads(line))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("stop", [1, 3, 4, 6])
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (["--data.meta_batch=4"], ["--data.meta_batch=2"]),
+        (["--data.meta_batch=4"], ["--data.meta_batch=8"]),
+        (["--data.meta_batch=2", *TWO], ["--data.meta_batch=2"]),
+        (["--data.meta_batch=2", *TWO], ["--data.meta_batch=4"]),
+        (["--data.meta_batch=4"], ["--data.meta_batch=2", *TWO]),
+        (["--data.meta_batch=4"], ["--data.meta_batch=4", *TWO]),
+        (["--data.meta_batch=4"], ["--data.meta_batch=4", "--trainer.accumulate_grad_batches=2"]),
+        (["--data.meta_batch=4"], ["--data.meta_batch=4", "--data.num_workers=2"]),
+    ],
+    ids=lambda value: " ".join(value).replace("--data.", "").replace("--trainer.", ""),
+)
+def test_every_task_is_seen_once(first: list[str], then: list[str], stop: int) -> None:
+    common = [NOTED, "--data.train_tasks=24", "--data.val_tasks=2"]
+    for arguments in ([*first, f"--trainer.max_steps={stop}"], [*then, "--ckpt_path=last", "--trainer.max_epochs=3"]):
+        if TWO[0] in arguments:
+            status, said = finish(start(*FIT, *common, *arguments))
+            assert status == 0, said
+        else:
+            fit(*common, *arguments)
+    assert seen() == list(range(72))
+    assert saved("runs/tiny")["TaskDataModule"]["place"] == [2, 48, 24]
+
+
+def test_another_batch_in_the_middle_of_an_epoch() -> None:
+    common = [NOTED, "--data.train_tasks=24"]
+    fit(*common, "--data.meta_batch=4", "--trainer.max_steps=3")
+    fit(*common, "--data.meta_batch=8", "--ckpt_path=last")
+    assert seen() == list(range(48))
+    fit(*common, "--data.meta_batch=2", "--ckpt_path=last", "--trainer.max_epochs=3")
+    assert seen() == list(range(72))
+
+
+def rates() -> list[float]:
+    return [group["lr"] for state in saved("runs/tiny")["optimizer_states"] for group in state["param_groups"]]
+
+
+def test_an_option_of_the_optimizer_is_obeyed(caplog: pytest.LogCaptureFixture) -> None:
+    fit("--trainer.max_epochs=1")
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        fit("--ckpt_path=last", "--model.optimizer.lr=0.5", "--model.optimizer.betas=[0.8, 0.9]")
+    assert rates() == [0.5]
+    assert saved("runs/tiny")["optimizer_states"][0]["param_groups"][0]["betas"] == (0.8, 0.9)
+    assert "resumed with other settings: " in caplog.text
+    assert "model.optimizer.lr 0.001 -> 0.5" in caplog.text
+    fit("--ckpt_path=last", "--trainer.max_epochs=3", "--model.optimizer.lr=0.5")
+    assert rates() == [0.5]
+    # Once more without it: what is typed now is tiny.yaml's 0.001.
+    fit("--ckpt_path=last", "--trainer.max_epochs=4")
+    assert rates() == [0.001]
+    assert yaml.safe_load(Path("runs/tiny/config.yaml").read_text())["model"]["optimizer"]["init_args"]["lr"] == 0.001
+
+
+COSINE = ["--model.lr_scheduler=torch.optim.lr_scheduler.CosineAnnealingLR", "--model.lr_scheduler.T_max=20"]
+LEARNT = ["--model.inner_optimizer.learn=one", "--model.inner_optimizer.per_step=true"]
+
+
+@pytest.mark.parametrize(
+    ("before", "typed", "message"),
+    [
+        ([], ["--model.optimizer=SGD"], r"model\.optimizer: the run has torch\.optim\.Adam with a state of"),
+        (COSINE, ["--model.lr_scheduler.T_max=40"], r"model\.lr_scheduler\.T_max: .* with 20, got 40"),
+        (LEARNT, ["--model.inner_optimizer.lr=0.1"], r"model\.inner_optimizer\.lr: the rates were learnt on from"),
+        ([], ["--seed_everything=5"], r"seed_everything: the run began with the weights of seed 0, got 5"),
+        *slow(
+            ([], COSINE, r"model\.lr_scheduler: the run has None .*, got .*Cosine.*; leave it out, or"),
+            (
+                COSINE,
+                ["--model.lr_scheduler=null"],
+                r"model\.lr_scheduler: the run has .*CosineAnnealingLR.*, got None",
+            ),
+            (
+                COSINE,
+                ["--model.optimizer.lr=0.5"],
+                r"model\.optimizer\.lr: the schedule has it, begun with 0\.001, got",
+            ),
+            (COSINE, ["--model.lr_scheduler_interval=epoch"], r"model\.lr_scheduler_interval: .* 'step', got 'epoch'"),
+            (LEARNT, ["--model.inner_steps=2"], r"model\.inner_steps: rates were learnt for each of 1 steps, got 2"),
+            ([], ["--trainer.max_epochs=0"], r"trainer\.max_epochs: the checkpoint is of epoch 1"),
+        ),
+    ],
+    ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else "",
+)
+def test_what_cannot_be_changed_in_the_middle_is_refused(before: list[str], typed: list[str], message: str) -> None:
+    fit(*before)
+    kept = saved("runs/tiny")["global_step"]
+    with pytest.raises(ValueError, match=message):
+        fit(*before, *typed, "--ckpt_path=last", *([] if "max_epochs" in str(typed) else ["--trainer.max_epochs=3"]))
+    assert saved("runs/tiny")["global_step"] == kept
+    assert [path.name for path in Path("runs").iterdir()] == ["tiny"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "--model.inner_optimizer.lr=0.1",
+        "--model.inner_steps=3",
+        "--trainer.precision=64-true",
+        "--trainer.accumulate_grad_batches=2",
+        "--data.seed=3",
+        "--checkpoint.monitor=val/loss_step_0",
+    ],
+)
+def test_what_can_be_changed_is_obeyed_and_said(typed: str, caplog: pytest.LogCaptureFixture) -> None:
+    fit("--trainer.max_epochs=1", "--seed_everything=4")
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        fit("--ckpt_path=last", typed)
+    assert f"{typed[2:].partition('=')[0]} " in caplog.text
+    assert yaml.safe_load(Path("runs/tiny/config.yaml").read_text())["seed_everything"] == 4
+    assert steps("runs/tiny")["last"] == (6 if "accumulate" in typed else 8)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        [*COSINE, "--model.lr_scheduler_interval=epoch"],
+        ["--model.lr_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau", "--model.lr_scheduler.patience=0"],
+        *slow(
+            COSINE,
+            [
+                "--model.lr_scheduler=lightning.pytorch.cli.ReduceLROnPlateau",
+                "--model.lr_scheduler.monitor=val/loss_step_0",
+                "--model.lr_scheduler.patience=0",
+            ],
+            ["--model.lr_scheduler=StepLR", "--model.lr_scheduler.step_size=1", "--model.lr_scheduler_interval=epoch"],
+        ),
+    ],
+    ids=lambda value: value[0][-20:] + value[-1][-8:],
+)
+def test_schedules_go_on_as_if_nothing_had_happened(schedule: list[str]) -> None:
+    worse = ["--model.optimizer.lr=0.3"]
+    fit(*schedule, *worse, "--trainer.default_root_dir=whole", "--trainer.max_epochs=4")
+    fit(*schedule, *worse, "--trainer.max_epochs=2")
+    fit(*schedule, *worse, "--trainer.max_epochs=4", "--ckpt_path=last")
+    assert same("runs/tiny", "whole")
+    assert saved("runs/tiny")["lr_schedulers"] == saved("whole")["lr_schedulers"]
+    if "Cosine" not in schedule[0]:
+        assert rates()[0] < 0.3
+    else:
+        taken = saved("runs/tiny")["lr_schedulers"][0]["last_epoch"]
+        assert taken == (4 if "epoch" in schedule[-1] else 16)
+
+
+def test_a_plateau_needs_a_metric_that_there_is() -> None:
+    with pytest.raises(
+        ValueError, match=r"model\.lr_scheduler\.monitor: there is no metric 'val_loss'; did you mean val/"
+    ):
+        fit("--model.lr_scheduler=lightning.pytorch.cli.ReduceLROnPlateau", "--model.lr_scheduler.monitor=val_loss")
+
+
+def test_records_without_the_newer_options_are_compared_by_what_they_have() -> None:
+    old = {"optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.1}}, "inner_steps": 1}
+    new = {"optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.1, "fused": None}}, "inner_steps": 1}
+    check_resumed(old, new | {"lr_scheduler": None, "lr_scheduler_interval": "step"}, learns_rates=False)
