@@ -16,6 +16,7 @@ CORE = {
     "float32",
     "inner_loop",
     "inner_optimizer",
+    "loss_broadcast",
     "loss_checks",
     "loss_ranges",
     "losses",

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
+import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from litmaml.archive import NotTensors, check_archive
+from litmaml.paths import expanded
+from litmaml.plain_files import count_values
+
+FORMAT = 1
+"""The number of this format; to be raised when a checkpoint of today could no longer be read as it is."""
+FORMAT_KEY = "litmaml_format"
+_MOST_VALUES = 1_000_000
+"""Plain values in a checkpoint, where each is counted as often as it is referred to."""
 
 
 def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
@@ -16,39 +30,54 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is damaged, holds more than plain data, or is no checkpoint of a MetaLearner.
+        ValueError: The file is damaged, holds more than plain data, is no checkpoint of a MetaLearner, or is one of a
+            later version.
     """
     saved = load_plain(path, map_location)
     if not isinstance(saved, dict) or "state_dict" not in saved or "hyper_parameters" not in saved:
         raise ValueError(f"checkpoint: {str(path)!r} was not written by litmaml fit: it has no weights with a recipe")
+    written = saved.get(FORMAT_KEY, 0)  # none before there was a number
+    if type(written) is not int or not 0 <= written <= FORMAT:
+        raise ValueError(
+            f"checkpoint: {str(path)!r} is of the format {str(written)[:20]!r}, and this litmaml reads those up to "
+            f"{FORMAT}; install a later one"
+        )
+    if wrong := _wrong_part(saved):
+        raise ValueError(f"checkpoint: {str(path)!r} was not written by litmaml fit: {wrong}")
     return saved
 
 
 def load_plain(path: str | Path, map_location: Any = "cpu") -> Any:
-    """Tensors and plain data from a file, whose content has to fit its checksum where one lies beside it.
+    """Tensors and plain data from a file.
+
+    The content has to fit the checksum that lies beside it, or else the archive's own sums.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file is damaged or holds more than plain data.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint: there is no file {str(path)!r}")
     known = checksums(path)
     if known and sha256(path) not in known:
         raise ValueError(f"checkpoint: {str(path)!r} is damaged: its content does not fit {checksum_file(path).name}")
     try:
+        check_archive(path, sums=not known)
         with warnings.catch_warnings():
             # torch speaks of a pickle's protocol before it refuses the pickle.
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            return torch.load(path, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
+            loaded = torch.load(path, map_location=map_location, weights_only=True)
+    except (pickle.UnpicklingError, NotTensors) as error:
         raise ValueError(
             f"checkpoint: {str(path)!r} holds more than tensors and plain data, or is damaged; it was not "
-            "loaded, since that could run code"
+            f"loaded, since that could run code ({_first_line(error)})"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ValueError(f"checkpoint: {str(path)!r} is damaged or no checkpoint ({error})") from error
+    except Exception as error:  # torch raises almost any on a damaged file
+        raise ValueError(f"checkpoint: {str(path)!r} is damaged or no checkpoint ({_first_line(error)})") from error
+    if count_values(loaded, _MOST_VALUES) > _MOST_VALUES:
+        raise ValueError(f"checkpoint: {str(path)!r} stands for more than {_MOST_VALUES} values; it was not read")
+    return loaded
 
 
 def checksum_file(path: Path) -> Path:
@@ -57,12 +86,65 @@ def checksum_file(path: Path) -> Path:
 
 
 def checksums(path: Path) -> list[str]:
-    """The SHA-256 that stands beside a checkpoint: none, one, or two while the file is being replaced."""
+    """The SHA-256 that stand beside a checkpoint: none, one, or more while the file is being replaced.
+
+    Raises:
+        ValueError: What lies there is no such file, or says nothing.
+    """
     beside = checksum_file(path)
-    return [line.split()[0] for line in beside.read_text().splitlines()] if beside.is_file() else []
+    if not os.path.lexists(beside):
+        return []
+    found: list[str] = []
+    if beside.is_file():
+        with beside.open("rb") as file:
+            text = file.read(1 << 16).decode("ascii", "replace")
+        found = [line.split(maxsplit=1)[0] if line.strip() else "" for line in text.splitlines()]
+    if not found or not all(re.fullmatch("[0-9a-f]{64}", digest) for digest in found):
+        raise ValueError(
+            f"checkpoint: {str(beside)!r} is damaged: it holds no SHA-256 sum; copy it anew, or remove it where the "
+            "checkpoint is known to be whole"
+        )
+    return found
 
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _wrong_part(saved: Mapping[Any, Any]) -> str | None:
+    """What of a checkpoint's content is of another form than Lightning writes it."""
+    weights = saved["state_dict"]
+    if not isinstance(weights, Mapping) or not all(
+        isinstance(name, str) and isinstance(weight, Tensor) and weight.layout == torch.strided
+        for name, weight in weights.items()
+    ):
+        return "its state_dict is no dictionary of tensors"
+    for name in ("hyper_parameters", "datamodule_hyper_parameters", "callbacks", "loops"):
+        if name in saved and not isinstance(saved[name], Mapping):
+            return f"its {name} are no dictionary"
+    if _leads_out(saved.get("callbacks", {})):
+        return "its callbacks name files by way of '..', which they might remove"
+    for name in ("optimizer_states", "lr_schedulers"):
+        if name in saved and not isinstance(saved[name], list):
+            return f"its {name} are no list"
+    for name in ("epoch", "global_step"):
+        if name in saved and not (type(saved[name]) is int and saved[name] >= 0):
+            return f"its {name} is no count"
+    if not re.fullmatch(r"\d+(\.\w+){1,5}(\+\w+)?", str(saved.get("pytorch-lightning_version", "2.0"))[:40]):
+        return "its version of Lightning is none"
+    return None
+
+
+def _leads_out(value: Any) -> bool:
+    if isinstance(value, str):
+        return ".." in Path(value).parts
+    if isinstance(value, Mapping):
+        return any(map(_leads_out, [*value.keys(), *value.values()]))
+    return isinstance(value, list | tuple) and any(map(_leads_out, value))
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).partition("\n")[0]
+    return text if len(text) <= 200 else text[:197] + "..."

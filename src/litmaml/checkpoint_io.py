@@ -52,6 +52,13 @@ class DurableCheckpointIO(CheckpointIO):
         checksum_file(Path(path)).unlink(missing_ok=True)
 
 
+def _earlier(path: Path) -> list[str]:
+    try:
+        return checksums(path)
+    except ValueError:  # damaged: it is about to be replaced
+        return []
+
+
 def link_checkpoint(source: Path, target: Path) -> None:
     """Make a checkpoint of this folder known by a second name too, as durably as one that is written.
 
@@ -70,7 +77,7 @@ def link_checkpoint(source: Path, target: Path) -> None:
 def _put(path: Path, fresh: Path) -> None:
     """A file that was written beside its target takes the target's place, and its checksum that of the target's."""
     try:
-        new, old = sha256(fresh), checksums(path)
+        new, old = sha256(fresh), _earlier(path)
         _write_checksums(path, [new, *old])
         _rename(fresh, path)
     except OSError:

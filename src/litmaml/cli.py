@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.fabric.plugins import CheckpointIO
@@ -21,8 +20,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
-from torch import nn
-from torch.optim.lr_scheduler import LRScheduler
 
 from litmaml.arguments import Arguments
 from litmaml.callbacks import BestCheckpoint, LastCheckpoint, Predictions, Preemption, Report, Resumption
@@ -30,16 +27,14 @@ from litmaml.callbacks.best_checkpoint import best_checkpoint
 from litmaml.checkpoint import read_checkpoint
 from litmaml.checkpoint_io import DurableCheckpointIO
 from litmaml.data import TaskDataModule
-from litmaml.data.images import ImageFormat
-from litmaml.data.task_distribution import TaskDistribution
 from litmaml.error_lines import OneLineParser, errors_in_one_line
 from litmaml.finetuning.command import COMMANDS, run_command
 from litmaml.finetuning.meta_checkpoint import locate, start_from
 from litmaml.float32 import Float32Precision, set_float32_precision
 from litmaml.guarded_logger import guard
+from litmaml.imports import HELP, import_named
 from litmaml.meta_learner import MetaLearner
-from litmaml.outer_gradient import OuterGradient
-from litmaml.recipe import check_classes
+from litmaml.recorded import SealedParser, configuration
 from litmaml.recorded_run import named_checkpoint, with_run
 from litmaml.run_folder import (
     checkpoints_in,
@@ -50,7 +45,7 @@ from litmaml.run_folder import (
     set_aside,
 )
 from litmaml.run_owner import FolderOwner, claim
-from litmaml.types import SPLITS
+from litmaml.sealed import unseal
 
 DEFAULT_FOLDER = "runs/latest"
 
@@ -76,6 +71,10 @@ class SaveConfig(SaveConfigCallback):
             logger.log_hyperparams(self.recorded if stage == "fit" else {stage: self.recorded})
 
 
+class CommandParser(SealedParser, OneLineParser):
+    """The parser of the command line: with errors in one line, and with the texts that a checkpoint records."""
+
+
 _BEGINNING = ("ckpt_path", "init_weights", "weights_only")
 """Options that say where one run began, and nothing of another from the same configuration."""
 
@@ -87,7 +86,7 @@ class MetaCLI(LightningCLI):
 
     def __init__(self, *args: Any, only: str | None = None, **kwargs: Any) -> None:
         self.only = only  # the parsers of the other commands take as long to make
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **{"parser_class": CommandParser, **kwargs})
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # of one command line, where Lightning's are of all
         known = LightningCLI.subcommands()
@@ -101,6 +100,7 @@ class MetaCLI(LightningCLI):
             help="Meta-checkpoint (file, run's folder, RUN/last or wandb:// reference) whose weights a new run starts "
             "from; to resume a run use --ckpt_path.",
         )
+        parser.add_argument("--imports", type=list[str] | None, help=HELP)
         parser.add_argument(
             "--float32_matmul_precision",
             type=Float32Precision,
@@ -118,7 +118,7 @@ class MetaCLI(LightningCLI):
         config = self.config[self.subcommand]
         set_float32_precision(config.float32_matmul_precision)
         # With the nulls in it, for one may stand where the default is another; one at the top is an option left out.
-        resolved = yaml.safe_load(self.parser.dump(self.config, skip_link_targets=False, skip_unset=False))
+        resolved = unseal(yaml.safe_load(self.parser.dump(self.config, skip_link_targets=False, skip_unset=False)))
         self.resolved: dict[str, Any] = resolved.get(self.subcommand, resolved)
         self.save_config_kwargs["recorded"] = {
             name: value for name, value in self.resolved.items() if value is not None and name not in _BEGINNING
@@ -271,7 +271,6 @@ def _run(arguments: list[str]) -> None:
             only=command,
             save_config_callback=SaveConfig,
             save_config_kwargs={"save_to_log_dir": False},
-            parser_class=OneLineParser,
             load_from_checkpoint_support=False,
             auto_configure_optimizers=False,  # model.optimizer is the one place for it
             seed_everything_default=0,
@@ -280,7 +279,7 @@ def _run(arguments: list[str]) -> None:
                 "description": "Few-shot learning by MAML with a selectable outer gradient.",
                 "epilog": f"And, each with its own --help: {others}",
             },
-            args=_with_records(arguments, Path(scratch)),
+            args=_with_records(import_named(arguments), Path(scratch)),
         )
 
 
@@ -296,7 +295,7 @@ def with_checkpoint(arguments: list[str], scratch: Path) -> list[str]:
     if weights is not None and named is not None:
         raise ValueError("init_weights: is for a new run, ckpt_path to resume or test one; give one of them")
     if weights is not None and arguments[0] == "fit":
-        recorded = {"model": read_checkpoint(locate(weights, "init_weights"))["hyper_parameters"]}
+        recorded = configuration(read_checkpoint(locate(weights, "init_weights")), arguments, data=False)
         return [arguments[0], "--config", _written(recorded, scratch), *arguments[1:]]
     if named is None or not arguments or arguments[0].startswith("-"):
         return arguments
@@ -307,27 +306,11 @@ def with_checkpoint(arguments: list[str], scratch: Path) -> list[str]:
         rank_zero_info(f"there is no checkpoint in {folder} yet: training starts from the beginning")
         return [command, *typed.without("ckpt_path")]
     path = resolve_checkpoint(named, folder, resume=command == "fit")
-    saved = read_checkpoint(path)
-    recorded = {"model": saved["hyper_parameters"]}
-    if "datamodule_hyper_parameters" in saved:
-        recorded["data"] = saved["datamodule_hyper_parameters"]
+    recorded = configuration(read_checkpoint(path), arguments[1:])
     return [command, "--config", _written(recorded, scratch), *typed.without("ckpt_path"), f"--ckpt_path={path}"]
 
 
-_RECORDED = (nn.Module, OuterGradient, TaskDistribution, ImageFormat, torch.optim.Optimizer, LRScheduler)
-"""What a checkpoint may name: these classes and theirs, and no functions."""
-
-
 def _written(recorded: dict[str, Any], scratch: Path) -> str:
-    check_classes(recorded, _RECORDED, "checkpoint")
-    tasks = recorded.get("data", {}).get("tasks") or {}
-    if tasks.get("class_path", "").endswith(".Learn2LearnTasks"):
-        # Its tasksets are functions, which it calls: they have to be typed again.
-        for split in SPLITS:
-            tasks["init_args"].pop(split, None)
-    for name in ("optimizer", "lr_scheduler"):
-        if isinstance(recorded["model"].get(name), str):
-            raise ValueError(f"checkpoint.model.{name}: a function by its name is not called; type --model.{name}")
     file = scratch / "checkpoint.yaml"
     file.write_text(yaml.safe_dump(recorded), encoding="utf-8")
     return str(file)

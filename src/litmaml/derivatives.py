@@ -46,6 +46,11 @@ def embedding(
     return torch.where(padding.unsqueeze(-1), rows.detach(), rows)
 
 
+def hardsigmoid(x: Tensor, inplace: bool = False) -> Tensor:
+    """min(max(x + 3, 0), 6) / 6; torch's own operation has no second derivative."""
+    return functional.relu6(x + 3) / 6
+
+
 def _without_cudnn(function: Callable[..., Any]) -> Callable[..., Any]:
     """The recurrence by torch's own kernels: cuDNN's has no second derivative, and none at all in eval mode."""
 
@@ -63,6 +68,7 @@ def _without_cudnn(function: Callable[..., Any]) -> Callable[..., Any]:
 _IN_OTHER_FORM: dict[Callable[..., Any], Callable[..., Any]] = {
     functional.batch_norm: lean_batch_norm,
     functional.embedding: embedding,
+    functional.hardsigmoid: hardsigmoid,
     torch._weight_norm: weight_norm,
     **{function: _without_cudnn(function) for function in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)},
 }
@@ -76,11 +82,11 @@ class Derivatives(TorchFunctionMode):
 
 
 def needs_other_operations(model: nn.Module) -> bool:
-    """Whether a layer is recurrent, or has normalised weights (by torch's newer or older way) or a row for padding."""
+    """Whether a layer is one of these: recurrence, normalised weights (newer or older way), padding, Hardsigmoid."""
     return any(
         type(module).__name__ == "_WeightNorm"
         or any(type(hook).__name__ == "WeightNorm" for hook in module._forward_pre_hooks.values())
         or (isinstance(module, nn.Embedding) and module.padding_idx is not None)
-        or isinstance(module, nn.RNNBase)
+        or isinstance(module, nn.RNNBase | nn.Hardsigmoid)
         for module in model.modules()
     )

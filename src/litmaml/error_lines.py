@@ -17,6 +17,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
 from litmaml.arguments import Arguments, read_config
+from litmaml.shown import printable
 
 _LONGEST = 700
 _THE_USERS = (ValueError, OSError, ImportError, FloatingPointError, MisconfigurationException)
@@ -197,4 +198,5 @@ def _keys(value: Any, key: str = "") -> Iterator[str]:
 
 
 def _short(line: str) -> str:
+    line = printable(line)
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 4]} ..."

@@ -63,6 +63,11 @@ class _Rates(nn.Module):
         return name.replace(".", "/") if "." in name else f"/{name}"
 
     def bind(self, fast: Params, steps: int) -> None:
+        if self.learn != "none" and (complex_ones := [name for name, weight in fast.items() if weight.is_complex()]):
+            raise ValueError(
+                f"learn: a rate of the complex weight {complex_ones[0]} would be complex; set learn to none, or hold "
+                "the weight as a real parameter with torch.view_as_complex"
+            )
         lead = (steps,) if self.per_step else ()
         if self.learn == "one":
             anyone = next(iter(fast.values()))

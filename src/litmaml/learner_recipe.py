@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import nn
-from torchmetrics import Metric
 
-from litmaml.inner_optimizer import InnerOptimizer
-from litmaml.outer_gradient import OuterGradient
-from litmaml.recipe import build, describe
+from litmaml.admission import admit_arguments
+from litmaml.proportion import check_size
+from litmaml.recipe import describe, made
 
 
 def recipe_of(parts: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,26 +31,20 @@ def warn_not_rebuilt(name: str, reason: str) -> None:
     )
 
 
-def arguments_of(recipe: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of ``MetaLearner`` that a checkpoint's recipe stands for; an override takes a part's place."""
-    kinds = {
-        "model": nn.Module,
-        "inner_optimizer": InnerOptimizer,
-        "outer_gradient": OuterGradient,
-        "loss": nn.Module,
-    }
-    arguments: dict[str, Any] = {}
-    for name, value in {**recipe, **overrides}.items():
-        if name in overrides or value is None:
-            arguments[name] = value
-        elif name in kinds:
-            arguments[name] = build(value, kinds[name], name)
-        elif name == "metrics":
-            arguments[name] = {key: build(part, Metric, f"metrics.{key}") for key, part in value.items()}
-        elif name not in ("optimizer", "lr_scheduler"):  # callables of the command line; fit makes them anew
-            arguments[name] = value
-    if "model" not in arguments:
+def arguments_of(learner: type, saved: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a learner's class that a checkpoint's recipe stands for; an override takes a part's place.
+
+    Raises:
+        ValueError: The recipe names something that may not be made, or has no model.
+    """
+    recipe: Mapping[str, Any] = saved["hyper_parameters"]
+    # The outer optimizer is a callable of the command line: fit makes it anew.
+    others = {name: part for name, part in recipe.items() if name not in ("optimizer", "lr_scheduler", *overrides)}
+    admitted = admit_arguments(learner, others, "checkpoint")
+    check_size(admitted, saved["state_dict"], "checkpoint.")
+    arguments = {name: made(part, f"checkpoint.{name}") for name, part in admitted.items()}
+    if "model" not in arguments | dict(overrides):
         raise ValueError(
             "model: the checkpoint has no recipe for it; pass model=..., the module to load the weights into"
         )
-    return arguments
+    return arguments | dict(overrides)

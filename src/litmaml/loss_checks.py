@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from litmaml.loss_broadcast import Outcome, broadcast_error, refuse_broadcast
 from litmaml.loss_ranges import check_ranges
-from litmaml.losses import HalfSquaredLoss, LogCoshLoss, ignored_index, takes_class_indices
-
-
-class _Outcome(NamedTuple):
-    """A loss, and its gradient by the predictions."""
-
-    value: Tensor
-    gradient: Tensor
-
-    def like(self, other: _Outcome) -> bool:
-        """Whether both agree up to rounding."""
-        return all(
-            torch.allclose(one.double(), two.double(), rtol=1e-3, atol=1e-6 * float(two.abs().max()), equal_nan=True)
-            for one, two in zip(self, other, strict=True)
-        )
+from litmaml.losses import ignored_index, is_elementwise, takes_class_indices
 
 
 def check_loss_on(loss: nn.Module, predictions: object, targets: Tensor) -> None:
@@ -55,12 +40,12 @@ predictions with the targets of others; reshape them to (3, 1)
         scores, targets = check_output(predictions, len(targets)), targets.clone()  # for autograd not of inference mode
         if takes_class_indices(loss):
             _check_labels(loss, scores, targets)
-        elif scores.shape != targets.shape and _elementwise(loss):
-            raise ValueError(_broadcast(loss, tuple(scores.shape), targets))
+        elif scores.shape != targets.shape and is_elementwise(loss):
+            raise broadcast_error(loss, tuple(scores.shape), targets)
         check_ranges(loss, scores, targets)
         outcome = _taken(loss, scores, targets)
         if scores.shape != targets.shape and not takes_class_indices(loss):
-            _refuse_broadcast(loss, scores, targets, outcome)
+            refuse_broadcast(loss, scores, targets, outcome)
         if isinstance(loss, nn.CrossEntropyLoss) and _sums_to_one(scores):
             warnings.warn(
                 "model: its outputs are probabilities, but CrossEntropyLoss takes logits and applies a softmax of its "
@@ -130,9 +115,9 @@ def _described(output: object) -> str:
     name = type(output).__name__
     if isinstance(output, Mapping):
         keys = [repr(key) for key in output]
-        return f"{name} with the keys {', '.join(keys)} (such as output[{keys[0]}])" if keys else f"an empty {name}"
+        return f"a {name} with the keys {', '.join(keys)} (such as output[{keys[0]}])" if keys else f"an empty {name}"
     if fields := getattr(output, "_fields", None) or list(getattr(output, "__dataclass_fields__", ())):
-        return f"{name} with the fields {', '.join(fields)} (such as output.{fields[0]})"
+        return f"a {name} with the fields {', '.join(fields)} (such as output.{fields[0]})"
     if isinstance(output, tuple | list):
         return f"a {name} of {len(output)} (such as output[0])"
     return name
@@ -167,7 +152,7 @@ def _check_labels(loss: nn.Module, predictions: Tensor, targets: Tensor) -> None
     check_class_indices(loss, classes, targets)
 
 
-def _taken(loss: nn.Module, predictions: Tensor, targets: Tensor) -> _Outcome:
+def _taken(loss: nn.Module, predictions: Tensor, targets: Tensor) -> Outcome:
     """The loss as it is taken in training."""
     name = type(loss).__name__
     leaf = predictions.clone().requires_grad_()
@@ -195,8 +180,8 @@ def _taken(loss: nn.Module, predictions: Tensor, targets: Tensor) -> _Outcome:
     if gradient is None:
         raise ValueError(f"loss: {name} does not depend on the predictions; there is nothing to learn from it")
     if any("Using a target size" in str(warning.message) for warning in heard):  # by a function of torch inside
-        raise ValueError(_broadcast(loss, tuple(predictions.shape), targets))
-    return _Outcome(value.detach(), gradient)
+        raise broadcast_error(loss, tuple(predictions.shape), targets)
+    return Outcome(value.detach(), gradient)
 
 
 def _check_value(loss: nn.Module, value: object) -> None:
@@ -233,48 +218,6 @@ def _cannot(loss: nn.Module, predictions: Tensor, targets: Tensor, error: Except
     else:
         remedy = "see what it asks for"
     return f"loss: {name} cannot be taken of {forms} ({error}); {remedy}"
-
-
-def _elementwise(loss: nn.Module) -> bool:
-    """Whether predictions and targets have to be of one shape, as for all losses of torch without class indices."""
-    return type(loss).__module__.startswith("torch.nn.") or isinstance(loss, HalfSquaredLoss | LogCoshLoss)
-
-
-def _refuse_broadcast(loss: nn.Module, predictions: Tensor, targets: Tensor, outcome: _Outcome) -> None:
-    """Refuse a loss of the user's that stretches predictions and targets to a common shape, and pairs wrongly.
-
-    It is taken once more of both stretched by hand: if that is the same, it broadcasts. Whether this is wrong is told
-    by the targets in the predictions' shape, where they have one. Within an example it may be meant, as in quantile
-    losses.
-    """
-    shape, same_size = tuple(predictions.shape), predictions.numel() == targets.numel()
-    across = predictions.dim() != targets.dim()
-    stretched = _stretched(loss, predictions, targets)
-    if stretched is None or not stretched.like(outcome):
-        return
-    reshaped = _stretched(loss, predictions, targets.reshape(shape)) if same_size else None
-    if (same_size or across) and (reshaped is None or not reshaped.like(outcome)):
-        raise ValueError(_broadcast(loss, shape, targets))
-
-
-def _stretched(loss: nn.Module, predictions: Tensor, targets: Tensor) -> _Outcome | None:
-    """The loss of both in their common shape; None if there is none, or it cannot be taken of that."""
-    leaf = predictions.clone().requires_grad_()
-    try:
-        value = loss(*torch.broadcast_tensors(leaf, targets))  # type: ignore[no-untyped-call]
-        return _Outcome(value.detach(), *torch.autograd.grad(value, leaf))
-    except Exception:
-        return None
-
-
-def _broadcast(loss: nn.Module, shape: tuple[int, ...], targets: Tensor) -> str:
-    pairs = ", which would pair predictions with the targets of others" if targets.dim() != len(shape) else ""
-    fits = targets.numel() == math.prod(shape)
-    remedy = f"reshape them to {shape}" if fits else f"give targets {shape}, or a model with an output for each target"
-    return (
-        f"targets: {type(loss).__name__} takes them in the shape of the predictions, {shape}, got "
-        f"{tuple(targets.shape)}{pairs}; {remedy}"
-    )
 
 
 def _sums_to_one(predictions: Tensor) -> bool:

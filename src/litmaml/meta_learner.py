@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import Metric
 from torchmetrics.aggregation import CatMetric
 
-from litmaml.checkpoint import read_checkpoint
+from litmaml.checkpoint import FORMAT, FORMAT_KEY, read_checkpoint
 from litmaml.evaluation import Interval, curve
 from litmaml.finite_tasks import Count, OuterStep, count_finite
 from litmaml.inner_loop import InnerLoop
@@ -363,6 +363,9 @@ class MetaLearner(LightningModule):
 
     # Checkpoints
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[FORMAT_KEY] = FORMAT
+
     @property
     def normalisation(self) -> str:
         """The normalisation policy, which is named beside every result."""
@@ -384,7 +387,7 @@ class MetaLearner(LightningModule):
             ValueError: The file is no such checkpoint, or holds another architecture.
         """
         saved = read_checkpoint(checkpoint_path, map_location)
-        learner = cls(**arguments_of(saved["hyper_parameters"], overrides))
+        learner = cls(**arguments_of(cls, saved, overrides))
         learner.load_state_dict(saved["state_dict"])
         return learner.to(map_location)
 
@@ -392,9 +395,10 @@ class MetaLearner(LightningModule):
         try:
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
         except RuntimeError as error:
+            what = " ".join(str(error).split())[:500]
             raise ValueError(
                 "the checkpoint holds the weights of another architecture than the model or inner optimizer that is "
-                f"configured; leave these out of the configuration to take the checkpoint's own. {error}"
+                f"configured; leave these out of the configuration to take the checkpoint's own. {what}"
             ) from error
 
     def _save_recipe(self, fast_weights: Sequence[str], compile: bool, channels_last: bool) -> None:

@@ -93,6 +93,11 @@ def check_model(model: nn.Module, outer_gradient: OuterGradient) -> None:
                 "over a few images by more; use a smooth activation, SecondOrder or FirstOrder",
                 stacklevel=3,
             )
+        if complex_ones := [n for n, p in model.named_parameters() if p.is_complex() and p.requires_grad]:
+            raise ValueError(
+                f"model: {complex_ones[0]} is complex, and the probes of {name} move real weights; hold it as a real "
+                "parameter with torch.view_as_complex, or use SecondOrder or FirstOrder"
+            )
         half = [n for n, p in model.named_parameters() if p.dtype in (torch.float16, torch.bfloat16)]
         if half:
             raise ValueError(

@@ -22,7 +22,7 @@ def copy_of(module: M, share_weights: bool = False) -> M:
     Raises:
         Exception: Whatever an attribute that cannot be copied raises.
     """
-    memo: dict[int, Any] = {id(t): t.detach().clone() for t in _kept_tensors(module) if not t.is_leaf}
+    memo: dict[int, Any] = {id(t): _values_of(t) for t in _kept_tensors(module) if _cannot_be_copied(t)}
     if share_weights:
         memo |= {id(weight): weight for weight in module.parameters()}
     return copy.deepcopy(module, memo=memo)
@@ -49,6 +49,17 @@ def kept_values(module: nn.Module) -> dict[str, Any]:
                 if isinstance(leaf, Tensor | bool | int | float | str):
                     kept[f"{path}.{name}".lstrip(".") + pytree.keystr(key)] = leaf
     return kept
+
+
+def _cannot_be_copied(kept: Tensor) -> bool:
+    return not kept.is_leaf or torch._C._functorch.is_functorch_wrapped_tensor(kept)
+
+
+def _values_of(kept: Tensor) -> Tensor:
+    """A copy; of what is left of a pass over several tasks at once, which no longer has values, a zero."""
+    if torch._C._functorch.is_functorch_wrapped_tensor(kept):
+        return torch.zeros(())
+    return kept.detach().clone()
 
 
 def _kept_tensors(module: nn.Module) -> list[Tensor]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from litmaml.arguments import Arguments, is_none
 from litmaml.checkpoint import read_checkpoint
 from litmaml.run_folder import CHECKPOINTS
+from litmaml.sealed import seal
 
 _EVALUATIONS = ("validate", "test", "predict")
 
@@ -81,7 +83,9 @@ def with_run(arguments: list[str], typed: list[str], scratch: Path) -> list[str]
         arguments = [*arguments, f"--trainer.default_root_dir={home}"]
     saved = read_checkpoint(path)
     before: list[str] = []
-    seed, typed_seed = (saved.get("configuration") or {}).get("seed_everything"), given.value("seed_everything")
+    began = saved.get("configuration")
+    seed = began.get("seed_everything") if isinstance(began, Mapping) else None
+    typed_seed = given.value("seed_everything")
     if command == "fit" and isinstance(seed, int):
         if typed_seed is not None and str(typed_seed) != str(seed):
             raise ValueError(
@@ -90,9 +94,7 @@ def with_run(arguments: list[str], typed: list[str], scratch: Path) -> list[str]
             )
         before = [f"--seed_everything={seed}"]
     if command == "fit" and not given.files and "configuration" in saved:
-        recorded = {name: saved["configuration"][name] for name in _SECTIONS if name in saved["configuration"]}
-        _check(recorded, "")
-        recorded.get("trainer", {}).pop("default_root_dir", None)
+        recorded = _sections(saved["configuration"])
         file = scratch / "run.yaml"
         file.write_text(yaml.safe_dump(recorded), encoding="utf-8")
         before = ["--config", str(file), *before]
@@ -114,15 +116,19 @@ def _found_again(data: Any, made_in: Any) -> list[str]:
         if not isinstance(value, str) or value.startswith("~") or Path(value).exists():
             continue
         if Path(made_in, value).exists():
-            options.append(f"--data.tasks.init_args.{name}={Path(made_in, value)}")
+            options.append(f"--data.tasks.init_args.{name}={seal(str(Path(made_in, value)))}")
     return options
 
 
 def _check(value: Any, key: str) -> None:
-    """Refuse classes that are not made from a checkpoint alone, and logs that lie elsewhere."""
+    """Refuse what the parser could read as anything but a number, a word, or an object of a class that is known.
+
+    What a checkpoint holds is somebody else's text: dots would name modules, braces objects, and the name of a file
+    its content.
+    """
     if isinstance(value, Mapping):
         named = value.get("class_path")
-        if named is not None and named not in _MADE_AGAIN:
+        if named is not None and (named not in _MADE_AGAIN or value.keys() - {"class_path", "init_args"}):
             raise ValueError(
                 f"ckpt_path: the run had {named} ({key}), which is not made from a checkpoint alone: give the run's "
                 "configuration, such as -c RUN/config.yaml"
@@ -133,7 +139,34 @@ def _check(value: Any, key: str) -> None:
                 "configuration, such as -c RUN/config.yaml"
             )
         for name, part in value.items():
-            _check(part, f"{key}.{name}".lstrip("."))
+            if not isinstance(name, str) or not re.fullmatch(r"[a-z_][a-z0-9_]*", name):
+                raise ValueError(f"ckpt_path: the checkpoint records an option {name!r:.60} ({key}), which is none")
+            if name != "class_path" or named is None:
+                _check(part, f"{key}.{name}".lstrip("."))
     elif isinstance(value, list | tuple):
         for part in value:
             _check(part, key)
+    elif isinstance(value, str) and (not re.fullmatch(r"[\w:/+-]{0,80}", value, re.ASCII) or Path(value).is_file()):
+        raise ValueError(
+            f"ckpt_path: the run had {value!r:.60} ({key}), which is not taken from a checkpoint alone: give the run's "
+            "configuration, such as -c RUN/config.yaml"
+        )
+    elif not (value is None or isinstance(value, bool | int | float | str)):
+        raise ValueError(f"ckpt_path: the checkpoint records {type(value).__name__} ({key}), which is no plain value")
+
+
+def _sections(configuration: Any) -> dict[str, Any]:
+    """The sections of a recorded configuration that say how a run is trained, each with its options."""
+    if not isinstance(configuration, Mapping):
+        raise ValueError("ckpt_path: the checkpoint's configuration is damaged")
+    found = {name: configuration[name] for name in _SECTIONS if name in configuration}
+    for name, section in found.items():
+        if isinstance(section, Mapping) != (name not in ("seed_everything", "float32_matmul_precision")):
+            raise ValueError(f"ckpt_path: the checkpoint's configuration is damaged ({name})")
+    trainer = found.get("trainer", {})
+    for name in ("callbacks", "logger", "plugins"):
+        if isinstance(trainer.get(name), str):  # which would be a file
+            raise ValueError(f"ckpt_path: the checkpoint's configuration is damaged (trainer.{name})")
+    found["trainer"] = {name: value for name, value in trainer.items() if name != "default_root_dir"}
+    _check(found, "")
+    return found

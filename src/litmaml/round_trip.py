@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from litmaml.inner_loop import InnerLoop, ordinary
-from litmaml.learner_recipe import arguments_of
 from litmaml.model_copy import copy_of, in_double_precision
-from litmaml.recipe import describe
+from litmaml.outer_gradient import OuterGradient
+from litmaml.recipe import build, describe
 from litmaml.trial_state import equal, own_streams
 from litmaml.types import Tasks
 
@@ -42,7 +42,7 @@ def not_made_again(inner_loop: InnerLoop, recorded: Mapping[str, Any], tasks: Ta
 
 def _difference(inner_loop: InnerLoop, name: str, recipe: Any, tasks: Tasks) -> str:
     """What is other, or nothing."""
-    made = arguments_of({name: recipe}, {} if name == "model" else {"model": None})[name]
+    made = build(recipe, OuterGradient if name == "outer_gradient" else nn.Module, name)
     if name in ("inner_optimizer", "outer_gradient"):
         part = inner_loop.optimizer if name == "inner_optimizer" else inner_loop.outer_gradient
         return "" if describe(made) == describe(part) else f"{recipe} makes {describe(made)} of {describe(part)}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_info
 
 from litmaml.checkpoint import read_checkpoint
+from litmaml.paths import expanded
 
 CHECKPOINTS = "checkpoints"
 BEST = "best.ckpt"
@@ -45,7 +46,7 @@ def resolve_checkpoint(named: str, folder: Path, resume: bool, argument: str = "
         FileNotFoundError: There is no such checkpoint; the message says what there is.
         ValueError: The last checkpoint is damaged, and so are all others.
     """
-    path = Path(os.path.expandvars(named)).expanduser()
+    path = expanded(named)
     if path.is_file():
         return path
     if named in ("best", "last"):

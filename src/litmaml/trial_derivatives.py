@@ -54,10 +54,25 @@ class PlainCopy:
             self._loop.model.get_parameter(name).requires_grad_(True)  # fine-tuning holds slow weights still
 
     def at(self, weights: Params, batch: Batch, along: Params | None = None) -> Derivatives:
-        """The derivatives at these weights, on the first task of the batch."""
+        """The derivatives at these weights, on the first task of the batch; no product where torch has none."""
         loss = self.loss(weights, batch)
         self.functions |= _functions_in(loss)
-        return _derivatives(loss, {name: self._loop.model.get_parameter(name) for name in self._names}, along)
+        leaves: Params = {name: self._loop.model.get_parameter(name) for name in self._names}
+        try:
+            return _derivatives(loss, leaves, along)
+        except RuntimeError as error:
+            if along is None or "is not implemented" not in str(error):
+                raise
+            return _derivatives(loss, leaves, None)
+
+    def loss_without_gradients(self, weights: Params, batch: Batch) -> Tensor:
+        """The loss where nothing is to be differentiated."""
+        self._loop.model.requires_grad_(False)
+        with torch.no_grad():
+            loss = self.loss(weights, batch)
+        for name in self._names:
+            self._loop.model.get_parameter(name).requires_grad_(True)
+        return loss
 
     def slope_by_difference(self, weights: Params, batch: Batch, along: Params, radius: float) -> float:
         """The loss at ``weights`` + r ``along`` less that at ``weights`` - r ``along``, over 2 r."""
@@ -111,10 +126,16 @@ def try_derivatives(inner_loop: InnerLoop, batch: Batch, at_once: bool) -> list[
         with torch.no_grad():
             plain.loss(there, batch)  # what it keeps of these weights shows at the others
         theirs = plain.at(here, batch, along)
+        without = plain.loss_without_gradients(here, batch)
         if _CHECKPOINT in plain.functions:
             raise ValueError(NO_HOOKS)
         ours = _by_inner_loop(looped, [here], batch, along)[0]
         taken = _inner_gradient(looped, here, batch)
+    if abs(float(without - theirs.loss)) > tolerance * abs(float(theirs.loss)):
+        raise ValueError(
+            "model: its loss is another one where no gradient is taken, as in evaluation and in estimates by losses "
+            "alone; let the forward pass not depend on torch.is_grad_enabled() or a tensor's requires_grad"
+        )
     _check_weights(ours.loss - theirs.loss, ours.gradient, theirs, tolerance)
     _check_weights(torch.zeros(()), taken, theirs, tolerance)
     if along is not None and ours.product is not None:
@@ -186,7 +207,7 @@ def _check_weights(apart: Tensor, gradient: Params, theirs: Derivatives, toleran
 def _check_product(
     plain: PlainCopy, weights: Params, batch: Batch, along: Params, ours: Params, theirs: Derivatives, exact: bool
 ) -> None:
-    product = theirs.product or {}
+    product = theirs.product or ours
     if exact and _is_slope(plain, weights, batch, along, theirs.gradient):
         wrong = _wrong_product(plain, weights, batch, along, ours)
     else:

@@ -118,7 +118,12 @@ def test_a_checkpoint_that_names_other_classes_runs_nothing(where: str, trained:
         }
         saved["datamodule_hyper_parameters"]["tasks"] = tasks
     torch.save(saved, tmp_path / "hostile.ckpt")
-    refused = "is not called" if where == "function" else "names 'subprocess.Popen', which is none of Module"
+    refused = {
+        "model": r"checkpoint\.model\.model: 'subprocess\.Popen' is no Module .* type --model\.model to take",
+        "optimizer": r"checkpoint\.model\.optimizer: 'subprocess\.Popen' is no Optimizer",
+        "tasks": r"checkpoint\.data\.tasks\.train: 'subprocess\.Popen' is no Module",
+        "function": r"checkpoint\.model\.optimizer: a function by its name is not called, got 'os\.system'",
+    }[where]
     for command in ("test", "fit", "validate"):
         with pytest.raises(ValueError, match=refused):
             main([command, f"--ckpt_path={tmp_path / 'hostile.ckpt'}", "--trainer.accelerator=cpu"])

@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from itertools import chain, zip_longest
 
 import torch
+from grid_parts import GRID
 from inner_cases import INNER
-from model_parts import GRID, SEQUENCE, VECTOR, WORDS, Apply, Make, Parts, W
+from model_parts import SEQUENCE, VECTOR, WORDS, Apply, Make, Parts, W
+from shared_parts import PARAMETRIZED, SHARED
+from stateful_parts import RANDOM, STATEFUL
 from torch import Tensor, nn
+from trouble import Trouble
 from troublesome_ends import EMBEDDINGS, INPUTS, OUTPUTS, PROBLEMS, WHOLE, Problem
-from troublesome_parts import PARAMETRIZED, RANDOM, SHARED, STATEFUL, WRITTEN, Trouble
+from written_parts import WRITTEN
 
 from litmaml.outer_gradient import (
     FiniteDifference,

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from hops import nothing
 from oracles import Tiny, random_tasks, relative
 from torch import Tensor, nn
-from unrolling import nothing, unrolled
+from unrolling import unrolled
 from update_rules import sgd
 
 from litmaml.inner_loop import InnerLoop

@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from hops import Hop, nothing, with_half_trace
 from inner_cases import INNER
 from oracles import Directions, Tiny, dense_hessian, fourth_moments, random_tasks, relative, second_moments
 from torch import nn
-from unrolling import Hop, nothing, unrolled, with_half_trace
+from unrolling import unrolled
 
 from litmaml import outer_gradient
 from litmaml.inner_loop import InnerLoop

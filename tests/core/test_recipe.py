@@ -138,11 +138,14 @@ def bad(class_path: str, **arguments: Any) -> dict[str, Any]:
         (bad("subprocess.Popen", args=["true"]), "model: 'subprocess.Popen' is no Module"),
         (bad("builtins.eval", source="1"), "model: 'builtins.eval' is no Module"),
         (bad("litmaml.outer_gradient.FirstOrder"), "model: 'litmaml.outer_gradient.FirstOrder' is no Module"),
-        (bad("torch.nn.functional.relu"), "model: 'torch.nn.functional.relu' is no Module"),
-        (bad("litmaml.models.Conv5"), "model: there is no class 'litmaml.models.Conv5'"),
-        (bad("torch.nothing.Net"), "model: there is no class 'torch.nothing.Net'"),
-        (bad("Net"), "model: the class 'Net' is not loaded; import '' first"),
-        (bad("litmaml.models.MLP", hidden=bad("os.system")), "model.hidden: 'os.system' is no Module"),
+        (bad("torch.nn.functional.relu"), "model: 'torch.nn.functional.relu' cannot be named by a file"),
+        (bad("litmaml.models.Conv5"), "model: 'litmaml.models.Conv5' is the name of no class that there is"),
+        (bad("torch.nothing.Net"), "model: 'torch.nothing.Net' cannot be named by a file"),
+        (bad("Net"), "model: 'Net' is not loaded.* import its module first"),
+        (
+            bad("litmaml.models.MLP", hidden=bad("os.system")),
+            "model.hidden: is no object, got the recipe of 'os.system'",
+        ),
     ],
 )
 def test_recipes_that_are_refused(recipe: Any, message: str) -> None:
@@ -160,7 +163,7 @@ def test_a_checkpoint_cannot_run_a_program(tmp_path: Path) -> None:
         bad("litmaml.models.MLP", hidden=attack),
         bad(f"{__name__}.Wrapped", backbone=bad(f"{__name__}.Wrapped", backbone=attack)),
     ):
-        with pytest.raises(ValueError, match=r"'subprocess\.Popen' is no Module"):
+        with pytest.raises(ValueError, match=r"(is no object, got the recipe of )?'subprocess\.Popen'( is no Module)?"):
             build(recipe, nn.Module, "model")
     assert not proof.exists()
 
@@ -172,7 +175,7 @@ def test_packages_that_are_not_trusted_are_not_imported(tmp_path: Path, monkeypa
     )
     monkeypatch.syspath_prepend(tmp_path)
     recipe = bad("untrusted_networks.Net")
-    with pytest.raises(ValueError, match=r"'untrusted_networks.Net' is not loaded; import 'untrusted_networks' first"):
+    with pytest.raises(ValueError, match=r"'untrusted_networks.Net' is not loaded.* import untrusted_networks first"):
         build(recipe, nn.Module, "model")
     assert not proof.exists()
     monkeypatch.setitem(sys.modules, "untrusted_networks", __import__("untrusted_networks"))
@@ -191,3 +194,15 @@ def test_packages_that_are_not_trusted_are_not_imported(tmp_path: Path, monkeypa
 )
 def test_plain_values(value: object, plain: bool) -> None:
     assert is_plain(value) is plain
+
+
+class Switched(nn.Module):
+    def __init__(self, on: bool = True, maybe: bool | None = None) -> None:
+        super().__init__()
+        self.on, self.maybe = on, maybe
+
+
+def test_nothing_is_false_only_where_it_cannot_be_nothing() -> None:
+    """torch's layers keep ``bias=False`` as None."""
+    made = build(bad(f"{__name__}.Switched", on=None, maybe=None), nn.Module, "model")
+    assert (made.on, made.maybe) == (False, None)

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from litmaml.inner_loop import InnerLoop
 from litmaml.inner_optimizer import SGD
 from litmaml.meta_gradient import MetaGradientOf
+from litmaml.model_checks import check_model
 from litmaml.models import MLP, Conv4
 from litmaml.outer_gradient import (
     FiniteDifference,
@@ -318,6 +319,57 @@ def test_inputs_that_are_used_as_they_were_at_the_first_call(outer_gradient: Out
 
     with pytest.raises(ValueError, match=r"model: a forward pass gives other outputs"):
         tried(Body(forward, mean=None), outer_gradient)
+
+
+@pytest.mark.parametrize(
+    "asks", [lambda self, x: torch.is_grad_enabled(), lambda self, x: self.first.weight.requires_grad]
+)
+@pytest.mark.parametrize("outer_gradient", [SecondOrder(), ZerothOrder()])
+def test_a_model_that_asks_whether_gradients_are_taken(
+    asks: Callable[[Body, Tensor], bool], outer_gradient: OuterGradient
+) -> None:
+    with pytest.raises(ValueError, match=r"model: its loss is another one where no gradient is taken|second reference"):
+        tried(Body(lambda self, x: self.plain(x) * (2 if asks(self, x) else 1)), outer_gradient)
+
+
+def test_complex_weights() -> None:
+    class Waves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.filter = nn.Parameter(torch.randn(1, dtype=torch.complex128))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (x * self.filter).real
+
+    tried(Waves())
+    with pytest.raises(ValueError, match=r"model: filter is complex, .* use SecondOrder or FirstOrder"):
+        check_model(Waves(), FiniteDifference())
+    with pytest.raises(ValueError, match=r"learn: a rate of the complex weight filter"):
+        InnerLoop(Waves(), nn.MSELoss(), SGD(0.1, learn="parameter"), SecondOrder(), ["*"], 1)
+
+
+def test_what_a_pass_over_several_tasks_leaves_in_a_model() -> None:
+    def forward(self: Body, x: Tensor) -> Tensor:
+        self.hidden = torch.tanh(self.first(x))
+        return self.last(self.hidden)  # type: ignore[no-any-return]
+
+    loop, _ = tried(Body(forward, hidden=None))
+    MetaGradientOf(loop, 2)(random_tasks(3))
+    assert try_first_batch(loop, random_tasks(3)) == []  # the model can be copied still
+
+
+def test_hardsigmoid_has_a_second_derivative_here() -> None:
+    model = nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 4), nn.Hardsigmoid(), nn.Linear(4, 1))
+    written_out = nn.Sequential(*model[:3], *(HardsigmoidWrittenOut(),), model[4])
+    tasks = random_tasks(3)
+    found, true = (MetaGradientOf(loop_of(m), 2, 1)(tasks).gradients for m in (model, written_out))
+    assert relative(found, true) < 1e-12
+    tried(model)
+
+
+class HardsigmoidWrittenOut(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + 3).clamp(0, 6) / 6
 
 
 def test_a_sparse_gradient() -> None:

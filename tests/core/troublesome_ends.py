@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from model_parts import EMBEDDING, WORDS, Apply, W, weight
 from torch import Tensor, nn
-from troublesome_parts import Must, Result, Trouble
+from trouble import Must, Trouble
+from written_parts import Result
 
 from litmaml.losses import HalfSquaredLoss, LogCoshLoss
 
@@ -84,7 +85,7 @@ OUTPUTS: dict[str, Trouble] = {
     "output: a number": output(lambda y: y.mean()),
     "output: detached": output(lambda y: y.detach()),
     "output: float32": output(lambda y: y.float(), "either", single=True),
-    "output: complex": output(lambda y: torch.complex(y, y)),
+    "output: complex": output(lambda y: torch.complex(y, y), "either"),
     "output: transposed strides": output(lambda y: y.T.contiguous().T, "equal"),
     "output: the input's dtype": output(lambda y: y.to(torch.float64), "equal"),
 }

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from litmaml.data import ImageFormat, ImagePool
+from litmaml.data import ImageFormat, ImagePool, unpacking
 from litmaml.data.eight_bits import flattening
 
 GREY, COLOUR = ImageFormat(8), ImageFormat(8, channels=3)
@@ -261,14 +261,19 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("warned", ["error", "ignore"])
-@pytest.mark.parametrize("pixels", [150, 50], ids=["warned of", "refused"])
-def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warned: str, pixels: int) -> None:
-    # Pillow warns above its limit and refuses above twice that.
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pixels)
+def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warned: str) -> None:
     halves("L").save(tmp_path / "bomb.png")
     with warnings.catch_warnings():
         warnings.simplefilter(warned)  # type: ignore[arg-type]
-        with pytest.raises(ValueError, match=r"cannot read the image .*bomb\.png"):
+        monkeypatch.setattr(unpacking, "_MOST_BYTES", 99)
+        with pytest.raises(ValueError, match=r"cannot read the image .*bomb\.png: .* pixels are too many"):
+            GREY.read(tmp_path / "bomb.png")
+        monkeypatch.undo()
+        # Pillow warns above its limit, which says nothing, and refuses above twice that.
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 150)
+        GREY.read(tmp_path / "bomb.png")
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+        with pytest.raises(ValueError, match=r"cannot read the image .*bomb\.png: Image size"):
             GREY.read(tmp_path / "bomb.png")
 
 
@@ -280,7 +285,7 @@ def test_an_open_file_is_called_by_its_given_name() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"size": 0}, "size must be at least 1 pixel, got 0"),
+        ({"size": 0}, "size must be at least 1 pixel and at most 4096, got 0"),
         ({"size": 8, "channels": 4}, r"channels must be 1 \(grey\) or 3 \(colour\), got 4"),
         ({"size": 8, "std": 0.0}, "std must be positive, got 0.0"),
         ({"size": 8, "std": float("inf")}, "std must be positive, got inf"),

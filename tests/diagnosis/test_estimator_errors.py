@@ -134,3 +134,11 @@ def test_what_a_model_cannot_have_is_refused_with_the_reason() -> None:
 def test_the_users_own_outer_gradient_is_among_the_candidates() -> None:
     assert len(candidates(FiniteDifference())) == len(candidates(FirstOrder())) == 6
     assert vars(candidates(FiniteDifference(radius=0.5))[-1]) == {"radius": 0.5}
+
+
+def test_the_bound_of_a_bias_is_students() -> None:
+    exact = torch.tensor([[2.0], [4.0]])
+    row = compare("", exact + torch.tensor([[1.0], [-1.0]]), exact)
+    assert row.bias == 0
+    # The differences' standard deviation is sqrt(2), that of their mean 1, over a mean gradient of 3.
+    assert row.bias_below == pytest.approx(12.7062 / 3, rel=1e-5)

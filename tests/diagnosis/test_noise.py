@@ -83,9 +83,18 @@ def test_replicas_are_composed_like_the_support() -> None:
     support = Batch(torch.tensor([[[100.0], [101.0], [102.0]]]), torch.tensor([[0, 1, 1]]))
     labels = torch.tensor([[0, 1, 0, 1, 0, 1, 0, 1, 0]])
     query = Batch(torch.arange(9.0).reshape(1, 9, 1), labels)
-    replicas = support_replicas(Tasks((support,), query, torch.zeros(1, dtype=torch.int64)))
+    tasks = Tasks((support,), query, torch.zeros(1, dtype=torch.int64))
+    replicas = support_replicas(tasks, labelled=True)
     assert [b.targets.tolist() for b in replicas] == [[[0, 1, 1]]] * 3
     assert [b.inputs.flatten().tolist() for b in replicas] == [[100, 101, 102], [0, 1, 3], [2, 5, 7]]
+    # A class that the loss ignores is one like the others; counts to regress on are none.
+    ignored = Tasks(
+        (support._replace(targets=torch.tensor([[-100, 1, 1]])),),
+        query._replace(targets=-100 * (1 - labels) + labels),
+        tasks.numbers,
+    )
+    assert [b.inputs.tolist() for b in support_replicas(ignored, True)] == [b.inputs.tolist() for b in replicas]
+    assert [b.inputs.flatten().tolist() for b in support_replicas(tasks, labelled=False)][1] == [0, 1, 2]
 
 
 def test_the_interval_of_a_mean() -> None:

@@ -1,10 +1,11 @@
-"""Callbacks that tests load into training processes: one that is disturbed, one that takes notes."""
+"""What tests load into training processes: callbacks that disturb and take notes, and tasks that cannot be learnt."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from litmaml import outer_gradient
+from litmaml.data import Sinusoid
+from litmaml.types import Split, Tasks
 
 
 class Saboteur(Callback):
@@ -55,3 +58,15 @@ class Notes(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         noted = {"tasks": self.tasks, "directions": self.directions, "world": trainer.world_size}
         (self.folder / f"{trainer.global_rank}.json").write_text(json.dumps(noted))
+
+
+class Spoilt(Sinusoid):
+    """The first four tasks of validation have targets whose squares are not finite in float32."""
+
+    def sample(self, split: Split, numbers: Sequence[int], seed: int) -> Tasks:
+        tasks = super().sample(split, numbers, seed)
+        if split == "val":
+            for k, number in enumerate(numbers):
+                if number < 4:
+                    tasks.support[0].targets[k] = 1e38
+        return tasks

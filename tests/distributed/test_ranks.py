@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import math
 import socket
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,23 @@ def test_two_processes_share_the_tasks_and_agree_with_one(tmp_path: Path) -> Non
     assert not set(first["directions"]) & set(second["directions"])
     assert {*first["directions"], *second["directions"]} == {*alone["directions"]}
     assert_close(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_process_without_a_finite_task_in_validation_leaves_the_means_to_the_others(tmp_path: Path) -> None:
+    spoilt = [
+        "--data.tasks=saboteur.Spoilt",
+        "--data.val_tasks=8",
+        "--model.on_nonfinite=skip",
+        "--trainer.precision=32-true",
+    ]
+    short = ["--trainer.devices=2", "--trainer.max_epochs=1", "--trainer.limit_train_batches=1"]
+    statuses, said = finish(start([*FIT, *TWO, *spoilt, *short], tmp_path))
+    assert statuses == [0], said
+    assert "no task has a finite loss" not in said
+    (file,) = tmp_path.glob("logs/**/metrics.csv")
+    losses = [float(line["val/loss"]) for line in csv.DictReader(file.read_text().splitlines()) if line["val/loss"]]
+    assert losses
+    assert all(math.isfinite(loss) for loss in losses)
 
 
 @pytest.mark.slow

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from litmaml.finetuning.fine_tuner import LEARNT, FineTuner
+from litmaml.finetuning.fine_tuner import FineTuner
+from litmaml.finetuning.support_loss import LEARNT, learnt_at
 from litmaml.inner_loop import InnerLoop
 from litmaml.inner_optimizer import SGD, HigherOptimizer, InnerOptimizer
 from litmaml.meta_learner import MetaLearner
@@ -122,3 +123,60 @@ def test_the_learner_is_left_as_it_was() -> None:
     assert all(torch.equal(value, before[name]) for name, value in meta.state_dict().items())
     assert all(parameter.requires_grad for parameter in meta.inner_loop.parameters())
     assert isinstance(meta.inner_loop, InnerLoop)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.CrossEntropyLoss(ignore_index=1),
+        nn.CrossEntropyLoss(label_smoothing=0.2),
+        nn.CrossEntropyLoss(reduction="sum"),
+        nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0, 0.2]), ignore_index=0),
+        nn.MultiMarginLoss(),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:checkpoints will not rebuild loss")
+def test_parts_of_a_large_support_set_add_up_to_its_loss(loss: nn.Module) -> None:
+    """The parts hold unequal numbers of what counts."""
+    draw = torch.Generator().manual_seed(0)
+    inputs, targets = torch.randn(601, 4, generator=draw), torch.randint(0, 3, (601,), generator=draw)
+    targets[1::3] = 1
+    meta = learner(SGD(lr=0.01), loss=loss)
+    *_, last = FineTuner(meta, INPUTS[:2], 3, steps=1).path(inputs, targets)
+    batch = Batch(inputs[None], targets[None])
+    *_, wanted = meta.inner_loop.path(Tasks((batch,), batch, torch.zeros(1)), 1)
+    for name, weight in wanted.items():
+        torch.testing.assert_close(last.weights[name], weight)
+    with torch.no_grad():
+        predictions = meta.inner_loop.predict(wanted, batch.inputs)
+    assert last.loss == pytest.approx(float(loss(predictions[0], targets)), rel=1e-4)
+    counts = targets != getattr(loss, "ignore_index", -100)
+    right = (predictions[0].argmax(1) == targets)[counts]
+    assert last.accuracy == pytest.approx(float(right.float().mean()))
+
+
+def test_a_support_set_is_learnt_from_the_least_loss_that_is_possible() -> None:
+    labels, soft = torch.tensor([0, 1, 2]), torch.tensor([[0.7, 0.2, 0.1]])
+    plain = nn.CrossEntropyLoss()
+    assert learnt_at(plain, labels, 3) == LEARNT
+    assert learnt_at(nn.MSELoss(), torch.rand(3), 3) == LEARNT
+    for loss, targets in ((nn.CrossEntropyLoss(label_smoothing=0.3), labels), (plain, soft)):
+        shares = soft if targets is soft else 0.7 * torch.eye(3) + 0.1
+        least = float(loss(shares.log(), targets))
+        assert least > 0.5
+        assert learnt_at(loss, targets, 3) == pytest.approx(least + LEARNT, abs=1e-6)
+    summed = nn.CrossEntropyLoss(reduction="sum", ignore_index=2)
+    assert learnt_at(summed, labels, 3) == pytest.approx(2 * LEARNT)
+
+
+def test_a_segmentation_has_an_accuracy_of_its_places() -> None:
+    class Places(MLP):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.flatten(0, 1)).unflatten(0, x.shape[:2]).movedim(-1, 1)
+
+    targets = torch.arange(3).repeat(9, 2)
+    targets[:, 0] = 255
+    meta = MetaLearner(Places(inputs=4, outputs=3), SGD(lr=0.1), loss=nn.CrossEntropyLoss(ignore_index=255))
+    path = list(FineTuner(meta, torch.zeros(2, 6, 4), steps=3).path(torch.randn(9, 6, 4), targets))
+    assert all(step.accuracy is not None and 0 <= step.accuracy <= 1 for step in path)
+    assert FineTuner(meta, torch.zeros(2, 6, 4), steps=3).most_steps == 3

@@ -19,10 +19,15 @@ from torch import Tensor, nn
 
 import litmaml
 from litmaml.cli import main
-from litmaml.data import Sinusoid
+from litmaml.data import ImageFormat, Sinusoid
 from litmaml.finetuning.command import classify, finetune
-from litmaml.finetuning.meta_checkpoint import locate, open_checkpoint
+from litmaml.finetuning.confusion import Confusion
+from litmaml.finetuning.fine_tuning import fine_tune
+from litmaml.finetuning.labelled_images import read_support
+from litmaml.finetuning.meta_checkpoint import MetaCheckpoint, locate, open_checkpoint
+from litmaml.finetuning.report import _Share
 from litmaml.meta_learner import MetaLearner
+from litmaml.models import Conv4
 
 FILES = {
     "adaptation.png",
@@ -49,7 +54,7 @@ def refusal(checkpoint: str | Path, data: Path, output: Path) -> str:
     return stopped.value.code
 
 
-@pytest.mark.parametrize(("command", "end"), [("finetune", "photos/wren/1.jpg, ..."), ("classify", "predictions.csv)")])
+@pytest.mark.parametrize(("command", "end"), [("finetune", "photos/wren/1.jpg, ..."), ("classify", "default: False)")])
 def test_help_ends_with_an_example_where_there_is_one(
     command: str, end: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -76,7 +81,7 @@ def test_with_a_labelled_query(run: Path, images: Path, tmp_path: Path, capsys: 
     assert "`head` replaced by one that starts at zero: 4 classes, 3 in meta-training" in report
     assert "by the query's own statistics (transductive" in report
     assert "| ворона | 3 | 4 |" in report
-    assert 'a\\|b, "c" $x$' in report
+    assert 'a\\|b, "c" \\$x\\$' in report
     shown = capsys.readouterr()
     assert "inner steps" in shown.err
     assert "loss" in shown.err
@@ -173,7 +178,7 @@ def test_a_malicious_checkpoint_runs_no_code(run: Path, images: Path, tmp_path: 
             "holds more than tensors and plain data, or is damaged; it was not loaded, since that could run code",
         ),
         ("torch", "holds more than tensors and plain data"),
-        ("recipe", "'subprocess.Popen' is no Module"),
+        ("recipe", "checkpoint.model.ways: is no object, got the recipe of 'subprocess.Popen'"),
         ("tasks", "does not say what its images were made to"),
     ):
         assert message in refusal(tmp_path / f"{name}.ckpt", images / "data", tmp_path / "out")
@@ -283,7 +288,7 @@ def test_a_model_of_the_users_own(tmp_path: Path, images: Path, monkeypatch: pyt
     torch.save(content, tmp_path / "own.ckpt")
     monkeypatch.delitem(sys.modules, "own_nets")
     said = refusal(tmp_path / "own.ckpt", images / "data", tmp_path / "out")
-    assert "the class 'own_nets.Net' is not loaded; import 'own_nets' first" in said
+    assert "checkpoint.model: 'own_nets.Net' is not loaded, and nothing is imported for a file; type --imports" in said
     asked = ["--checkpoint", str(tmp_path / "own.ckpt"), "--data", str(images / "data"), "--image_format.size=8"]
     main(["finetune", *asked, "--output", str(tmp_path / "out"), "--imports=[own_nets]", "--steps=3"])
     assert "`layers.1` replaced by one that starts at zero" in (tmp_path / "out" / "report.md").read_text()
@@ -318,3 +323,17 @@ def test_a_dimension_of_the_batch_alone_is_no_head() -> None:
     with pytest.raises(ValueError, match=r"the last layer is the model itself \(Scaled\).*give 3 classes"):
         litmaml.adapt(learner, torch.randn(8, 3), torch.arange(8) % 4)
     assert litmaml.adapt(learner, torch.randn(9, 3), torch.arange(9) % 3)(torch.randn(2, 3)).shape == (2, 3)
+
+
+def test_a_checkpoint_of_values_becomes_no_classifier(images: Path, tmp_path: Path) -> None:
+    support, names = read_support(str(images / "data"), ImageFormat(28))
+    start = MetaCheckpoint("mine", MetaLearner(Conv4(ways=4, filters=4), loss=nn.MSELoss()))
+    with pytest.raises(ValueError, match=r"checkpoint: it was trained on values \(MSELoss\).*by litmaml\.adapt"):
+        fine_tune(start, names, ImageFormat(28), support)
+
+
+def test_the_pictured_interval_of_an_accuracy_lies_within_0_and_1() -> None:
+    score = Confusion(["a", "b"], torch.tensor([0, 1, 1]), torch.tensor([0, 1, 1]))
+    share = _Share(score.accuracy, *score.bounds)
+    assert (share.mean, share.high) == (1, 1)
+    assert 0.4 < share.low < 0.5

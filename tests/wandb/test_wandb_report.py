@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from offline_run import OfflineRun, offline_runs, own_environment
+from torch import nn
 
 import wandb
-from litmaml.callbacks.wandb_report import WandbReport
+from litmaml.callbacks.wandb_report import WandbReport, _episode
 from litmaml.checkpoint import read_checkpoint
 from litmaml.cli import main
+from litmaml.meta_learner import MetaLearner
+from litmaml.types import Batch, Tasks
 
 OVERLAY = str(Path(__file__).parents[2] / "configs" / "logger" / "wandb.yaml")
 
@@ -270,3 +274,23 @@ def test_says_that_it_has_no_logger_to_report_to(experiment: Path, tmp_path: Pat
             *("fit", "-c", str(experiment), "-c", OVERLAY, "--trainer.logger=false", "--trainer.max_epochs=1"),
             f"--trainer.default_root_dir={tmp_path / 'run'}",
         )
+
+
+@pytest.mark.filterwarnings("ignore:checkpoints will not rebuild model")
+def test_an_episode_of_images_with_a_class_for_each_pixel_or_with_values_has_its_numbers() -> None:
+    draw = torch.Generator().manual_seed(0)
+    images = torch.rand(1, 3, 1, 4, 4, generator=draw)
+    void = torch.randint(0, 2, (1, 3, 4, 4), generator=draw)
+    void[..., 0] = 255
+    dense = MetaLearner(nn.Conv2d(1, 2, 1), loss=nn.CrossEntropyLoss(ignore_index=255))
+    batch = Batch(images, void)
+    row = _episode(dense, Tasks((batch,), batch, torch.zeros(1)), ["a", "b"], images=3)
+    assert 0 <= row["accuracy after"] <= 1
+    counts = MetaLearner(nn.Sequential(nn.Flatten(), nn.Linear(16, 1), nn.Flatten(0)), loss=nn.PoissonNLLLoss())
+    batch = Batch(images, torch.tensor([[3, 0, 2]]))
+    row = _episode(counts, Tasks((batch,), batch, torch.zeros(1)), None, images=3)
+    assert set(row) == {"task", "loss before", "loss after"}
+    ignored = MetaLearner(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)))
+    batch = Batch(images, torch.tensor([[0, -100, 1]]))
+    row = _episode(ignored, Tasks((batch,), batch, torch.zeros(1)), ["a", "b"], images=3)
+    assert row["query 2"]._caption.startswith("-100 → ")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,10 @@ from rich.table import Table
 from torch import Tensor
 
 from litmaml.evaluation import Interval
+from litmaml.json_text import json_text
 from litmaml.meta_learner import MetaLearner
 from litmaml.plots import Fit, grid_over, plot_adaptation, plot_fits
+from litmaml.shown import printable
 from litmaml.types import Batch, Split, Tasks, select
 
 
@@ -58,16 +59,14 @@ class Report(Callback):
                 for step in range(steps)
             ],
         }
-        (folder / "test_results.json").write_text(
-            json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        (folder / "test_results.json").write_text(json_text(results), encoding="utf-8")
         plot_adaptation(folder / "adaptation.png", pl_module.results, _title(protocol))
         written = "test_results.json, adaptation.png"
         if self._fits:
             plot_fits(folder / "functions.png", self._fits, _title(protocol))
             written += ", functions.png"
         print_results(pl_module.results, protocol)
-        Console().print(f"written to {folder}: {written}", soft_wrap=True)
+        Console().print(printable(f"written to {folder}: {written}"), soft_wrap=True, markup=False)
 
 
 def _of_one_variable(tasks: Tasks) -> bool:
@@ -124,13 +123,14 @@ def print_results(results: Mapping[str, Sequence[Interval]], protocol: Mapping[s
     console = Console()
     # Not as the table's title, which is broken to the width of the table.
     title = f"{_title(protocol)}: mean and 95% interval over {protocol.get('tasks', '?')} tasks"
-    console.print(title, soft_wrap=True, highlight=False)
+    console.print(printable(title), soft_wrap=True, highlight=False, markup=False)
     console.print(table)
     hidden = ("data", "tasks", "checkpoint")
     console.print(
-        ", ".join(f"{k}: {v}" for k, v in protocol.items() if k not in hidden),
+        printable(", ".join(f"{k}: {v}" for k, v in protocol.items() if k not in hidden)),
         soft_wrap=True,
         highlight=False,
+        markup=False,
     )
 
 

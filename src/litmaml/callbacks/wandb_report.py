@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from litmaml.checkpoint import read_checkpoint
 from litmaml.data.image_tasks import ImageTasks
 from litmaml.evaluation import Interval
 from litmaml.meta_learner import MetaLearner
+from litmaml.metrics import value_of
+from litmaml.plain_files import NotPlain, read_text
 from litmaml.run_folder import CHECKPOINTS, LAST, checkpoints_in
 from litmaml.types import Split, Tasks, chunks, select
 
@@ -49,6 +52,21 @@ def _in_nobodys_way(show: Callable[..., None]) -> Callable[..., None]:
             rank_zero_warn(f"WandbReport shows no more, and the run goes on: {type(error).__name__}: {error}")
 
     return guarded
+
+
+def remembered_id(file: Path) -> str:
+    """The id in a run's folder.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        text = read_text(file).strip()
+    except NotPlain as error:
+        raise ValueError(f"{str(file)!r}: {error}; remove it to begin a new W&B run") from error
+    if not re.fullmatch(r"[\w-]{1,128}", text):
+        raise ValueError(f"{str(file)!r} holds no id of a W&B run; remove it to begin a new one")
+    return text
 
 
 class ResumableWandbLogger(WandbLogger):
@@ -106,7 +124,7 @@ class ResumableWandbLogger(WandbLogger):
         folder.mkdir(parents=True, exist_ok=True)
         remembered = folder / ID_FILE
         if self._wandb_init["id"] is None and remembered.is_file() and checkpoints_in(folder):
-            self._wandb_init["id"] = remembered.read_text(encoding="utf-8").strip()
+            self._wandb_init["id"] = remembered_id(remembered)
         try:
             run = super().experiment
         except wandb.Error as error:
@@ -275,15 +293,21 @@ def _episode(learner: MetaLearner, task: Tasks, names: Sequence[str] | None, ima
         row["classes"] = ", ".join(names)
     for when, predictions in (("before", before), ("after", after)):
         for name, metric in metrics.items():
-            row[f"{name} {when}"] = float(metric.clone()(predictions[0], targets[0]))
+            row[f"{name} {when}"] = float(value_of(metric.clone(), predictions[0], targets[0]))
         row[f"loss {when}"] = float(learner.inner_loop.loss_of(predictions, targets))
-    if inputs.ndim == 5 and inputs.shape[2] in (1, 3) and not targets.is_floating_point():
-        guesses, count = after[0].argmax(-1).tolist(), len(targets[0])
+    labelled = not targets.is_floating_point() and (targets.ndim, after.ndim) == (2, 3)  # one class for each example
+    if labelled and inputs.ndim == 5 and inputs.shape[2] in (1, 3):
+        guesses, count = after[0].argmax(1).tolist(), len(targets[0])
         for place in range(min(images, count)):
             k = place * count // min(images, count)
-            true, guess = (names[i] if names else str(i) for i in (int(targets[0, k]), guesses[k]))
+            true, guess = (_name(i, names) for i in (int(targets[0, k]), guesses[k]))
             row[f"query {place + 1}"] = wandb.Image(picture(inputs[0, k]), caption=f"{true} → {guess}")
     return row
+
+
+def _name(index: int, names: Sequence[str] | None) -> str:
+    """A class's name; the number itself where there is none, as for what the loss ignores."""
+    return names[index] if names is not None and 0 <= index < len(names) else str(index)
 
 
 def picture(image: Tensor) -> Image.Image:

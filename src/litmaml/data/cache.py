@@ -11,11 +11,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from litmaml.paths import expanded
+
 
 def cache_folder(named: str | None) -> Path:
     """The folder for made and downloaded data: the named one, else litmaml in the user's cache folder."""
     if named is not None:
-        return Path(named).expanduser()
+        return expanded(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "litmaml"
 
 
@@ -35,6 +37,6 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
     """Tensors and metadata of a file that ``write_tensors`` made, or None if it is missing or damaged."""
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
-    except (OSError, SafetensorError):
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except Exception:  # on a header that lies it raises almost any
         return None

@@ -11,6 +11,8 @@ from pathlib import Path
 from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
 _PIECE = 1 << 16
+_LARGEST = 1 << 26
+"""Bytes that a published file can have."""
 _PATIENCE = 60.0
 """Seconds without a byte after which a download is given up."""
 
@@ -39,6 +41,8 @@ def download(url: str, path: Path, md5: str) -> None:
             ):
                 shown = progress.add_task(path.name, total=int(answer.headers.get("Content-Length", 0)) or None)
                 while piece := answer.read(_PIECE):
+                    if file.tell() > _LARGEST:
+                        raise OSError(f"it has more than {_LARGEST} bytes")
                     file.write(piece)
                     digest.update(piece)
                     progress.advance(shown, len(piece))

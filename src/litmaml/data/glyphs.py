@@ -123,7 +123,7 @@ class Glyphs(ImageTasks):
             fonts = Path(matplotlib.get_data_path(), "fonts", "ttf")
             path = cache_folder(self.cache_dir) / f"glyphs-{_fingerprint(fonts)}.safetensors"
             kept = read_tensors(path)
-            if kept is None:
+            if kept is None or not _is_whole(*kept):
                 kept = draw_letters(fonts)
                 write_tensors(path, *kept)
             tensors, metadata = kept
@@ -132,6 +132,19 @@ class Glyphs(ImageTasks):
                     tensors[f"{split}.pixels"], tensors[f"{split}.labels"], json.loads(metadata[split])
                 )
         return self._letters
+
+
+def _is_whole(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bool:
+    """Whether the cache holds letters: its folder may be named by a checkpoint of somebody else's."""
+    try:
+        for split in SPLITS:
+            pixels, names = tensors[f"{split}.pixels"], json.loads(metadata[split])
+            if pixels.shape[1:] != (1, _SIZE, _SIZE) or not all(isinstance(name, str) for name in names):
+                return False
+            ImagePool.of(pixels, tensors[f"{split}.labels"], names)
+    except (KeyError, ValueError, TypeError, RecursionError):
+        return False
+    return True
 
 
 def _fingerprint(fonts: Path) -> str:

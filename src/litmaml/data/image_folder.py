@@ -16,6 +16,7 @@ from pathlib import Path
 from litmaml.data.image_tasks import ImageTasks, listed
 from litmaml.data.images import ImageFormat, ImagePool, lines, read_images
 from litmaml.data.leakage import Copies, Pair, Place, copies, judge_copies
+from litmaml.paths import expanded
 from litmaml.types import SPLITS, Split
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
@@ -130,7 +131,7 @@ class ImageFolderTasks(ImageTasks):
     def _classes(self) -> dict[Split, dict[str, list[Path]]]:
         """The image files of each class of each split."""
         if not self._files:
-            root = Path(self.root).expanduser()
+            root = expanded(self.root)
             if not root.is_dir():
                 raise FileNotFoundError(f"root={self.root}: there is no such folder")
             if self.split_file is None and {*SPLITS} <= {folder.name for folder in _folders(root)}:
@@ -159,9 +160,7 @@ class ImageFolderTasks(ImageTasks):
     def _deal(self, classes: dict[str, list[Path]]) -> dict[Split, dict[str, list[Path]]]:
         """Shares the classes out among the splits."""
         if self.split_file is not None:
-            given = {
-                _composed(name): split for name, split in read_split_file(Path(self.split_file).expanduser()).items()
-            }
+            given = {_composed(name): split for name, split in read_split_file(expanded(self.split_file)).items()}
             if missing := sorted({*given} - {*map(_composed, classes)}):
                 raise ValueError(f"split_file={self.split_file}: {self.root} has no class {listed(missing)}")
             if missing := sorted({*map(_composed, classes)} - {*given}):

@@ -13,10 +13,13 @@ from typing import BinaryIO, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from litmaml.data.eight_bits import flattening
+from litmaml.data.unpacking import unpack
+
+_LARGEST, _THREADS = 4096, 32
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,8 @@ class ImageFormat:
     white: float | None = None
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"size must be at least 1 pixel, got {self.size}")
+        if not 1 <= self.size <= _LARGEST:
+            raise ValueError(f"size must be at least 1 pixel and at most {_LARGEST}, got {self.size}")
         if self.channels not in (1, 3):
             raise ValueError(f"channels must be 1 (grey) or 3 (colour), got {self.channels}")
         if not 0 < self.std < inf:
@@ -72,24 +75,15 @@ class ImageFormat:
                 not say what is white.
         """
         try:
-            with Image.open(source) as opened:
-                if opened.width * opened.height > (Image.MAX_IMAGE_PIXELS or float("inf")):
-                    raise ValueError(f"{opened.width} x {opened.height} pixels are too many to unpack safely")
-                flat = flattening(opened, "L" if self.channels == 1 else "RGB", self.white)
-                image = flat(ImageOps.exif_transpose(opened))
-                image = image.resize((self.size, self.size), Image.Resampling.LANCZOS)
+            mode: Literal["L", "RGB"] = "L" if self.channels == 1 else "RGB"
+            image = unpack(source, self.size, lambda opened: flattening(opened, mode, self.white))
+            image = image.resize((self.size, self.size), Image.Resampling.LANCZOS)
         except UnidentifiedImageError as error:
             raise ValueError(
                 f"cannot read the image {name or source}: it is none, or of a kind that is not read, such as floats of "
                 "16 or 64 bits and colours of 32 bits; save it as a PNG of 8 bits"
             ) from error
-        except (
-            OSError,
-            ValueError,
-            SyntaxError,  # Pillow's error for a broken PNG chunk.
-            Image.DecompressionBombError,
-            Image.DecompressionBombWarning,
-        ) as error:
+        except Exception as error:  # Pillow raises almost any on a broken file
             raise ValueError(f"cannot read the image {name or source}: {error}") from error
         pixels = torch.from_numpy(np.array(image))
         return pixels.unsqueeze(0) if self.channels == 1 else pixels.permute(2, 0, 1).contiguous()
@@ -181,7 +175,7 @@ def read_images(files: Mapping[str, str | Path | BinaryIO], image_format: ImageF
             return str(error)
 
     # Pillow lets go of the interpreter lock while it decodes.
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
+    with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, _THREADS)) as threads:
         results = list(threads.map(attempt, files))
     images = [result for result in results if isinstance(result, Tensor)]
     empty = torch.empty((0, image_format.channels, image_format.size, image_format.size), dtype=torch.uint8)

@@ -8,7 +8,6 @@ import io
 import json
 import re
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,6 +20,8 @@ from litmaml.data.cache import cache_folder, read_tensors, write_tensors
 from litmaml.data.download import download as fetch
 from litmaml.data.image_tasks import ImageTasks
 from litmaml.data.images import ImageFormat, ImagePool, read_images
+from litmaml.paths import expanded
+from litmaml.shown import one_line
 from litmaml.types import Split
 
 _URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/{}.zip"
@@ -32,7 +33,11 @@ _PUBLISHED = {
 
 _DRAWINGS = 20
 _FORMAT = ImageFormat(28, invert=True)
-_LARGEST_FILE = 1 << 20
+_LARGEST_FILE, _LARGEST_IN_ALL = 1 << 16, 1 << 26
+"""Bytes of a drawing, which has some 200, and of all in an archive."""
+_WIDEST = 1024
+"""Pixels of a drawing, which has 105."""
+_MOST_ENTRIES = 100_000
 _RECIPE = 1
 """To be raised whenever the kept images change: it is part of the cache file's name."""
 
@@ -136,7 +141,7 @@ class Omniglot(ImageTasks):
         return super().describe(split) | {"split_by": self.split_by}
 
     def _folder(self) -> Path:
-        return cache_folder(self.cache_dir) / "omniglot" if self.root is None else Path(self.root).expanduser()
+        return cache_folder(self.cache_dir) / "omniglot" if self.root is None else expanded(self.root)
 
     def _splits(self) -> dict[Split, list[str]]:
         """The characters of each split, as PART/ALPHABET/CHARACTER."""
@@ -159,7 +164,7 @@ class Omniglot(ImageTasks):
             marks = json.dumps([_RECIPE, *listings.values()]).encode()
             path = cache_folder(self.cache_dir) / f"omniglot-{hashlib.sha256(marks).hexdigest()[:16]}.safetensors"
             kept = read_tensors(path)
-            if kept is None:
+            if kept is None or not _is_whole(*kept, sum(map(len, listings.values()))):
                 pixels = torch.cat([_read(folder, part, [*listing]) for part, listing in listings.items()])
                 names = [*dict.fromkeys(_folder_of(file) for listing in listings.values() for file in listing)]
                 kept = {"pixels": pixels}, {"characters": json.dumps(names)}
@@ -168,18 +173,33 @@ class Omniglot(ImageTasks):
         return self._images
 
 
+def _is_whole(tensors: dict[str, Tensor], metadata: dict[str, str], drawings: int) -> bool:
+    """Whether the cache holds what was put there: its folder may be named by a checkpoint of somebody else's."""
+    try:
+        names = json.loads(metadata["characters"])
+        pixels = tensors["pixels"]
+    except (KeyError, ValueError, RecursionError):
+        return False
+    named = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    whole = pixels.shape == (drawings, 1, _FORMAT.size, _FORMAT.size) and pixels.dtype == torch.uint8
+    return named and whole and len(names) * _DRAWINGS == drawings
+
+
 def _listing(folder: Path, part: str) -> dict[str, int]:
     """The drawings of a part, sorted by name, each with a number that changes with its content."""
     tree, archive = folder / part, folder / f"{part}.zip"
     if tree.is_dir():
         source = tree
-        files = {file.relative_to(folder).as_posix(): file.stat().st_size for file in tree.glob("*/*/*.png")}
+        found = [file for file in tree.glob("*/*/*.png") if file.is_file()]
+        files = {file.relative_to(folder).as_posix(): file.stat().st_size for file in found}
     elif archive.is_file():
         source = archive
         try:
             with zipfile.ZipFile(archive) as opened:
+                if len(opened.infolist()) > _MOST_ENTRIES:
+                    raise ValueError(f"{archive} holds {len(opened.infolist())} files, which cannot be")
                 files = {entry.filename: entry.CRC for entry in opened.infolist()}
-        except (OSError, zipfile.BadZipFile) as error:
+        except (OSError, zipfile.BadZipFile, NotImplementedError, UnicodeError) as error:
             raise ValueError(f"{archive} is damaged or no zip file: {error}") from error
     else:
         raise FileNotFoundError(
@@ -201,20 +221,45 @@ def _listing(folder: Path, part: str) -> dict[str, int]:
 def _read(folder: Path, part: str, names: list[str]) -> Tensor:
     """The drawings of a part, (M, 1, 28, 28) uint8. An archive is read in memory, nothing is unpacked to
     disk."""
-    if (folder / part).is_dir():
-        pixels, errors = read_images({name: folder / name for name in names}, _FORMAT)
-    else:
-        with zipfile.ZipFile(folder / f"{part}.zip") as archive:
-            if (largest := max(archive.getinfo(name).file_size for name in names)) > _LARGEST_FILE:
-                raise ValueError(f"{archive.filename} holds a drawing of {largest} bytes, which cannot be")
-            try:
-                contents = {name: io.BytesIO(archive.read(name)) for name in names}
-            except (OSError, zipfile.BadZipFile, zlib.error) as error:
-                raise ValueError(f"{archive.filename} is damaged: {error}") from error
-        pixels, errors = read_images(contents, _FORMAT)
+    contents = _packed(folder / f"{part}.zip", names) if not (folder / part).is_dir() else _loose(folder, names)
+    for name, content in contents.items():
+        # The header of a PNG says how much there is to unpack.
+        width, height = (int.from_bytes(content[place : place + 4], "big") for place in (16, 20))
+        if max(width, height) > _WIDEST:
+            raise ValueError(f"the drawing {one_line(name)} has {width} x {height} pixels, which cannot be")
+    pixels, errors = read_images({name: io.BytesIO(content) for name, content in contents.items()}, _FORMAT)
     if errors:
         raise ValueError(f"{len(errors)} drawings of {folder / part} are damaged: {'; '.join(errors[:5])}")
     return pixels
+
+
+def _loose(folder: Path, names: list[str]) -> dict[str, bytes]:
+    """The drawings in folders."""
+    contents = {}
+    for name in names:
+        with (folder / name).open("rb") as file:
+            contents[name] = file.read(_LARGEST_FILE + 1)
+        _check_size(name, len(contents[name]))
+    return contents
+
+
+def _packed(path: Path, names: list[str]) -> dict[str, bytes]:
+    """The drawings in an archive."""
+    with zipfile.ZipFile(path) as archive:
+        sizes = {name: archive.getinfo(name).file_size for name in names}
+        for name, size in sizes.items():
+            _check_size(name, size)
+        if sum(sizes.values()) > _LARGEST_IN_ALL:
+            raise ValueError(f"{path} holds drawings of {sum(sizes.values())} bytes, which cannot be")
+        try:
+            return {name: archive.read(name) for name in names}
+        except Exception as error:  # of whatever the archive says that it is packed with
+            raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def _check_size(name: str, size: int) -> None:
+    if size > _LARGEST_FILE:
+        raise ValueError(f"the drawing {one_line(name)} has {size} bytes or more, which cannot be")
 
 
 def _folder_of(name: str) -> str:

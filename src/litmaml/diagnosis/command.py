@@ -15,16 +15,19 @@ from rich.console import Console
 
 from litmaml.arguments import Arguments
 from litmaml.checkpoint import read_checkpoint
-from litmaml.cli import MetaCLI, with_checkpoint
+from litmaml.cli import DEFAULT_FOLDER, MetaCLI, with_checkpoint
 from litmaml.data import TaskDataModule
 from litmaml.data.task_distribution import map_batches
 from litmaml.diagnosis.diagnose import Diagnosis, diagnose
 from litmaml.diagnosis.report import print_diagnosis, write_diagnosis
-from litmaml.error_lines import OneLineParser, errors_in_one_line
+from litmaml.error_lines import errors_in_one_line
 from litmaml.finetuning.meta_checkpoint import locate
 from litmaml.float32 import set_float32_precision
+from litmaml.imports import import_named
 from litmaml.meta_learner import MetaLearner
+from litmaml.paths import expanded
 from litmaml.run_folder import folder_of
+from litmaml.shown import printable
 from litmaml.types import Batch, Split, Tasks
 
 
@@ -55,7 +58,7 @@ class DiagnoseCLI(MetaCLI):
         set_float32_precision(self.config.float32_matmul_precision)
         self.config.trainer.logger = False
         self.config.trainer.callbacks = None  # those of a run
-        self.config.trainer.default_root_dir = self.config.trainer.default_root_dir or "runs/latest"
+        self.config.trainer.default_root_dir = str(expanded(self.config.trainer.default_root_dir or DEFAULT_FOLDER))
 
     def after_instantiate_classes(self) -> None:
         """Nothing is recorded: no checkpoint will be written."""
@@ -64,7 +67,7 @@ class DiagnoseCLI(MetaCLI):
 def run(arguments: Sequence[str]) -> None:
     """``litmaml diagnose`` with what was typed after its name; an error of the user's is told in a line."""
     with errors_in_one_line("diagnose", arguments):
-        diagnose_command(arguments)
+        diagnose_command(import_named(arguments))
 
 
 def diagnose_command(arguments: Sequence[str]) -> Diagnosis:
@@ -92,7 +95,6 @@ def diagnose_command(arguments: Sequence[str]) -> Diagnosis:
             save_config_callback=None,
             load_from_checkpoint_support=False,
             auto_configure_optimizers=False,
-            parser_class=OneLineParser,
             seed_everything_default=0,
             run=False,
             parser_kwargs={"prog": "litmaml diagnose [--checkpoint CKPT]"},
@@ -120,7 +122,9 @@ def diagnose_command(arguments: Sequence[str]) -> Diagnosis:
     found.setting["checkpoint"] = None if path is None else str(path)
     print_diagnosis(found, console)
     written = write_diagnosis(found, Path(cli.trainer.default_root_dir))
-    console.print(f"written to {written[0].parent}: {', '.join(file.name for file in written)}", soft_wrap=True)
+    console.print(
+        f"written to {printable(written[0].parent)}: {', '.join(file.name for file in written)}", soft_wrap=True
+    )
     return found
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from litmaml.diagnosis.estimate import Estimate, difference_estimate, mean_estimate
 from litmaml.diagnosis.hessians import Hessians, largest_eigenvalues
 from litmaml.inner_loop import InnerLoop
+from litmaml.losses import is_elementwise
 from litmaml.outer_gradient import seeded
 from litmaml.types import Batch, Tasks
 
@@ -49,7 +50,7 @@ def noise(inner_loop: InnerLoop, tasks: Tasks, hessian_tasks: int | None = None)
         tasks: T tasks, at least 2.
         hessian_tasks: The first so many tasks give the noise of the Hessian, which costs most; by default all.
     """
-    replicas = support_replicas(tasks)
+    replicas = support_replicas(tasks, not is_elementwise(inner_loop.loss))
     count, samples = len(replicas), replicas[0].inputs.shape[1]
     gradients = _gradients(inner_loop, tasks, replicas)  # (T, m, d)
     if count < 2:
@@ -79,20 +80,24 @@ def noise(inner_loop: InnerLoop, tasks: Tasks, hessian_tasks: int | None = None)
     )
 
 
-def support_replicas(tasks: Tasks) -> list[Batch]:
+def support_replicas(tasks: Tasks, labelled: bool) -> list[Batch]:
     """The support batches of the tasks, and as many more of the same composition as the query holds.
 
-    Where targets are class numbers, a replica has as many examples of each class as the first support batch.
+    A replica has as many examples of each class as the first support batch.
+
+    Args:
+        tasks: Whose support and query are dealt out.
+        labelled: Whether whole numbers, one for each example, are classes (one that the loss ignores among them).
     """
     support, query = tasks.support[0], tasks.query
     size, held = support.targets.shape[1], query.targets.shape[1]
-    if support.targets.is_floating_point() or support.targets.dim() != 2:
+    if not labelled or support.targets.is_floating_point() or support.targets.dim() != 2:
         rows = [torch.arange(k, k + size).expand(tasks.size, -1) for k in range(0, held - size + 1, size)]
     else:
         # The k-th example of a class in the query goes to replica k // shots, in the order of classes.
-        needed = _counts(support.targets)
-        ranked = query.targets.sort(dim=1, stable=True)
-        available = _counts(query.targets, needed.shape[1])
+        labels = torch.cat([support.targets, query.targets], 1).unique(return_inverse=True)[1]  # type: ignore[no-untyped-call]
+        needed, available = (_counts(part, int(labels.max()) + 1) for part in labels.split([size, held], 1))
+        ranked = labels[:, size:].sort(dim=1, stable=True)
         wanted = needed > 0
         fits = int((available[wanted] // needed[wanted]).min()) if bool(wanted.any()) else 0
         starts = available.cumsum(1) - available
@@ -108,9 +113,8 @@ def support_replicas(tasks: Tasks) -> list[Batch]:
     return [*tasks.support, *made]
 
 
-def _counts(labels: Tensor, classes: int = 0) -> Tensor:
+def _counts(labels: Tensor, classes: int) -> Tensor:
     """How many of each class each task has (T, classes)."""
-    classes = max(classes, int(labels.max()) + 1)
     return torch.nn.functional.one_hot(labels, classes).sum(1).cpu()
 
 

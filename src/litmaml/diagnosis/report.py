@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,6 +14,7 @@ from litmaml.diagnosis.diagnose import Diagnosis
 from litmaml.diagnosis.estimate import Estimate
 from litmaml.diagnosis.estimator_errors import EstimatorError
 from litmaml.diagnosis.picture import plot_diagnosis
+from litmaml.json_text import json_text
 
 
 def print_diagnosis(found: Diagnosis, console: Console | None = None) -> None:
@@ -46,9 +45,8 @@ def print_diagnosis(found: Diagnosis, console: Console | None = None) -> None:
 def write_diagnosis(found: Diagnosis, folder: Path) -> list[Path]:
     """Writes ``diagnosis.json`` and ``diagnosis.png`` and returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(_finite(found.as_dict()), indent=2, ensure_ascii=False, allow_nan=False)
     data, picture = folder / "diagnosis.json", folder / "diagnosis.png"
-    data.write_text(text + "\n", encoding="utf-8")
+    data.write_text(json_text(found.as_dict()), encoding="utf-8")
     plot_diagnosis(found, picture)
     return [data, picture]
 
@@ -155,12 +153,3 @@ def _share(value: float | None) -> str:
 def _bias(row: EstimatorError) -> str:
     """What is not told apart from zero is given as its bound."""
     return _share(row.bias) if row.bias else f"< {_share(row.bias_below)}" if row.bias_below else "0"
-
-
-def _finite(value: Any) -> Any:
-    """Plain data with None in place of what JSON has no number for."""
-    if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

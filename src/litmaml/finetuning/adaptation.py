@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from litmaml.data.images import ImageFormat
 from litmaml.finetuning.adapted_model import AdaptedModel, Recipe
+from litmaml.finetuning.examples import read_examples
 from litmaml.finetuning.fine_tuner import FineTuner
+from litmaml.finetuning.input_shape import a_few
 from litmaml.finetuning.meta_checkpoint import MetaCheckpoint, open_checkpoint
 from litmaml.meta_learner import MetaLearner
 from litmaml.types import Params
@@ -18,28 +21,32 @@ from litmaml.types import Params
 
 def adapt(
     checkpoint: str | Path | MetaLearner,
-    inputs: Tensor,
-    targets: Tensor,
+    inputs: Any,
+    targets: Any,
     classes: Sequence[str] | None = None,
     steps: int | None = None,
     lr: float | None = None,
 ) -> AdaptedModel:
     """The model that a meta-checkpoint becomes on a few examples, by its own meta-learnt inner loop.
 
+    Inputs and targets are tensors, numpy arrays or lists, of any precision and on any device. Whether the targets are
+    classes or values is decided by the loss that the checkpoint was trained with (``read_examples``).
+
     Args:
         checkpoint: A file that ``fit`` wrote, a run's folder, ``wandb://ENTITY/PROJECT/NAME:ALIAS``, or a learner.
         inputs: (n, ...), as the model takes them.
-        targets: (n,) class indices from 0, or (n, ...) values to regress on.
-        classes: The classes' names in the order of their indices; by default 0, 1, ...
+        targets: (n,) class indices from 0, or the classes' names, or (n, ...) values to regress on.
+        classes: The classes' names in the order of their indices; by default 0, 1, ..., or by the alphabet.
         steps: Inner steps; by default as in the checkpoint's own tests, and in classification further until the
             examples are learnt (``FineTuner``).
         lr: Inner rate for all steps and weights; by default what was meta-learnt.
 
     Returns:
-        A module in eval mode; it can be saved, loaded again, classify files and be exported.
+        A module in eval mode, on the checkpoint's device; it can be saved, loaded again, classify files and be
+        exported.
 
     Raises:
-        ValueError: The examples do not fit each other, or the checkpoint's model.
+        ValueError: The examples do not fit each other, or the checkpoint's model or loss; with row and value.
         FloatingPointError: The loss is not finite.
 
     Example:
@@ -49,23 +56,11 @@ def adapt(
         >>> y = model(torch.tensor([[0.5]]))  # doctest: +SKIP
     """
     found = open_checkpoint(checkpoint)
-    if len(inputs) != len(targets) or len(inputs) == 0:
-        raise ValueError(f"targets: there are {len(inputs)} inputs and {len(targets)} targets; give one for each")
-    if targets.is_floating_point():
-        if classes is not None:
-            raise ValueError("classes: the targets are values, not class indices; leave the classes out")
-        tuner = FineTuner(found.learner, inputs[:2], None, steps, lr)
-    else:
-        targets = targets.long()
-        count = int(targets.max()) + 1 if classes is None else len(classes)
-        if int(targets.min()) < 0 or int(targets.max()) >= count:
-            raise ValueError(
-                f"targets: class indices must lie in 0 .. {count - 1}, got {int(targets.min())} .. {int(targets.max())}"
-            )
-        classes = classes or [str(k) for k in range(count)]
-        tuner = FineTuner(found.learner, inputs[:2], count, steps, lr)
-    *path, last = tuner.path(inputs, targets)
-    return deployed(tuner, last.weights, len(path), inputs, found, classes, found.image_format)
+    given = read_examples(found.learner.inner_loop, inputs, targets, classes)
+    outputs = None if given.classes is None else len(given.classes)
+    tuner = FineTuner(found.learner, a_few(given.inputs), outputs, steps, lr)
+    *path, last = tuner.path(given.inputs, given.targets)
+    return deployed(tuner, last.weights, len(path), given.inputs, found, given.classes, found.image_format)
 
 
 def deployed(

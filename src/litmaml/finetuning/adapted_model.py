@@ -12,18 +12,22 @@ from typing import Any, NamedTuple
 import torch
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, load_model, save_model
 from torch import Tensor, nn
 
+from litmaml.admission import admit, admit_arguments, make, short
 from litmaml.checkpoint import sha256
 from litmaml.data.images import ImageFormat, read_images
 from litmaml.finetuning.frozen_norm import hold_statistics
 from litmaml.finetuning.head import replace_head
+from litmaml.paths import expanded
+from litmaml.plain_files import NotPlain, read_json, read_yaml
 from litmaml.plots import Fit, grid_over, plot_fits
-from litmaml.recipe import build
+from litmaml.proportion import check_size
+from litmaml.recipe import made
 
 WEIGHTS, CONFIG, CLASSES = "model.safetensors", "config.yaml", "classes.json"
-_READ_AT_ONCE = 256
+_READ_AT_ONCE, _PIXELS_AT_ONCE = 256, 1 << 24
 
 
 class Recipe(NamedTuple):
@@ -122,8 +126,10 @@ class AdaptedModel(nn.Module):
         if self.classes is None:
             raise ValueError("this model is no classifier: it has no classes")
         device = next(self.parameters()).device
-        for start in range(0, len(files), _READ_AT_ONCE):
-            some = files[start : start + _READ_AT_ONCE]
+        size = 1 if self.image_format is None else self.image_format.channels * self.image_format.size**2
+        at_once = max(1, min(_READ_AT_ONCE, _PIXELS_AT_ONCE // size))
+        for start in range(0, len(files), at_once):
+            some = files[start : start + at_once]
             best = self.probabilities(self.preprocess(*some).to(device)).max(1)
             for file, probability, label in zip(some, best.values, best.indices, strict=True):
                 yield Prediction(Path(file), self.classes[int(label)], float(probability))
@@ -139,7 +145,7 @@ class AdaptedModel(nn.Module):
                 "the model cannot be saved to be loaded again: its checkpoint could not describe the class and "
                 "arguments of the network; keep each argument of its constructor as an attribute of the same name"
             )
-        folder = Path(folder).expanduser()
+        folder = expanded(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_model(copy.deepcopy(self.network).cpu(), str(folder / WEIGHTS))
         (folder / WEIGHTS).chmod(0o644)  # as other files; safetensors writes for the owner only
@@ -168,33 +174,71 @@ def load(folder: str | Path) -> AdaptedModel:
         FileNotFoundError: The folder lacks one of its files.
         ValueError: A file is damaged, or the model's class is not known.
     """
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     for name in (WEIGHTS, CONFIG, CLASSES):
         if not (folder / name).is_file():
             raise FileNotFoundError(
                 f"model: {str(folder)!r} has no {name}; give a folder that litmaml finetune wrote (its --output)"
             )
     try:
-        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-        classes = json.loads((folder / CLASSES).read_text(encoding="utf-8"))
-        recipe = Recipe(config["model"], config["head"], int(config["outputs"]), config["source"])
-        image_format = ImageFormat(**config["image_format"]) if config["image_format"] else None
-        digest = config["sha256"]
-    except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        config, classes = _read_config(folder / CONFIG), _read_classes(folder / CLASSES)
+        recipe = Recipe(config["model"], config["head"], config["outputs"], config["source"])
+        given = admit_arguments(ImageFormat, config["image_format"] or {}, "image_format")
+        image_format = ImageFormat(**make(given)) if config["image_format"] else None
+        if classes is not None and len(classes) != recipe.outputs:
+            raise NotPlain(f"has {len(classes)} names of {recipe.outputs} classes")
+    except (ValueError, TypeError) as error:
         raise ValueError(
-            f"model: {CONFIG} or {CLASSES} in {str(folder)!r} is damaged ({error!r}); copy the folder anew"
+            f"model: {CONFIG} or {CLASSES} in {str(folder)!r} is damaged ({error}); copy the folder anew"
         ) from error
-    if digest != sha256(folder / WEIGHTS):
+    if config["sha256"] != sha256(folder / WEIGHTS):
         raise ValueError(
             f"model: {str(folder / WEIGHTS)!r} is damaged or of another model: its SHA-256 sum is not the one in "
             f"{CONFIG}; copy the folder anew"
         )
-    network = build(recipe.model, nn.Module, "model")
-    if recipe.head is not None:
-        replace_head(network, recipe.head, recipe.outputs)
-    hold_statistics(network)
+    unfit = f"model: the weights in {str(folder)!r} do not fit its {CONFIG}"
     try:
+        weights = load_file(str(folder / WEIGHTS))
+    except Exception as error:  # on a header that lies it raises almost any
+        raise ValueError(f"{unfit}: {error}") from error
+    admitted = admit(recipe.model, (nn.Module,), "model")
+    check_size({"model": admitted}, weights, "")
+    network: nn.Module = made(admitted, "model")
+    try:
+        if recipe.head is not None:
+            rows = [len(weights[name]) for name in (f"{recipe.head}.weight",) if name in weights]
+            if rows != [recipe.outputs]:
+                raise ValueError(f"{recipe.head} has no weights of {recipe.outputs} outputs")
+            replace_head(network, recipe.head, recipe.outputs)
+        hold_statistics(network)
         load_model(network, str(folder / WEIGHTS))
-    except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"model: the weights in {str(folder)!r} do not fit its {CONFIG}: {error}") from error
+    except (SafetensorError, RuntimeError, AttributeError, ValueError, TypeError) as error:
+        raise ValueError(f"{unfit}: {error}") from error
     return AdaptedModel(network, classes, image_format, recipe)
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "model": (dict,),
+    "head": (str, type(None)),
+    "outputs": (int,),
+    "image_format": (dict, type(None)),
+    "sha256": (str,),
+    "source": (dict,),
+}
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    config = read_yaml(path)
+    if not isinstance(config, dict):
+        raise NotPlain("holds no settings by name")
+    for name, kinds in _KINDS.items():
+        if not isinstance(config.get(name), kinds) or isinstance(config.get(name), bool):
+            raise NotPlain(f"has no {name}" if name not in config else f"{name}: cannot be {short(config[name])}")
+    return config
+
+
+def _read_classes(path: Path) -> list[str] | None:
+    classes = read_json(path)
+    if classes is None or (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
+        return classes
+    raise NotPlain("holds no list of names")

@@ -7,6 +7,9 @@ import re
 from pathlib import Path
 
 PREFIX = "wandb://"
+_WORD = r"(?!\.+[/:]|\.+$)[\w.-]+(?: [\w.-]+)*"
+_REFERENCE = re.compile(rf"{PREFIX}{_WORD}/{_WORD}/{_WORD}:{_WORD}")
+"""Words and spaces only: other signs mean something in an address."""
 
 
 def fetch_artifact(reference: str) -> Path:
@@ -19,7 +22,7 @@ def fetch_artifact(reference: str) -> Path:
         ValueError: It is no such reference, or the artifact does not hold just one checkpoint.
         ConnectionError: It cannot be fetched: no network, no login, or no such artifact.
     """
-    if not re.fullmatch(rf"{PREFIX}[^/:]+/[^/:]+/[^/:]+:[^/:]+", reference):
+    if not _REFERENCE.fullmatch(reference):
         raise ValueError(
             f"checkpoint: {reference!r} is no artifact; write {PREFIX}ENTITY/PROJECT/NAME:ALIAS, for example "
             f"{PREFIX}me/omniglot/model-RUNID:best with the id of the run that logged it"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import os
 import tempfile
@@ -22,6 +21,9 @@ from litmaml.finetuning.labelled_images import check_copies, find_images, read_q
 from litmaml.finetuning.meta_checkpoint import open_checkpoint
 from litmaml.finetuning.report import print_report, write_predictions, write_report
 from litmaml.float32 import set_float32_precision
+from litmaml.imports import import_named
+from litmaml.paths import expanded
+from litmaml.shown import printable
 
 
 def finetune(
@@ -53,7 +55,7 @@ def finetune(
         lr: Inner rate for all steps and weights; by default what was meta-learnt.
         export: Also write the model for torch.export (model.pt2), for ONNX (model.onnx), or both.
         image_format: What images become; by default as in the checkpoint's training.
-        imports: Python modules to import first, such as the one with the checkpoint's own model class.
+        imports: Your own modules to import first, such as the one with the checkpoint's model: --imports one two.
         device: Where to compute: cpu, cuda, cuda:1, ...
         wandb: Project of Weights & Biases to log to; without an account under WANDB_MODE=offline.
 
@@ -63,12 +65,10 @@ def finetune(
         ValueError: The checkpoint or the images cannot be used.
     """
     asked = {"checkpoint": checkpoint, "data": data, "output": output, "query": query, "steps": steps, "lr": lr}
-    folder = Path(output).expanduser()
+    folder = expanded(output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"output: {output!r} exists already and is no empty folder; name a new one")
     _check_device(device)
-    for module in imports:
-        importlib.import_module(module)
     if wandb is not None:  # wandb need not be there otherwise, and it is too late at the end to say that it is not
         from litmaml.finetuning.wandb_report import report_to_wandb
     set_float32_precision("highest")  # the same model on a GPU as on a CPU
@@ -111,25 +111,33 @@ def _check_device(device: str) -> None:
         ) from error
 
 
-def classify(model: str, images: str, output: str = "predictions.csv") -> list[Prediction]:
+def classify(
+    model: str,
+    images: str,
+    output: str = "predictions.csv",
+    imports: Sequence[str] = (),
+    follow_links: bool = False,
+) -> list[Prediction]:
     """Write the class and its probability of each image in a folder, by a model that litmaml finetune made.
 
     Args:
         model: The folder that litmaml finetune wrote (its --output).
         images: Folder of the images; those in folders within it too.
         output: The CSV file to write: file, class, probability.
+        imports: Your own modules to import first, such as the one with the network's class: --imports one two.
+        follow_links: Whether to read also what links lead to, out of the folder.
 
     Raises:
         FileNotFoundError: There is no such model or folder.
         ValueError: The model is damaged, or there are no images or some that cannot be read.
     """
     adapted = load(model)
-    files = find_images(images, "images")
+    files = find_images(images, "images", follow_links)
     predictions = list(shown(adapted.classify(*files), len(files), "images"))
-    path = Path(output).expanduser()
+    path = expanded(output)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_predictions(path, predictions)
-    print(f"{len(predictions)} images classified, written to {path}")
+    print(f"{len(predictions)} images classified, written to {printable(path)}")
     return predictions
 
 
@@ -144,7 +152,7 @@ def run_command(name: str, arguments: Sequence[str]) -> None:
         _, *further = (inspect.getdoc(command) or "").partition("\n\nArgs:")[0].split("\n\n")
         auto_cli(
             command,
-            args=list(arguments),
+            args=import_named(arguments),
             as_positional=False,
             parser_class=OneLineErrors,
             prog=f"litmaml {name}",

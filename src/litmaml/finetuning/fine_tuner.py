@@ -10,9 +10,14 @@ from torch import Tensor, nn
 
 from litmaml.finetuning.frozen_norm import batch_norms, check_independent, freeze_normalisation
 from litmaml.finetuning.head import find_head, replace_head
+from litmaml.finetuning.input_shape import outputs_of
+from litmaml.finetuning.support_loss import learnt_at, weigh
 from litmaml.inner_loop import InnerLoop
 from litmaml.inner_optimizer import InnerOptimizer
+from litmaml.loss_checks import check_loss_on
+from litmaml.losses import ignored_index, takes_class_indices
 from litmaml.meta_learner import MetaLearner
+from litmaml.metrics import count_right
 from litmaml.model_copy import copy_of
 from litmaml.outer_gradient import FirstOrder
 from litmaml.recipe import describe
@@ -22,9 +27,6 @@ from litmaml.types import Batch, Params, Tasks
 AT_ONCE = 256
 """Examples whose gradient is taken at once; of a larger support set the parts' gradients are added up."""
 
-LEARNT = 0.05
-"""The loss at which a support set is learnt: the true class has a probability of 95%, in the geometric mean."""
-
 _FURTHER = 10
 
 
@@ -32,11 +34,13 @@ class Step(NamedTuple):
     """The fast weights after an inner step, with loss and accuracy on the support set.
 
     accuracy: None in regression.
+    learnt: whether the support set is (``LEARNT``).
     """
 
     weights: Params
     loss: float
     accuracy: float | None
+    learnt: bool
 
 
 class FineTuner:
@@ -49,7 +53,7 @@ class FineTuner:
     most ten times as many: one that is larger or stranger than the tasks of meta-training takes more steps.
 
     A support set of more than ``AT_ONCE`` examples is dealt out to equal parts with examples of all classes; the
-    gradient is the mean of theirs, and batch norm normalises each part by itself.
+    gradient is that of their loss together, and batch norm normalises each part by itself.
 
     Args:
         learner: A meta-learnt ``MetaLearner``; it is not changed.
@@ -77,7 +81,10 @@ class FineTuner:
         model = copy_of(learnt.model).eval()
         self.steps = learner.evaluation_steps if steps is None else steps
         self.most_steps = _FURTHER * self.steps if steps is None and outputs is not None else self.steps
-        self.trained_outputs = _outputs(model, example)
+        predictions = outputs_of(model, example)
+        self.trained_outputs = int(predictions.shape[1]) if predictions.dim() > 1 else 1
+        self.outputs = self.trained_outputs if outputs is None else outputs
+        self.classifies = outputs is not None or takes_class_indices(learnt.loss)
         self.replaced_head: str | None = None
         if outputs is not None and outputs != self.trained_outputs:
             self.replaced_head = find_head(model, example)
@@ -114,22 +121,27 @@ class FineTuner:
         batches = [Batch(x[None], y[None]) for x, y in zip(parts(inputs), parts(targets), strict=True)]
         if not self._tried:
             try_first_batch(loop, Tasks((batches[0],), batches[0], torch.zeros(1, dtype=torch.int64)))
+            with torch.no_grad():
+                check_loss_on(loop.loss, loop.model(batches[0].inputs[0].clone()), batches[0].targets[0])
             self._tried = True
+        shares = weigh(loop.loss, [batch.targets[0] for batch in batches])
+        enough = learnt_at(loop.loss, targets, self.outputs)
         fast, slow = loop.start(1)
         fast = {name: weight.detach() for name, weight in fast.items()}
         state = loop.optimizer.start(fast)
-        yield self._measured(0, fast, batches, len(inputs))
+        yield self._measured(0, fast, batches, shares, enough)
         for j in range(self.most_steps):
             gradient: Params = {}
-            for batch in batches:
-                share = batch.targets.shape[1] / len(inputs)
+            for batch, share in zip(batches, shares, strict=True):
+                if share == 0:  # a part in which nothing counts has no loss
+                    continue
                 part = first_order.inner_gradient(loop.losses, fast, slow, batch, None)
                 gradient = {n: share * g.detach() + gradient.get(n, 0.0) for n, g in part.items()}
             fast, state = loop.optimizer.step(j, fast, gradient, state)
             fast = {name: weight.detach() for name, weight in fast.items()}
-            step = self._measured(j + 1, fast, batches, len(inputs))
+            step = self._measured(j + 1, fast, batches, shares, enough)
             yield step
-            if j + 1 >= self.steps and step.loss <= LEARNT:
+            if j + 1 >= self.steps and step.learnt:
                 return
 
     def module(self, weights: Params, inputs: Tensor) -> nn.Module:
@@ -151,37 +163,26 @@ class FineTuner:
         with torch.no_grad():
             return self.inner_loop.predict(weights, inputs[None])[0]
 
-    def _measured(self, j: int, fast: Params, batches: list[Batch], count: int) -> Step:
-        loss, right = 0.0, 0
-        labels = not batches[0].targets.is_floating_point()
+    def _measured(self, j: int, fast: Params, batches: list[Batch], shares: list[float], enough: float) -> Step:
+        loss, right, total = 0.0, 0, 0
         with torch.no_grad():
-            for batch in batches:
+            for batch, share in zip(batches, shares, strict=True):
                 predictions = self.inner_loop.predict(fast, batch.inputs)
-                loss += float(self.inner_loop.loss_of(predictions, batch.targets)) * batch.targets.shape[1] / count
-                if labels:
-                    right += int((predictions.argmax(2) == batch.targets).sum())
+                loss += share * float(self.inner_loop.loss_of(predictions, batch.targets)) if share else 0.0
+                if self.classifies:
+                    found = count_right(predictions[0], batch.targets[0], ignored_index(self.inner_loop.loss))
+                    right, total = right + int(found[0]), total + int(found[1])
         if not loss < float("inf"):
             raise FloatingPointError(
                 f"the loss on the support set is {loss} after {j} inner steps; lower the rate (lr) or take fewer steps"
             )
-        return Step(fast, loss, right / count if labels else None)
+        return Step(fast, loss, right / total if total else None, loss <= enough)
 
 
 def parts(examples: Tensor) -> list[Tensor]:
     """Examples dealt out to as few equal parts as hold at most ``AT_ONCE``; sorted by class, each has of all."""
     number = -(-len(examples) // AT_ONCE)
     return [examples[k::number] for k in range(number)]
-
-
-def _outputs(model: nn.Module, example: Tensor) -> int:
-    try:
-        with torch.no_grad():
-            predictions = model(example)
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise ValueError(
-            f"inputs: the model does not take examples of shape {tuple(example.shape[1:])} ({error})"
-        ) from error
-    return int(predictions.shape[1]) if predictions.dim() > 1 else 1
 
 
 def _with_rate(optimizer: InnerOptimizer, lr: float) -> InnerOptimizer:

@@ -19,6 +19,7 @@ from litmaml.finetuning.fine_tuner import FineTuner, Step, parts
 from litmaml.finetuning.held_out import folds, held_out, why_not
 from litmaml.finetuning.labelled_images import Images
 from litmaml.finetuning.meta_checkpoint import MetaCheckpoint
+from litmaml.losses import is_elementwise
 
 T = TypeVar("T")
 
@@ -81,7 +82,16 @@ def fine_tune(
         query: Images to score or to predict.
         steps: Inner steps; by default as ``FineTuner`` has it.
         lr: Inner rate; by default what was meta-learnt.
+
+    Raises:
+        ValueError: The checkpoint was trained on values, or the images do not fit its model.
     """
+    loss = start.learner.inner_loop.loss
+    if is_elementwise(loss):
+        raise ValueError(
+            f"checkpoint: it was trained on values ({type(loss).__name__}), not on classes, and cannot become a "
+            "classifier; adapt it in Python by litmaml.adapt"
+        )
     inputs, targets = support.inputs, support.labels
     tuner = FineTuner(start.learner, inputs[:2], len(classes), steps, lr)
     labelled = query if query is not None and query.targets is not None else None

@@ -53,8 +53,13 @@ def replace_head(model: nn.Module, name: str, classes: int) -> None:
         model: Is changed.
         name: As ``find_head`` gives it.
         classes: The new width.
+
+    Raises:
+        ValueError: It is no Linear or convolution.
     """
     head = model.get_submodule(name)
+    if not isinstance(head, Head):
+        raise ValueError(f"head: {name!r} is no Linear or convolution, got {type(head).__name__}")
     for key, weight in list(head.named_parameters(recurse=False)):
         zero = torch.zeros((classes, *weight.shape[1:]), dtype=weight.dtype, device=weight.device)
         setattr(head, key, nn.Parameter(zero, requires_grad=weight.requires_grad))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from litmaml.data.image_folder import SUFFIXES
 from litmaml.data.image_tasks import listed
 from litmaml.data.images import ImageFormat, lines, read_images
 from litmaml.data.leakage import Pair, Place, copies, fingerprints, listed_pairs
+from litmaml.paths import expanded
+from litmaml.shown import one_line
 
 
 class Images(NamedTuple):
@@ -74,7 +77,7 @@ def read_query(folder: str, names: Sequence[str], image_format: ImageFormat) -> 
         FileNotFoundError: There is no such folder.
         ValueError: It has no images, files are no images, or it has folders that are no class.
     """
-    classes, loose = _class_folders(folder, "query"), _images(Path(folder).expanduser())
+    classes, loose = _class_folders(folder, "query"), _images(expanded(folder))
     if classes and loose:
         raise ValueError(
             f"query: {folder!r} has both images and folders; put labelled images into folders named as the classes, or "
@@ -139,18 +142,34 @@ def _copies(images: Images, argument: str, names: Sequence[str], seen: dict[byte
     return [Pair(*pair) for pair in copies(seen, fingerprints(images.inputs), places)]
 
 
-def find_images(folder: str, argument: str) -> list[Path]:
+def find_images(folder: str, argument: str, follow_links: bool = False) -> list[Path]:
     """All image files in a folder and the folders in it.
+
+    Args:
+        folder: As it was typed.
+        argument: What it was typed for.
+        follow_links: Whether to go where links lead, also out of the folder.
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: There are no images in it.
+        ValueError: There are no images in it, or links that lead out of it are not to be followed.
     """
     root = _folder(folder, argument)
-    files = sorted(path for inner in [root, *root.rglob("*")] if inner.is_dir() for path in _images(inner))
+    files, seen, home = [], set(), root.resolve()
+    for inner, names, _ in os.walk(root, followlinks=follow_links):
+        if (here := Path(inner).resolve()) in seen:
+            names.clear()  # a link to a folder above it
+            continue
+        seen.add(here)
+        files += _images(Path(inner))
+    if outside := [] if follow_links else [file for file in files if not file.resolve().is_relative_to(home)]:
+        raise ValueError(
+            f"{argument}: {len(outside)} images in {folder!r} are links to files elsewhere, such as "
+            f"{one_line(outside[0])}; type --follow_links=true if they are to be read"
+        )
     if not files:
         raise ValueError(f"{argument}: there is no image ({', '.join(SUFFIXES)}) in {folder!r}")
-    return files
+    return sorted(files)
 
 
 def _labelled(
@@ -185,7 +204,7 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _folder(named: str, argument: str) -> Path:
-    folder = Path(named).expanduser()
+    folder = expanded(named)
     if not folder.is_dir():
         raise FileNotFoundError(f"{argument}: there is no folder {named!r}")
     return folder

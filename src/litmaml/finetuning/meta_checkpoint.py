@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 
 from lightning.pytorch.utilities import rank_zero_info
 
+from litmaml.admission import NotAdmitted, admit_arguments, make
 from litmaml.checkpoint import read_checkpoint
 from litmaml.data.image_tasks import ImageTasks
 from litmaml.data.images import ImageFormat
 from litmaml.finetuning.artifact import PREFIX, fetch_artifact
 from litmaml.meta_learner import MetaLearner
+from litmaml.paths import expanded
 from litmaml.recipe import build
 from litmaml.run_folder import BEST, CHECKPOINTS, LAST
 
@@ -34,12 +36,14 @@ class MetaCheckpoint(NamedTuple):
     @property
     def image_format(self) -> ImageFormat | None:
         """What the images of its training became; None if they were no images, or of a class not known here."""
-        recorded = (self.tasks or {}).get("init_args", {}).get("image_format")
-        if isinstance(recorded, Mapping):
-            return ImageFormat(**recorded.get("init_args", recorded))
+        given = (self.tasks or {}).get("init_args")
+        recorded = given.get("image_format") if isinstance(given, Mapping) else None
         try:
+            if isinstance(recorded, Mapping):
+                fields = recorded.get("init_args", recorded)
+                return ImageFormat(**make(admit_arguments(ImageFormat, fields, "checkpoint.data.tasks.image_format")))
             tasks: ImageTasks = build(self.tasks, ImageTasks, "tasks")
-        except ValueError:
+        except NotAdmitted:
             return None
         return tasks.image_format
 
@@ -60,7 +64,10 @@ def open_checkpoint(named: str | Path | MetaLearner) -> MetaCheckpoint:
         return MetaCheckpoint("the learner", named)
     path = locate(named)
     data = read_checkpoint(path).get("datamodule_hyper_parameters") or {}
-    return MetaCheckpoint(str(named), MetaLearner.load_from_checkpoint(path), data.get("tasks"), path)
+    tasks = data.get("tasks")
+    return MetaCheckpoint(
+        str(named), MetaLearner.load_from_checkpoint(path), tasks if isinstance(tasks, Mapping) else None, path
+    )
 
 
 def start_from(learner: MetaLearner, named: str) -> None:
@@ -87,7 +94,7 @@ def locate(named: str | Path, argument: str = "checkpoint") -> Path:
     """
     if str(named).startswith(PREFIX):
         return fetch_artifact(str(named))
-    path = Path(named).expanduser()
+    path = expanded(named)
     if path.is_file():
         return path
     if path.is_dir():

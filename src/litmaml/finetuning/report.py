@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from litmaml.evaluation import Interval
 from litmaml.finetuning.adapted_model import Prediction
-from litmaml.finetuning.confusion import Confusion
-from litmaml.finetuning.fine_tuner import LEARNT
 from litmaml.finetuning.fine_tuning import FineTuned
-from litmaml.plots import plot_adaptation
+from litmaml.plots import Measured, plot_adaptation
+from litmaml.shown import code, markdown, one_line, printable, table_cell
 
 PREDICTIONS, REPORT, ADAPTATION, CONFUSION = "predictions.csv", "report.md", "adaptation.png", "confusion.png"
+
+
+class _Share(NamedTuple):
+    """An accuracy with the ends of its interval, which lie unevenly around it."""
+
+    mean: float
+    low: float
+    high: float
 
 
 def write_report(result: FineTuned, folder: Path) -> None:
     """Write ``predictions.csv``, ``adaptation.png``, ``confusion.png`` (where there is a score) and ``report.md``."""
     write_predictions(folder / PREDICTIONS, result.predictions, result.labels)
-    exact = [Interval(step.accuracy or 0.0, 0.0) for step in result.curve]
-    curves = {"support accuracy": exact, "loss": [Interval(step.loss, 0.0) for step in result.curve]}
+    curves: dict[str, list[Measured]] = {
+        "support accuracy": [Interval(step.accuracy or 0.0, 0.0) for step in result.curve],
+        "loss": [Interval(step.loss, 0.0) for step in result.curve],
+    }
     if result.query_curve:
-        curves = {"query accuracy": [_symmetric(score) for score in result.query_curve], **curves}
+        curves = {"query accuracy": [_Share(score.accuracy, *score.bounds) for score in result.query_curve], **curves}
     plot_adaptation(folder / ADAPTATION, curves, f"{len(result.classes)} classes, {sum(result.support)} images")
     if result.score is not None:
         result.score.plot(folder / CONFUSION, f"{result.method}: {result.score.accuracy:.1%}")
@@ -37,24 +49,26 @@ def write_predictions(path: Path, predictions: list[Prediction], labels: list[st
         writer = csv.writer(file)
         writer.writerow(["file", "class", "probability", *(["label"] if labels else [])])
         for k, found in enumerate(predictions):
-            writer.writerow([found.file, found.label, f"{found.probability:.6f}", *([labels[k]] if labels else [])])
+            names = [found.file, found.label, *([labels[k]] if labels else [])]
+            file_name, label, *others = map(table_cell, names)
+            writer.writerow([file_name, label, f"{found.probability:.6f}", *others])
 
 
 def print_report(result: FineTuned, folder: Path) -> None:
     """Show what matters: accuracy, classes, what was done to head and normalisation, and what to do next."""
     console = Console()
     if result.score is not None:
-        console.print(f"{result.method}: {result.score}", markup=False, highlight=False, soft_wrap=True)
+        console.print(printable(f"{result.method}: {result.score}"), markup=False, highlight=False, soft_wrap=True)
         table = Table()
         for title in ("class", "images", "right", "most others taken for"):
             table.add_column(title, justify="right" if title in ("images", "right") else "left")
         for name, images, right, most in result.score.rows():
-            table.add_row(name, str(images), str(right), most)
-        console.print(table, markup=False)
+            table.add_row(Text(one_line(name)), str(images), str(right), Text(one_line(most)))
+        console.print(table)
     for line in _notes(result):
-        console.print(line, markup=False, highlight=False)
+        console.print(printable(line), markup=False, highlight=False)
     console.print(
-        f"written to {folder}; classify further images: litmaml classify --model {folder} --images FOLDER",
+        printable(f"written to {folder}; classify further images: litmaml classify --model {folder} --images FOLDER"),
         markup=False,
         highlight=False,
         soft_wrap=True,
@@ -69,7 +83,7 @@ def _notes(result: FineTuned) -> list[str]:
         f"Head: {_head(result)}.",
         f"Normalisation: {_normalisation(result)}.",
     ]
-    if result.curve[-1].loss > LEARNT:
+    if not result.curve[-1].learnt:
         notes.append(
             f"The support set is not learnt well: {result.curve[-1].accuracy or 0:.0%} of it are right, at a loss of "
             f"{result.curve[-1].loss:.2g}. Try more steps (--steps) or another rate (--lr)."
@@ -85,7 +99,7 @@ def _head(result: FineTuned) -> str:
     if result.tuner.replaced_head is None:
         return f"kept, meta-learnt for {result.tuner.trained_outputs} classes"
     return (
-        f"`{result.tuner.replaced_head}` replaced by one that starts at zero: {len(result.classes)} classes, "
+        f"{code(result.tuner.replaced_head)} replaced by one that starts at zero: {len(result.classes)} classes, "
         f"{result.tuner.trained_outputs} in meta-training"
     )
 
@@ -109,7 +123,7 @@ def _markdown(result: FineTuned, folder: Path) -> str:
     lines = [
         "# Fine-tuning",
         "",
-        f"From the meta-checkpoint `{result.checkpoint.name}`, {len(result.curve) - 1} inner steps on "
+        f"From the meta-checkpoint {code(result.checkpoint.name)}, {len(result.curve) - 1} inner steps on "
         f"{sum(result.support)} images of {len(result.classes)} classes.",
         "",
         *(f"- {note}" for note in _notes(result)),
@@ -125,7 +139,7 @@ def _markdown(result: FineTuned, folder: Path) -> str:
             "| --- | ---: | ---: | ---: | --- |",
         ]
         for (name, images, right, most), size in zip(result.score.rows(), result.support, strict=True):
-            lines.append(f"| {_cell(name)} | {size} | {images} | {right} | {_cell(most)} |")
+            lines.append(f"| {markdown(name)} | {size} | {images} | {right} | {markdown(most)} |")
         lines += ["", f"![which class was taken for which]({CONFUSION})", ""]
     lines += [
         "## Adaptation",
@@ -148,19 +162,10 @@ def _markdown(result: FineTuned, folder: Path) -> str:
         "",
         "```python",
         "import litmaml",
-        f'model = litmaml.load("{folder.name}")',
+        f"model = litmaml.load({json.dumps(one_line(folder.name), ensure_ascii=False)})",
         'for file, label, probability in model.classify("image.png"):',
         "    print(file, label, probability)",
         "```",
         "",
     ]
     return "\n".join(lines)
-
-
-def _symmetric(score: Confusion) -> Interval:
-    low, high = score.bounds
-    return Interval(score.accuracy, (high - low) / 2)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import wandb
-from litmaml.callbacks.wandb_report import ID_FILE, ResumableWandbLogger, picture
+from litmaml.callbacks.wandb_report import ID_FILE, ResumableWandbLogger, picture, remembered_id
 from litmaml.checkpoint import sha256
 from litmaml.finetuning.artifact import PREFIX
 from litmaml.finetuning.confusion import Confusion
@@ -86,7 +86,7 @@ def _origin(checkpoint: MetaCheckpoint) -> dict[str, str]:
         origin["sha256"] = sha256(checkpoint.file)
         remembered = folder_of(checkpoint.file) / ID_FILE
         if remembered.is_file():
-            origin["wandb_run"] = remembered.read_text(encoding="utf-8").strip()
+            origin["wandb_run"] = remembered_id(remembered)
     return origin
 
 

@@ -1,0 +1,56 @@
+"""The loss of a whole support set: what its parts count in it, and when it is as low as one wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from litmaml.losses import ignored_index, takes_class_indices
+
+LEARNT = 0.05
+"""The loss at which a support set is learnt: the true class has a probability of 95%, in the geometric mean. It counts
+from the least that is possible, which label smoothing and targets that are probabilities lift above zero."""
+
+
+def weigh(loss: nn.Module, parts: Sequence[Tensor]) -> list[float]:
+    """What each part's loss counts in that of all, by their targets (n_k, ...): l = sum_k w_k l_k.
+
+    A sum adds up. A mean is over the examples; in torch's losses of class indices it is over the places that are not
+    ignored, each with its class's weight.
+    """
+    if getattr(loss, "reduction", "mean") == "sum":
+        return [1.0 for _ in parts]
+    sizes = [_size(loss, targets) for targets in parts]
+    return [size / sum(sizes) if size else 0.0 for size in sizes]
+
+
+def _size(loss: nn.Module, targets: Tensor) -> float:
+    if not takes_class_indices(loss) or targets.is_floating_point() or isinstance(loss, nn.MultiMarginLoss):
+        return len(targets)
+    ignored, weight = ignored_index(loss), getattr(loss, "weight", None)
+    labels = targets if ignored is None else targets[targets != ignored]
+    return labels.numel() if weight is None else float(weight[labels.long()].double().sum())
+
+
+def learnt_at(loss: nn.Module, targets: Tensor, classes: int) -> float:
+    """The loss of a support set at which it is learnt (``LEARNT``).
+
+    The least that is possible is the entropy of what cross entropy is taken to, (1 - s) q + s / C with the label
+    smoothing s, C classes and q the targets. (With class weights it is that of all classes alike.)
+
+    Args:
+        loss: The inner loop's.
+        targets: Of the whole support set.
+        classes: C.
+    """
+    least = 0.0
+    if isinstance(loss, nn.CrossEntropyLoss):
+        soft = targets.is_floating_point()
+        shares = targets.double().movedim(1, -1) if soft else torch.eye(classes, dtype=torch.float64)[:1]
+        smoothed = (1 - loss.label_smoothing) * shares + loss.label_smoothing / classes
+        least = float(torch.special.entr(smoothed).sum(-1).mean())
+    if getattr(loss, "reduction", "mean") != "sum":
+        return LEARNT + least
+    return (LEARNT + least) * (len(targets) if targets.is_floating_point() else _size(loss, targets))

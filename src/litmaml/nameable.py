@@ -1,0 +1,105 @@
+"""Which classes and functions a file that somebody else made may name, found without running anything of it.
+
+To construct a class at will (``subprocess.Popen``) is to run code, and so is to import a module. So a name is looked
+up among what is loaded already and nothing is imported for it; and of large libraries only those parts can be named
+whose constructors do nothing but make layers, losses, metrics and optimizers.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import sys
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+
+class _Part(NamedTuple):
+    """A part of a package: how its modules may be spelled, where its classes are defined, and what they are."""
+
+    spelled: str
+    defined: str
+    kinds: tuple[type, ...]
+
+
+_OWN = tuple(f"litmaml.{name}" for name in ("data", "inner_optimizer", "losses", "metrics", "models", "outer_gradient"))
+_METRICS = "(aggregation|classification|clustering|nominal|regression|retrieval|segmentation)"
+_PARTS = {
+    "litmaml": [_Part(rf"({'|'.join(map(re.escape, _OWN))})(\.\w+)*", r"litmaml\..*", (object,))],
+    "torch": [
+        _Part(r"torch\.nn(\.modules(\.\w+)?)?", r"torch\.nn\.modules\..*", (nn.Module,)),
+        _Part(
+            r"torch\.optim(\.\w+)?", r"torch\.optim\..*", (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)
+        ),
+    ],
+    # Others load networks or word lists from the internet when they are made.
+    "torchmetrics": [_Part(rf"torchmetrics(\.{_METRICS}(\.\w+)*)?", rf"torchmetrics\.{_METRICS}\b.*", (object,))],
+}
+_NOT_THE_USERS = {*sys.stdlib_module_names, "higher", "jsonargparse", "lightning", "lightning_fabric", "matplotlib"} | {
+    *("numpy", "PIL", "pytorch_lightning", "rich", "safetensors", "wandb", "yaml")
+}
+"""Packages that litmaml itself loads: that they are loaded says nothing about the user's trust."""
+
+FUNCTIONS = {
+    f"torch.{name}": getattr(torch, name) for name in ("relu", "sigmoid", "tanh")
+} | {
+    f"torch.nn.functional.{name}": getattr(nn.functional, name)
+    for name in ("elu", "gelu", "leaky_relu", "mish", "relu", "relu6", "selu", "sigmoid", "silu", "softplus", "tanh")
+}  # fmt: skip
+"""All functions that can be named."""
+
+_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
+class NotNameable(ValueError):
+    """A name that is not looked up, or stands for nothing that may be made."""
+
+
+def find_class(name: object, kinds: tuple[type, ...]) -> type:
+    """The class of a dotted name, a subclass of one of ``kinds``.
+
+    Args:
+        name: As ``torch.nn.MSELoss``; of litmaml, torch or torchmetrics, or of a module that the user has imported.
+        kinds: What it may be.
+
+    Raises:
+        NotNameable: There is no such class, or it may not be made; the message goes on after its name.
+    """
+    if not isinstance(name, str) or len(name) > 300 or not _NAME.fullmatch(name):
+        raise NotNameable("is no name of a class")
+    module, _, last = name.rpartition(".")
+    top = module.partition(".")[0]
+    part = next((part for part in _PARTS.get(top, ()) if re.fullmatch(part.spelled, module)), None)
+    if top in _PARTS:
+        if part is None:
+            raise NotNameable("cannot be named by a file: it may do more than make a layer, loss, metric or optimizer")
+        for home in (own for own in (*_OWN, "torchmetrics") if module == own or module.startswith(f"{own}.")):
+            importlib.import_module(home)  # one of a few names that stand above
+    elif module not in sys.modules:
+        raise NotNameable(f"is not loaded, and nothing is imported for a file; type --imports {module or 'MODULE'}, "
+                          f"or in Python import {module or 'its module'} first")  # fmt: skip
+    elif top in _NOT_THE_USERS:
+        raise NotNameable(f"is no {_listed(kinds)} of yours, of litmaml, torch or torchmetrics")
+    # Not by getattr: a module may run code to make a name.
+    found: Any = vars(sys.modules[module]).get(last) if module in sys.modules else None
+    if not isinstance(found, type):
+        raise NotNameable("is no class" if found is not None else "is the name of no class that there is")
+    if not issubclass(found, kinds):
+        raise NotNameable(f"is no {_listed(kinds)}")
+    if part is not None and not (re.fullmatch(part.defined, found.__module__) and issubclass(found, part.kinds)):
+        raise NotNameable("cannot be named by a file: it may do more than make a layer, loss, metric or optimizer")
+    if inspect.isabstract(found):
+        raise NotNameable("is abstract: it cannot be made")
+    return found
+
+
+def is_the_users(kind: type) -> bool:
+    """Whether a class is of the user's own modules, whose arguments may be anything plain."""
+    return kind.__module__.partition(".")[0] not in _PARTS
+
+
+def _listed(kinds: tuple[type, ...]) -> str:
+    return " or ".join(kind.__name__ for kind in kinds)

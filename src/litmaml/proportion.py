@@ -1,0 +1,68 @@
+"""Whether a recorded model is in proportion to the weights that come with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from litmaml.admission import Recipe
+from litmaml.nameable import is_the_users
+from litmaml.recipe import made
+
+_TIMES, _BESIDES = 2, 10_000_000
+"""Weights that a model may have: so many times those in the file, and so many more."""
+
+
+def check_size(arguments: Mapping[str, Any], weights: Mapping[str, Tensor], what: str) -> None:
+    """Refuse to make a learner of far more weights than its file holds: a number in a file can fill the memory.
+
+    The user's own classes are not looked at: to make them twice may have effects.
+
+    Args:
+        arguments: The admitted arguments of a learner; its modules are looked at.
+        weights: What the file holds.
+        what: What the arguments are called in errors.
+
+    Raises:
+        ValueError: The model is out of proportion, or cannot be made.
+    """
+    model, optimizer = arguments.get("model"), arguments.get("inner_optimizer")
+    held = sum(min(weight.numel(), weight.untyped_storage().nbytes()) for weight in weights.values())
+    count = 0
+    # On the meta device, where tensors have a shape and no content.
+    with torch.device("meta"):
+        others = {"loss": arguments.get("loss"), **(arguments.get("metrics") or {})}
+        for name, part in others.items():
+            if isinstance(part, Recipe) and not _has_users(part):
+                count += _numbers(made(part, f"{what}{name}"))
+        if isinstance(model, Recipe) and not _has_users(model) and not _has_users(optimizer):
+            network = made(model, f"{what}model")
+            count += _numbers(network)
+            if isinstance(optimizer, Recipe):
+                rates = made(optimizer, f"{what}inner_optimizer")
+                rates.bind(dict(network.named_parameters()), arguments.get("inner_steps") or 1)
+                count += _numbers(rates)
+    if count > _TIMES * held + _BESIDES:
+        raise ValueError(
+            f"{what}model: it, its loss and its metrics would hold {count} numbers, and the file has {held}; they were "
+            "not made"
+        )
+
+
+def _numbers(module: nn.Module) -> int:
+    """How many numbers a module holds; a metric also in its states."""
+    states = module._defaults.values() if isinstance(module, Metric) else ()
+    tensors = [*module.parameters(), *module.buffers(), *(state for state in states if isinstance(state, Tensor))]
+    return sum(tensor.numel() for tensor in tensors)
+
+
+def _has_users(admitted: Any) -> bool:
+    if isinstance(admitted, Recipe):
+        return is_the_users(admitted.kind) or any(map(_has_users, admitted.arguments.values()))
+    if isinstance(admitted, dict | list):
+        return any(map(_has_users, admitted.values() if isinstance(admitted, dict) else admitted))
+    return False

@@ -1,0 +1,67 @@
+"""What is drawn: random numbers of a model, replayed for the oracle, and directions, fixed for both."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from litmaml import outer_gradient
+from litmaml.types import Params, Tasks
+
+
+class Drawn:
+    """The state of the random generators at each forward pass of a model, by what it is given."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.passes: list[tuple[Tensor, Any]] = []
+        self.mapped = False
+        self.handle = model.register_forward_pre_hook(self._record)
+
+    def _record(self, model: nn.Module, args: tuple[Any, ...]) -> None:
+        if torch._C._functorch.is_functorch_wrapped_tensor(args[0]):
+            self.mapped = True
+        else:
+            state = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002  # as models draw
+            self.passes.append((args[0].clone(), state))
+
+    def _of(self, inputs: Tensor) -> list[Any]:
+        return [state for given, state in self.passes if torch.equal(given, inputs)]
+
+    def replay(self, tasks: Tasks, steps: int) -> Callable[[int, int], None]:
+        def draw(task: int, j: int) -> None:
+            if j == steps:
+                state = self._of(tasks.query.inputs[task])[0]
+            elif len(tasks.support) == 1:
+                state = self._of(tasks.support[0].inputs[task])[j]
+            else:
+                state = self._of(tasks.support[j].inputs[task])[0]
+            torch.set_rng_state(state[0])
+            np.random.set_state(state[1])  # noqa: NPY002  # as above
+            random.setstate(state[2])
+
+        return draw
+
+
+class FixedDirections:
+    """A context in which each Hop draws the points given, one after another, for every task."""
+
+    def __init__(self, points: Tensor) -> None:
+        self.points, self.drawn = points, 0
+
+    def __call__(self, like: Params) -> Params:
+        point = self.points[self.drawn % len(self.points)]
+        self.drawn += 1
+        parts = point.split([weight[0].numel() for weight in like.values()])
+        pairs = zip(like.items(), parts, strict=True)
+        return {name: part.reshape(weight.shape[1:]).expand_as(weight) for (name, weight), part in pairs}
+
+    def __enter__(self) -> None:
+        self.before, outer_gradient._normal = outer_gradient._normal, self
+
+    def __exit__(self, *error: object) -> None:
+        outer_gradient._normal = self.before

@@ -1,0 +1,95 @@
+"""No checkpoint that somebody else made runs, imports or fills anything, whatever it is given to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hostile import archives, canary, records
+from watch import told, watched
+
+from litmaml.cli import main
+from litmaml.finetuning.meta_checkpoint import open_checkpoint
+from litmaml.meta_learner import MetaLearner
+
+QUICK = ["--trainer.accelerator=cpu", "--trainer.fast_dev_run=true", "--trainer.enable_progress_bar=false"]
+
+
+def commands(file: Path, folder: Path) -> dict[str, Callable[[], object]]:
+    """Everything that reads a checkpoint."""
+
+    def typed(command: str, option: str, *others: str) -> Callable[[], object]:
+        return lambda: main([command, f"--{option}={file}", *others])
+
+    root = f"--trainer.default_root_dir={folder / 'run'}"
+    images = ["--data", str(folder), "--output", str(folder / "out")]
+    return {
+        "fit": typed("fit", "ckpt_path", *QUICK, root),
+        "fit --init_weights": typed("fit", "init_weights", *QUICK, root, "--data.tasks=Sinusoid"),
+        "validate": typed("validate", "ckpt_path", *QUICK, root),
+        "test": typed("test", "ckpt_path", *QUICK, root),
+        "predict": typed("predict", "ckpt_path", *QUICK, root),
+        "diagnose": typed("diagnose", "checkpoint", "--trainer.accelerator=cpu", root, "--diagnose.tasks=2"),
+        "finetune": typed("finetune", "checkpoint", *images, "--image_format.size=28"),
+        "load_from_checkpoint": lambda: MetaLearner.load_from_checkpoint(file),
+        "open_checkpoint": lambda: open_checkpoint(file).image_format,
+    }
+
+
+def attack(name: str, write: Callable[[Path], object], folder: Path, mark: Path) -> dict[str, str]:
+    """What each command says to a checkpoint; that nothing happened is asserted."""
+    file = folder / "checkpoints" / "best.ckpt"
+    file.parent.mkdir(exist_ok=True)
+    write(file)
+    said = {}
+    for command, run in commands(file, folder).items():
+        with watched() as watch:
+            said[command] = told(run)
+        assert not watch.events, f"{name}, {command}: {watch.events}"
+        assert not mark.exists(), f"{name}, {command}"
+        assert watch.seconds < 2 or not said[command], f"{name}, {command}: {watch.seconds} s, {said[command]}"
+        assert watch.megabytes < 500, f"{name}, {command}: {watch.megabytes} MB"
+        assert "\n" not in said[command], f"{name}, {command}: {said[command]}"
+        assert len(said[command]) < 1000, f"{name}, {command}: {said[command][:1000]}"
+        assert "\x1b" not in said[command]
+    return said
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """A folder with modules to import and files to read, and the mark that one would leave."""
+    mark = tmp_path / "ran"
+    canary(tmp_path, mark)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path, mark
+
+
+def save(content: Any) -> Callable[[Path], object]:
+    return lambda file: torch.save(content, file)
+
+
+def part(count: int) -> list[Any]:
+    """All in a slow test; in the others a few, spread evenly."""
+    return [pytest.param(1, marks=pytest.mark.slow, id="all"), pytest.param(count, id=f"every {count}th")]
+
+
+@pytest.mark.parametrize("every", part(29))
+def test_records(every: int, scene: tuple[Path, Path]) -> None:
+    folder, mark = scene
+    found = list(records(mark))
+    assert len(found) >= 300
+    for name, content in found[::every]:
+        said = attack(name, save(content), folder, mark)
+        assert said["test"], f"{name} is let in: {said}"
+
+
+@pytest.mark.parametrize("every", part(4))
+def test_archives(every: int, scene: tuple[Path, Path]) -> None:
+    folder, mark = scene
+    for name, content in list(archives(mark))[::every]:
+        said = attack(name, lambda file, content=content: file.write_bytes(content), folder, mark)
+        assert all(said.values()), f"{name} is let in: {said}"
