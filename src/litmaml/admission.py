@@ -16,6 +16,7 @@ from enum import Enum
 from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
+import torch
 import yaml
 from torch import Tensor, nn
 
@@ -120,6 +121,8 @@ def write(admitted: Any, seal: Callable[[str], str]) -> Any:
         return [write(value, seal) for value in admitted]
     if isinstance(admitted, Choice):
         return str(admitted)
+    if isinstance(admitted, Tensor):
+        return admitted.tolist()
     return seal(str(admitted)) if isinstance(admitted, str | PurePath) else admitted
 
 
@@ -256,6 +259,9 @@ class _Reader:
             for choice in inner:
                 if type(choice) is type(value) and choice == value:
                     return Choice(choice) if isinstance(choice, str) else choice
+        elif base is Tensor:
+            if type(value) is list and 0 < len(value) <= _MOST and all(type(part) in (int, float) for part in value):
+                return torch.tensor(value, dtype=torch.get_default_dtype())
         elif base in (bool, int, float, str, type(None)):
             if type(value) is base or (base is float and type(value) is int):
                 return _scalar(value, at)

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from jsonargparse import Namespace
+from jsonargparse.typing import register_type
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
@@ -48,6 +50,9 @@ from litmaml.run_owner import FolderOwner, claim
 from litmaml.sealed import unseal
 
 DEFAULT_FOLDER = "runs/latest"
+
+# Such as a loss's weights of the classes: weight: [1.0, 2.0].
+register_type(torch.Tensor, serializer=torch.Tensor.tolist, deserializer=torch.tensor)
 
 
 class SaveConfig(SaveConfigCallback):

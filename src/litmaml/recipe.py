@@ -5,6 +5,7 @@ A recipe is ``{"class_path": "litmaml.models.Conv4", "init_args": {"ways": 5, ..
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,10 @@ from litmaml.admission import admit, make
 from litmaml.signatures import constructor_parameters
 
 Plain = Any  # None, bool, int, float, str, and lists and dicts of them
+
+
+_LONGEST = 4096
+"""Numbers that a recipe holds of one tensor."""
 
 
 def describe(thing: object) -> Plain:
@@ -36,7 +41,8 @@ def describe(thing: object) -> Plain:
     arguments = {}
     for name, parameter in constructor_parameters(kind).items():
         if hasattr(thing, name) and parameter.kind is not parameter.VAR_POSITIONAL:
-            arguments[name] = describe(getattr(thing, name))
+            value = getattr(thing, name)
+            arguments[name] = value.tolist() if _is_list(value, parameter) else describe(value)
         elif (
             parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
         ) or not kind.__module__.startswith(("torch.", "torchmetrics.")):
@@ -47,6 +53,13 @@ def describe(thing: object) -> Plain:
     if not arguments and not hasattr(thing, "__dict__"):
         raise TypeError(f"{thing!r} is no plain value")
     return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
+
+
+def _is_list(value: object, parameter: inspect.Parameter) -> bool:
+    """Whether an argument is a short row of numbers given as a tensor, such as a loss's weights of the classes."""
+    if not isinstance(value, Tensor) or "Tensor" not in str(parameter.annotation):
+        return False
+    return value.dim() == 1 and value.is_floating_point() and len(value) <= _LONGEST
 
 
 def build(recipe: Plain, kind: type, what: str) -> Any:

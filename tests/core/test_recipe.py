@@ -112,7 +112,7 @@ def test_defaults_may_be_left_out() -> None:
         (nn.LSTM(2, 3), "LSTM does not keep its argument 'args' as an attribute"),
         (nn.TransformerEncoderLayer(4, 2), "does not keep its argument 'd_model' as an attribute"),
         (nn.Linear(2, 3), r"a tensor of shape \(3,\) is no plain value"),
-        (nn.CrossEntropyLoss(weight=torch.ones(4)), r"a tensor of shape \(4,\) is no plain value"),
+        (nn.BCEWithLogitsLoss(pos_weight=torch.ones(4, 1)), r"a tensor of shape \(4, 1\) is no plain value"),
         (Wrapped(nn.ReLU), "<class '.*ReLU'> is no plain value"),  # type: ignore[arg-type]
         (Wrapped(nn.MSELoss(), torch.tanh), "tanh .* is no plain value"),  # type: ignore[arg-type]
         (Wrapped(nn.MSELoss(), {1, 2}), "{1, 2} is no plain value"),  # type: ignore[arg-type]
@@ -206,3 +206,13 @@ def test_nothing_is_false_only_where_it_cannot_be_nothing() -> None:
     """torch's layers keep ``bias=False`` as None."""
     made = build(bad(f"{__name__}.Switched", on=None, maybe=None), nn.Module, "model")
     assert (made.on, made.maybe) == (False, None)
+
+
+@pytest.mark.parametrize(
+    "loss", [nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0])), nn.BCEWithLogitsLoss(pos_weight=torch.ones(2))]
+)
+def test_weights_of_classes(loss: nn.Module) -> None:
+    again = build(describe(loss), nn.Module, "loss")
+    assert describe(again) == describe(loss)
+    assert again.state_dict().keys() == loss.state_dict().keys()
+    assert all(torch.equal(value, loss.state_dict()[name]) for name, value in again.state_dict().items())
