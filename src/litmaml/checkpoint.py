@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 
 from litmaml.archive import NotTensors, check_archive
 from litmaml.paths import expanded
@@ -127,8 +128,17 @@ def _wrong_part(saved: Mapping[Any, Any]) -> str | None:
     if _leads_out(saved.get("callbacks", {})):
         return "its callbacks name files by way of '..', which they might remove"
     for name in ("optimizer_states", "lr_schedulers"):
-        if name in saved and not isinstance(saved[name], list):
-            return f"its {name} are no list"
+        parts = saved.get(name, [])
+        if not isinstance(parts, list) or not all(isinstance(part, Mapping) for part in parts):
+            return f"its {name} are no list of dictionaries"
+    if not all(isinstance(state.get("state"), Mapping) for state in saved.get("optimizer_states", ())):
+        return "its optimizer_states have no state"
+    loops = saved.get("loops", {})
+    if loops and not ("fit_loop" in loops and all(isinstance(loop, Mapping) for loop in loops.values())):
+        return "its loops are none of Lightning"
+    # A scheduler's state becomes its attributes, and would take its methods' places.
+    if any(callable(getattr(LRScheduler, str(key), None)) for state in saved.get("lr_schedulers", ()) for key in state):
+        return "the state of a scheduler names its methods"
     for name in ("epoch", "global_step"):
         if name in saved and not (type(saved[name]) is int and saved[name] >= 0):
             return f"its {name} is no count"

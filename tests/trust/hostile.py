@@ -258,7 +258,8 @@ def archives(mark: Path) -> Iterator[tuple[str, bytes]]:
     yield "import", _pickled(b"\x80\x02ccanary\nNet\n)R.")
     yield "import by the stack", _pickled(b"\x80\x04\x8c\x06canary\x8c\x03Net\x93)R.")
     yield "a view without end", _saved({**honest(), "state_dict": {"w": torch.zeros(1).expand(1 << 40)}})
-    sparse = torch.sparse_coo_tensor(torch.zeros(1, 1, dtype=torch.int64), torch.ones(1), (1 << 40,))
+    indices = torch.zeros(1, 1, dtype=torch.int64)
+    sparse = torch.sparse_coo_tensor(indices, torch.ones(1), (1 << 40,), check_invariants=True)
     yield "sparse", _saved({**honest(), "state_dict": {"w": sparse}})
     yield "empty", b""
     yield "a page", b"<html>not found</html>"

@@ -21,6 +21,7 @@ from litmaml.finetuning.meta_checkpoint import open_checkpoint
 from litmaml.inner_optimizer import SGD, HigherOptimizer
 from litmaml.losses import HalfSquaredLoss, LogCoshLoss, RankOneLoss
 from litmaml.meta_learner import MetaLearner
+from litmaml.model_copy import copy_of
 from litmaml.models import MLP, Conv4, Vector
 from litmaml.outer_gradient import FiniteDifference, FirstOrder, GaussianSmoothing, SecondOrder, ZerothOrder
 
@@ -110,17 +111,20 @@ def use(file: Path, commands: tuple[str, ...], *others: str) -> None:
 
 @pytest.mark.parametrize("outer", OUTER, ids=lambda part: type(part).__name__)
 def test_outer_gradients(outer: Any, tmp_path: Path) -> None:
-    use(made(tmp_path, MLP(hidden=[3]), nn.MSELoss(), Sinusoid(), SGD(0.1), outer), ("test",))
+    use(made(tmp_path, MLP(hidden=[3]), nn.MSELoss(), Sinusoid(), SGD(0.1), outer), ())
 
 
 @pytest.mark.parametrize("inner", INNER, ids=lambda part: type(part).__name__)
 def test_inner_optimizers(inner: Any, tmp_path: Path) -> None:
-    use(made(tmp_path, MLP(hidden=[3]), nn.MSELoss(), Sinusoid(), inner), ("test",))
+    use(made(tmp_path, MLP(hidden=[3]), nn.MSELoss(), Sinusoid(), inner), ())
 
 
+@pytest.mark.parametrize("commands", [(), pytest.param(("test", "validate", "predict"), marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("model", "loss", "tasks"), MODELS, ids=lambda part: type(part).__name__)
-def test_models_losses_and_tasks(model: nn.Module, loss: nn.Module, tasks: Any, tmp_path: Path) -> None:
-    use(made(tmp_path, model, loss, tasks, SGD(0.01)), ("test",))
+def test_models_losses_and_tasks(
+    model: nn.Module, loss: nn.Module, tasks: Any, commands: tuple[str, ...], tmp_path: Path
+) -> None:
+    use(made(tmp_path, copy_of(model), loss, tasks, SGD(0.01)), commands)
 
 
 @pytest.mark.slow
@@ -135,17 +139,14 @@ def test_metrics(tmp_path: Path) -> None:
     metrics = {"mae": MeanAbsoluteError()}
     use(made(tmp_path, MLP(hidden=[3]), nn.MSELoss(), Sinusoid(), metrics=metrics), ("test",))
     top = {"top-2": MulticlassAccuracy(3, top_k=2)}
-    use(
-        made(tmp_path, Conv4(3, 2), nn.CrossEntropyLoss(), Glyphs(ways=3, queries=2), metrics=top),
-        ("test", "validate", "predict"),
-    )
+    use(made(tmp_path, Conv4(3, 2), nn.CrossEntropyLoss(), Glyphs(ways=3, queries=2), metrics=top), ())
 
 
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [
         (["--model.model=own_trust.Wrapped", "--model.model.body=MLP", "--model.model.tag=x.y"], "Wrapped"),
-        (["--model.model=own_trust.Wide", "--model.model.hidden=[3]"], "Wide"),
+        pytest.param(["--model.model=own_trust.Wide", "--model.model.hidden=[3]"], "Wide", marks=pytest.mark.slow),
     ],
 )
 def test_the_users_own_classes(
@@ -212,7 +213,7 @@ def test_a_checkpoint_of_an_earlier_version(tmp_path: Path) -> None:
     file.parent.mkdir()
     shutil.copy(KEPT, file)
     assert FORMAT_KEY not in torch.load(file, weights_only=True)
-    use(file, ("test", "validate", "predict", "fit", "init"))
+    use(file, ("test", "fit", "init"))
     learner = MetaLearner.load_from_checkpoint(file)
     assert learner.inner_loop.optimizer.rates.values["head/bias"].item() == pytest.approx(0.013036064803600311)
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hostile import KEPT, PLACES, _of, canary, payloads, put
+from hostile import KEPT, PLACES, _of, canary, honest, payloads, put
 from PIL import Image
 from safetensors.torch import save_file
 from watch import told, watched
@@ -133,6 +133,23 @@ def test_mutated_checkpoints(count: int, beside: bool, tmp_path: Path) -> None:
         shutil.copy(KEPT, file)
         (tmp_path / "x.ckpt.sha256").write_text(text)
         assert "holds no SHA-256 sum" in told(lambda: read_checkpoint(file))
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("optimizer_states", [5], "no list of dictionaries"),
+        ("optimizer_states", [{"state": 5}], "have no state"),
+        ("lr_schedulers", [{"get_lr": 5}], "names its methods"),
+        ("loops", {"fit_loop": 5}, "none of Lightning"),
+        ("callbacks", {"x": {"best_model_path": "/a/../b"}}, "by way of"),
+        ("state_dict", {"w": 5}, "no dictionary of tensors"),
+        ("pytorch-lightning_version", "1.x; y", "version of Lightning is none"),
+    ],
+)
+def test_the_state_of_a_run_has_its_form(part: str, value: Any, message: str, tmp_path: Path) -> None:
+    torch.save({**honest(), part: value}, tmp_path / "x.ckpt")
+    assert message in told(lambda: read_checkpoint(tmp_path / "x.ckpt"))
 
 
 def _equal(one: Any, other: Any) -> bool:
