@@ -25,7 +25,7 @@ _MADE_AGAIN = {
     for package, names in {
         "lightning.pytorch.callbacks": (
             "DeviceStatsMonitor EarlyStopping GradientAccumulationScheduler LearningRateMonitor ModelSummary "
-            "RichModelSummary RichProgressBar TQDMProgressBar ThroughputMonitor Timer"
+            "RichModelSummary RichProgressBar TQDMProgressBar Timer"
         ),
         "lightning.pytorch.loggers": "CSVLogger TensorBoardLogger WandbLogger",
         "lightning.pytorch.strategies": "DDPStrategy",
@@ -37,6 +37,7 @@ _MADE_AGAIN = {
 """Classes that a run is resumed with by its checkpoint alone. That is a file which somebody else may have made, and to
 make an object of a class at will is to run code; so others have to be typed."""
 
+_WORD = re.compile(r"(?!/)[\w:/+-]{0,80}", re.ASCII)
 _SECTIONS = ("seed_everything", "trainer", "checkpoint", "float32_matmul_precision", "report", "preemption")
 
 
@@ -146,7 +147,9 @@ def _check(value: Any, key: str) -> None:
     elif isinstance(value, list | tuple):
         for part in value:
             _check(part, key)
-    elif isinstance(value, str) and (not re.fullmatch(r"[\w:/+-]{0,80}", value, re.ASCII) or Path(value).is_file()):
+    elif isinstance(value, str) and (
+        not re.fullmatch(r"(?!/)[\w:/+-]{0,80}", value, re.ASCII) or Path(value).is_file()
+    ):
         raise ValueError(
             f"ckpt_path: the run had {value!r:.60} ({key}), which is not taken from a checkpoint alone: give the run's "
             "configuration, such as -c RUN/config.yaml"
@@ -167,6 +170,6 @@ def _sections(configuration: Any) -> dict[str, Any]:
     for name in ("callbacks", "logger", "plugins"):
         if isinstance(trainer.get(name), str):  # which would be a file
             raise ValueError(f"ckpt_path: the checkpoint's configuration is damaged (trainer.{name})")
-    found["trainer"] = {name: value for name, value in trainer.items() if name != "default_root_dir"}
+    found["trainer"] = {k: v for k, v in trainer.items() if k not in ("default_root_dir", "model_registry")}
     _check(found, "")
     return found
