@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tiny import FIT, everything, fit, saved, slow, steps, sums
+from tiny import everything, fit, saved, slow, steps, sums
 
 from litmaml.cli import main
 
@@ -211,32 +211,33 @@ def test_data_named_from_another_folder_is_found(monkeypatch: pytest.MonkeyPatch
 CSV = "lightning.pytorch.loggers.CSVLogger"
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("callbacks", [{"class_path": "subprocess.Popen", "init_args": {"args": "touch ran"}}]),
-        ("callbacks", ["counting.Counting"]),
-        ("callbacks", "counting.Counting"),
-        ("logger", "evil.yaml"),
-        (
-            "logger",
-            [{"class_path": CSV, "init_args": {"save_dir": "..", "name": "a"}}],
-        ),
-        (
-            "logger",
-            {"class_path": CSV, "init_args": {"save_dir": "", "name": "/tmp/x"}},
-        ),
-        ("plugins", [{"class_path": "os.system"}]),
-        ("strategy", "own.Strategy"),
-        ("profiler", {"class_path": "lightning.pytorch.profilers.SimpleProfiler", "init_args": {"dirpath": "/"}}),
-    ],
-)
-def test_a_checkpoint_of_somebody_else_makes_nothing_of_a_run(key: str, value: object) -> None:
-    main(["fit", *FIT[1:], "--trainer.max_epochs=1"])
-    hostile = saved("runs/tiny")
-    hostile["configuration"]["trainer"][key] = value
-    torch.save(hostile, "hostile.ckpt")
-    before = everything(".")
-    with pytest.raises(ValueError, match=rf"ckpt_path: the .*\(trainer\.{key}"):
-        main(["fit", "--ckpt_path=hostile.ckpt", "--trainer.max_epochs=2"])
-    assert everything(".") == before
+HOSTILE = [
+    ("callbacks", [{"class_path": "subprocess.Popen", "init_args": {"args": "touch ran"}}]),
+    ("callbacks", ["counting.Counting"]),
+    ("callbacks", "counting.Counting"),
+    ("logger", "evil.yaml"),
+    (
+        "logger",
+        [{"class_path": CSV, "init_args": {"save_dir": "..", "name": "a"}}],
+    ),
+    (
+        "logger",
+        {"class_path": CSV, "init_args": {"save_dir": "", "name": "/tmp/x"}},
+    ),
+    ("plugins", [{"class_path": "os.system"}]),
+    ("strategy", "own.Strategy"),
+    ("profiler", {"class_path": "lightning.pytorch.profilers.SimpleProfiler", "init_args": {"dirpath": "/"}}),
+]
+
+
+def test_a_checkpoint_of_somebody_else_makes_nothing_of_a_run() -> None:
+    fit("--trainer.max_epochs=1")
+    honest = saved("runs/tiny")
+    for key, value in HOSTILE:
+        trainer = honest["configuration"]["trainer"] | {key: value}
+        configuration = honest["configuration"] | {"trainer": trainer}
+        torch.save(honest | {"configuration": configuration}, "hostile.ckpt")
+        before = everything(".")
+        with pytest.raises(ValueError, match=rf"ckpt_path: the .*\(trainer\.{key}"):
+            main(["fit", "--ckpt_path=hostile.ckpt", "--trainer.max_epochs=2"])
+        assert everything(".") == before
