@@ -76,7 +76,7 @@ def with_run(arguments: list[str], typed: list[str], scratch: Path) -> list[str]
     if path is None:  # also where a configuration file names one that is not there yet, or not wanted
         return arguments if given.value("ckpt_path") is None else [*arguments, "--ckpt_path=null"]
     command = typed[0]
-    home = Path(path).parent.parent if Path(path).parent.name == CHECKPOINTS else None
+    home = _home(Path(path))
     if home is None and command != "fit" and given.value("trainer.default_root_dir") is None:
         home = Path(path).parent
     there = given.option("trainer.default_root_dir")
@@ -103,6 +103,14 @@ def with_run(arguments: list[str], typed: list[str], scratch: Path) -> list[str]
     options = _found_again(saved.get("datamodule_hyper_parameters"), saved.get("made_in"))
     # After the recorded model and data, and before what was typed.
     return [*arguments[:1], *before, *arguments[1:3], *options, *arguments[3:]]
+
+
+def _home(path: Path) -> Path | None:
+    """The folder of the run that a checkpoint lies in, also where a link elsewhere names it; None if in no run."""
+    for file in (path, path.resolve()):
+        if file.parent.name == CHECKPOINTS:
+            return file.parent.parent
+    return None
 
 
 def _found_again(data: Any, made_in: Any) -> list[str]:

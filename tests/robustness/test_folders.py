@@ -116,6 +116,22 @@ def test_a_run_is_known_through_a_link() -> None:
     assert [path.name for path in Path("runs").iterdir()] == ["tiny"]
 
 
+def test_a_checkpoint_is_known_by_a_link_and_by_its_folder() -> None:
+    fit("--trainer.max_epochs=1")
+    Path("here.ckpt").symlink_to("runs/tiny/checkpoints/last.ckpt")
+    fit("--ckpt_path=here.ckpt")
+    assert steps("runs/tiny")["last"] == 8
+    fit("--ckpt_path=runs/tiny/checkpoints", "--trainer.max_epochs=3")
+    assert steps("runs/tiny")["last"] == 12
+    assert [path.name for path in Path("runs").iterdir()] == ["tiny"]
+
+
+@pytest.mark.parametrize("where", ["tiny.yaml", "tiny.yaml/below", "/proc/run"])
+def test_a_folder_that_cannot_be_written_is_named(where: str) -> None:
+    with pytest.raises(OSError, match=r"trainer\.default_root_dir: cannot write to '.*': "):
+        fit(f"--trainer.default_root_dir={where}")
+
+
 @pytest.mark.slow
 def test_the_checkpoint_may_be_named_in_a_configuration_file() -> None:
     fit("--trainer.max_epochs=1")
