@@ -40,7 +40,6 @@ from litmaml.recorded import SealedParser, configuration
 from litmaml.recorded_run import named_checkpoint, with_run
 from litmaml.run_folder import (
     checkpoints_in,
-    folder_of,
     local_folder,
     remove_unfinished,
     resolve_checkpoint,
@@ -171,7 +170,7 @@ class MetaCLI(LightningCLI):
     def _resumes_in(self, folder: Path) -> bool:
         """Whether the run goes on from a checkpoint of its own folder, not of another run's."""
         named = self.config.fit.ckpt_path
-        return named is not None and folder_of(Path(named)).resolve() == folder.resolve()
+        return named is not None and Path(named).resolve().is_relative_to(folder.resolve())
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         given = self._get(self.config_init, "trainer").get("plugins") or []

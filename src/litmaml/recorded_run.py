@@ -25,7 +25,7 @@ _MADE_AGAIN = {
     for package, names in {
         "lightning.pytorch.callbacks": (
             "DeviceStatsMonitor EarlyStopping GradientAccumulationScheduler LearningRateMonitor ModelSummary "
-            "RichModelSummary RichProgressBar TQDMProgressBar ThroughputMonitor Timer"
+            "RichModelSummary RichProgressBar TQDMProgressBar Timer"
         ),
         "lightning.pytorch.loggers": "CSVLogger TensorBoardLogger WandbLogger",
         "lightning.pytorch.strategies": "DDPStrategy",
@@ -37,6 +37,7 @@ _MADE_AGAIN = {
 """Classes that a run is resumed with by its checkpoint alone. That is a file which somebody else may have made, and to
 make an object of a class at will is to run code; so others have to be typed."""
 
+_WORD = re.compile(r"(?!/)[\w:/+-]{0,80}", re.ASCII)
 _SECTIONS = ("seed_everything", "trainer", "checkpoint", "float32_matmul_precision", "report", "preemption")
 
 
@@ -75,7 +76,7 @@ def with_run(arguments: list[str], typed: list[str], scratch: Path) -> list[str]
     if path is None:  # also where a configuration file names one that is not there yet, or not wanted
         return arguments if given.value("ckpt_path") is None else [*arguments, "--ckpt_path=null"]
     command = typed[0]
-    home = Path(path).parent.parent if Path(path).parent.name == CHECKPOINTS else None
+    home = _home(Path(path))
     if home is None and command != "fit" and given.value("trainer.default_root_dir") is None:
         home = Path(path).parent
     there = given.option("trainer.default_root_dir")
@@ -102,6 +103,14 @@ def with_run(arguments: list[str], typed: list[str], scratch: Path) -> list[str]
     options = _found_again(saved.get("datamodule_hyper_parameters"), saved.get("made_in"))
     # After the recorded model and data, and before what was typed.
     return [*arguments[:1], *before, *arguments[1:3], *options, *arguments[3:]]
+
+
+def _home(path: Path) -> Path | None:
+    """The folder of the run that a checkpoint lies in, also where a link elsewhere names it; None if in no run."""
+    for file in (path, path.resolve()):
+        if file.parent.name == CHECKPOINTS:
+            return file.parent.parent
+    return None
 
 
 def _found_again(data: Any, made_in: Any) -> list[str]:
@@ -146,7 +155,9 @@ def _check(value: Any, key: str) -> None:
     elif isinstance(value, list | tuple):
         for part in value:
             _check(part, key)
-    elif isinstance(value, str) and (not re.fullmatch(r"[\w:/+-]{0,80}", value, re.ASCII) or Path(value).is_file()):
+    elif isinstance(value, str) and (
+        not re.fullmatch(r"(?!/)[\w:/+-]{0,80}", value, re.ASCII) or Path(value).is_file()
+    ):
         raise ValueError(
             f"ckpt_path: the run had {value!r:.60} ({key}), which is not taken from a checkpoint alone: give the run's "
             "configuration, such as -c RUN/config.yaml"
@@ -167,6 +178,6 @@ def _sections(configuration: Any) -> dict[str, Any]:
     for name in ("callbacks", "logger", "plugins"):
         if isinstance(trainer.get(name), str):  # which would be a file
             raise ValueError(f"ckpt_path: the checkpoint's configuration is damaged (trainer.{name})")
-    found["trainer"] = {name: value for name, value in trainer.items() if name != "default_root_dir"}
+    found["trainer"] = {k: v for k, v in trainer.items() if k not in ("default_root_dir", "model_registry")}
     _check(found, "")
     return found

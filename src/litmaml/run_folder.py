@@ -52,6 +52,7 @@ def resolve_checkpoint(named: str, folder: Path, resume: bool, argument: str = "
     if named in ("best", "last"):
         wanted = folder / CHECKPOINTS / f"{named}.ckpt"
     elif path.is_dir():
+        path = path.parent if path.name == CHECKPOINTS else path
         wanted = path / CHECKPOINTS / (LAST if resume else BEST)
     else:
         raise FileNotFoundError(

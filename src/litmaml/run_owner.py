@@ -124,10 +124,14 @@ def claim(folder: Path) -> FolderOwner:
     Raises:
         FolderInUse: It has a living owner, which is named.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     file = folder / OWNER
     while True:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            reason = error.strerror or error
+            raise OSError(f"trainer.default_root_dir: cannot write to {str(folder)!r}: {reason}") from error
         try:
             locked = _lock(descriptor)
             known = _read(file)

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from tiny import everything, fit, saved, slow, steps, sums
 
@@ -115,6 +116,22 @@ def test_a_run_is_known_through_a_link() -> None:
     assert [path.name for path in Path("runs").iterdir()] == ["tiny"]
 
 
+def test_a_checkpoint_is_known_by_a_link_and_by_its_folder() -> None:
+    fit("--trainer.max_epochs=1")
+    Path("here.ckpt").symlink_to("runs/tiny/checkpoints/last.ckpt")
+    fit("--ckpt_path=here.ckpt")
+    assert steps("runs/tiny")["last"] == 8
+    fit("--ckpt_path=runs/tiny/checkpoints", "--trainer.max_epochs=3")
+    assert steps("runs/tiny")["last"] == 12
+    assert [path.name for path in Path("runs").iterdir()] == ["tiny"]
+
+
+@pytest.mark.parametrize("where", ["tiny.yaml", "tiny.yaml/below", "/proc/run"])
+def test_a_folder_that_cannot_be_written_is_named(where: str) -> None:
+    with pytest.raises(OSError, match=r"trainer\.default_root_dir: cannot write to '.*': "):
+        fit(f"--trainer.default_root_dir={where}")
+
+
 @pytest.mark.slow
 def test_the_checkpoint_may_be_named_in_a_configuration_file() -> None:
     fit("--trainer.max_epochs=1")
@@ -205,3 +222,38 @@ def test_data_named_from_another_folder_is_found(monkeypatch: pytest.MonkeyPatch
     main(["test", "--ckpt_path=../runs/imgs", "--trainer.accelerator=cpu"])
     assert Path("../runs/imgs/test_results.json").is_file()
     assert not list(Path().iterdir())
+
+
+CSV = "lightning.pytorch.loggers.CSVLogger"
+
+
+HOSTILE = [
+    ("callbacks", [{"class_path": "subprocess.Popen", "init_args": {"args": "touch ran"}}]),
+    ("callbacks", ["counting.Counting"]),
+    ("callbacks", "counting.Counting"),
+    ("logger", "evil.yaml"),
+    (
+        "logger",
+        [{"class_path": CSV, "init_args": {"save_dir": "..", "name": "a"}}],
+    ),
+    (
+        "logger",
+        {"class_path": CSV, "init_args": {"save_dir": "", "name": "/tmp/x"}},
+    ),
+    ("plugins", [{"class_path": "os.system"}]),
+    ("strategy", "own.Strategy"),
+    ("profiler", {"class_path": "lightning.pytorch.profilers.SimpleProfiler", "init_args": {"dirpath": "/"}}),
+]
+
+
+def test_a_checkpoint_of_somebody_else_makes_nothing_of_a_run() -> None:
+    fit("--trainer.max_epochs=1")
+    honest = saved("runs/tiny")
+    for key, value in HOSTILE:
+        trainer = honest["configuration"]["trainer"] | {key: value}
+        configuration = honest["configuration"] | {"trainer": trainer}
+        torch.save(honest | {"configuration": configuration}, "hostile.ckpt")
+        before = everything(".")
+        with pytest.raises(ValueError, match=rf"ckpt_path: the .*\(trainer\.{key}"):
+            main(["fit", "--ckpt_path=hostile.ckpt", "--trainer.max_epochs=2"])
+        assert everything(".") == before
