@@ -176,7 +176,9 @@ def _sections(configuration: Any) -> dict[str, Any]:
             raise ValueError(f"ckpt_path: the checkpoint's configuration is damaged ({name})")
     trainer = found.get("trainer", {})
     for name in ("callbacks", "logger", "plugins"):
-        if isinstance(trainer.get(name), str):  # which would be a file
+        given = trainer.get(name)
+        # It would be a file, or the short name of any class.
+        if any(isinstance(part, str) for part in (given if isinstance(given, list | tuple) else [given])):
             raise ValueError(f"ckpt_path: the checkpoint's configuration is damaged (trainer.{name})")
     found["trainer"] = {k: v for k, v in trainer.items() if k not in ("default_root_dir", "model_registry")}
     _check(found, "")

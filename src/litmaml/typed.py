@@ -82,7 +82,7 @@ def what_was_typed(arguments: Sequence[str]) -> Typed:
     """The tree of a command's arguments and of the configuration files that they name."""
     typed = Typed()
     following = [*arguments[1:], "--"]
-    for argument, after in zip(arguments, following, strict=True):
+    for argument, after in zip(arguments, following, strict=False):
         name, has_value, value = argument.partition("=")
         value = value if has_value else after
         if name in ("-c", "--config"):

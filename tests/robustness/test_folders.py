@@ -231,6 +231,8 @@ HOSTILE = [
     ("callbacks", [{"class_path": "subprocess.Popen", "init_args": {"args": "touch ran"}}]),
     ("callbacks", ["counting.Counting"]),
     ("callbacks", "counting.Counting"),
+    ("callbacks", ["OnExceptionCheckpoint"]),
+    ("logger", ["MLFlowLogger"]),
     ("logger", "evil.yaml"),
     (
         "logger",

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from hostile import archives, canary, records
+from hostile import _of, archives, canary, put, records
 from watch import told, watched
 
 from litmaml.cli import main
 from litmaml.finetuning.meta_checkpoint import open_checkpoint
 from litmaml.meta_learner import MetaLearner
+from litmaml.recorded import configuration
+from litmaml.sealed import unseal
 
 QUICK = ["--trainer.accelerator=cpu", "--trainer.fast_dev_run=true", "--trainer.enable_progress_bar=false"]
 
@@ -87,9 +89,26 @@ def test_records(every: int, scene: tuple[Path, Path]) -> None:
         assert said["test"], f"{name} is let in: {said}"
 
 
-@pytest.mark.parametrize("every", part(4))
-def test_archives(every: int, scene: tuple[Path, Path]) -> None:
+def test_archives(scene: tuple[Path, Path]) -> None:
     folder, mark = scene
-    for name, content in list(archives(mark))[::every]:
+    for name, content in archives(mark):
         said = attack(name, lambda file, content=content: file.write_bytes(content), folder, mark)
         assert all(said.values()), f"{name} is let in: {said}"
+
+
+TEXTS = ["null", "~", "1e3", "{class_path: os.system}", "- a", "*a", "hostile.yaml", "os.system", "${HOME}", "a: b # c"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_the_parser_sees_no_text_of_a_record(text: str, scene: tuple[Path, Path]) -> None:
+    """It would take it for null, a number, an object, a file; here it is the name of a file that is not there."""
+    arguments = {"root": str(scene[0]), "split_file": text, "ways": 2}
+    saved = put(("datamodule_hyper_parameters", "tasks"), _of("litmaml.data.ImageFolderTasks", **arguments))
+    given = configuration(saved, [])["data"]["tasks"]["init_args"]
+    assert not {text, str(scene[0])} & {*given.values()}
+    assert unseal(given) == arguments
+    file = scene[0] / "x.ckpt"
+    torch.save(saved, file)
+    said = told(lambda: main(["test", f"--ckpt_path={file}", *QUICK]))
+    assert said.startswith("split_file="), said
+    assert not scene[1].exists()

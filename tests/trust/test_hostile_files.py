@@ -135,6 +135,18 @@ def test_mutated_checkpoints(count: int, beside: bool, tmp_path: Path) -> None:
         assert "holds no SHA-256 sum" in told(lambda: read_checkpoint(file))
 
 
+def test_a_bit_of_a_weight_is_found_by_the_archives_own_sum(tmp_path: Path) -> None:
+    """torch itself reads the file, with another weight."""
+    file = tmp_path / "x.ckpt"
+    torch.save({**honest(), "state_dict": {"w": torch.ones(1000)}}, file)
+    data = bytearray(file.read_bytes())
+    place = data.index(bytes.fromhex("0000803f") * 100) + 2
+    data[place] ^= 1
+    file.write_bytes(data)
+    assert not torch.equal(torch.load(file, weights_only=True)["state_dict"]["w"], torch.ones(1000))
+    assert "does not fit its sum" in told(lambda: read_checkpoint(file))
+
+
 @pytest.mark.parametrize(
     ("part", "value", "message"),
     [

@@ -8,6 +8,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from litmaml.shown import one_line
+
 _PLACES = ("trainer.default_root_dir", "trainer.logger", "trainer.callbacks", "trainer.enable_", "report", "preemption")
 """What says where and how a run is shown, not what it computes."""
 
@@ -41,7 +43,7 @@ class Resumption(Callback):
                     group[name] = tuple(value) if isinstance(value, list) else value
         recorded = checkpoint.get("configuration")
         if recorded and (differences := list(_differences(recorded, self.configuration))):
-            rank_zero_info("resumed with other settings: " + ", ".join(differences))
+            rank_zero_info(one_line("resumed with other settings: " + ", ".join(differences))[:2000])
 
 
 def check_resumed(before: Mapping[str, Any], now: Mapping[str, Any], learns_rates: bool) -> None:
@@ -58,7 +60,7 @@ def check_resumed(before: Mapping[str, Any], now: Mapping[str, Any], learns_rate
     instead = "leave it out, or begin a new run from these weights with --init_weights"
     for name in ("optimizer", "lr_scheduler"):
         old, new = before.get(name), now.get(name)
-        if _class(old) != _class(new):
+        if name in before and _class(old) != _class(new):  # a run that was begun in Python records neither
             raise ValueError(
                 f"model.{name}: the run has {_class(old)} with a state of its own, got {_class(new)}; {instead}"
             )
