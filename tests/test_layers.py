@@ -26,6 +26,7 @@ CORE = {
     "models",
     "outer_gradient",
     "places",
+    "shown",
     "derivatives",
     "task_batching",
     "trial",

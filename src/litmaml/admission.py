@@ -21,6 +21,7 @@ import yaml
 from torch import Tensor, nn
 
 from litmaml.nameable import FUNCTIONS, NotNameable, find_class, is_the_users
+from litmaml.shown import UNSEEN
 from litmaml.signatures import LISTS, PLAIN, options, parameters
 from litmaml.typed import Typed
 
@@ -28,7 +29,7 @@ _DEEPEST, _MOST = 20, 5_000
 """Values within each other, and in one record: a small file can stand for endlessly much."""
 _LONGEST = 4096
 """Characters of a text."""
-_INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_INVISIBLE = re.compile(rf"[\t\n{UNSEEN}]")
 """Characters that move a terminal's cursor, or turn the direction of a line."""
 _DOTTED = re.compile(r"\w+(\.\w+)+")
 _KEY = re.compile(r"(?!__)[\w/-]{1,100}")

@@ -22,6 +22,12 @@ from litmaml.places import aliases
 from litmaml.task_batching import Convolution, can_be_mapped, first_convolution, task_by_task, tasks_at_once, tasks_held
 from litmaml.types import Batch, Params, Tasks
 
+NO_HOOKS = (
+    "model: recomputes activations or keeps them elsewhere (torch.utils.checkpoint, save_on_cpu), after the inner loop "
+    "has put other weights into it; switch that off (gradient_checkpointing_disable() of a transformers model) and "
+    "save memory by SecondOrder(recompute=True) or tasks_per_chunk"
+)
+
 
 class InnerLoop(nn.Module):
     """theta_{j+1} = U_j(theta_j, grad l(theta_j; S_j)) from theta_0, the model's weights, for every task.
@@ -78,9 +84,8 @@ class InnerLoop(nn.Module):
         if not self.fast_names:
             raise ValueError("fast_weights: names no parameter; there is nothing to adapt")
         self.slow_names = [name for name in trainable if name not in set(self.fast_names)]
-        self._convolution: tuple[Convolution | None] = (
-            first_convolution(model),
-        )  # not as itself, which would make it a module twice
+        # In a tuple, since an attribute would make it a module twice.
+        self._convolution: tuple[Convolution | None] = (first_convolution(model),)
         self._batch_norm, self._written_out = has_batch_norm(model), needs_other_operations(model)
         self.draws, self.mapped, self.changes_inputs = bool(random_layers(model)), can_be_mapped(model), False
         optimizer.bind({name: trainable[name].detach() for name in self.fast_names}, steps)
@@ -197,13 +202,6 @@ def _no_hooks() -> AbstractContextManager[None]:
     """Refuse a model that hooks what autograd saves, but let pass hooks from outside, which do not run it again."""
     outside = torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
     return nullcontext() if outside else disable_saved_tensors_hooks(NO_HOOKS)
-
-
-NO_HOOKS = (
-    "model: recomputes activations or keeps them elsewhere (torch.utils.checkpoint, save_on_cpu), after the inner loop "
-    "has put other weights into it; switch that off (gradient_checkpointing_disable() of a transformers model) and "
-    "save memory by SecondOrder(recompute=True) or tasks_per_chunk"
-)
 
 
 def _channels_last(images: Tensor) -> Tensor:

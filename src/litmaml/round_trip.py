@@ -12,6 +12,7 @@ from litmaml.inner_loop import InnerLoop, ordinary
 from litmaml.model_copy import copy_of, in_double_precision
 from litmaml.outer_gradient import OuterGradient
 from litmaml.recipe import build, describe
+from litmaml.shown import first_line
 from litmaml.trial_state import equal, own_streams
 from litmaml.types import Tasks
 
@@ -34,7 +35,7 @@ def not_made_again(inner_loop: InnerLoop, recorded: Mapping[str, Any], tasks: Ta
             try:
                 why = _difference(inner_loop, name, recorded[name], tasks)
             except Exception as error:  # whatever somebody's constructor or forward pass raises
-                why = (str(error).splitlines() or [""])[0] or type(error).__name__
+                why = first_line(error)
             if why:
                 found[name] = why
     return found

@@ -1,13 +1,26 @@
-"""Names and messages that come from files, on their way to a terminal, a report or a table."""
+"""Names and messages on their way to an error, a terminal, a report or a table; some come from strangers' files."""
 
 from __future__ import annotations
 
 import html
 import re
+from collections.abc import Sequence
 
-_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""What moves a terminal's cursor or turns the direction of a line; all but tab and the end of a line."""
+UNSEEN = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+"""What moves a terminal's cursor or turns the direction of a line; all but tab and the end of a line. For a pattern."""
+_UNSEEN = re.compile(f"[{UNSEEN}]")
 _MARKS = re.compile(r"([\\`*_{}\[\]()#+!|~$@:])")
+
+
+def listed(names: Sequence[str], most: int = 20) -> str:
+    """Names for an error, the first few of many."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says in its first line, or else its kind."""
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 
 def printable(text: object) -> str:

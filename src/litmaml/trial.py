@@ -12,8 +12,9 @@ from litmaml.inner_loop import InnerLoop, ordinary, unfused_attention
 from litmaml.loss_checks import check_loss_on, check_output
 from litmaml.model_checks import check_draws
 from litmaml.model_copy import copy_of, kept_values
+from litmaml.shown import first_line, listed
 from litmaml.trial_derivatives import try_derivatives
-from litmaml.trial_state import Drawn, Snapshot, changed, equal, own_streams
+from litmaml.trial_state import Drawn, Snapshot, attributes, changed, equal, own_streams
 from litmaml.types import Batch, Tasks
 
 _EXAMPLES = 6
@@ -42,7 +43,7 @@ def try_first_batch(inner_loop: InnerLoop, tasks: Tasks) -> list[str]:
         try:
             copied = copy_of(inner_loop)
         except Exception as error:  # whatever an attribute of somebody's model raises
-            return [f"model: it cannot be copied ({_line(error)}), so the first batch was not tried"]
+            return [f"model: it cannot be copied ({first_line(error)}), so the first batch was not tried"]
         tasks = ordinary(tasks)
         support, query = (_few(batch, _EXAMPLES) for batch in (tasks.support[0], tasks.query))
         with unfused_attention():
@@ -73,15 +74,16 @@ def _try_passes(inner_loop: InnerLoop, copied: InnerLoop, support: Batch, query:
     drawn = Drawn(inputs.device)
     first = _outputs(copied, given, 1, drawn)
     inner_loop.changes_inputs |= not equal(given, inputs)
-    once = Snapshot(model)
+    once = attributes(model)
     # After other inputs, and twice in turn.
     other, again, twice = (_outputs(copied, x.clone(), seed) for x, seed in ((others, 2), (inputs, 1), (inputs, 1)))
     after = Snapshot(model)
 
-    if stale := [name for name, value in kept.items() if kept_values(model).get(name) is value]:
+    now = kept_values(model)
+    if stale := [name for name, value in kept.items() if now.get(name) is value]:
         raise ValueError(
-            f"model: it keeps {_listed(stale)} as computed from its weights before, which no inner step changes and no "
-            "outer step trains; compute that in the forward pass"
+            f"model: it keeps {listed(stale, 3)} as computed from its weights before, which no inner step changes and "
+            "no outer step trains; compute that in the forward pass"
         )
     if drawn.by_others:
         raise ValueError(
@@ -95,21 +97,21 @@ def _try_passes(inner_loop: InnerLoop, copied: InnerLoop, support: Batch, query:
         )
     if moved := changed(before.weights, after.weights):
         raise ValueError(
-            f"model: its forward pass changes its own weights ({_listed(moved)}), which tasks would share, as an "
+            f"model: its forward pass changes its own weights ({listed(moved, 3)}), which tasks would share, as an "
             "embedding with max_norm does, or a layer that sets its weights by the first batch; normalise in the "
             "forward pass without changing them, or run one batch through the model before"
         )
     if moved := changed(before.buffers, after.buffers):
         raise ValueError(
-            f"model: its forward pass changes {_listed(moved)}, which tasks would share; take out what keeps "
+            f"model: its forward pass changes {listed(moved, 3)}, which tasks would share; take out what keeps "
             "statistics, counts or power iterations, or put that layer into eval mode if it keeps them in training only"
         )
     # By a copy that has seen nothing before; of the weights it is known now that a pass leaves them as they are.
     alone = _outputs(copy_of(inner_loop, share_weights=True), others.clone(), 2)
     tolerance = 1e-4 if first.is_cuda else 0.0
     if not all(equal(*pair, tolerance) for pair in ((first, again), (first, twice), (other, alone))):
-        moved = changed(once.attributes, after.attributes)
-        by = f"by what it keeps in {_listed(moved)}" if moved else "by something that it keeps between them"
+        moved = changed(once, after.attributes)
+        by = f"by what it keeps in {listed(moved, 3)}" if moved else "by something that it keeps between them"
         raise ValueError(
             f"model: a forward pass gives other outputs for the same inputs, weights and random numbers, {by}, which "
             "tasks would share; keep nothing between forward passes, and draw by torch's global generator"
@@ -127,7 +129,7 @@ def _outputs(copied: InnerLoop, inputs: Tensor, seed: int, drawn: Drawn | None =
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             raise ValueError(
                 f"model: {type(copied.model).__name__} cannot take the tasks' inputs of shape "
-                f"{tuple(inputs.shape[1:])} and {inputs.dtype} ({_line(error)}); are model and tasks of one "
+                f"{tuple(inputs.shape[1:])} and {inputs.dtype} ({first_line(error)}); are model and tasks of one "
                 "configuration?"
             ) from error
     return check_output(outputs, len(inputs))
@@ -135,12 +137,3 @@ def _outputs(copied: InnerLoop, inputs: Tensor, seed: int, drawn: Drawn | None =
 
 def _is_computed(value: Any) -> bool:
     return isinstance(value, Tensor) and value.requires_grad and not value.is_leaf
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
-
-
-def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0] or type(error).__name__

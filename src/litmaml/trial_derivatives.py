@@ -14,6 +14,7 @@ from torch import Tensor
 from litmaml.inner_loop import NO_HOOKS, InnerLoop, unfused_attention
 from litmaml.model_copy import copy_of, in_double_precision
 from litmaml.outer_gradient import SecondOrder
+from litmaml.shown import first_line
 from litmaml.trial_state import own_streams
 from litmaml.types import Batch, Params
 
@@ -154,7 +155,7 @@ def _remedies(twice: bool) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        line = (str(error).splitlines() or [""])[0]
+        line = first_line(error)
         if line.startswith("model:"):
             raise ValueError(line) from error
         if "use_reentrant" in line:
@@ -258,7 +259,7 @@ def _why_not_mapped(
             _by_inner_loop(loop, weights, batch, None)  # what a first pass keeps may spoil a second
             found = _by_inner_loop(loop, weights, batch, along)
     except Exception as error:  # whatever somebody's model does with tensors that are no plain ones
-        return f"PyTorch cannot map it over them ({(str(error).splitlines() or [''])[0][:200]})"
+        return f"PyTorch cannot map it over them ({first_line(error)[:200]})"
     if loop.draws:
         return ""
     for one, other in zip(found, one_by_one, strict=True):

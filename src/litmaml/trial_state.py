@@ -23,10 +23,13 @@ class Snapshot:
         self.places += [(name, id(weight)) for name, weight in model.named_parameters(remove_duplicate=False)]
         self.weights = {name: weight.detach().clone() for name, weight in model.named_parameters()}
         self.buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
-        self.attributes = {
-            name: value.detach().clone() if isinstance(value, Tensor) else value
-            for name, value in kept_values(model).items()
-        }
+        self.attributes = attributes(model)
+
+
+def attributes(model: nn.Module) -> dict[str, Any]:
+    """The values of plain attributes at this moment, by name."""
+    kept = kept_values(model)
+    return {name: value.detach().clone() if isinstance(value, Tensor) else value for name, value in kept.items()}
 
 
 def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:

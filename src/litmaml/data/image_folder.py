@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from math import inf
 from pathlib import Path
 
-from litmaml.data.image_tasks import ImageTasks, listed
+from litmaml.data.image_tasks import ImageTasks
 from litmaml.data.images import ImageFormat, ImagePool, lines, read_images
 from litmaml.data.leakage import Copies, Pair, Place, copies, judge_copies
 from litmaml.paths import expanded
+from litmaml.shown import listed
 from litmaml.types import SPLITS, Split
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")

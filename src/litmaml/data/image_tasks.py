@@ -17,6 +17,7 @@ from litmaml.data.affine import AFFINE_NUMBERS, random_affine
 from litmaml.data.images import ImageFormat, ImagePool
 from litmaml.data.leakage import Copies, Pair, Place, copies, fingerprints, judge_copies
 from litmaml.data.task_distribution import TaskDistribution, check_at_least, map_batches, task_stream, task_streams
+from litmaml.shown import listed
 from litmaml.types import SPLITS, Batch, Split, Tasks
 
 
@@ -256,9 +257,3 @@ def _gather(pixels: Tensor, chosen: NDArray[np.int64], turns: NDArray[np.int64])
         if (turned := turns == quarter).any():
             images[turned] = np.rot90(images[turned], quarter, (-2, -1))
     return torch.from_numpy(images)
-
-
-def listed(names: Sequence[str], most: int = 20) -> str:
-    """Names for an error, the first few of many."""
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

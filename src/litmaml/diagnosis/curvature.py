@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from litmaml.diagnosis.estimate import Estimate, listed, mean_estimate
+from litmaml.diagnosis.estimate import Estimate, mean_estimate
 from litmaml.diagnosis.hessians import Extreme, Hessians, flatten, largest_eigenvalues, unflatten
 from litmaml.diagnosis.kinks import kinks
 from litmaml.inner_loop import InnerLoop
 from litmaml.outer_gradient import seeded
+from litmaml.shown import listed
 from litmaml.types import Batch, Params, Tasks, chunks
 
 _SCALES = (1.0, 1 / 8, 1 / 64)
@@ -169,7 +170,7 @@ def _smoothness(values: Tensor, errors: Tensor) -> Estimate:
 
 
 def _no_lipschitz(kinked: list[str]) -> Estimate:
-    return Estimate(None, note=f"the Hessian jumps at the kinks of {listed(kinked)}: it has no Lipschitz constant")
+    return Estimate(None, note=f"the Hessian jumps at the kinks of {listed(kinked, 2)}: it has no Lipschitz constant")
 
 
 def _lipschitz(changes: Tensor, smoothness: float, dtype: torch.dtype) -> Estimate:

@@ -68,8 +68,3 @@ def _numbers(estimate: Estimate) -> tuple[float, float, float]:
     if estimate.value is None or estimate.low is None or estimate.high is None:
         raise ValueError("only estimates with an interval have a difference")
     return estimate.value, estimate.low, estimate.high
-
-
-def listed(layers: list[str]) -> str:
-    """The first layers of many."""
-    return ", ".join(layers[:2]) + (f" and {len(layers) - 2} more" if len(layers) > 2 else "")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from litmaml.diagnosis.estimate import listed
 from litmaml.diagnosis.findings import Choice, Findings
+from litmaml.shown import listed
 
 FIRST_ORDER_IS_CLOSE = 0.1
 """Error in one task up to which first order does. In the theory's own regime, alpha = 1 / (8 N L), it is at most 1/7 on
@@ -58,8 +58,8 @@ def _choose_probe(found: Findings) -> tuple[Choice, bool]:
     causes = []
     if found.kinks:
         causes.append(
-            f"the model has kinks ({listed(found.kinks)}), across which a difference of gradients is biased at every "
-            "length"
+            f"the model has kinks ({listed(found.kinks, 2)}), across which a difference of gradients is biased at "
+            "every length"
         )
     if found.batch_norm and max(row.error, scan.best_error) > PROBES_ARE_TRUE:
         causes.append("batch norm over few examples bends the loss within the probe")

@@ -23,7 +23,7 @@ from litmaml.finetuning.report import print_report, write_predictions, write_rep
 from litmaml.float32 import set_float32_precision
 from litmaml.imports import import_named
 from litmaml.paths import expanded
-from litmaml.shown import printable
+from litmaml.shown import first_line, printable
 
 
 def finetune(
@@ -104,9 +104,8 @@ def _check_device(device: str) -> None:
     try:
         torch.zeros(1, device=device).tolist()
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # unknown, not built in, not there
-        line = (str(error).splitlines() or [""])[0]
         raise ValueError(
-            f"device: torch cannot compute there ({line}), got {device!r}; use cpu, or one of the "
+            f"device: torch cannot compute there ({first_line(error)}), got {device!r}; use cpu, or one of the "
             f"{torch.cuda.device_count()} GPUs that torch sees (cuda, cuda:1, ...)"
         ) from error
 

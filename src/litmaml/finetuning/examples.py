@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from litmaml.data.image_tasks import listed
 from litmaml.finetuning.input_shape import a_few, fitted, outputs_of
 from litmaml.inner_loop import InnerLoop
 from litmaml.losses import ignored_index, is_elementwise, takes_class_indices
 from litmaml.model_copy import copy_of
+from litmaml.shown import listed
 
 
 class Examples(NamedTuple):

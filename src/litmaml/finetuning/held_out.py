@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from litmaml.data.image_tasks import listed
 from litmaml.finetuning.fine_tuner import FineTuner
+from litmaml.shown import listed
 
 _ONE_BY_ONE = 50
 _FOLDS = 5

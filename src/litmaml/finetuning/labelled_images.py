@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from litmaml.data.image_folder import SUFFIXES
-from litmaml.data.image_tasks import listed
 from litmaml.data.images import ImageFormat, lines, read_images
 from litmaml.data.leakage import Pair, Place, copies, fingerprints, listed_pairs
 from litmaml.paths import expanded
-from litmaml.shown import one_line
+from litmaml.shown import listed, one_line
 
 
 class Images(NamedTuple):
