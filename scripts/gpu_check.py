@@ -17,7 +17,7 @@ from pathlib import Path
 for folder in (Path(__file__).parent, Path(__file__).parents[1] / "src"):
     sys.path.insert(0, str(folder))
 
-from gpu_checks.suite import main  # noqa: E402
+from gpu_checks.suite import main  # noqa: E402 - found by the two folders above
 
 if __name__ == "__main__":
     sys.exit(main(description=__doc__ or ""))

@@ -26,6 +26,7 @@ CORE = {
     "models",
     "outer_gradient",
     "places",
+    "plain_copy",
     "shown",
     "derivatives",
     "task_batching",

@@ -6,14 +6,14 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from litmaml.inner_loop import NO_HOOKS, InnerLoop, unfused_attention
+from litmaml.inner_loop import NO_HOOKS, InnerLoop
 from litmaml.model_copy import copy_of, in_double_precision
 from litmaml.outer_gradient import SecondOrder
+from litmaml.plain_copy import PlainCopy, TaskDerivatives, derivatives_of
 from litmaml.shown import first_line
 from litmaml.trial_state import own_streams
 from litmaml.types import Batch, Params
@@ -30,71 +30,6 @@ _LARGE = 20_000_000
 
 _LONG = 0.1
 """Seconds for a forward pass in float64, from which on two examples have to do."""
-
-
-class Derivatives(NamedTuple):
-    """Of one task: its loss, its gradient by all weights, and d <grad_fast loss, v> by all weights, or None."""
-
-    loss: Tensor
-    gradient: Params
-    product: Params | None
-
-
-class PlainCopy:
-    """A copy of the inner loop's model that weights are written into, and that is called as anyone would call it.
-
-    What the inner loop does (other tensors in the place of parameters, ``vmap``, layers with derivatives of their own)
-    has no part in it.
-    """
-
-    def __init__(self, inner_loop: InnerLoop) -> None:
-        self._loop = copy_of(inner_loop)
-        self._names = [*self._loop.fast_names, *self._loop.slow_names]
-        self.functions: set[str] = set()
-        for name in self._names:
-            self._loop.model.get_parameter(name).requires_grad_(True)  # fine-tuning holds slow weights still
-
-    def at(self, weights: Params, batch: Batch, along: Params | None = None) -> Derivatives:
-        """The derivatives at these weights, on the first task of the batch; no product where torch has none."""
-        loss = self.loss(weights, batch)
-        self.functions |= _functions_in(loss)
-        leaves: Params = {name: self._loop.model.get_parameter(name) for name in self._names}
-        try:
-            return _derivatives(loss, leaves, along)
-        except RuntimeError as error:
-            if along is None or "is not implemented" not in str(error):
-                raise
-            return _derivatives(loss, leaves, None)
-
-    def loss_without_gradients(self, weights: Params, batch: Batch) -> Tensor:
-        """The loss where nothing is to be differentiated."""
-        self._loop.model.requires_grad_(False)
-        with torch.no_grad():
-            loss = self.loss(weights, batch)
-        for name in self._names:
-            self._loop.model.get_parameter(name).requires_grad_(True)
-        return loss
-
-    def slope_by_difference(self, weights: Params, batch: Batch, along: Params, radius: float) -> float:
-        """The loss at ``weights`` + r ``along`` less that at ``weights`` - r ``along``, over 2 r."""
-        with torch.no_grad():
-            ahead, behind = (float(self.loss(_moved(weights, along, r), batch)) for r in (radius, -radius))
-        return (ahead - behind) / (2 * radius)
-
-    def product_by_difference(self, weights: Params, batch: Batch, along: Params, radius: float) -> Params:
-        """The same of the gradient."""
-        ahead, behind = (self.at(_moved(weights, along, r), batch).gradient for r in (radius, -radius))
-        return {name: (ahead[name] - behind[name]) / (2 * radius) for name in ahead}
-
-    def loss(self, weights: Params, batch: Batch) -> Tensor:
-        """The loss at these weights, on the first task of the batch."""
-        model = self._loop.model
-        with torch.no_grad():
-            for name in self._names:
-                model.get_parameter(name).copy_(weights[name])
-        with own_streams(4, batch.inputs.device), unfused_attention():
-            loss: Tensor = self._loop.loss(model(batch.inputs[0].clone()), batch.targets[0])
-        return loss
 
 
 def try_derivatives(inner_loop: InnerLoop, batch: Batch, at_once: bool) -> list[str]:
@@ -193,7 +128,7 @@ def _double(batch: Batch) -> Batch:
     return Batch(*(p.cpu().double() if p.is_floating_point() else p.cpu() for p in (batch.inputs, batch.targets)))
 
 
-def _check_weights(apart: Tensor, gradient: Params, theirs: Derivatives, tolerance: float) -> None:
+def _check_weights(apart: Tensor, gradient: Params, theirs: TaskDerivatives, tolerance: float) -> None:
     true = {name: theirs.gradient[name] for name in gradient}
     off = float(apart.abs()) / max(float(theirs.loss.abs()), 1e-300)
     if off > tolerance or _distance(gradient, true) > tolerance:
@@ -206,7 +141,7 @@ def _check_weights(apart: Tensor, gradient: Params, theirs: Derivatives, toleran
 
 
 def _check_product(
-    plain: PlainCopy, weights: Params, batch: Batch, along: Params, ours: Params, theirs: Derivatives, exact: bool
+    plain: PlainCopy, weights: Params, batch: Batch, along: Params, ours: Params, theirs: TaskDerivatives, exact: bool
 ) -> None:
     product = theirs.product or ours
     if exact and _is_slope(plain, weights, batch, along, theirs.gradient):
@@ -249,7 +184,7 @@ def _why_not_mapped(
     weights: list[Params],
     batch: Batch,
     along: Params | None,
-    one_by_one: list[Derivatives],
+    one_by_one: list[TaskDerivatives],
     tolerance: float,
 ) -> str:
     """Why several tasks at once are not to be had, or nothing."""
@@ -271,7 +206,7 @@ def _why_not_mapped(
     return ""
 
 
-def _by_inner_loop(loop: InnerLoop, weights: list[Params], batch: Batch, along: Params | None) -> list[Derivatives]:
+def _by_inner_loop(loop: InnerLoop, weights: list[Params], batch: Batch, along: Params | None) -> list[TaskDerivatives]:
     """The derivatives as the inner loop takes them, of as many tasks of the batch as there are weights."""
     batch = Batch(batch.inputs[: len(weights)], batch.targets[: len(weights)])
     slow = {name: weights[0][name].detach().requires_grad_() for name in loop.slow_names}
@@ -279,7 +214,7 @@ def _by_inner_loop(loop: InnerLoop, weights: list[Params], batch: Batch, along: 
     fast = {name: torch.stack([one[name] for one in leaves]) for name in loop.fast_names}
     with own_streams(4, batch.inputs.device):
         losses = loop.losses(fast, slow, batch)
-    return [_derivatives(loss, {**one, **slow}, along) for loss, one in zip(losses, leaves, strict=True)]
+    return [derivatives_of(loss, {**one, **slow}, along) for loss, one in zip(losses, leaves, strict=True)]
 
 
 def _inner_gradient(loop: InnerLoop, weights: Params, batch: Batch) -> Params:
@@ -290,44 +225,6 @@ def _inner_gradient(loop: InnerLoop, weights: Params, batch: Batch) -> Params:
         one = Batch(batch.inputs[:1], batch.targets[:1])
         gradient = loop.outer_gradient.inner_gradient(loop.losses, fast, slow, one, None)
     return {name: g.detach()[0] for name, g in gradient.items()}
-
-
-def _derivatives(loss: Tensor, leaves: Params, along: Params | None) -> Derivatives:
-    targets, twice = list(leaves.values()), along is not None
-    first = torch.autograd.grad(loss, targets, retain_graph=True, create_graph=twice, materialize_grads=True)
-    gradient = dict(zip(leaves, first, strict=True))
-    if sparse := [name for name, g in gradient.items() if g.layout != torch.strided]:
-        raise ValueError(
-            f"model: the gradient by {', '.join(sparse[:3])} is sparse, which inner steps do not take; make the "
-            "embedding with sparse=False"
-        )
-    product = None
-    if along is not None:
-        product = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
-        if curved := [name for name in along if gradient[name].requires_grad]:
-            parts = [gradient[name] for name in curved], targets, [along[name] for name in curved]
-            second = torch.autograd.grad(*parts, retain_graph=True, materialize_grads=True)
-            product = dict(zip(leaves, second, strict=True))
-    return Derivatives(loss.detach(), {name: g.detach() for name, g in gradient.items()}, product)
-
-
-def _functions_in(loss: Tensor) -> set[str]:
-    """The names of the ``torch.autograd.Function``s in a graph, without those of the inner loop."""
-    found: set[str] = set()
-    seen, left = set(), [loss.grad_fn]
-    while left:
-        node = left.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if isinstance(node, torch.autograd.function.BackwardCFunction):
-            found.add(node.name().removesuffix("Backward"))
-        left += [following for following, _ in node.next_functions]
-    return found
-
-
-def _moved(weights: Params, along: Params, length: float) -> Params:
-    return {name: w + length * along[name] if name in along else w for name, w in weights.items()}
 
 
 def _nearby(weights: Params, seed: int) -> Params:

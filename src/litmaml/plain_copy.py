@@ -1,0 +1,121 @@
+"""A model by itself: its loss and derivatives at any weights, by none of the inner loop's means."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from litmaml.inner_loop import InnerLoop, unfused_attention
+from litmaml.model_copy import copy_of
+from litmaml.trial_state import own_streams
+from litmaml.types import Batch, Params
+
+
+class TaskDerivatives(NamedTuple):
+    """Of one task: its loss, its gradient by all weights, and d <grad_fast loss, v> by all weights, or None."""
+
+    loss: Tensor
+    gradient: Params
+    product: Params | None
+
+
+class PlainCopy:
+    """A copy of the inner loop's model that weights are written into, and that is called as anyone would call it.
+
+    What the inner loop does (other tensors in the place of parameters, ``vmap``, layers with derivatives of their own)
+    has no part in it.
+    """
+
+    def __init__(self, inner_loop: InnerLoop) -> None:
+        self._loop = copy_of(inner_loop)
+        self._names = [*self._loop.fast_names, *self._loop.slow_names]
+        self.functions: set[str] = set()
+        for name in self._names:
+            self._loop.model.get_parameter(name).requires_grad_(True)  # fine-tuning holds slow weights still
+
+    def at(self, weights: Params, batch: Batch, along: Params | None = None) -> TaskDerivatives:
+        """The derivatives at these weights, on the first task of the batch; no product where torch has none."""
+        loss = self.loss(weights, batch)
+        self.functions |= _functions_in(loss)
+        leaves: Params = {name: self._loop.model.get_parameter(name) for name in self._names}
+        try:
+            return derivatives_of(loss, leaves, along)
+        except RuntimeError as error:
+            if along is None or "is not implemented" not in str(error):
+                raise
+            return derivatives_of(loss, leaves, None)
+
+    def loss_without_gradients(self, weights: Params, batch: Batch) -> Tensor:
+        """The loss where nothing is to be differentiated."""
+        self._loop.model.requires_grad_(False)
+        with torch.no_grad():
+            loss = self.loss(weights, batch)
+        for name in self._names:
+            self._loop.model.get_parameter(name).requires_grad_(True)
+        return loss
+
+    def slope_by_difference(self, weights: Params, batch: Batch, along: Params, radius: float) -> float:
+        """The loss at ``weights`` + r ``along`` less that at ``weights`` - r ``along``, over 2 r."""
+        with torch.no_grad():
+            ahead, behind = (float(self.loss(_moved(weights, along, r), batch)) for r in (radius, -radius))
+        return (ahead - behind) / (2 * radius)
+
+    def product_by_difference(self, weights: Params, batch: Batch, along: Params, radius: float) -> Params:
+        """The same of the gradient."""
+        ahead, behind = (self.at(_moved(weights, along, r), batch).gradient for r in (radius, -radius))
+        return {name: (ahead[name] - behind[name]) / (2 * radius) for name in ahead}
+
+    def loss(self, weights: Params, batch: Batch) -> Tensor:
+        """The loss at these weights, on the first task of the batch."""
+        model = self._loop.model
+        with torch.no_grad():
+            for name in self._names:
+                model.get_parameter(name).copy_(weights[name])
+        with own_streams(4, batch.inputs.device), unfused_attention():
+            loss: Tensor = self._loop.loss(model(batch.inputs[0].clone()), batch.targets[0])
+        return loss
+
+
+def derivatives_of(loss: Tensor, leaves: Params, along: Params | None) -> TaskDerivatives:
+    """The derivatives of a task's loss by its weights, and along a direction if one is given.
+
+    Raises:
+        ValueError: A gradient is sparse.
+    """
+    targets, twice = list(leaves.values()), along is not None
+    first = torch.autograd.grad(loss, targets, retain_graph=True, create_graph=twice, materialize_grads=True)
+    gradient = dict(zip(leaves, first, strict=True))
+    if sparse := [name for name, g in gradient.items() if g.layout != torch.strided]:
+        raise ValueError(
+            f"model: the gradient by {', '.join(sparse[:3])} is sparse, which inner steps do not take; make the "
+            "embedding with sparse=False"
+        )
+    product = None
+    if along is not None:
+        product = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
+        if curved := [name for name in along if gradient[name].requires_grad]:
+            parts = [gradient[name] for name in curved], targets, [along[name] for name in curved]
+            second = torch.autograd.grad(*parts, retain_graph=True, materialize_grads=True)
+            product = dict(zip(leaves, second, strict=True))
+    return TaskDerivatives(loss.detach(), {name: g.detach() for name, g in gradient.items()}, product)
+
+
+def _functions_in(loss: Tensor) -> set[str]:
+    """The names of the ``torch.autograd.Function``s in a graph, without those of the inner loop."""
+    found: set[str] = set()
+    seen, left = set(), [loss.grad_fn]
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            found.add(node.name().removesuffix("Backward"))
+        left += [following for following, _ in node.next_functions]
+    return found
+
+
+def _moved(weights: Params, along: Params, length: float) -> Params:
+    return {name: w + length * along[name] if name in along else w for name, w in weights.items()}
