@@ -21,7 +21,7 @@ class Arguments:
 
     def __init__(self, arguments: Sequence[str]) -> None:
         self.arguments = list(arguments)
-        self._given = list(_given(self.arguments))
+        self._given = list(options_in(self.arguments))
 
     @property
     def files(self) -> list[str]:
@@ -84,7 +84,7 @@ def _yaml(text: str, what: str) -> Any:
         raise ValueError(f"{what}: no YAML: {' '.join(str(error).split())}") from error
 
 
-def _given(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+def options_in(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
     """The options with their values, typed as ``--name value`` or ``--name=value``."""
     for place, argument in enumerate(arguments):
         if not argument.startswith("-"):

@@ -23,32 +23,22 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
-from litmaml.arguments import Arguments
 from litmaml.callbacks import BestCheckpoint, LastCheckpoint, Predictions, Preemption, Report, Resumption
 from litmaml.callbacks.best_checkpoint import best_checkpoint
-from litmaml.checkpoint import read_checkpoint
 from litmaml.checkpoint_io import DurableCheckpointIO
 from litmaml.data import TaskDataModule
 from litmaml.error_lines import OneLineParser, errors_in_one_line
 from litmaml.finetuning.command import COMMANDS, run_command
-from litmaml.finetuning.meta_checkpoint import locate, start_from
+from litmaml.finetuning.meta_checkpoint import start_from
 from litmaml.float32 import Float32Precision, set_float32_precision
 from litmaml.guarded_logger import guard
 from litmaml.imports import HELP, import_named
 from litmaml.meta_learner import MetaLearner
-from litmaml.recorded import SealedParser, configuration
-from litmaml.recorded_run import named_checkpoint, with_run
-from litmaml.run_folder import (
-    checkpoints_in,
-    local_folder,
-    remove_unfinished,
-    resolve_checkpoint,
-    set_aside,
-)
+from litmaml.recorded import SealedParser
+from litmaml.recorded_run import with_records
+from litmaml.run_folder import DEFAULT_FOLDER, local_folder, remove_unfinished, set_aside
 from litmaml.run_owner import FolderOwner, claim
 from litmaml.sealed import unseal
-
-DEFAULT_FOLDER = "runs/latest"
 
 # Such as a loss's weights of the classes: weight: [1.0, 2.0].
 register_type(torch.Tensor, serializer=torch.Tensor.tolist, deserializer=torch.tensor)
@@ -116,7 +106,7 @@ class MetaCLI(LightningCLI):
         parser.add_lightning_class_args(Preemption, "preemption")
 
     def _parse_ckpt_path(self) -> None:
-        """Lightning would let the checkpoint's arguments win over those typed; see ``with_checkpoint``."""
+        """Lightning would let the checkpoint's arguments win over those typed; see ``with_records``."""
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
@@ -283,38 +273,5 @@ def _run(arguments: list[str]) -> None:
                 "description": "Few-shot learning by MAML with a selectable outer gradient.",
                 "epilog": f"And, each with its own --help: {others}",
             },
-            args=_with_records(import_named(arguments), Path(scratch)),
+            args=with_records(import_named(arguments), Path(scratch)),
         )
-
-
-def _with_records(arguments: list[str], scratch: Path) -> list[str]:
-    """Before what was typed what the checkpoint records, and the run's folder."""
-    return with_run(with_checkpoint(named_checkpoint(arguments), scratch), arguments, scratch)
-
-
-def with_checkpoint(arguments: list[str], scratch: Path) -> list[str]:
-    """Put the checkpoint's own configuration before all that was typed, so that what was typed wins."""
-    typed = Arguments(arguments[1:])
-    named, weights = typed.option("ckpt_path"), typed.option("init_weights")
-    if weights is not None and named is not None:
-        raise ValueError("init_weights: is for a new run, ckpt_path to resume or test one; give one of them")
-    if weights is not None and arguments[0] == "fit":
-        recorded = configuration(read_checkpoint(locate(weights, "init_weights")), arguments, data=False)
-        return [arguments[0], "--config", _written(recorded, scratch), *arguments[1:]]
-    if named is None or not arguments or arguments[0].startswith("-"):
-        return arguments
-    command = arguments[0]
-    folder = local_folder(typed.value("trainer.default_root_dir") or DEFAULT_FOLDER)
-    if command == "fit" and named == "last" and not checkpoints_in(folder):
-        # So that a job that is killed before its first checkpoint can be started again as it is.
-        rank_zero_info(f"there is no checkpoint in {folder} yet: training starts from the beginning")
-        return [command, *typed.without("ckpt_path")]
-    path = resolve_checkpoint(named, folder, resume=command == "fit")
-    recorded = configuration(read_checkpoint(path), arguments[1:])
-    return [command, "--config", _written(recorded, scratch), *typed.without("ckpt_path"), f"--ckpt_path={path}"]
-
-
-def _written(recorded: dict[str, Any], scratch: Path) -> str:
-    file = scratch / "checkpoint.yaml"
-    file.write_text(yaml.safe_dump(recorded), encoding="utf-8")
-    return str(file)

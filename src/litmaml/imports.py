@@ -5,10 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-import yaml
+from litmaml.arguments import read_config
 
 OPTION = "--imports"
 HELP = (
@@ -49,8 +47,8 @@ def import_named(arguments: Sequence[str]) -> list[str]:
 
 def _configured(file: str) -> list[str]:
     try:
-        content: Any = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        content = read_config(file)
+    except (OSError, ValueError):
         return []  # the parser will say what is wrong
     names = content.get("imports") if isinstance(content, dict) else None
     return _names(names) if isinstance(names, str) else [str(name) for name in names or ()]

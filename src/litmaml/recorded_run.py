@@ -1,7 +1,5 @@
-"""What a checkpoint adds to the arguments of a command: its run's folder, and the run itself where nothing is typed.
-
-``with_checkpoint`` brings the recorded model and data. Here is the rest.
-"""
+"""What a checkpoint adds to the arguments of a command: its model and data, its run's folder, and the run itself where
+nothing is typed."""
 
 from __future__ import annotations
 
@@ -15,7 +13,9 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from litmaml.arguments import Arguments, is_none
 from litmaml.checkpoint import read_checkpoint
-from litmaml.run_folder import CHECKPOINTS
+from litmaml.finetuning.meta_checkpoint import locate
+from litmaml.recorded import configuration
+from litmaml.run_folder import CHECKPOINTS, DEFAULT_FOLDER, checkpoints_in, local_folder, resolve_checkpoint
 from litmaml.sealed import seal
 
 _EVALUATIONS = ("validate", "test", "predict")
@@ -41,6 +41,12 @@ _WORD = re.compile(r"(?!/)[\w:/+-]{0,80}", re.ASCII)
 _SECTIONS = ("seed_everything", "trainer", "checkpoint", "float32_matmul_precision", "report", "preemption")
 
 
+def with_records(arguments: list[str], scratch: Path) -> list[str]:
+    """What was typed, after what the checkpoint records of model, data and run."""
+    recorded, saved = with_checkpoint(named_checkpoint(arguments), scratch)
+    return with_run(recorded, saved, arguments, scratch)
+
+
 def named_checkpoint(arguments: list[str]) -> list[str]:
     """The arguments with the checkpoint as an option, also where a configuration file names it.
 
@@ -61,11 +67,43 @@ def named_checkpoint(arguments: list[str]) -> list[str]:
     return [command, *given.without("ckpt_path"), f"--ckpt_path={named}"]
 
 
-def with_run(arguments: list[str], typed: list[str], scratch: Path) -> list[str]:
+def with_checkpoint(arguments: list[str], scratch: Path) -> tuple[list[str], Mapping[str, Any] | None]:
+    """Put the checkpoint's own configuration before all that was typed, so that what was typed wins.
+
+    Args:
+        arguments: With the checkpoint as an option.
+        scratch: A folder for a configuration file.
+
+    Returns:
+        The arguments, and what was read of the checkpoint that a command starts from or is resumed from, if any.
+    """
+    typed = Arguments(arguments[1:])
+    named, weights = typed.option("ckpt_path"), typed.option("init_weights")
+    if weights is not None and named is not None:
+        raise ValueError("init_weights: is for a new run, ckpt_path to resume or test one; give one of them")
+    if weights is not None and arguments[0] == "fit":
+        recorded = configuration(read_checkpoint(locate(weights, "init_weights")), arguments, data=False)
+        return [arguments[0], "--config", _written(recorded, scratch / "checkpoint.yaml"), *arguments[1:]], None
+    if named is None or not arguments or arguments[0].startswith("-"):
+        return arguments, None
+    command = arguments[0]
+    folder = local_folder(typed.value("trainer.default_root_dir") or DEFAULT_FOLDER)
+    if command == "fit" and named == "last" and not checkpoints_in(folder):
+        # So that a job that is killed before its first checkpoint can be started again as it is.
+        rank_zero_info(f"there is no checkpoint in {folder} yet: training starts from the beginning")
+        return [command, *typed.without("ckpt_path")], None
+    path = resolve_checkpoint(named, folder, resume=command == "fit")
+    saved = read_checkpoint(path)
+    file = _written(configuration(saved, arguments[1:]), scratch / "checkpoint.yaml")
+    return [command, "--config", file, *typed.without("ckpt_path"), f"--ckpt_path={path}"], saved
+
+
+def with_run(arguments: list[str], saved: Mapping[str, Any] | None, typed: list[str], scratch: Path) -> list[str]:
     """Let a run go on where it lies, and as it was where only its folder is named.
 
     Args:
         arguments: With the recorded model and data first, in a configuration file, and the file of the checkpoint.
+        saved: What was read of it, or None.
         typed: As they were typed.
         scratch: A folder for another configuration file.
 
@@ -82,7 +120,7 @@ def with_run(arguments: list[str], typed: list[str], scratch: Path) -> list[str]
     there = given.option("trainer.default_root_dir")
     if home is not None and there is None:
         arguments = [*arguments, f"--trainer.default_root_dir={home}"]
-    saved = read_checkpoint(path)
+    saved = read_checkpoint(path) if saved is None else saved
     before: list[str] = []
     began = saved.get("configuration")
     seed = began.get("seed_everything") if isinstance(began, Mapping) else None
@@ -95,14 +133,16 @@ def with_run(arguments: list[str], typed: list[str], scratch: Path) -> list[str]
             )
         before = [f"--seed_everything={seed}"]
     if command == "fit" and not given.files and "configuration" in saved:
-        recorded = _sections(saved["configuration"])
-        file = scratch / "run.yaml"
-        file.write_text(yaml.safe_dump(recorded), encoding="utf-8")
-        before = ["--config", str(file), *before]
+        before = ["--config", _written(_sections(saved["configuration"]), scratch / "run.yaml"), *before]
         rank_zero_info(f"{home or path}: going on with the trainer and callbacks that it records")
     options = _found_again(saved.get("datamodule_hyper_parameters"), saved.get("made_in"))
     # After the recorded model and data, and before what was typed.
     return [*arguments[:1], *before, *arguments[1:3], *options, *arguments[3:]]
+
+
+def _written(content: Mapping[str, Any], file: Path) -> str:
+    file.write_text(yaml.safe_dump(dict(content)), encoding="utf-8")
+    return str(file)
 
 
 def _home(path: Path) -> Path | None:

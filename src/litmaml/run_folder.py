@@ -13,6 +13,7 @@ from litmaml.paths import expanded
 CHECKPOINTS = "checkpoints"
 BEST = "best.ckpt"
 LAST = "last.ckpt"
+DEFAULT_FOLDER = "runs/latest"
 
 
 def local_folder(named: str) -> Path:
@@ -26,7 +27,7 @@ def local_folder(named: str) -> Path:
             f"trainer.default_root_dir: has to be a folder, got {named!r}; checkpoints that survive a kill take a file "
             "system: mount the bucket, or copy the run there when it has ended"
         )
-    return Path(os.path.expandvars(named)).expanduser()
+    return expanded(named)
 
 
 def resolve_checkpoint(named: str, folder: Path, resume: bool, argument: str = "ckpt_path") -> Path:

@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from litmaml.arguments import options_in
+
 _WRAPPERS = ("init_args", "dict_kwargs")
 
 
@@ -81,10 +83,7 @@ def _same(typed: str, recorded: object, found: type | None) -> bool:
 def what_was_typed(arguments: Sequence[str]) -> Typed:
     """The tree of a command's arguments and of the configuration files that they name."""
     typed = Typed()
-    following = [*arguments[1:], "--"]
-    for argument, after in zip(arguments, following, strict=False):
-        name, has_value, value = argument.partition("=")
-        value = value if has_value else after
+    for name, value in options_in(arguments):
         if name in ("-c", "--config"):
             typed.put((), _content(value))
         elif re.match(r"--(model|data)(\.|$)", name) and not name.endswith("+"):

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from litmaml.arguments import Arguments
 from litmaml.checkpoint import read_checkpoint
-from litmaml.cli import DEFAULT_FOLDER, MetaCLI, with_checkpoint
+from litmaml.cli import MetaCLI
 from litmaml.data import TaskDataModule
 from litmaml.data.task_distribution import map_batches
 from litmaml.diagnosis.diagnose import Diagnosis, diagnose
@@ -26,7 +26,8 @@ from litmaml.float32 import set_float32_precision
 from litmaml.imports import import_named
 from litmaml.meta_learner import MetaLearner
 from litmaml.paths import expanded
-from litmaml.run_folder import folder_of
+from litmaml.recorded_run import with_checkpoint
+from litmaml.run_folder import DEFAULT_FOLDER, folder_of
 from litmaml.shown import printable
 from litmaml.types import Batch, Split, Tasks
 
@@ -87,7 +88,8 @@ def diagnose_command(arguments: Sequence[str]) -> Diagnosis:
         if path is not None:
             # As for the other commands: the checkpoint's configuration before all that was typed.
             folder = [] if Arguments(typed).option("trainer.default_root_dir") else [str(folder_of(path))]
-            typed = with_checkpoint(["diagnose", *typed, f"--ckpt_path={path}"], Path(scratch))[1:-1]
+            recorded, _ = with_checkpoint(["diagnose", *typed, f"--ckpt_path={path}"], Path(scratch))
+            typed = recorded[1:-1]
             typed += [f"--trainer.default_root_dir={name}" for name in folder]
         cli = DiagnoseCLI(
             MetaLearner,
