@@ -37,7 +37,7 @@ class Resumption(Callback):
                 f"trainer.max_epochs: the checkpoint is of epoch {checkpoint['epoch']} (the first is 0), got "
                 f"{trainer.max_epochs}; set it to at least {checkpoint['epoch'] + 1}"
             )
-        for name, value in _changed(_arguments(before.get("optimizer")), _arguments(now.get("optimizer"))).items():
+        for name, (_, value) in _changed(before, now, "optimizer").items():
             for state in checkpoint["optimizer_states"]:
                 for group in state["param_groups"]:
                     group[name] = tuple(value) if isinstance(value, list) else value
@@ -64,33 +64,23 @@ def check_resumed(before: Mapping[str, Any], now: Mapping[str, Any], learns_rate
             raise ValueError(
                 f"model.{name}: the run has {_class(old)} with a state of its own, got {_class(new)}; {instead}"
             )
-    changed = _changed(_arguments(before.get("lr_scheduler")), _arguments(now.get("lr_scheduler")))
     if now.get("lr_scheduler") is not None:
-        interval = ("lr_scheduler_interval", before.get("lr_scheduler_interval"), now.get("lr_scheduler_interval"))
-        for name, old, new in [
-            *(
-                (f"lr_scheduler.{name}", _arguments(before["lr_scheduler"])[name], value)
-                for name, value in changed.items()
-            ),
-            interval,
-        ]:
+        schedule = {f"lr_scheduler.{name}": pair for name, pair in _changed(before, now, "lr_scheduler").items()}
+        interval = before.get("lr_scheduler_interval"), now.get("lr_scheduler_interval")
+        for name, (old, new) in {**schedule, "lr_scheduler_interval": interval}.items():
             if old is not None and old != new:
                 raise ValueError(f"model.{name}: the schedule is under way with {old!r}, got {new!r}; {instead}")
-        rates = (_arguments(before.get("optimizer")).get("lr"), _arguments(now.get("optimizer")).get("lr"))
-        if rates[0] != rates[1]:
-            raise ValueError(
-                f"model.optimizer.lr: the schedule has it, begun with {rates[0]!r}, got {rates[1]!r}; {instead}"
-            )
+        old, new = (_arguments(learner, "optimizer").get("lr") for learner in (before, now))
+        if old != new:
+            raise ValueError(f"model.optimizer.lr: the schedule has it, begun with {old!r}, got {new!r}; {instead}")
     if learns_rates:
-        for name, value in _changed(
-            _arguments(before.get("inner_optimizer")), _arguments(now.get("inner_optimizer"))
-        ).items():
+        for name, (old, new) in _changed(before, now, "inner_optimizer").items():
             if name in ("lr", "learn", "per_step"):
                 raise ValueError(
-                    f"model.inner_optimizer.{name}: the rates were learnt on from "
-                    f"{_arguments(before['inner_optimizer'])[name]!r} and are restored, got {value!r}; {instead}"
+                    f"model.inner_optimizer.{name}: the rates were learnt on from {old!r} and are restored, got "
+                    f"{new!r}; {instead}"
                 )
-        if _arguments(now.get("inner_optimizer")).get("per_step") and before["inner_steps"] != now["inner_steps"]:
+        if _arguments(now, "inner_optimizer").get("per_step") and before["inner_steps"] != now["inner_steps"]:
             raise ValueError(
                 f"model.inner_steps: rates were learnt for each of {before['inner_steps']} steps, got "
                 f"{now['inner_steps']}; {instead}"
@@ -101,13 +91,15 @@ def _class(recipe: Any) -> str | None:
     return str(recipe["class_path"]) if isinstance(recipe, Mapping) and "class_path" in recipe else recipe
 
 
-def _arguments(recipe: Any) -> Mapping[str, Any]:
+def _arguments(learner: Mapping[str, Any], part: str) -> Mapping[str, Any]:
+    recipe = learner.get(part)
     return dict(recipe.get("init_args") or {}) if isinstance(recipe, Mapping) else {}
 
 
-def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments that both have, where their values differ."""
-    return {name: value for name, value in new.items() if name in old and old[name] != value}
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any], part: str) -> dict[str, tuple[Any, Any]]:
+    """The arguments that a part of the learner has in both, where they differ: the old value and the new."""
+    old, new = _arguments(before, part), _arguments(now, part)
+    return {name: (old[name], value) for name, value in new.items() if name in old and old[name] != value}
 
 
 def _differences(old: Any, new: Any, key: str = "") -> Iterator[str]:
