@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from oracles import Directions
 from torch import Tensor, nn
 
 from litmaml import outer_gradient
-from litmaml.types import Params, Tasks
+from litmaml.types import Tasks
 
 
 class Drawn:
@@ -47,18 +48,8 @@ class Drawn:
         return draw
 
 
-class FixedDirections:
+class FixedDirections(Directions):
     """A context in which each Hop draws the points given, one after another, for every task."""
-
-    def __init__(self, points: Tensor) -> None:
-        self.points, self.drawn = points, 0
-
-    def __call__(self, like: Params) -> Params:
-        point = self.points[self.drawn % len(self.points)]
-        self.drawn += 1
-        parts = point.split([weight[0].numel() for weight in like.values()])
-        pairs = zip(like.items(), parts, strict=True)
-        return {name: part.reshape(weight.shape[1:]).expand_as(weight) for (name, weight), part in pairs}
 
     def __enter__(self) -> None:
         self.before, outer_gradient._normal = outer_gradient._normal, self

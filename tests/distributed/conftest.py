@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from runs import clear_up
+
+from started import clear_up
 
 
 @pytest.fixture(autouse=True)

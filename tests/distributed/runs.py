@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,6 +13,7 @@ import torch
 from torch import Tensor
 
 from litmaml.checkpoint import read_checkpoint
+from started import start_process
 
 HERE = Path(__file__).parent
 # Two epochs of six outer steps on eight tasks each, in float64: two processes agree with one to rounding.
@@ -45,31 +43,10 @@ def callback(at: Path, kind: str, **arguments: Any) -> str:
     return f"--config={file}"
 
 
-_started: list[subprocess.Popen[str]] = []
-
-
 def start(arguments: Sequence[str], folder: Path, module: Sequence[str] = (), **env: str) -> subprocess.Popen[str]:
     """A process that trains in a folder."""
     command = [sys.executable, *module, "-m", "litmaml", *arguments, f"--trainer.default_root_dir={folder}"]
-    process = subprocess.Popen(
-        command,
-        env=os.environ | env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    _started.append(process)
-    return process
-
-
-def clear_up() -> None:
-    """End what a test has left running: a process that was killed leaves those that it had started."""
-    for process in _started:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-    _started.clear()
+    return start_process(command, **env)
 
 
 def finish(*processes: subprocess.Popen[str]) -> tuple[list[int], str]:

@@ -7,26 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 from gratings import draw
-from lightning.pytorch import Trainer
 from torch import nn
 
 from litmaml.data import ImageFolderTasks, ImageFormat, Sinusoid, TaskDataModule
 from litmaml.inner_optimizer import SGD
 from litmaml.meta_learner import MetaLearner
 from litmaml.models import MLP, Conv4
+from quiet_trainer import quiet_trainer
 
 
 def trained(folder: Path, learner: MetaLearner, data: TaskDataModule) -> Path:
     """The folder of a run with checkpoints."""
-    trainer = Trainer(
-        accelerator="cpu",
-        max_steps=4,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-    )
+    trainer = quiet_trainer(folder, max_steps=4, limit_val_batches=0)
     trainer.fit(learner, data)
     for name in ("best", "last"):
         trainer.save_checkpoint(folder / "checkpoints" / f"{name}.ckpt")

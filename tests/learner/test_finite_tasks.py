@@ -18,9 +18,15 @@ from litmaml.finite_tasks import Count, OuterStep
 from litmaml.inner_optimizer import SGD
 from litmaml.models import MLP
 from litmaml.types import Tasks
+from quiet_trainer import quiet_trainer
 
 # Lightning 2.6.6 calls what torch 2.13 has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")
+
+
+def trainer_of(folder: Path, devices: int, **options: Any) -> Trainer:
+    strategy = "ddp_fork" if devices > 1 else "auto"
+    return quiet_trainer(folder, devices=devices, strategy=strategy, max_epochs=1, **options)
 
 
 class Broken(Sinusoid):
@@ -69,20 +75,8 @@ def gradients(tmp_path: Path, bad: list[int], meta_batch: int, devices: int = 1,
     folder.mkdir()
     module = learner()
     module.optimizer = lambda weights: torch.optim.SGD(weights, lr=0.0)
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=devices,
-        strategy="ddp_fork" if devices > 1 else "auto",
-        precision="64-true",
-        max_epochs=1,
-        logger=False,
-        limit_val_batches=0,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        callbacks=[Gradients(folder)],
-        **options,
-    )
+    callbacks = [Gradients(folder)]
+    trainer = trainer_of(folder, devices, precision="64-true", limit_val_batches=0, callbacks=callbacks, **options)
     trainer.fit(module, datamodule=TaskDataModule(Broken(bad), meta_batch=meta_batch, train_tasks=16))
     return [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
 
@@ -127,18 +121,7 @@ def test_full_batches_are_not_touched() -> None:
 
 def fit(tmp_path: Path, bad: list[int], split: str = "train", devices: int = 1, **options: Any) -> MetaLearner:
     module = learner(**options)
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=devices,
-        strategy="ddp_fork" if devices > 1 else "auto",
-        max_epochs=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        num_sanity_val_steps=0,
-        default_root_dir=tmp_path,
-    )
+    trainer = trainer_of(tmp_path, devices, num_sanity_val_steps=0)
     data = TaskDataModule(Broken(bad, split), meta_batch=2, train_tasks=16, val_tasks=4)
     trainer.fit(module, datamodule=data)
     return module
@@ -155,10 +138,7 @@ def test_a_step_without_any_finite_task_moves_nothing_and_logs_nan(tmp_path: Pat
 def test_momentum_does_not_move_a_step_without_tasks_either(tmp_path: Path) -> None:
     whole, short = fit(tmp_path, [*range(8, 16)]), learner()
     short.optimizer = whole.optimizer
-    trainer = Trainer(
-        accelerator="cpu", max_steps=4, logger=False, enable_progress_bar=False, enable_model_summary=False,
-        enable_checkpointing=False, num_sanity_val_steps=0,
-    )  # fmt: skip
+    trainer = quiet_trainer(tmp_path, max_steps=4, num_sanity_val_steps=0)
     trainer.fit(short, datamodule=TaskDataModule(Broken([]), meta_batch=2, train_tasks=16, val_tasks=4))
     assert all(torch.equal(weight, short.state_dict()[name]) for name, weight in whole.state_dict().items())
 
@@ -184,10 +164,7 @@ def test_with_raise_every_rank_names_the_task(tmp_path: Path, split: str, bad: i
                 raise
 
     module = Noting(MLP(hidden=[6]), SGD(lr=0.01), loss=nn.MSELoss())
-    trainer = Trainer(
-        accelerator="cpu", devices=2, strategy="ddp_fork", max_epochs=1, logger=False, enable_progress_bar=False,
-        enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0,
-    )  # fmt: skip
+    trainer = trainer_of(tmp_path, 2, num_sanity_val_steps=0)
     # The number is finite, the loss is not.
     data = TaskDataModule(Broken([bad], split, 3e38), meta_batch=2, train_tasks=16, val_tasks=4)
     with pytest.raises(Exception, match=f"{split} task {bad} is not finite"):
@@ -211,10 +188,7 @@ def test_a_trial_that_fails_on_one_rank_ends_all(tmp_path: Path) -> None:
                 raise
 
     module = Noting(MLP(hidden=[6]), SGD(lr=0.01), loss=nn.MSELoss())
-    trainer = Trainer(
-        accelerator="cpu", devices=2, strategy="ddp_fork", max_epochs=1, logger=False, enable_progress_bar=False,
-        enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0,
-    )  # fmt: skip
+    trainer = trainer_of(tmp_path, 2, num_sanity_val_steps=0)
     with pytest.raises(Exception, match="of task 3 holds nan"):
         trainer.fit(module, datamodule=TaskDataModule(Broken([3]), meta_batch=2, train_tasks=16, val_tasks=4))
     assert "of task 3 holds nan" in (tmp_path / "0.txt").read_text() == (tmp_path / "1.txt").read_text()

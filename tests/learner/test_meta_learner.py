@@ -26,6 +26,7 @@ from litmaml.outer_gradient import (
     ZerothOrder,
 )
 from litmaml.types import Batch, Tasks
+from quiet_trainer import quiet_trainer
 
 OUTER_GRADIENTS: list[OuterGradient] = [
     SecondOrder(),
@@ -50,17 +51,7 @@ def learner(**changes: Any) -> MetaLearner:
 
 
 def trainer(folder: Path, **changes: Any) -> Trainer:
-    defaults = {
-        "accelerator": "cpu",
-        "max_epochs": 1,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "log_every_n_steps": 2,
-        "default_root_dir": folder,
-    }
-    return Trainer(**defaults | changes)
+    return quiet_trainer(folder, **{"max_epochs": 1, "log_every_n_steps": 2} | changes)
 
 
 @pytest.mark.parametrize("outer_gradient", OUTER_GRADIENTS, ids=lambda o: f"{type(o).__name__}{vars(o)}")

@@ -26,6 +26,7 @@ from litmaml.meta_learner import MetaLearner
 from litmaml.metrics import Accuracy, check_metrics, default_metrics, value_of
 from litmaml.models import MLP
 from litmaml.types import Batch, Split, Tasks
+from quiet_trainer import quiet_trainer
 
 SCORES = torch.tensor([[0.9, 0.1, 0.0], [0.2, 0.3, 0.5], [0.1, 0.8, 0.1], [0.6, 0.3, 0.1]])  # classes 0, 2, 1, 0
 
@@ -102,19 +103,7 @@ class PerPlace(nn.Module):
 
 
 def trainer(folder: Path, **changes: Any) -> Trainer:
-    return Trainer(
-        **{
-            "accelerator": "cpu",
-            "max_epochs": 1,
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "log_every_n_steps": 1,
-            "default_root_dir": folder,
-        }
-        | changes
-    )
+    return quiet_trainer(folder, **{"max_epochs": 1, "log_every_n_steps": 1} | changes)
 
 
 @pytest.mark.parametrize("void", [255, -100])

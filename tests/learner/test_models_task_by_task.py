@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from litmaml import derivatives
@@ -16,6 +15,7 @@ from litmaml.diagnosis.diagnose import diagnose
 from litmaml.inner_optimizer import SGD
 from litmaml.meta_learner import MetaLearner
 from litmaml.outer_gradient import FirstOrder, OuterGradient, SecondOrder
+from quiet_trainer import quiet_trainer
 
 
 class Recurrent(nn.Module):
@@ -59,9 +59,7 @@ def test_all_stages(cell: str | None, chunk: int | None, outer_gradient: OuterGr
         Recurrent(cell) if cell else Branching(), SGD(0.01), outer_gradient, loss=nn.MSELoss(), tasks_per_chunk=chunk
     )
     data = TaskDataModule(Sinusoid(shots=5, queries=5), meta_batch=4, train_tasks=8, val_tasks=4, test_tasks=4)
-    options: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
-    shown: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False}
-    trainer = Trainer(**options, **shown, max_epochs=1, log_every_n_steps=1, default_root_dir=tmp_path)
+    trainer = quiet_trainer(tmp_path, max_epochs=1, log_every_n_steps=1)
     trainer.fit(learner, data)
     assert "train/loss_before" in trainer.callback_metrics
     trainer.test(learner, data, verbose=False)

@@ -21,6 +21,7 @@ from litmaml.meta_learner import MetaLearner
 from litmaml.models import MLP, Conv4
 from litmaml.outer_gradient import FiniteDifference, GaussianSmoothing, SecondOrder, ZerothOrder
 from litmaml.precision_checks import check_precision
+from quiet_trainer import quiet_trainer
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +47,7 @@ def learner(start: dict[str, Tensor], **changes: Any) -> MetaLearner:
 
 
 def trainer(folder: Path, **changes: Any) -> Trainer:
-    defaults = {"accelerator": "cpu", "max_epochs": 1, "logger": False, "enable_checkpointing": False}
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "default_root_dir": folder}
-    return Trainer(**defaults | quiet | changes)
+    return quiet_trainer(folder, **{"max_epochs": 1} | changes)
 
 
 def tasks() -> TaskDataModule:

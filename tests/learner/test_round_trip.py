@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from litmaml.data import Sinusoid, TaskDataModule
 from litmaml.inner_optimizer import SGD
 from litmaml.meta_learner import MetaLearner
 from litmaml.models import MLP
+from quiet_trainer import quiet_trainer
 
 
 class Scaled(nn.Module):
@@ -66,15 +66,7 @@ class Honest(nn.Module):
 def fitted(folder: Path, model: nn.Module, loss: nn.Module | None = None, **changes: Any) -> Path:
     learner = MetaLearner(model, SGD(0.01), loss=loss or nn.MSELoss())
     data = TaskDataModule(Sinusoid(shots=5, queries=5), meta_batch=4, train_tasks=8, val_tasks=4, test_tasks=4)
-    options: dict[str, Any] = {
-        "accelerator": "cpu",
-        "max_epochs": 1,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    trainer = Trainer(**options | changes, default_root_dir=folder)
+    trainer = quiet_trainer(folder, **{"max_epochs": 1} | changes)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         trainer.fit(learner, data)

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny import TINY, clear_up
+from tiny import TINY
+
+from started import clear_up
 
 
 @pytest.fixture(autouse=True)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +12,7 @@ import pytest
 
 from litmaml.checkpoint import read_checkpoint
 from litmaml.cli import main
+from started import start_process
 
 TINY = """\
 model:
@@ -76,33 +74,12 @@ def everything(folder: str | Path) -> dict[str, bytes]:
     }
 
 
-_started: list[subprocess.Popen[str]] = []
-
-
 def start(*arguments: str, **env: str) -> subprocess.Popen[str]:
     """The command in a process of its own."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "litmaml", *arguments],
-        env=os.environ | env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    _started.append(process)
-    return process
+    return start_process([sys.executable, "-m", "litmaml", *arguments], **env)
 
 
 def finish(process: subprocess.Popen[str], timeout: float = 120) -> tuple[int, str]:
     """Its status and all that it said."""
     said = process.communicate(timeout=timeout)[0]
     return process.returncode, said
-
-
-def clear_up() -> None:
-    """End what a test has left running."""
-    for process in _started:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-    _started.clear()

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from hostile import KEPT
-from lightning.pytorch import Trainer
 from torch import nn
 from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.regression import MeanAbsoluteError
@@ -24,6 +23,7 @@ from litmaml.meta_learner import MetaLearner
 from litmaml.model_copy import copy_of
 from litmaml.models import MLP, Conv4, Vector
 from litmaml.outer_gradient import FiniteDifference, FirstOrder, GaussianSmoothing, SecondOrder, ZerothOrder
+from quiet_trainer import quiet_trainer
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{part}")
@@ -83,15 +83,7 @@ def made(
     """The checkpoint of a learner that was not trained."""
     learner = MetaLearner(model, inner, outer, loss, inner_steps=2, **more)
     data = TaskDataModule(tasks, meta_batch=2, train_tasks=4, val_tasks=2, test_tasks=2)
-    trainer = Trainer(
-        accelerator="cpu",
-        max_steps=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-    )
+    trainer = quiet_trainer(folder, max_steps=1, limit_val_batches=0)
     trainer.fit(learner, data)
     file = folder / "checkpoints" / "best.ckpt"
     trainer.save_checkpoint(file)

@@ -1,0 +1,34 @@
+"""Processes that a test starts, none of which outlives it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+
+_started: list[subprocess.Popen[str]] = []
+
+
+def start_process(command: Sequence[str], **env: str) -> subprocess.Popen[str]:
+    """A process in a group of its own, with what it says in one stream."""
+    process = subprocess.Popen(
+        command,
+        env=os.environ | env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    _started.append(process)
+    return process
+
+
+def clear_up() -> None:
+    """End what a test has left running: a process that was killed leaves those that it had started."""
+    for process in _started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    _started.clear()
