@@ -1,0 +1,7 @@
+"""The inner loop: how a task's weights move from the meta-learnt start."""
+
+from litmaml.inner.adam import Adam as Adam
+from litmaml.inner.adam import AdamW as AdamW
+from litmaml.inner.higher import HigherOptimizer as HigherOptimizer
+from litmaml.inner.optimizer import InnerOptimizer as InnerOptimizer
+from litmaml.inner.sgd import SGD as SGD

@@ -1,0 +1,42 @@
+"""The inner optimizer's question: how a task's weights move along their gradient."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from litmaml.weights import Params
+
+
+class InnerOptimizer(ABC):
+    """The differentiable map U_j of one inner step,
+
+        theta_{j+1}, s_{j+1} = U_j(theta_j, g_j, s_j; phi)
+
+    with fast weights theta, gradient g, state s (momentum, moments) and phi, what the outer loop learns. U_j acts task
+    by task, so T tasks stacked along a leading dimension are updated at once. An optimizer holds hyperparameters only;
+    phi belongs to the inner loop that it is given to, so that two can share one optimizer.
+
+    traceable: Whether its steps are nothing but tensor operations, so that the whole meta-gradient can be compiled.
+    per_step: Whether what is learnt has one row per inner step.
+    """
+
+    traceable: ClassVar[bool] = True
+    per_step: bool = False
+
+    def learnt(self, fast: Params, steps: int) -> Params:
+        """phi where training starts, by names of its own; by default nothing.
+
+        Args:
+            fast: The fast weights by name, not stacked.
+            steps: N, the number of inner steps in training.
+        """
+        return {}
+
+    @abstractmethod
+    def start(self, fast: Params) -> Any:
+        """The state s_0 for stacked fast weights."""
+
+    @abstractmethod
+    def step(self, j: int, fast: Params, gradient: Params, state: Any, learnt: Params) -> tuple[Params, Any]:
+        """Take inner step ``j`` (from 0) and return theta_{j+1} and s_{j+1}; ``learnt`` is phi."""

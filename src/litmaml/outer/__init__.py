@@ -1,0 +1,10 @@
+"""The outer gradient: how what is meta-learnt gets its gradient from adapted tasks."""
+
+from litmaml.outer.estimators import FiniteDifference as FiniteDifference
+from litmaml.outer.estimators import GaussianSmoothing as GaussianSmoothing
+from litmaml.outer.estimators import ZerothOrder as ZerothOrder
+from litmaml.outer.exact import FirstOrder as FirstOrder
+from litmaml.outer.exact import SecondOrder as SecondOrder
+from litmaml.outer.gradient import OuterGradient as OuterGradient
+from litmaml.outer.gradient import PathGradient as PathGradient
+from litmaml.outer.loss import OuterLoss as OuterLoss

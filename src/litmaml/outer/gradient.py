@@ -1,0 +1,177 @@
+"""The outer gradient's question: which vector of a task the outer optimizer gets."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, ClassVar, NamedTuple, Protocol, final
+
+import torch
+from torch import Tensor
+
+from litmaml.inner.gradient_rule import GradientRule, Losses
+from litmaml.outer.loss import OuterLoss
+from litmaml.randomness import Streams
+from litmaml.tasks import Batch, Step, Tasks
+from litmaml.weights import Params, Weights, constants, gradient_of, leaves
+
+
+class Inner(Protocol):
+    """What an outer gradient may ask of the inner loop."""
+
+    def steps(
+        self, start: Params, slow: Params, tasks: Tasks, count: int, gradient: GradientRule = ...
+    ) -> Iterator[Params]:
+        """theta_0, ..., theta_N along the rule's gradients."""
+
+    def outcome(
+        self, fast: Params, slow: Params, batch: Batch, loss: torch.nn.Module | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The losses (T,) and predictions of a batch."""
+
+
+class OuterGradient(ABC):
+    """How G_i, the gradient of a task's outer loss by what is meta-learnt, is taken.
+
+    probes: It compares losses at neighbouring weights, so that nothing may draw random numbers.
+    sampled: It draws directions.
+    unrolls: It holds the graphs of all inner steps at once.
+    """
+
+    probes: ClassVar[bool] = False
+    sampled: ClassVar[bool] = False
+
+    @property
+    def unrolls(self) -> bool:
+        return False
+
+    @abstractmethod
+    def solve(
+        self, inner: Inner, outer_loss: OuterLoss, start: Params, slow: Params, tasks: Tasks, steps: int
+    ) -> tuple[Tensor, Tensor]:
+        """The outer losses (T,) of adapted tasks, and the predictions on their query (T, n, ...).
+
+        The losses' *gradient* by start, slow weights and what the inner loop learns is G_i; their *value* is the outer
+        loss, whatever the gradient is.
+        """
+
+    def directions(self, weights: Weights, streams: Streams, steps: int) -> tuple[Params, ...] | None:
+        """The directions of each of N = ``steps`` inner steps, by name (T, Q, ...), or None if none are drawn.
+
+        Args:
+            weights: The weights, not stacked, for their shapes.
+            streams: The stream of each of the T tasks in turn.
+            steps: N.
+        """
+        return None
+
+
+class Point(NamedTuple):
+    """Where Hop is taken.
+
+    losses: (fast, slow, batch) -> (T,). fast, slow: The weights, leaves and constants. batch: D.
+    gradient: grad l(fast; batch) where the inner loop has it already, else None.
+    directions: Of a sampled outer gradient, by name (T, Q, ...), else None.
+    """
+
+    losses: Losses
+    fast: Params
+    slow: Params
+    batch: Batch
+    gradient: Params | None = None
+    directions: Params | None = None
+
+
+class PathGradient(OuterGradient):
+    """The outer gradient along the path of the inner steps theta_{j+1} = U_j(theta_j, g_j), g_j = grad l(theta_j; S_j).
+
+    The gradient of the query loss l(theta_N; T) by theta_0 is the recursion
+
+        v_N = grad l(theta_N; T),    v_j = (dU_j/dtheta)' v_{j+1} + Hop(theta_j, D_j, (dU_j/dg)' v_{j+1})
+
+    in which Hop(theta, D, v) stands for the Hessian-vector product H(theta; D) v. The classes below differ in Hop alone.
+    The inner gradient is made an operation whose vector-Jacobian product is Hop; automatic differentiation of the inner
+    loop then runs the recursion, through any inner optimizer.
+
+    Weights come in two sets. The *fast* ones are adapted: a tensor has a leading dimension for the task. The *slow* ones
+    are shared by the tasks and only trained by the outer loop; for them Hop gives the mixed rows
+    d/dslow <grad_fast l, v>, summed over tasks.
+    """
+
+    @final
+    def solve(
+        self, inner: Inner, outer_loss: OuterLoss, start: Params, slow: Params, tasks: Tasks, steps: int
+    ) -> tuple[Tensor, Tensor]:
+        tasks.check_batches(steps)
+        shares = outer_loss.step_weights(steps)
+        total: Tensor | None = None
+        for j, fast in enumerate(inner.steps(start, slow, tasks, steps, self.gradient)):
+            term = outer_loss.along(j, fast, slow, tasks.step(j).support) if j < steps else None
+            if j == steps or (shares is not None and shares[j] != 0):
+                losses, predictions = inner.outcome(fast, slow, tasks.query, outer_loss.loss)
+                if shares is not None:
+                    losses = shares[j] * losses
+                term = losses if term is None else term + losses
+            if term is not None:
+                total = term if total is None else total + term
+        assert total is not None  # of the last step
+        return total, predictions
+
+    def gradient(self, losses: Losses, fast: Params, slow: Params, step: Step) -> Params:
+        """g = grad l(fast; support) of each task, whose vector-Jacobian product is Hop."""
+        rule = _Rule(self, losses, tuple(fast), tuple(slow), step)
+        gradient: tuple[Tensor, ...] = _InnerGradient.apply(  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+            rule, *fast.values(), *slow.values()
+        )
+        return dict(zip(fast, gradient, strict=True))
+
+    @abstractmethod
+    def hop(self, at: Point, vector: Params) -> Weights:
+        """Hop's rows for the fast weights (T, ...) and for the slow ones, summed over tasks."""
+
+
+class _Rule(NamedTuple):
+    outer_gradient: PathGradient
+    losses: Losses
+    fast: tuple[str, ...]
+    slow: tuple[str, ...]
+    step: Step
+
+
+class _InnerGradient(torch.autograd.Function):
+    """The inner gradient, whose vector-Jacobian product is the rule's Hop."""
+
+    @staticmethod
+    def forward(ctx: Any, rule: _Rule, *weights: Tensor) -> tuple[Tensor, ...]:
+        count = len(rule.fast)
+        fast = leaves(dict(zip(rule.fast, weights[:count], strict=True)))
+        slow = constants(dict(zip(rule.slow, weights[count:], strict=True)))
+        with torch.enable_grad():
+            gradient = gradient_of(rule.losses(fast, slow, rule.step.support).sum(), fast)
+        device = weights[0].device.type
+        ctx.rule = rule
+        ctx.autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
+        # Others have no use for it in Hop, and one of half precision does not fit the probes.
+        keep = rule.outer_gradient.sampled and rule.step.hessian is None and not ctx.autocast[2]
+        ctx.save_for_backward(*weights, *(gradient.values() if keep else ()))
+        return tuple(gradient.values())
+
+    @staticmethod
+    def backward(ctx: Any, *vector: Tensor) -> tuple[Tensor | None, ...]:
+        rule: _Rule = ctx.rule
+        saved, count = ctx.saved_tensors, len(rule.fast)
+        total = count + len(rule.slow)
+        at = Point(
+            rule.losses,
+            leaves(dict(zip(rule.fast, saved[:count], strict=True))),
+            constants(dict(zip(rule.slow, saved[count:total], strict=True))),
+            rule.step.support if rule.step.hessian is None else rule.step.hessian,
+            dict(zip(rule.fast, saved[total:], strict=True)) if len(saved) > total else None,
+            rule.step.directions,
+        )
+        device, dtype, enabled = ctx.autocast
+        # A probe's difference would drown in half precision.
+        enabled = enabled and not rule.outer_gradient.probes
+        with torch.enable_grad(), torch.autocast(device, dtype=dtype, enabled=enabled):
+            rows = rule.outer_gradient.hop(at, dict(zip(rule.fast, vector, strict=True)))
+        return None, *(rows.fast[name] for name in rule.fast), *(rows.slow[name] for name in rule.slow)

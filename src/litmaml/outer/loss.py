@@ -1,0 +1,42 @@
+"""The outer loss's question: what of the adapted tasks is minimised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from litmaml.tasks import Batch
+from litmaml.weights import Params
+
+
+class OuterLoss(nn.Module):
+    """F(w) = sum_i p_i sum_j w_j l(theta^i_j; T_i), over tasks i and inner steps j; by itself the mean of the last step.
+
+    Other losses answer otherwise by the methods below.
+
+    Args:
+        loss: (predictions, targets) -> scalar, of the query; by default the loss of the inner loop.
+
+    Attributes:
+        epoch: The epoch of the run, set by the learner before each.
+    """
+
+    def __init__(self, loss: nn.Module | None = None) -> None:
+        super().__init__()
+        self.loss, self.epoch = loss, 0
+
+    def step_weights(self, steps: int) -> Sequence[float] | None:
+        """w_0, ..., w_N, of which the last may not be left out; None for (0, ..., 0, 1)."""
+        return None
+
+    def task_weights(self, numbers: Tensor) -> Tensor | None:
+        """n p_i of the tasks with these numbers (T,), 1 on the average; None for all alike."""
+        return None
+
+    def along(self, j: int, fast: Params, slow: Params, support: Batch) -> Tensor | None:
+        """One more term (T,) at theta_j, differentiated like the rest; None for none."""
+        return None
+
+    def update(self, numbers: Tensor, losses: Tensor) -> None:
+        """Look at the losses (T,) of an outer step's tasks, of all processes."""
