@@ -16,12 +16,12 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.workloads import Problem
-from litmaml.allocator import keep_freed_memory
-from litmaml.inner_loop import InnerLoop
-from litmaml.inner_optimizer import SGD
+from litmaml.engine.allocator import keep_freed_memory
+from litmaml.inner import SGD
+from litmaml.inner.loop import InnerLoop
 from litmaml.interop import import_learn2learn
-from litmaml.meta_gradient import MetaGradientOf
-from litmaml.outer_gradient import FirstOrder, OuterGradient, SecondOrder
+from litmaml.outer import FirstOrder, OuterGradient, SecondOrder
+from litmaml.outer.meta_gradient import MetaGradientOf
 
 Run = Callable[[], list[Tensor]]
 Contender = Callable[[Problem], Run]

@@ -20,7 +20,7 @@ import torch
 from benchmarks import measure, report, training
 from benchmarks.contenders import ANOTHER_GRADIENT, CONTENDERS, PEERS, Run, missing, names, ours
 from benchmarks.workloads import MODELS, WORKLOADS, Workload, make
-from litmaml.outer_gradient import SecondOrder
+from litmaml.outer import SecondOrder
 
 SURROUNDINGS = ("memory", "sampling", "fit", "processes")
 # Compiling more than one inner step of a convolutional network or a transformer takes minutes.

@@ -12,15 +12,15 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import TensorDataset
 
 from benchmarks.measure import spread
-from litmaml.allocator import keep_freed_memory
 from litmaml.data import TaskDataModule
 from litmaml.data.image_tasks import ImageTasks
 from litmaml.data.images import ImageFormat, ImagePool
-from litmaml.inner_optimizer import SGD
+from litmaml.engine.allocator import keep_freed_memory
+from litmaml.inner import SGD
 from litmaml.interop import import_learn2learn
 from litmaml.meta_learner import MetaLearner
 from litmaml.models import Conv4
-from litmaml.types import Split
+from litmaml.tasks import Split
 
 CLASSES, EACH, WAYS = 1100, 20, 5
 

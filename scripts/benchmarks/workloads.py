@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from litmaml.float32 import set_float32_precision
 from litmaml.models import MLP, Conv4
-from litmaml.types import Batch, Tasks
+from litmaml.tasks import Batch, Tasks
 
 
 @dataclass(frozen=True)

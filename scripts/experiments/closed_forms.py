@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from experiments.problem import Problem
-from litmaml.types import Tasks
+from litmaml.tasks import Tasks
 
 
 def matrix(method: str, a: Tensor, alpha: float, steps: int) -> Tensor:

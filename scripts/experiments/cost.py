@@ -18,19 +18,13 @@ from torch import Tensor, nn
 
 from experiments.experiment import Case, Check, Experiment, Row, above, below, column, select, within
 from litmaml.data import Sinusoid
-from litmaml.inner_loop import InnerLoop
-from litmaml.inner_optimizer import SGD
-from litmaml.meta_gradient import MetaGradientOf
+from litmaml.inner import SGD
+from litmaml.inner.loop import InnerLoop
 from litmaml.models import MLP
-from litmaml.outer_gradient import (
-    FiniteDifference,
-    FirstOrder,
-    GaussianSmoothing,
-    OuterGradient,
-    SecondOrder,
-    ZerothOrder,
-)
-from litmaml.types import Batch, Params
+from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.outer.meta_gradient import MetaGradientOf
+from litmaml.tasks import Batch
+from litmaml.weights import Params
 
 SAMPLES, WIDTH = 10, 256
 METHODS: dict[str, OuterGradient] = {

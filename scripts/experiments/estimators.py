@@ -20,12 +20,8 @@ from litmaml.data import LinearRegression, RankOne, Sinusoid
 from litmaml.data.task_distribution import map_batches
 from litmaml.losses import HalfSquaredLoss, LogCoshLoss, RankOneLoss
 from litmaml.models import MLP
-from litmaml.outer_gradient import (
-    FiniteDifference,
-    FirstOrder,
-    SecondOrder,
-)
-from litmaml.types import Batch
+from litmaml.outer import FiniteDifference, FirstOrder, SecondOrder
+from litmaml.tasks import Batch
 
 SIZE = 20
 STEPS = (1, 2, 5, 10, 20, 50)

@@ -17,7 +17,7 @@ from experiments.experiment import Case, Check, Experiment, Row, above, below, c
 from experiments.problem import Problem, descend, flat, outer_gradients, vector
 from litmaml.data import RankOne
 from litmaml.losses import RankOneLoss
-from litmaml.types import Tasks
+from litmaml.tasks import Tasks
 
 SIZE, ALPHA = 10, 0.1
 PANELS = {

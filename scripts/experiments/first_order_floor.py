@@ -16,7 +16,7 @@ from experiments.experiment import Case, Check, Experiment, Row, above, below, s
 from experiments.problem import Problem, descend, gradient_at, linear, log_cosh_lipschitz
 from litmaml.data.linear_regression import LinearRegression
 from litmaml.losses import HalfSquaredLoss, LogCoshLoss
-from litmaml.outer_gradient import FiniteDifference, FirstOrder, SecondOrder
+from litmaml.outer import FiniteDifference, FirstOrder, SecondOrder
 from litmaml.theory import printed_probe_length
 
 ALPHAS = (0.4, 0.2, 0.1, 0.05, 0.025)

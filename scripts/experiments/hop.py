@@ -9,18 +9,13 @@ from torch import Tensor, nn
 
 from experiments.problem import linear, stacked
 from litmaml.data import LinearRegression
-from litmaml.inner_loop import InnerLoop
-from litmaml.inner_optimizer import SGD
+from litmaml.inner import SGD
+from litmaml.inner.loop import InnerLoop
 from litmaml.losses import LogCoshLoss
-from litmaml.outer_gradient import (
-    FiniteDifference,
-    GaussianSmoothing,
-    OuterGradient,
-    SecondOrder,
-    ZerothOrder,
-    seeded,
-)
-from litmaml.types import Params, Tasks
+from litmaml.outer import FiniteDifference, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.randomness import seeded
+from litmaml.tasks import Tasks
+from litmaml.weights import Params
 
 
 class CubicLoss(nn.Module):

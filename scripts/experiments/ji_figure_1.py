@@ -16,16 +16,9 @@ from experiments.experiment import Case, Check, Experiment, Row, above, below, c
 from experiments.problem import Problem, descend, flat, vector
 from litmaml.data import RankOne
 from litmaml.losses import RankOneLoss
-from litmaml.meta_gradient import MetaGradientOf
-from litmaml.outer_gradient import (
-    FiniteDifference,
-    FirstOrder,
-    GaussianSmoothing,
-    OuterGradient,
-    SecondOrder,
-    ZerothOrder,
-)
-from litmaml.types import Tasks
+from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.outer.meta_gradient import MetaGradientOf
+from litmaml.tasks import Tasks
 
 SIZE, STEPS, BATCH, SAMPLES, SMOOTHING = 20, 3, 10, 10, 1e-2
 METHODS: dict[str, OuterGradient] = {

@@ -17,12 +17,12 @@ from experiments.experiment import Case, Check, Experiment, Row, above, below, c
 from gpu_checks.precision import at_lengths_of
 from gpu_checks.problems import METHODS, Problem, ViT, error, gradient, reference
 from litmaml.data import Glyphs
-from litmaml.inner_loop import InnerLoop
-from litmaml.inner_optimizer import SGD
-from litmaml.meta_gradient import MetaGradientOf
+from litmaml.inner import SGD
+from litmaml.inner.loop import InnerLoop
 from litmaml.models import Conv4
-from litmaml.outer_gradient import SecondOrder
-from litmaml.types import Tasks
+from litmaml.outer import SecondOrder
+from litmaml.outer.meta_gradient import MetaGradientOf
+from litmaml.tasks import Tasks
 
 NETWORKS: dict[str, type[nn.Module]] = {"Conv4": Conv4, "ViT": ViT}
 PRECISIONS: dict[str, tuple[torch.dtype, torch.dtype | None]] = {

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from litmaml.inner_loop import InnerLoop
-from litmaml.inner_optimizer import SGD
+from litmaml.inner import SGD
+from litmaml.inner.loop import InnerLoop
 from litmaml.losses import LogCoshLoss
-from litmaml.meta_gradient import MetaGradientOf
 from litmaml.models import Vector
-from litmaml.outer_gradient import FiniteDifference, FirstOrder, OuterGradient, SecondOrder
-from litmaml.types import Batch, Params, Tasks
+from litmaml.outer import FiniteDifference, FirstOrder, OuterGradient, SecondOrder
+from litmaml.outer.meta_gradient import MetaGradientOf
+from litmaml.tasks import Batch, Tasks
+from litmaml.weights import Params
 
 EXACT = SecondOrder()
 

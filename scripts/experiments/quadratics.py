@@ -18,20 +18,13 @@ from experiments.problem import Problem, descend, flat, gradient_at, linear, sta
 from experiments.quadratics_figure import draw
 from experiments.two_tasks import STEPS, two_tasks
 from litmaml.data.linear_regression import LinearRegression, linear_tasks
-from litmaml.inner_loop import InnerLoop
-from litmaml.inner_optimizer import SGD
+from litmaml.inner import SGD
+from litmaml.inner.loop import InnerLoop
 from litmaml.losses import HalfSquaredLoss, LogCoshLoss
-from litmaml.meta_gradient import MetaGradientOf
-from litmaml.outer_gradient import (
-    FiniteDifference,
-    FirstOrder,
-    GaussianSmoothing,
-    OuterGradient,
-    SecondOrder,
-    ZerothOrder,
-)
-from litmaml.types import Batch, Tasks
-from litmaml.types import select as pick
+from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.outer.meta_gradient import MetaGradientOf
+from litmaml.tasks import Batch, Tasks
+from litmaml.tasks import select as pick
 
 SIZE = 6
 WEIGHTS = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)

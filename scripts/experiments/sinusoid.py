@@ -16,17 +16,10 @@ from experiments.problem import Problem, descend
 from experiments.sinusoid_figure import draw
 from litmaml.data import Sinusoid
 from litmaml.evaluation import curve
-from litmaml.meta_gradient import MetaGradientOf
 from litmaml.models import MLP
-from litmaml.outer_gradient import (
-    FiniteDifference,
-    FirstOrder,
-    GaussianSmoothing,
-    OuterGradient,
-    SecondOrder,
-    ZerothOrder,
-)
-from litmaml.types import Tasks
+from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.outer.meta_gradient import MetaGradientOf
+from litmaml.tasks import Tasks
 
 METHODS: dict[str, OuterGradient] = {
     "MAML": SecondOrder(),

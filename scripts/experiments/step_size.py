@@ -18,9 +18,9 @@ from experiments.problem import Problem, descend, flat, gradient_at, linear, log
 from litmaml.data import LinearRegression
 from litmaml.diagnosis.hessians import gradient_norms
 from litmaml.losses import LogCoshLoss
-from litmaml.outer_gradient import SecondOrder
+from litmaml.outer import SecondOrder
+from litmaml.tasks import Tasks
 from litmaml.theory import outer_smoothness, step_batches, step_constant
-from litmaml.types import Tasks
 
 SIZE, CURVATURE, POOL = 3, (1.0, 4.0), 400
 L = CURVATURE[1]

@@ -12,9 +12,9 @@ from experiments.experiment import Row
 from experiments.problem import Problem, gradient_at, linear
 from litmaml.data.linear_regression import linear_tasks
 from litmaml.losses import HalfSquaredLoss
-from litmaml.meta_gradient import MetaGradientOf
-from litmaml.outer_gradient import FirstOrder, SecondOrder
-from litmaml.types import Tasks
+from litmaml.outer import FirstOrder, SecondOrder
+from litmaml.outer.meta_gradient import MetaGradientOf
+from litmaml.tasks import Tasks
 
 HESSIANS = torch.tensor([[[0.9, 0.35], [0.35, 0.4]], [[0.15, -0.05], [-0.05, 0.3]]], dtype=torch.float64)
 OPTIMA = torch.tensor([[-1.0, 0.3], [1.2, -0.4]], dtype=torch.float64)

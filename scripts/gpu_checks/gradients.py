@@ -10,7 +10,8 @@ import torch
 from gpu_checks.parts import Case, Setting
 from gpu_checks.problems import METHODS, NORMS, Problem, error, gradient, images, reference
 from litmaml.models import MLP
-from litmaml.types import Batch, Params, Tasks
+from litmaml.tasks import Batch, Tasks
+from litmaml.weights import Params
 
 # What rounding leaves of a difference of neighbouring gradients (r = 1e-6, mu = 4e-9) or losses (mu = 6e-5).
 _ROUNDING = {"FiniteDifference": 1e-6, "GaussianSmoothing": 1e-4, "ZerothOrder": 1e-4}

@@ -12,19 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from litmaml import meta_gradient, outer_gradient
-from litmaml.inner_loop import InnerLoop
-from litmaml.inner_optimizer import SGD
-from litmaml.meta_gradient import MetaGradientOf
+from litmaml.inner import SGD
+from litmaml.inner.loop import InnerLoop
 from litmaml.models import Conv4
-from litmaml.outer_gradient import (
-    FiniteDifference,
-    FirstOrder,
-    GaussianSmoothing,
-    OuterGradient,
-    SecondOrder,
-    ZerothOrder,
-)
-from litmaml.types import Batch, Params, Tasks, select
+from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.outer.meta_gradient import MetaGradientOf
+from litmaml.tasks import Batch, Tasks, select
+from litmaml.weights import Params
 
 METHODS: dict[str, Callable[[], OuterGradient]] = {
     "SecondOrder": SecondOrder,

@@ -7,11 +7,11 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from litmaml.data.task_checks import check_classes, check_data, check_overlap
-from litmaml.inner_loop import InnerLoop
+from litmaml.inner.loop import InnerLoop
 from litmaml.loss_checks import check_class_indices, check_loss_on
 from litmaml.losses import ignored_index, takes_class_indices
-from litmaml.outer_gradient import seeded
-from litmaml.types import Tasks
+from litmaml.randomness import seeded
+from litmaml.tasks import Tasks
 
 _SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 

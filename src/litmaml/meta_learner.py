@@ -20,20 +20,22 @@ from torchmetrics.aggregation import CatMetric
 from litmaml.checkpoint import FORMAT, FORMAT_KEY, read_checkpoint
 from litmaml.evaluation import Interval, curve
 from litmaml.finite_tasks import Count, OuterStep, count_finite
-from litmaml.inner_loop import InnerLoop
-from litmaml.inner_optimizer import SGD, InnerOptimizer
+from litmaml.inner import SGD, InnerOptimizer
+from litmaml.inner.layers import normalisation_policy
+from litmaml.inner.loop import InnerLoop
 from litmaml.learner_checks import check_labels, check_loss, check_tasks, check_trainer
 from litmaml.learner_recipe import arguments_of, recipe_of, warn_not_rebuilt
-from litmaml.meta_gradient import MetaGradientOf, hand_over
 from litmaml.metrics import check_metrics, default_metrics, value_of, values_of
-from litmaml.model_checks import check_model, normalisation_policy
+from litmaml.model_checks import check_model
 from litmaml.monitored import metric_of, no_such_metric
-from litmaml.outer_gradient import OuterGradient, SecondOrder
+from litmaml.outer import OuterGradient, OuterLoss, SecondOrder
+from litmaml.outer.meta_gradient import MetaGradientOf, hand_over
 from litmaml.precision_checks import check_precision
 from litmaml.processes import failing_together
 from litmaml.round_trip import not_made_again
+from litmaml.tasks import Tasks, chunks
 from litmaml.trial import try_first_batch
-from litmaml.types import Params, Tasks, chunks
+from litmaml.weights import Params
 
 _PLAIN = ("inner_steps", "test_inner_steps", "lr_scheduler_interval", "tasks_per_chunk", "on_nonfinite", "max_skipped")
 _NEVER = 2**62
@@ -54,7 +56,11 @@ class MetaLearner(LightningModule):
             entropies of classes (CrossEntropyLoss, NLLLoss), else none.
         inner_steps: N, the number of inner steps in training.
         test_inner_steps: N in validation and test; by default as in training.
+        outer_loss: What is minimised; by default the mean over tasks of the loss after the last inner step.
         fast_weights: Patterns of the parameters to adapt: "*" for all (MAML), "head.*" for the head (ANIL).
+        frozen_weights: Patterns of the parameters that are neither adapted nor trained, such as a pretrained body.
+        per_step_weights: Patterns of the parameters that have a row for each inner step instead of being adapted, such
+            as "*norm*" (MAML++).
         optimizer: Of the outer loop.
         lr_scheduler: Of the outer loop. ReduceLROnPlateau steps after every validation, by ``val/loss`` or the
             ``monitor`` of Lightning's class of that name.
@@ -83,7 +89,10 @@ class MetaLearner(LightningModule):
         metrics: dict[str, Metric] | None = None,
         inner_steps: int = 1,
         test_inner_steps: int | None = None,
+        outer_loss: OuterLoss | None = None,
         fast_weights: Sequence[str] = ("*",),
+        frozen_weights: Sequence[str] = (),
+        per_step_weights: Sequence[str] = (),
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_scheduler_interval: Literal["step", "epoch"] = "step",
@@ -112,8 +121,13 @@ class MetaLearner(LightningModule):
         self.on_nonfinite, self.max_skipped = on_nonfinite, max_skipped
         self.optimizer, self.lr_scheduler, self.lr_scheduler_interval = optimizer, lr_scheduler, lr_scheduler_interval
         self.tasks_per_chunk = tasks_per_chunk
-        self.inner_loop = InnerLoop(model, loss, inner_optimizer, outer_gradient, fast_weights, inner_steps)
-        self.meta_gradient = MetaGradientOf(self.inner_loop, inner_steps, tasks_per_chunk, compile)
+        self.outer_gradient, self.outer_loss = outer_gradient, OuterLoss() if outer_loss is None else outer_loss
+        self.inner_loop = InnerLoop(
+            model, loss, inner_optimizer, fast_weights, inner_steps, frozen_weights, per_step_weights
+        )
+        self.meta_gradient = MetaGradientOf(
+            self.inner_loop, outer_gradient, inner_steps, tasks_per_chunk, compile, outer_loss=self.outer_loss
+        )
         self.metrics = nn.ModuleDict(metrics)
         self.results: dict[str, list[Interval]] = {}
         # The values of every task (tasks, N + 1), by metric, until the end of an evaluation.
@@ -121,7 +135,12 @@ class MetaLearner(LightningModule):
         self.skipped_tasks = self.evaluated_tasks = 0
         self._outer_step, self._steps_without = OuterStep(), 0
         self._tried: set[bool] = set()  # by whether the learner was in training
-        self._save_recipe(fast_weights, compile, channels_last)
+        patterns = {
+            "fast_weights": fast_weights,
+            "frozen_weights": frozen_weights,
+            "per_step_weights": per_step_weights,
+        }
+        self._save_recipe(patterns, compile, channels_last)
 
     # Training
 
@@ -176,9 +195,9 @@ class MetaLearner(LightningModule):
         """Loss and metrics before adaptation: one more forward pass, so only when a line is logged."""
         parts = []
         for chunk in chunks(tasks, self._chunk_size(tasks)):
-            fast, slow = self.inner_loop.start(chunk.size)
             with torch.no_grad(), self.meta_gradient.stream_of(chunk):
-                parts.append(self.inner_loop.predict(fast, chunk.query.inputs, slow))
+                (fast,) = self.inner_loop.path(chunk, 0)
+                parts.append(self.inner_loop.predict(fast, chunk.query.inputs))
         predictions = torch.cat(parts)
         losses = self.inner_loop.loss_of(predictions, tasks.query.targets)
         self.log("train/loss_before", losses.mean(), batch_size=tasks.size)
@@ -301,7 +320,7 @@ class MetaLearner(LightningModule):
         return cast(Iterator[tuple[str, CatMetric]], iter(self._episodes.items()))
 
     def _chunk_size(self, tasks: Tasks) -> int:
-        return self.tasks_per_chunk or self.inner_loop.default_chunk(tasks)
+        return 1 if self.inner_loop.draws else self.tasks_per_chunk or self.inner_loop.default_chunk(tasks)
 
     # Checks
 
@@ -315,7 +334,7 @@ class MetaLearner(LightningModule):
             distribution = getattr(getattr(trainer, "datamodule", None), "tasks", None)
             shares = getattr(distribution, "shares_examples", False)
             check_tasks(tasks, self.inner_loop.loss, shares, finite=self.on_nonfinite == "raise")
-            for remark in try_first_batch(self.inner_loop, tasks):
+            for remark in try_first_batch(self.inner_loop, self.outer_gradient, tasks):
                 rank_zero_info(remark)
             predictions = check_labels(self.inner_loop, tasks)
             check_metrics(dict(self._metrics()), self.inner_loop.loss, predictions, tasks.query.targets[0])
@@ -324,13 +343,13 @@ class MetaLearner(LightningModule):
 
     def _check_record(self, tasks: Tasks) -> None:
         """Take out of the record what it would not make again: to load another model is worse than to load none."""
-        for name, why in not_made_again(self.inner_loop, self.hparams, tasks).items():
+        for name, why in not_made_again(self.inner_loop, self.outer_gradient, self.hparams, tasks).items():
             del self.hparams[name]
             warn_not_rebuilt(name, why)
 
     def setup(self, stage: str) -> None:
         check_trainer(self.trainer)
-        check_precision(self.trainer, self.inner_loop, stage)
+        check_precision(self.trainer, self.inner_loop.model, self.outer_gradient, stage)
         self.skipped_tasks = self._steps_without = 0
         self._outer_step = OuterStep()
         self._tried.clear()
@@ -401,16 +420,18 @@ class MetaLearner(LightningModule):
                 f"configured; leave these out of the configuration to take the checkpoint's own. {what}"
             ) from error
 
-    def _save_recipe(self, fast_weights: Sequence[str], compile: bool, channels_last: bool) -> None:
+    def _save_recipe(self, patterns: Mapping[str, Sequence[str]], compile: bool, channels_last: bool) -> None:
         parts = {
             "model": self.inner_loop.model,
             "inner_optimizer": self.inner_loop.optimizer,
-            "outer_gradient": self.inner_loop.outer_gradient,
+            "outer_gradient": self.outer_gradient,
             "loss": self.inner_loop.loss,
+            "outer_loss": self.outer_loss,
             "metrics": dict(self._metrics()),
         }
         plain = {name: getattr(self, name) for name in _PLAIN}
-        plain |= {"fast_weights": list(fast_weights), "compile": compile, "channels_last": channels_last}
+        plain |= {name: list(chosen) for name, chosen in patterns.items()}
+        plain |= {"compile": compile, "channels_last": channels_last}
         self.save_hyperparameters(recipe_of(parts) | plain)
 
     def remember(self, recipe: Mapping[str, Any]) -> None:

@@ -26,6 +26,8 @@ class _Part(NamedTuple):
 
 
 _OWN = tuple(f"litmaml.{name}" for name in ("data", "inner_optimizer", "losses", "metrics", "models", "outer_gradient"))
+_MOVED = {"litmaml.inner_optimizer": "litmaml.inner", "litmaml.outer_gradient": "litmaml.outer"}
+"""Modules of checkpoints of version 0.1, by where their classes are now."""
 _METRICS = "(aggregation|classification|clustering|nominal|regression|retrieval|segmentation)"
 _PARTS = {
     "litmaml": [_Part(rf"({'|'.join(map(re.escape, _OWN))})(\.\w+)*", r"litmaml\..*", (object,))],
@@ -71,6 +73,7 @@ def find_class(name: object, kinds: tuple[type, ...]) -> type:
     if not isinstance(name, str) or len(name) > 300 or not _NAME.fullmatch(name):
         raise NotNameable("is no name of a class")
     module, _, last = name.rpartition(".")
+    module = _MOVED.get(module, module)
     top = module.partition(".")[0]
     part = next((part for part in _PARTS.get(top, ()) if re.fullmatch(part.spelled, module)), None)
     if top in _PARTS:

@@ -7,10 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from litmaml.inner_loop import InnerLoop, unfused_attention
+from litmaml.inner.loop import InnerLoop, unfused_attention
 from litmaml.model_copy import copy_of
+from litmaml.tasks import Batch
 from litmaml.trial_state import own_streams
-from litmaml.types import Batch, Params
+from litmaml.weights import Params
 
 
 class TaskDerivatives(NamedTuple):

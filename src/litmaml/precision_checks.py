@@ -10,19 +10,19 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from litmaml.float32 import convolutions_round
-from litmaml.inner_loop import InnerLoop
+from litmaml.outer import OuterGradient
 
 _EXACT = ("32-true", "64-true")
 _REMEDY = "use 32-true (with --float32_matmul_precision=high for speed)"
 
 
-def check_precision(trainer: Trainer, inner_loop: InnerLoop, stage: str) -> None:
+def check_precision(trainer: Trainer, model: nn.Module, outer: OuterGradient, stage: str) -> None:
     """Refuse a trainer's precision under which gradients vanish or drown, and warn of one that rounds them.
 
     Raises:
         ValueError: With the figure and the remedy.
     """
-    precision, outer = str(trainer.precision), inner_loop.outer_gradient
+    precision = str(trainer.precision)
     name = type(outer).__name__
     if precision in ("16-mixed", "16-true"):
         raise ValueError(
@@ -54,7 +54,7 @@ def check_precision(trainer: Trainer, inner_loop: InnerLoop, stage: str) -> None
             f"precision: under bf16-mixed the outer gradient of {name} is off by up to {conv4} (Conv4, 5-way 1-shot) "
             f"or {transformer} (a small transformer; docs/precision.md); where that matters {_REMEDY}"
         )
-    convolutional = any(isinstance(module, nn.modules.conv._ConvNd) for module in inner_loop.model.modules())
+    convolutional = any(isinstance(module, nn.modules.conv._ConvNd) for module in model.modules())
     if convolutional and trainer.strategy.root_device.type == "cuda" and convolutions_round():
         rank_zero_warn(
             "float32_matmul_precision: torch rounds float32 convolutions to TF32 here, though not matrix products; "

@@ -43,9 +43,9 @@ def check_size(arguments: Mapping[str, Any], weights: Mapping[str, Tensor], what
             network = made(model, f"{what}model")
             count += _numbers(network)
             if isinstance(optimizer, Recipe):
-                rates = made(optimizer, f"{what}inner_optimizer")
-                rates.bind(dict(network.named_parameters()), arguments.get("inner_steps") or 1)
-                count += _numbers(rates)
+                by = made(optimizer, f"{what}inner_optimizer")
+                learnt = by.learnt(dict(network.named_parameters()), arguments.get("inner_steps") or 1)
+                count += sum(tensor.numel() for tensor in learnt.values())
     if count > _TIMES * held + _BESIDES:
         raise ValueError(
             f"{what}model: it, its loss and its metrics would hold {count} numbers, and the file has {held}; they were "

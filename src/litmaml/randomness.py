@@ -69,13 +69,15 @@ def normal_directions(like: Params, count: int, streams: Streams, steps: int) ->
     sizes = [weight.numel() for weight in like.values()]
     exact = any(torch.finfo(weight.dtype).bits > 32 for weight in like.values())
     kind = np.float64 if exact else np.float32
-    drawn = torch.stack([torch.from_numpy(s.standard_normal((steps, count, sum(sizes)), kind)) for s in streams])
+    drawn: torch.Tensor = torch.stack(
+        [torch.from_numpy(s.standard_normal((steps, count, sum(sizes)), kind)) for s in streams]
+    )
     device = next(iter(like.values())).device
     by_step = drawn.to(device).unbind(1)
     return tuple(
         {
             name: part.reshape(*part.shape[:2], *weight.shape).to(weight.dtype)
-            for (name, weight), part in zip(like.items(), flat.split(sizes, dim=2), strict=True)
+            for (name, weight), part in zip(like.items(), torch.split(flat, sizes, dim=2), strict=True)
         }
         for flat in by_step
     )

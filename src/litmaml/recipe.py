@@ -6,6 +6,7 @@ A recipe is ``{"class_path": "litmaml.models.Conv4", "init_args": {"ways": 5, ..
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,7 +53,15 @@ def describe(thing: object) -> Plain:
             )
     if not arguments and not hasattr(thing, "__dict__"):
         raise TypeError(f"{thing!r} is no plain value")
-    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
+    return {"class_path": class_path(kind), "init_args": arguments}
+
+
+def class_path(kind: type) -> str:
+    """The name that a class is imported by; a class of litmaml by its package, if that gives it too."""
+    package = kind.__module__.rpartition(".")[0]
+    if package.startswith("litmaml.") and vars(sys.modules[package]).get(kind.__name__) is kind:
+        return f"{package}.{kind.__qualname__}"
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _is_list(value: object, parameter: inspect.Parameter) -> bool:

@@ -8,22 +8,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from litmaml.inner_loop import InnerLoop, ordinary
+from litmaml.inner import InnerOptimizer
+from litmaml.inner.loop import InnerLoop, ordinary
 from litmaml.model_copy import copy_of, in_double_precision
-from litmaml.outer_gradient import OuterGradient
+from litmaml.outer import OuterGradient
 from litmaml.recipe import build, describe
 from litmaml.shown import first_line
+from litmaml.tasks import Tasks
 from litmaml.trial_state import equal, own_streams
-from litmaml.types import Tasks
 
 
-def not_made_again(inner_loop: InnerLoop, recorded: Mapping[str, Any], tasks: Tasks) -> dict[str, str]:
+def not_made_again(
+    inner_loop: InnerLoop, outer_gradient: OuterGradient, recorded: Mapping[str, Any], tasks: Tasks
+) -> dict[str, str]:
     """The parts of a learner of which the record makes another one, with what is other.
 
     Each part is made once more from its recipe; the model gets the weights, and predicts the first task's query.
 
     Args:
-        inner_loop: The parts as they are.
+        inner_loop, outer_gradient: The parts as they are.
         recorded: Their recipes by the name of the learner's argument. A part without one is passed over.
         tasks: What to predict.
     """
@@ -33,7 +36,7 @@ def not_made_again(inner_loop: InnerLoop, recorded: Mapping[str, Any], tasks: Ta
             if recorded.get(name) is None:
                 continue
             try:
-                why = _difference(inner_loop, name, recorded[name], tasks)
+                why = _difference(inner_loop, outer_gradient, name, recorded[name], tasks)
             except Exception as error:  # whatever somebody's constructor or forward pass raises
                 why = first_line(error)
             if why:
@@ -41,11 +44,12 @@ def not_made_again(inner_loop: InnerLoop, recorded: Mapping[str, Any], tasks: Ta
     return found
 
 
-def _difference(inner_loop: InnerLoop, name: str, recipe: Any, tasks: Tasks) -> str:
+def _difference(inner_loop: InnerLoop, outer_gradient: OuterGradient, name: str, recipe: Any, tasks: Tasks) -> str:
     """What is other, or nothing."""
-    made = build(recipe, OuterGradient if name == "outer_gradient" else nn.Module, name)
-    if name in ("inner_optimizer", "outer_gradient"):
-        part = inner_loop.optimizer if name == "inner_optimizer" else inner_loop.outer_gradient
+    plain = {"inner_optimizer": inner_loop.optimizer, "outer_gradient": outer_gradient}
+    kind = {"inner_optimizer": InnerOptimizer, "outer_gradient": OuterGradient}.get(name, nn.Module)
+    made = build(recipe, kind, name)
+    if part := plain.get(name):
         return "" if describe(made) == describe(part) else f"{recipe} makes {describe(made)} of {describe(part)}"
     own, again = (copy_of(inner_loop).cpu() for _ in range(2))
     if name == "model":

@@ -26,7 +26,7 @@ class Batch(NamedTuple):
     jitter: Tensor | None = None
 
 
-class Step(NamedTuple):
+class StepTasks(NamedTuple):
     """What T tasks bring to one inner step.
 
     support: The batch that it adapts to. hessian: The batch of the Hessian products, or None: the support batch.
@@ -55,9 +55,9 @@ class Tasks(NamedTuple):
     hessian: tuple[Batch, ...] | None = None
     directions: tuple[Params, ...] | None = None
 
-    def step(self, j: int) -> Step:
+    def step(self, j: int) -> StepTasks:
         """What inner step ``j`` takes; where there are fewer batches than steps, they go round."""
-        return Step(
+        return StepTasks(
             self.support[j % len(self.support)],
             None if self.hessian is None else self.hessian[j % len(self.hessian)],
             None if self.directions is None else self.directions[j],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from litmaml.outer_gradient import FiniteDifference, FirstOrder, OuterGradient, SecondOrder
+from litmaml.outer import FiniteDifference, FirstOrder, OuterGradient, SecondOrder
 
 FALLAH_CONSTANTS: dict[type[OuterGradient], float] = {
     SecondOrder: 1 / 12,

@@ -8,20 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from litmaml.inner_loop import InnerLoop, ordinary, unfused_attention
+from litmaml.inner.loop import InnerLoop, ordinary, unfused_attention
 from litmaml.loss_checks import check_loss_on, check_output
 from litmaml.model_checks import check_draws
 from litmaml.model_copy import copy_of, kept_values
+from litmaml.outer import OuterGradient
 from litmaml.shown import first_line, listed
+from litmaml.tasks import Batch, Tasks
 from litmaml.trial_derivatives import try_derivatives
 from litmaml.trial_state import Drawn, Snapshot, attributes, changed, equal, own_streams
-from litmaml.types import Batch, Tasks
 
 _EXAMPLES = 6
 """How many examples of a support batch are tried: enough for batch norm."""
 
 
-def try_first_batch(inner_loop: InnerLoop, tasks: Tasks) -> list[str]:
+def try_first_batch(inner_loop: InnerLoop, outer_gradient: OuterGradient, tasks: Tasks) -> list[str]:
     """Try the model on a few examples of the first tasks, on copies: nothing of it is changed, no stream moves on.
 
     Looked at are: what a forward pass draws and changes beside what it gives; whether the loss fits its outputs and
@@ -47,11 +48,11 @@ def try_first_batch(inner_loop: InnerLoop, tasks: Tasks) -> list[str]:
         tasks = ordinary(tasks)
         support, query = (_few(batch, _EXAMPLES) for batch in (tasks.support[0], tasks.query))
         with unfused_attention():
-            predictions = _try_passes(inner_loop, copied, support, query, made)
+            predictions = _try_passes(inner_loop, outer_gradient, copied, support, query, made)
         check_loss_on(copied.loss, predictions, support.targets[0])
         with torch.autocast(device.type, enabled=False), torch.autocast("cpu", enabled=False):
             at_once = max(inner_loop.tasks_at_once(batch.inputs) for batch in (tasks.support[0], tasks.query)) > 1
-            return try_derivatives(inner_loop, support, at_once)
+            return try_derivatives(inner_loop, outer_gradient, support, at_once)
 
 
 def _few(batch: Batch, most: int) -> Batch:
@@ -61,7 +62,14 @@ def _few(batch: Batch, most: int) -> Batch:
     return Batch(*(part[:2].index_select(1, which) for part in (batch.inputs, batch.targets)))
 
 
-def _try_passes(inner_loop: InnerLoop, copied: InnerLoop, support: Batch, query: Batch, made: list[str]) -> Tensor:
+def _try_passes(
+    inner_loop: InnerLoop,
+    outer_gradient: OuterGradient,
+    copied: InnerLoop,
+    support: Batch,
+    query: Batch,
+    made: list[str],
+) -> Tensor:
     """Forward passes of the first task: what they draw and change, and whether they depend on those before.
 
     Returns:
@@ -117,7 +125,7 @@ def _try_passes(inner_loop: InnerLoop, copied: InnerLoop, support: Batch, query:
             "tasks would share; keep nothing between forward passes, and draw by torch's global generator"
         )
     if drawn.by_torch:
-        check_draws(inner_loop.outer_gradient, "its forward pass")
+        check_draws(outer_gradient, "its forward pass")
         inner_loop.draws = True
     return first
 

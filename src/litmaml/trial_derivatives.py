@@ -10,13 +10,15 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from litmaml.inner_loop import NO_HOOKS, InnerLoop
+from litmaml.inner.gradient_rule import plain
+from litmaml.inner.loop import NO_HOOKS, InnerLoop
 from litmaml.model_copy import copy_of, in_double_precision
-from litmaml.outer_gradient import SecondOrder
+from litmaml.outer import OuterGradient, PathGradient, SecondOrder
 from litmaml.plain_copy import PlainCopy, TaskDerivatives, derivatives_of
 from litmaml.shown import first_line
+from litmaml.tasks import Batch, StepTasks
 from litmaml.trial_state import own_streams
-from litmaml.types import Batch, Params
+from litmaml.weights import Params
 
 _RADII = (1e-7, 4e-7)
 _WRONG = 1e-3
@@ -32,7 +34,7 @@ _LONG = 0.1
 """Seconds for a forward pass in float64, from which on two examples have to do."""
 
 
-def try_derivatives(inner_loop: InnerLoop, batch: Batch, at_once: bool) -> list[str]:
+def try_derivatives(inner_loop: InnerLoop, outer_gradient: OuterGradient, batch: Batch, at_once: bool) -> list[str]:
     """Compare the inner loop's gradient and Hessian product with a plain copy's, and its tasks at once with a loop.
 
     In float64 on the CPU; a model that takes no float64 in its own precision, without the difference of gradients.
@@ -53,7 +55,7 @@ def try_derivatives(inner_loop: InnerLoop, batch: Batch, at_once: bool) -> list[
     weights = {name: loop.model.get_parameter(name).detach().clone() for name in (*loop.fast_names, *loop.slow_names)}
     here = _nearby(weights, 1)
     there = {**_nearby(weights, 2), **{name: here[name] for name in loop.slow_names}}  # which tasks share
-    twice = isinstance(loop.outer_gradient, SecondOrder)
+    twice = isinstance(outer_gradient, SecondOrder)
     along = _direction({name: weights[name] for name in loop.fast_names}) if twice else None
 
     plain, looped, mapped = PlainCopy(loop), copy_of(loop, share_weights=True), copy_of(loop, share_weights=True)
@@ -66,7 +68,7 @@ def try_derivatives(inner_loop: InnerLoop, batch: Batch, at_once: bool) -> list[
         if _CHECKPOINT in plain.functions:
             raise ValueError(NO_HOOKS)
         ours = _by_inner_loop(looped, [here], batch, along)[0]
-        taken = _inner_gradient(looped, here, batch)
+        taken = _inner_gradient(looped, outer_gradient, here, batch)
     if abs(float(without - theirs.loss)) > tolerance * abs(float(theirs.loss)):
         raise ValueError(
             "model: its loss is another one where no gradient is taken, as in evaluation and in estimates by losses "
@@ -213,17 +215,18 @@ def _by_inner_loop(loop: InnerLoop, weights: list[Params], batch: Batch, along: 
     leaves = [{n: w[n].detach().requires_grad_() for n in loop.fast_names} for w in weights]
     fast = {name: torch.stack([one[name] for one in leaves]) for name in loop.fast_names}
     with own_streams(4, batch.inputs.device):
-        losses = loop.losses(fast, slow, batch)
+        losses = loop.losses(fast, slow, batch, twice=along is not None)
     return [derivatives_of(loss, {**one, **slow}, along) for loss, one in zip(losses, leaves, strict=True)]
 
 
-def _inner_gradient(loop: InnerLoop, weights: Params, batch: Batch) -> Params:
+def _inner_gradient(loop: InnerLoop, outer_gradient: OuterGradient, weights: Params, batch: Batch) -> Params:
     """The gradient of an inner step on the first task, as the outer gradient takes it."""
     fast = {name: weights[name][None].requires_grad_() for name in loop.fast_names}
     slow = {name: weights[name].detach() for name in loop.slow_names}
     with own_streams(4, batch.inputs.device):
         one = Batch(batch.inputs[:1], batch.targets[:1])
-        gradient = loop.outer_gradient.inner_gradient(loop.losses, fast, slow, one, None)
+        rule = outer_gradient.gradient if isinstance(outer_gradient, PathGradient) else plain
+        gradient = rule(loop.losses, fast, slow, StepTasks(one))
     return {name: g.detach()[0] for name, g in gradient.items()}
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from litmaml.model_copy import kept_values
-from litmaml.outer_gradient import seeded
+from litmaml.randomness import seeded
 
 
 class Snapshot:

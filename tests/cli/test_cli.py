@@ -203,7 +203,7 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(trained: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model.outer_gradient=litmaml.outer_gradient.ThirdOrder"], "ThirdOrder"),
+        (["--model.outer_gradient=litmaml.outer.ThirdOrder"], "ThirdOrder"),
         (
             ["--model.outer_gradient=FiniteDifference", "--model.outer_gradient.radius=-1"],
             "radius: has to be a positive number or left out for the default, got -1",
@@ -233,7 +233,7 @@ def test_help_explains_options_from_the_docstrings(tmp_path: Path) -> None:
     assert done.stdout.startswith("usage: litmaml ")  # also under python -m
     for part in ("Patterns of the parameters to adapt", "Tasks of one training epoch", "which is exact"):
         assert part in text
-    estimator = run("fit", "--model.outer_gradient.help=litmaml.outer_gradient.ZerothOrder", cwd=tmp_path)
+    estimator = run("fit", "--model.outer_gradient.help=litmaml.outer.ZerothOrder", cwd=tmp_path)
     assert "Q, the number of directions" in " ".join(estimator.stdout.split())
 
 

@@ -12,7 +12,7 @@ from oracles import Directions
 from torch import Tensor, nn
 
 from litmaml import outer_gradient
-from litmaml.types import Tasks
+from litmaml.tasks import Tasks
 
 
 class Drawn:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from litmaml.types import Params
+from litmaml.weights import Params
 
 Loss = Callable[[Params], Tensor]
 Hop = Callable[[Loss, Params, Params], Params]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from unrolling import Rule
 from update_rules import adadelta, adagrad, adam, adamax, rmsprop, sgd
 
-from litmaml.inner_optimizer import SGD, HigherOptimizer, InnerOptimizer
+from litmaml.inner import SGD, HigherOptimizer, InnerOptimizer
 
 # The eps are large, or the first steps would hardly depend on the gradient's length.
 INNER: dict[str, tuple[Callable[[], InnerOptimizer], Rule]] = {

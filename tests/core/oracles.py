@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from litmaml.types import Batch, Params, Tasks, select
+from litmaml.tasks import Batch, Tasks, select
+from litmaml.weights import Params
 
 
 def product_form(model: nn.Module, loss: nn.Module, tasks: Tasks, steps: int, alpha: float, fast: str) -> Params:

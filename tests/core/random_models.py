@@ -19,15 +19,8 @@ from trouble import Trouble
 from troublesome_ends import EMBEDDINGS, INPUTS, OUTPUTS, PROBLEMS, WHOLE, Problem
 from written_parts import WRITTEN
 
-from litmaml.outer_gradient import (
-    FiniteDifference,
-    FirstOrder,
-    GaussianSmoothing,
-    OuterGradient,
-    SecondOrder,
-    ZerothOrder,
-)
-from litmaml.types import Batch, Tasks
+from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.tasks import Batch, Tasks
 
 TASKS, SUPPORT, QUERY = 3, 4, 3
 SAMPLES, GAUSSIAN_MU, ZEROTH_MU = 3, 1e-4, 1e-2

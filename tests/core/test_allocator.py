@@ -12,7 +12,7 @@ import pytest
 # Prints whether malloc agreed, and the page faults of making ten tensors of 12 MB once more.
 _PROGRAM = """
 import resource, torch
-from litmaml.allocator import keep_freed_memory
+from litmaml.engine.allocator import keep_freed_memory
 
 kept = keep_freed_memory()
 for _ in range(20):

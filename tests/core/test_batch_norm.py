@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.func import vmap
 from torch.nn import functional
 
-from litmaml.derivatives import Derivatives
-from litmaml.inner_loop import InnerLoop
-from litmaml.inner_optimizer import SGD
+from litmaml.engine.derivatives import Derivatives
+from litmaml.inner import SGD
+from litmaml.inner.loop import InnerLoop
 from litmaml.models import Conv4
-from litmaml.outer_gradient import FirstOrder, OuterGradient, SecondOrder
-from litmaml.types import Batch
+from litmaml.outer import FirstOrder, OuterGradient, SecondOrder
+from litmaml.tasks import Batch
 
 SHAPES = [(6, 3), (4, 3, 5), (3, 3, 4, 2), (2, 3, 2, 3, 2)]
 

@@ -15,18 +15,11 @@ from oracles import Directions, fourth_moments, second_moments
 from torch import Tensor, nn
 
 from litmaml import outer_gradient
-from litmaml.inner_loop import InnerLoop
-from litmaml.inner_optimizer import SGD, InnerOptimizer
-from litmaml.meta_gradient import MetaGradient, MetaGradientOf
-from litmaml.outer_gradient import (
-    FiniteDifference,
-    FirstOrder,
-    GaussianSmoothing,
-    OuterGradient,
-    SecondOrder,
-    ZerothOrder,
-)
-from litmaml.types import Batch, Tasks
+from litmaml.inner import SGD, InnerOptimizer
+from litmaml.inner.loop import InnerLoop
+from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.outer.meta_gradient import MetaGradient, MetaGradientOf
+from litmaml.tasks import Batch, Tasks
 
 D = 6
 COPIES = [1, 3, 2, 2]

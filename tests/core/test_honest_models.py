@@ -13,20 +13,14 @@ from torch import Tensor, nn
 from unrolling import unrolled
 from update_rules import sgd
 
-from litmaml.inner_loop import InnerLoop
-from litmaml.inner_optimizer import SGD
-from litmaml.meta_gradient import MetaGradientOf
+from litmaml.inner import SGD
+from litmaml.inner.loop import InnerLoop
 from litmaml.model_checks import check_model
-from litmaml.outer_gradient import (
-    FiniteDifference,
-    FirstOrder,
-    GaussianSmoothing,
-    OuterGradient,
-    SecondOrder,
-    ZerothOrder,
-)
+from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.outer.meta_gradient import MetaGradientOf
+from litmaml.tasks import Batch, Tasks
 from litmaml.trial import try_first_batch
-from litmaml.types import Batch, Params, Tasks
+from litmaml.weights import Params
 
 pytestmark = [
     # Most have kinks, and finite values are all that is asked of probes here.

@@ -11,19 +11,13 @@ from oracles import Tiny, dense_hessian, flat, random_tasks
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from litmaml.inner_loop import InnerLoop
-from litmaml.inner_optimizer import SGD
+from litmaml.inner import SGD
+from litmaml.inner.loop import InnerLoop
 from litmaml.models import MLP
-from litmaml.outer_gradient import (
-    FiniteDifference,
-    FirstOrder,
-    GaussianSmoothing,
-    OuterGradient,
-    SecondOrder,
-    ZerothOrder,
-    probe_length,
-)
-from litmaml.types import Batch, Params
+from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.outer.estimators import probe_length
+from litmaml.tasks import Batch
+from litmaml.weights import Params
 
 # torch itself scripts what torch.func.hessian differentiates forwards with.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")

@@ -10,11 +10,12 @@ import torch
 from oracles import Tiny, random_tasks, relative
 from torch import Tensor, nn
 
-from litmaml.inner_loop import InnerLoop
-from litmaml.inner_optimizer import SGD, HigherOptimizer, InnerOptimizer
-from litmaml.meta_gradient import MetaGradientOf
-from litmaml.outer_gradient import FirstOrder, SecondOrder
-from litmaml.types import Params, select
+from litmaml.inner import SGD, HigherOptimizer, InnerOptimizer
+from litmaml.inner.loop import InnerLoop
+from litmaml.outer import FirstOrder, SecondOrder
+from litmaml.outer.meta_gradient import MetaGradientOf
+from litmaml.tasks import select
+from litmaml.weights import Params
 
 STEPS = 4
 LOSS = nn.MSELoss()
@@ -242,7 +243,7 @@ def test_refusals(make: Any, message: str) -> None:
 @pytest.mark.parametrize("name", ["ASGD", "Rprop"])
 def test_why_some_rates_are_not_learnt(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the refusal higher's derivative by a step's rate is not that of the loss."""
-    monkeypatch.setattr("litmaml.inner_optimizer._RATE_NOT_LEARNT", ())
+    monkeypatch.setattr("litmaml.inner._RATE_NOT_LEARNT", ())
     inner = HigherOptimizer(name, {"lr": 0.1}, learn="one", per_step=True)
     loop, tasks = InnerLoop(Tiny(), LOSS, inner, SecondOrder(), ["*"], 2), random_tasks()
     (found,) = [g for n, g in MetaGradientOf(loop, 2)(tasks).gradients.items() if n.startswith("optimizer.")]

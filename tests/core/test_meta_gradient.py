@@ -7,18 +7,12 @@ import torch
 from oracles import Tiny, random_tasks, relative
 from torch import Tensor, nn
 
-from litmaml.inner_loop import InnerLoop
-from litmaml.inner_optimizer import SGD
-from litmaml.meta_gradient import MetaGradientOf, hand_over
-from litmaml.outer_gradient import (
-    FiniteDifference,
-    FirstOrder,
-    GaussianSmoothing,
-    OuterGradient,
-    SecondOrder,
-    ZerothOrder,
-)
-from litmaml.types import Params, Tasks, chunks, select
+from litmaml.inner import SGD
+from litmaml.inner.loop import InnerLoop
+from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.outer.meta_gradient import MetaGradientOf, hand_over
+from litmaml.tasks import Tasks, chunks, select
+from litmaml.weights import Params
 
 STEPS = 2
 EXACT = [SecondOrder(), SecondOrder(True), FirstOrder(), FiniteDifference()]

@@ -7,25 +7,13 @@ import torch
 from oracles import random_tasks, relative
 from torch import nn
 
-from litmaml.inner_loop import InnerLoop
-from litmaml.inner_optimizer import SGD
-from litmaml.meta_gradient import MetaGradientOf
-from litmaml.model_checks import (
-    check_model,
-    kinked_layers,
-    normalisation_policy,
-    random_layers,
-    shared_statistics,
-)
+from litmaml.inner import SGD
+from litmaml.inner.layers import kinked_layers, normalisation_policy, random_layers, shared_statistics
+from litmaml.inner.loop import InnerLoop
+from litmaml.model_checks import check_model
 from litmaml.models import MLP, Conv4
-from litmaml.outer_gradient import (
-    FiniteDifference,
-    FirstOrder,
-    GaussianSmoothing,
-    OuterGradient,
-    SecondOrder,
-    ZerothOrder,
-)
+from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.outer.meta_gradient import MetaGradientOf
 
 PROBING = [FiniteDifference(), GaussianSmoothing(), ZerothOrder()]
 EVERY = [SecondOrder(), SecondOrder(True), FirstOrder(), *PROBING]

@@ -12,19 +12,12 @@ from torch import Tensor, nn
 from unrolling import unrolled
 from update_rules import sgd
 
-from litmaml.inner_loop import InnerLoop
-from litmaml.inner_optimizer import SGD, HigherOptimizer
-from litmaml.meta_gradient import MetaGradientOf
+from litmaml.inner import SGD, HigherOptimizer
+from litmaml.inner.loop import InnerLoop
 from litmaml.models import Conv4
-from litmaml.outer_gradient import (
-    FiniteDifference,
-    FirstOrder,
-    GaussianSmoothing,
-    OuterGradient,
-    SecondOrder,
-    ZerothOrder,
-)
-from litmaml.types import Batch, Tasks, select
+from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.outer.meta_gradient import MetaGradientOf
+from litmaml.tasks import Batch, Tasks, select
 
 STEPS, RATE = 2, 0.1
 LOSS = nn.MSELoss()

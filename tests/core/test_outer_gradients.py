@@ -15,17 +15,11 @@ from torch import nn
 from unrolling import unrolled
 
 from litmaml import outer_gradient
-from litmaml.inner_loop import InnerLoop
-from litmaml.meta_gradient import MetaGradientOf
-from litmaml.outer_gradient import (
-    FiniteDifference,
-    FirstOrder,
-    GaussianSmoothing,
-    OuterGradient,
-    SecondOrder,
-    ZerothOrder,
-)
-from litmaml.types import Params, Tasks
+from litmaml.inner.loop import InnerLoop
+from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.outer.meta_gradient import MetaGradientOf
+from litmaml.tasks import Tasks
+from litmaml.weights import Params
 
 # torch itself scripts what torch.func.hessian differentiates forwards with.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")

@@ -7,11 +7,11 @@ import torch
 from oracles import relative
 from torch import Tensor, nn
 
-from litmaml.inner_loop import InnerLoop
-from litmaml.inner_optimizer import SGD
-from litmaml.meta_gradient import MetaGradientOf
-from litmaml.outer_gradient import FirstOrder, OuterGradient, SecondOrder
-from litmaml.types import Batch, Tasks
+from litmaml.inner import SGD
+from litmaml.inner.loop import InnerLoop
+from litmaml.outer import FirstOrder, OuterGradient, SecondOrder
+from litmaml.outer.meta_gradient import MetaGradientOf
+from litmaml.tasks import Batch, Tasks
 
 WORDS, PADDING = 6, 2
 

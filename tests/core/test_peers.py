@@ -11,12 +11,13 @@ import torch
 from oracles import random_tasks, relative
 from torch import nn
 
-from litmaml.inner_loop import InnerLoop
-from litmaml.inner_optimizer import SGD, HigherOptimizer, InnerOptimizer
-from litmaml.meta_gradient import MetaGradientOf
+from litmaml.inner import SGD, HigherOptimizer, InnerOptimizer
+from litmaml.inner.loop import InnerLoop
 from litmaml.models import MLP, Conv4
-from litmaml.outer_gradient import OuterGradient, SecondOrder
-from litmaml.types import Batch, Params, Tasks
+from litmaml.outer import OuterGradient, SecondOrder
+from litmaml.outer.meta_gradient import MetaGradientOf
+from litmaml.tasks import Batch, Tasks
+from litmaml.weights import Params
 
 WAYS, STEPS = 3, 2
 

@@ -10,11 +10,11 @@ from oracles import random_tasks, relative
 from torch import Tensor, nn
 from torch.nn import functional
 
-from litmaml.inner_loop import InnerLoop
-from litmaml.inner_optimizer import SGD
-from litmaml.meta_gradient import MetaGradientOf
-from litmaml.outer_gradient import FiniteDifference, FirstOrder, OuterGradient, SecondOrder
-from litmaml.places import aliases
+from litmaml.engine.places import aliases
+from litmaml.inner import SGD
+from litmaml.inner.loop import InnerLoop
+from litmaml.outer import FiniteDifference, FirstOrder, OuterGradient, SecondOrder
+from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.trial import try_first_batch
 
 

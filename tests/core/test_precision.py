@@ -9,19 +9,13 @@ import torch
 from oracles import Tiny, random_tasks, relative
 from torch import nn
 
-from litmaml.inner_loop import InnerLoop
-from litmaml.inner_optimizer import SGD, HigherOptimizer
-from litmaml.meta_gradient import MetaGradient, MetaGradientOf
+from litmaml.inner import SGD, HigherOptimizer
+from litmaml.inner.loop import InnerLoop
 from litmaml.models import MLP
-from litmaml.outer_gradient import (
-    FiniteDifference,
-    FirstOrder,
-    GaussianSmoothing,
-    OuterGradient,
-    SecondOrder,
-    ZerothOrder,
-)
-from litmaml.types import Batch, Params, Tasks
+from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.outer.meta_gradient import MetaGradient, MetaGradientOf
+from litmaml.tasks import Batch, Tasks
+from litmaml.weights import Params
 
 STEPS = 2
 METHODS = {
@@ -65,9 +59,9 @@ class Sequence:
 @pytest.mark.parametrize("name", METHODS)
 def test_single_precision_agrees_with_double(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, tasks = MLP(hidden=(8, 8)), random_tasks(targets=lambda x: torch.sin(2 * x))
-    monkeypatch.setattr("litmaml.outer_gradient._normal", Sequence())
+    monkeypatch.setattr("litmaml.outer._normal", Sequence())
     true = meta_gradient(model, METHODS[name], tasks).gradients
-    monkeypatch.setattr("litmaml.outer_gradient._normal", Sequence())
+    monkeypatch.setattr("litmaml.outer._normal", Sequence())
     found = meta_gradient(model.float(), METHODS[name], single(tasks)).gradients
     assert all(gradient.dtype == torch.float32 for gradient in found.values())
     tolerance = {"FiniteDifference": 1e-4, "GaussianSmoothing": 1e-3, "ZerothOrder": 1e-2}.get(name, 1e-5)

@@ -10,20 +10,14 @@ from oracles import Directions, Tiny, fourth_moments, product_form, random_tasks
 from torch import Tensor, nn
 
 from litmaml import outer_gradient
-from litmaml.inner_loop import InnerLoop
-from litmaml.inner_optimizer import SGD
-from litmaml.meta_gradient import MetaGradientOf
+from litmaml.inner import SGD
+from litmaml.inner.gradient_rule import Losses
+from litmaml.inner.loop import InnerLoop
 from litmaml.models import MLP
-from litmaml.outer_gradient import (
-    FiniteDifference,
-    FirstOrder,
-    GaussianSmoothing,
-    Losses,
-    OuterGradient,
-    SecondOrder,
-    ZerothOrder,
-)
-from litmaml.types import Batch, Params, Tasks
+from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.outer.meta_gradient import MetaGradientOf
+from litmaml.tasks import Batch, Tasks
+from litmaml.weights import Params
 
 # torch itself scripts what torch.func.hessian differentiates forwards with.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")

@@ -13,16 +13,9 @@ from torch import Tensor, nn
 from torchmetrics import Accuracy, MeanAbsoluteError, MeanSquaredError, Metric, R2Score
 from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy, MulticlassF1Score
 
-from litmaml.inner_optimizer import SGD, HigherOptimizer, InnerOptimizer
+from litmaml.inner import SGD, HigherOptimizer, InnerOptimizer
 from litmaml.models import MLP, Conv4
-from litmaml.outer_gradient import (
-    FiniteDifference,
-    FirstOrder,
-    GaussianSmoothing,
-    OuterGradient,
-    SecondOrder,
-    ZerothOrder,
-)
+from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
 from litmaml.recipe import build, describe, is_plain
 
 
@@ -137,7 +130,7 @@ def bad(class_path: str, **arguments: Any) -> dict[str, Any]:
         (bad("os.system", command="echo"), "model: 'os.system' is no Module"),
         (bad("subprocess.Popen", args=["true"]), "model: 'subprocess.Popen' is no Module"),
         (bad("builtins.eval", source="1"), "model: 'builtins.eval' is no Module"),
-        (bad("litmaml.outer_gradient.FirstOrder"), "model: 'litmaml.outer_gradient.FirstOrder' is no Module"),
+        (bad("litmaml.outer.FirstOrder"), "model: 'litmaml.outer.FirstOrder' is no Module"),
         (bad("torch.nn.functional.relu"), "model: 'torch.nn.functional.relu' cannot be named by a file"),
         (bad("litmaml.models.Conv5"), "model: 'litmaml.models.Conv5' is the name of no class that there is"),
         (bad("torch.nothing.Net"), "model: 'torch.nothing.Net' cannot be named by a file"),

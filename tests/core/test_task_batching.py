@@ -7,13 +7,13 @@ import torch
 from oracles import relative
 from torch import nn
 
-from litmaml.inner_loop import InnerLoop
-from litmaml.inner_optimizer import SGD
-from litmaml.meta_gradient import MetaGradientOf
+from litmaml.engine.together import first_convolution, tasks_at_once, tasks_held
+from litmaml.inner import SGD
+from litmaml.inner.loop import InnerLoop
 from litmaml.models import MLP, Conv4
-from litmaml.outer_gradient import FirstOrder, OuterGradient, SecondOrder
-from litmaml.task_batching import first_convolution, tasks_at_once, tasks_held
-from litmaml.types import Batch, Tasks
+from litmaml.outer import FirstOrder, OuterGradient, SecondOrder
+from litmaml.outer.meta_gradient import MetaGradientOf
+from litmaml.tasks import Batch, Tasks
 
 
 def images(tasks: int, each: int, size: int = 28) -> torch.Tensor:

@@ -15,21 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from litmaml.inner_loop import InnerLoop
-from litmaml.inner_optimizer import SGD
-from litmaml.meta_gradient import MetaGradientOf
+from litmaml.inner import SGD
+from litmaml.inner.loop import InnerLoop
 from litmaml.model_checks import check_model
 from litmaml.models import MLP, Conv4
-from litmaml.outer_gradient import (
-    FiniteDifference,
-    FirstOrder,
-    GaussianSmoothing,
-    OuterGradient,
-    SecondOrder,
-    ZerothOrder,
-)
+from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.outer.meta_gradient import MetaGradientOf
+from litmaml.tasks import Batch, Tasks
 from litmaml.trial import try_first_batch
-from litmaml.types import Batch, Tasks
 
 Forward = Callable[["Body", Tensor], Any]
 

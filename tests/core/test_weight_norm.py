@@ -13,11 +13,11 @@ from torch.nn.utils import weight_norm as hooked_weight_norm
 from unrolling import unrolled
 from update_rules import sgd
 
-from litmaml.derivatives import Derivatives
-from litmaml.inner_loop import InnerLoop
-from litmaml.inner_optimizer import SGD
-from litmaml.meta_gradient import MetaGradientOf
-from litmaml.outer_gradient import SecondOrder
+from litmaml.engine.derivatives import Derivatives
+from litmaml.inner import SGD
+from litmaml.inner.loop import InnerLoop
+from litmaml.outer import SecondOrder
+from litmaml.outer.meta_gradient import MetaGradientOf
 
 SHAPES = [(3, 4), (4, 2, 3), (2, 3, 3, 2), (5,)]
 

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from litmaml.inner_loop import InnerLoop
-from litmaml.types import Batch, Params, Tasks
+from litmaml.inner.loop import InnerLoop
+from litmaml.tasks import Batch, Tasks
+from litmaml.weights import Params
 
 State = dict[str, Any]
 Rule = Callable[[State, Tensor, Tensor, Any], Tensor]

@@ -20,11 +20,12 @@ from random_models import GAUSSIAN_MU, OUTER, SAMPLES, ZEROTH_MU, Case, case
 from torch import Tensor, nn
 from unrolling import Unrolled, unrolled
 
-from litmaml.inner_loop import InnerLoop
-from litmaml.meta_gradient import MetaGradient, MetaGradientOf
+from litmaml.inner.loop import InnerLoop
 from litmaml.model_checks import check_model
+from litmaml.outer.meta_gradient import MetaGradient, MetaGradientOf
+from litmaml.tasks import Tasks
 from litmaml.trial import try_first_batch
-from litmaml.types import Params, Tasks
+from litmaml.weights import Params
 
 EQUAL, REFUSED, WRONG, CRASH = "equal", "refused", "SILENTLY WRONG", "CRASH WITHOUT A REMEDY"
 TOO_STRICT = "REFUSED THOUGH HONEST"

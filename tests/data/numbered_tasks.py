@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from litmaml.data import ImageFormat, ImagePool, ImageTasks
-from litmaml.types import SPLITS, Split
+from litmaml.tasks import SPLITS, Split
 
 
 class Numbered(ImageTasks):

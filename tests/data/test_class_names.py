@@ -9,7 +9,7 @@ import torch
 
 from litmaml.data.image_tasks import ImageTasks
 from litmaml.data.images import ImageFormat, ImagePool
-from litmaml.types import Split
+from litmaml.tasks import Split
 
 
 class Numbered(ImageTasks):

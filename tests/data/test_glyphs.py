@@ -14,7 +14,7 @@ from litmaml.data import Glyphs
 from litmaml.data import glyphs as module
 from litmaml.data.cache import read_tensors
 from litmaml.data.glyphs import ALIKE, FEWEST_FACES, SCRIPTS, likeness, script_of
-from litmaml.types import SPLITS
+from litmaml.tasks import SPLITS
 
 
 @pytest.fixture(scope="module")

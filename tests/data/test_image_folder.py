@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from litmaml.data import ImageFolderTasks, ImageFormat, TaskDataModule
-from litmaml.types import SPLITS
+from litmaml.tasks import SPLITS
 
 NAMES = [f"class {k}" for k in range(8)] + ["Ж и я", "漢字"]
 SMALL = ImageFormat(6)

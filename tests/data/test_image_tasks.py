@@ -11,7 +11,7 @@ from numbered_tasks import Numbered
 
 from litmaml.data import ImageFormat
 from litmaml.data.affine import random_affine
-from litmaml.types import Batch, Split
+from litmaml.tasks import Batch, Split
 
 
 def contents(batch: Batch, task: int) -> list[tuple[int, int, int]]:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from litmaml.data import Glyphs, ImageFolderTasks, ImageFormat, ImagePool, Omniglot
 from litmaml.data.leakage import copies, fingerprints
-from litmaml.types import SPLITS, Split
+from litmaml.tasks import SPLITS, Split
 
 
 def picture(*seed: int) -> Image.Image:

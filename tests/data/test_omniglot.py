@@ -15,7 +15,7 @@ from PIL import Image
 
 from litmaml.data import Omniglot
 from litmaml.data import omniglot as module
-from litmaml.types import SPLITS
+from litmaml.tasks import SPLITS
 
 PARTS = {"images_background": (6, 12), "images_evaluation": (3, 5)}
 """A small Omniglot: alphabets and characters of each part."""

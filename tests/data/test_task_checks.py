@@ -13,7 +13,7 @@ from torch import Tensor
 
 from litmaml.data import Glyphs, LinearRegression, Omniglot, RankOne, Sinusoid, TaskDistribution
 from litmaml.data.task_checks import check_classes, check_data, check_overlap
-from litmaml.types import SPLITS, Batch, Tasks
+from litmaml.tasks import SPLITS, Batch, Tasks
 
 
 def classified(shots: int = 2, queries: int = 3, batches: int = 1, hessian: int = 0) -> Tasks:

@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from litmaml.data import Sinusoid, TaskDataModule
 from litmaml.data.training_place import batches_left
-from litmaml.types import Tasks
+from litmaml.tasks import Tasks
 
 # Lightning 2.6.6 calls what torch 2.13 has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")

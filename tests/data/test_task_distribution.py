@@ -12,8 +12,8 @@ from numbered_tasks import Numbered
 from torch.utils import _pytree as pytree
 
 from litmaml.data import Glyphs, Sinusoid, TaskDistribution
-from litmaml.data.task_distribution import task_stream, task_streams
-from litmaml.types import SPLITS, Split, Tasks, select
+from litmaml.randomness import task_stream, task_streams
+from litmaml.tasks import SPLITS, Split, Tasks, select
 
 MAKERS: dict[str, Callable[[Path], TaskDistribution]] = {
     "sinusoid": lambda cache: Sinusoid(shots=3, queries=2, noise=0.1, support_batches=2, hessian_batches=2),

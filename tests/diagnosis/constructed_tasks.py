@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from litmaml.inner_loop import InnerLoop
-from litmaml.inner_optimizer import SGD
-from litmaml.outer_gradient import SecondOrder
-from litmaml.types import Batch, Tasks
+from litmaml.inner import SGD
+from litmaml.inner.loop import InnerLoop
+from litmaml.outer import SecondOrder
+from litmaml.tasks import Batch, Tasks
 
 
 class HalfSquare(nn.Module):

@@ -17,12 +17,12 @@ from litmaml import diagnosis
 from litmaml.data import Omniglot, Sinusoid
 from litmaml.diagnosis.batch_sizes import noise_scale
 from litmaml.diagnosis.report import print_diagnosis, write_diagnosis
-from litmaml.inner_loop import InnerLoop
-from litmaml.inner_optimizer import SGD, HigherOptimizer
+from litmaml.inner import SGD, HigherOptimizer
+from litmaml.inner.loop import InnerLoop
 from litmaml.meta_learner import MetaLearner
 from litmaml.models import MLP, Conv4
+from litmaml.tasks import Batch, Tasks
 from litmaml.theory import outer_smoothness
-from litmaml.types import Batch, Tasks
 
 
 def _sines(tasks: int = 16, split: Any = "train") -> Tasks:
@@ -120,7 +120,7 @@ def test_conv4_on_real_omniglot(omniglot: Path | None) -> None:
 @pytest.mark.slow
 def test_on_the_sinusoid_it_agrees_with_what_training_shows() -> None:
     """First order ends at a larger loss than the exact gradient, and the diagnosis said so before and after."""
-    from litmaml.outer_gradient import FirstOrder, OuterGradient, SecondOrder
+    from litmaml.outer import FirstOrder, OuterGradient, SecondOrder
 
     sinusoid, test = Sinusoid(), _sines(400, "test")
 

@@ -10,15 +10,8 @@ from torch import nn
 from litmaml.diagnosis.cost import _peak, costs
 from litmaml.diagnosis.estimator_errors import candidates, compare, estimator_errors, scan_probes, task_gradients
 from litmaml.models import MLP
-from litmaml.outer_gradient import (
-    FiniteDifference,
-    FirstOrder,
-    GaussianSmoothing,
-    OuterGradient,
-    SecondOrder,
-    ZerothOrder,
-)
-from litmaml.types import Tasks
+from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.tasks import Tasks
 
 
 def _sines(tasks: int = 12) -> Tasks:

@@ -8,7 +8,7 @@ from constructed_tasks import Mean, NoisyQuadratic, loop, tasks_of
 
 from litmaml.diagnosis.estimate import Estimate, mean_estimate
 from litmaml.diagnosis.noise import noise, support_replicas
-from litmaml.types import Batch, Tasks
+from litmaml.tasks import Batch, Tasks
 
 SIZE, SHOTS, SPREAD, SAMPLE = 10, 5, 0.7, 1.5
 

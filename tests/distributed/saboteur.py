@@ -14,7 +14,7 @@ from torch import Tensor
 
 from litmaml import outer_gradient
 from litmaml.data import Sinusoid
-from litmaml.types import Split, Tasks
+from litmaml.tasks import Split, Tasks
 
 
 class Saboteur(Callback):

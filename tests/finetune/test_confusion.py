@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 from litmaml.finetuning.confusion import Confusion, wilson
 from litmaml.finetuning.fine_tuner import FineTuner
 from litmaml.finetuning.held_out import folds, held_out, why_not
-from litmaml.inner_optimizer import SGD
+from litmaml.inner import SGD
 from litmaml.meta_learner import MetaLearner
 from litmaml.models import MLP
 

@@ -9,7 +9,7 @@ import torch
 
 from litmaml.cli import main
 from litmaml.finetuning.meta_checkpoint import start_from
-from litmaml.inner_optimizer import SGD
+from litmaml.inner import SGD
 from litmaml.meta_learner import MetaLearner
 from litmaml.models import MLP
 

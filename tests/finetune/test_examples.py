@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import litmaml
 from litmaml.finetuning.examples import read_examples
-from litmaml.inner_optimizer import SGD
+from litmaml.inner import SGD
 from litmaml.meta_learner import MetaLearner
 from litmaml.models import MLP, Conv4
 

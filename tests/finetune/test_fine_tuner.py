@@ -8,11 +8,12 @@ from torch import nn
 
 from litmaml.finetuning.fine_tuner import FineTuner
 from litmaml.finetuning.support_loss import LEARNT, learnt_at
-from litmaml.inner_loop import InnerLoop
-from litmaml.inner_optimizer import SGD, HigherOptimizer, InnerOptimizer
+from litmaml.inner import SGD, HigherOptimizer, InnerOptimizer
+from litmaml.inner.loop import InnerLoop
 from litmaml.meta_learner import MetaLearner
 from litmaml.models import MLP, Conv4
-from litmaml.types import Batch, Params, Tasks
+from litmaml.tasks import Batch, Tasks
+from litmaml.weights import Params
 
 INPUTS, TARGETS = torch.randn(9, 4, generator=torch.Generator().manual_seed(1)), torch.arange(9) % 3
 

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from litmaml.finetuning.fine_tuner import FineTuner
 from litmaml.finetuning.head import find_head, replace_head
-from litmaml.inner_optimizer import SGD, HigherOptimizer, InnerOptimizer
+from litmaml.inner import SGD, HigherOptimizer, InnerOptimizer
 from litmaml.meta_learner import MetaLearner
 from litmaml.models import MLP, Conv4
 

@@ -14,7 +14,7 @@ import torch
 from gpu_checks import gradients, suite
 from gpu_checks.parts import Case, Part, Setting, run_parts, table
 from gpu_checks.problems import Problem, gradient
-from litmaml.types import Params
+from litmaml.weights import Params
 
 SMALL = ["--device", "cpu", "--small"]
 

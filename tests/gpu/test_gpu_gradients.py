@@ -10,10 +10,10 @@ from torch import nn
 
 from gpu_checks.problems import METHODS, error, gradient, images, reference
 from litmaml.float32 import convolutions_round, set_float32_precision
-from litmaml.inner_loop import InnerLoop
-from litmaml.inner_optimizer import SGD
-from litmaml.meta_gradient import MetaGradientOf
-from litmaml.outer_gradient import FiniteDifference, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.inner import SGD
+from litmaml.inner.loop import InnerLoop
+from litmaml.outer import FiniteDifference, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.outer.meta_gradient import MetaGradientOf
 
 pytestmark = pytest.mark.gpu
 

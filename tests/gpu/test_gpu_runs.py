@@ -14,10 +14,10 @@ from torch import nn
 
 from litmaml.cli import main
 from litmaml.data import Glyphs, Sinusoid, TaskDataModule
-from litmaml.inner_optimizer import SGD, HigherOptimizer
+from litmaml.inner import SGD, HigherOptimizer
 from litmaml.meta_learner import MetaLearner
 from litmaml.models import MLP, Conv4
-from litmaml.outer_gradient import GaussianSmoothing, SecondOrder
+from litmaml.outer import GaussianSmoothing, SecondOrder
 
 pytestmark = pytest.mark.gpu
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from litmaml import MetaLearner, TaskDataModule
 from litmaml.data import Sinusoid
 from litmaml.finite_tasks import Count, OuterStep
-from litmaml.inner_optimizer import SGD
+from litmaml.inner import SGD
 from litmaml.models import MLP
-from litmaml.types import Tasks
+from litmaml.tasks import Tasks
 from quiet_trainer import quiet_trainer
 
 # Lightning 2.6.6 calls what torch 2.13 has renamed.

@@ -13,19 +13,12 @@ from torch import nn
 from torchmetrics import MeanSquaredError
 
 from litmaml.data import Sinusoid, TaskDataModule
-from litmaml.inner_optimizer import SGD, HigherOptimizer
+from litmaml.inner import SGD, HigherOptimizer
 from litmaml.learner_checks import check_labels
 from litmaml.meta_learner import MetaLearner
 from litmaml.models import MLP, Conv4
-from litmaml.outer_gradient import (
-    FiniteDifference,
-    FirstOrder,
-    GaussianSmoothing,
-    OuterGradient,
-    SecondOrder,
-    ZerothOrder,
-)
-from litmaml.types import Batch, Tasks
+from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.tasks import Batch, Tasks
 from quiet_trainer import quiet_trainer
 
 OUTER_GRADIENTS: list[OuterGradient] = [

@@ -19,13 +19,14 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassStatScores
 from litmaml import metrics
 from litmaml.callbacks.report import Report
 from litmaml.data import Sinusoid, TaskDataModule
-from litmaml.data.task_distribution import TaskDistribution, task_streams
-from litmaml.inner_optimizer import SGD
+from litmaml.data.task_distribution import TaskDistribution
+from litmaml.inner import SGD
 from litmaml.learner_checks import check_labels
 from litmaml.meta_learner import MetaLearner
 from litmaml.metrics import Accuracy, check_metrics, default_metrics, value_of
 from litmaml.models import MLP
-from litmaml.types import Batch, Split, Tasks
+from litmaml.randomness import task_streams
+from litmaml.tasks import Batch, Split, Tasks
 from quiet_trainer import quiet_trainer
 
 SCORES = torch.tensor([[0.9, 0.1, 0.0], [0.2, 0.3, 0.5], [0.1, 0.8, 0.1], [0.6, 0.3, 0.1]])  # classes 0, 2, 1, 0

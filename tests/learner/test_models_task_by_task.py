@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from litmaml import derivatives
 from litmaml.data import Sinusoid, TaskDataModule
 from litmaml.diagnosis.diagnose import diagnose
-from litmaml.inner_optimizer import SGD
+from litmaml.inner import SGD
 from litmaml.meta_learner import MetaLearner
-from litmaml.outer_gradient import FirstOrder, OuterGradient, SecondOrder
+from litmaml.outer import FirstOrder, OuterGradient, SecondOrder
 from quiet_trainer import quiet_trainer
 
 

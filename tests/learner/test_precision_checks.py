@@ -16,10 +16,10 @@ from torchmetrics import MeanSquaredError
 
 from litmaml.data import Sinusoid, TaskDataModule
 from litmaml.float32 import set_float32_precision
-from litmaml.inner_optimizer import SGD, HigherOptimizer
+from litmaml.inner import SGD, HigherOptimizer
 from litmaml.meta_learner import MetaLearner
 from litmaml.models import MLP, Conv4
-from litmaml.outer_gradient import FiniteDifference, GaussianSmoothing, SecondOrder, ZerothOrder
+from litmaml.outer import FiniteDifference, GaussianSmoothing, SecondOrder, ZerothOrder
 from litmaml.precision_checks import check_precision
 from quiet_trainer import quiet_trainer
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from litmaml.data import Sinusoid, TaskDataModule
-from litmaml.inner_optimizer import SGD
+from litmaml.inner import SGD
 from litmaml.meta_learner import MetaLearner
 from litmaml.models import MLP
 from quiet_trainer import quiet_trainer

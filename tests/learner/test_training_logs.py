@@ -14,7 +14,7 @@ from torch import nn
 from litmaml.data import Sinusoid, TaskDataModule
 from litmaml.meta_learner import MetaLearner
 from litmaml.models import MLP
-from litmaml.types import Tasks
+from litmaml.tasks import Tasks
 
 
 @pytest.fixture

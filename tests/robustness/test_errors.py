@@ -35,7 +35,7 @@ def told(*arguments: str) -> tuple[object, str]:
             "model.outer_gradient: there is no class 'SecondOdrer'; did you mean Sec",
         ),
         (
-            ["--model.outer_gradient=litmaml.outer_gradient.Third"],
+            ["--model.outer_gradient=litmaml.outer.Third"],
             "model.outer_gradient: there is no class 'litmaml.outer",
         ),
         (["--model.inner_stepz=3"], "model.inner_stepz: there is no such option; did you mean model.inner_steps?"),
@@ -188,7 +188,7 @@ MORE = {
         "val_check_interval": 1.0,
         "gradient_clip_val": 1.0,
     },
-    "model": {"outer_gradient": {"class_path": "litmaml.outer_gradient.SecondOrder"}, "tasks_per_chunk": 2},
+    "model": {"outer_gradient": {"class_path": "litmaml.outer.SecondOrder"}, "tasks_per_chunk": 2},
     "checkpoint": {"monitor": "val/loss", "save_top_k": 1},
     "preemption": {"save_every_minutes": 10},
     "seed_everything": 1,

@@ -18,7 +18,7 @@ TINY = """\
 model:
   model: {class_path: litmaml.models.MLP, init_args: {inputs: 1, outputs: 1, hidden: [4], activation: tanh}}
   loss: {class_path: torch.nn.MSELoss}
-  inner_optimizer: {class_path: litmaml.inner_optimizer.SGD, init_args: {lr: 0.01}}
+  inner_optimizer: {class_path: litmaml.inner.SGD, init_args: {lr: 0.01}}
   optimizer: {class_path: torch.optim.Adam, init_args: {lr: 0.001}}
 data:
   tasks: {class_path: litmaml.data.Sinusoid, init_args: {shots: 5, queries: 5}}

@@ -13,11 +13,11 @@ from torch import nn
 from litmaml.callbacks import AdaptiveMetaStep
 from litmaml.data import LinearRegression, RankOne, Sinusoid, TaskDataModule
 from litmaml.data.task_distribution import TaskDistribution
-from litmaml.inner_optimizer import SGD, HigherOptimizer
+from litmaml.inner import SGD, HigherOptimizer
 from litmaml.losses import LogCoshLoss, RankOneLoss
 from litmaml.meta_learner import MetaLearner
 from litmaml.models import MLP, Vector
-from litmaml.outer_gradient import FiniteDifference, FirstOrder, GaussianSmoothing, SecondOrder
+from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, SecondOrder
 from litmaml.theory import outer_smoothness, step_constant
 
 

@@ -12,7 +12,7 @@ from litmaml.data import LinearRegression, RankOne
 from litmaml.data.linear_regression import linear_tasks
 from litmaml.losses import HalfSquaredLoss, LogCoshLoss, RankOneLoss
 from litmaml.models import Vector
-from litmaml.types import Tasks
+from litmaml.tasks import Tasks
 
 
 def hessians_of(tasks: Tasks) -> torch.Tensor:

@@ -187,7 +187,7 @@ def records(mark: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, value in (("shared", shared), ("deep", deep), ("itself", itself)):
         for place in PLACES[:1] + PLACES[7:8] + PLACES[12:13]:
             yield f"{name} lists at {place[1]}", put(place, value)
-    rates = {"class_path": "litmaml.inner_optimizer.SGD", "init_args": {"lr": 0.1, "learn": "tensor", "per_step": True}}
+    rates = {"class_path": "litmaml.inner.SGD", "init_args": {"lr": 0.1, "learn": "tensor", "per_step": True}}
     yield (
         "endless rates",
         {

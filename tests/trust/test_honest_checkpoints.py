@@ -17,12 +17,12 @@ from litmaml.checkpoint import FORMAT, FORMAT_KEY, read_checkpoint
 from litmaml.cli import main
 from litmaml.data import Glyphs, LinearRegression, RankOne, Sinusoid, TaskDataModule
 from litmaml.finetuning.meta_checkpoint import open_checkpoint
-from litmaml.inner_optimizer import SGD, HigherOptimizer
+from litmaml.inner import SGD, HigherOptimizer
 from litmaml.losses import HalfSquaredLoss, LogCoshLoss, RankOneLoss
 from litmaml.meta_learner import MetaLearner
 from litmaml.model_copy import copy_of
 from litmaml.models import MLP, Conv4, Vector
-from litmaml.outer_gradient import FiniteDifference, FirstOrder, GaussianSmoothing, SecondOrder, ZerothOrder
+from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, SecondOrder, ZerothOrder
 from quiet_trainer import quiet_trainer
 
 pytestmark = [

@@ -45,7 +45,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = {
         "model": {
             "model": {"class_path": "litmaml.models.Conv4", "init_args": {"ways": 3, "filters": 4, "size": 16}},
-            "outer_gradient": {"class_path": "litmaml.outer_gradient.FirstOrder"},
+            "outer_gradient": {"class_path": "litmaml.outer.FirstOrder"},
             "test_inner_steps": 2,
         },
         "data": {

@@ -70,7 +70,7 @@ def test_config_is_what_was_asked_for_and_where_it_started(trained: Path, few: P
         "sha256": sha256(trained / "checkpoints" / "best.ckpt"),
         "wandb_run": (trained / "wandb_id").read_text().strip(),
     }
-    assert run.config["meta_training"]["outer_gradient"]["class_path"] == "litmaml.outer_gradient.FirstOrder"
+    assert run.config["meta_training"]["outer_gradient"]["class_path"] == "litmaml.outer.FirstOrder"
     assert run.config["classes"] == [f"буква {k}" for k in range(4)]
     assert run.config["support_images"] == [2, 2, 2, 2]
     assert run.config["new_head"] == "head"

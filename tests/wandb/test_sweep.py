@@ -63,7 +63,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, OfflineRun]:
 
 
 def test_the_sweep_is_over_all_outer_gradients_rates_and_steps() -> None:
-    methods = {point[0].removeprefix("litmaml.outer_gradient.") for point in POINTS}
+    methods = {point[0].removeprefix("litmaml.outer.") for point in POINTS}
     assert methods == {"SecondOrder", "FirstOrder", "FiniteDifference", "GaussianSmoothing", "ZerothOrder"}
     assert SWEEP["method"] == "grid"
     assert len(POINTS) == 30

@@ -22,7 +22,7 @@ from litmaml.callbacks.wandb_report import WandbReport, _episode
 from litmaml.checkpoint import read_checkpoint
 from litmaml.cli import main
 from litmaml.meta_learner import MetaLearner
-from litmaml.types import Batch, Tasks
+from litmaml.tasks import Batch, Tasks
 
 OVERLAY = str(Path(__file__).parents[2] / "configs" / "logger" / "wandb.yaml")
 
@@ -86,7 +86,7 @@ def test_config_is_the_whole_resolved_configuration(folder: Path, runs: list[Off
     assert {"model", "data", "trainer", "checkpoint", "seed_everything"} <= set(fit)
     assert fit["trainer"]["max_epochs"] == 2
     assert resumed["trainer"]["max_epochs"] == 3
-    assert fit["model"]["outer_gradient"]["class_path"] == "litmaml.outer_gradient.FirstOrder"
+    assert fit["model"]["outer_gradient"]["class_path"] == "litmaml.outer.FirstOrder"
     assert fit["data"]["tasks"]["init_args"]["ways"] == 3
     assert fit["trainer"]["default_root_dir"] == str(folder)
     assert "dirpath" not in fit["checkpoint"]

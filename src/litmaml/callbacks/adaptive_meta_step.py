@@ -11,10 +11,11 @@ from litmaml.data import TaskDataModule
 from litmaml.diagnosis.curvature import curvature
 from litmaml.diagnosis.estimate import Estimate
 from litmaml.diagnosis.hessians import gradient_norms
-from litmaml.inner_optimizer import SGD
+from litmaml.inner import SGD
+from litmaml.inner.rates import is_rate
 from litmaml.meta_learner import MetaLearner
+from litmaml.tasks import Tasks
 from litmaml.theory import FALLAH_RATES, outer_smoothness, step_constant
-from litmaml.types import Tasks
 
 _OWN = 2**40
 """The number of the first of the callback's own tasks: training does not come so far. Where there are only finitely
@@ -108,7 +109,7 @@ class AdaptiveMetaStep(Callback):
         # On the query: samples that nothing else has used.
         norm = float(gradient_norms(learner.inner_loop, tasks.query).mean())
         outer = outer_smoothness(smoothness, lipschitz, _rate(learner), learner.inner_steps, norm)
-        constant = self.constant or step_constant(learner.inner_loop.outer_gradient, learner.inner_steps)
+        constant = self.constant or step_constant(learner.outer_gradient, learner.inner_steps)
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = constant / outer
@@ -128,7 +129,7 @@ class AdaptiveMetaStep(Callback):
             raise ValueError(
                 "smoothness: estimated as 0, so the loss does not curve; give AdaptiveMetaStep smoothness=L"
             )
-        most = FALLAH_RATES.get(type(learner.inner_loop.outer_gradient), 1.0)
+        most = FALLAH_RATES.get(type(learner.outer_gradient), 1.0)
         if learner.inner_steps == 1 and _rate(learner) * smoothness > most * 1.000001 and self._known is None:
             rank_zero_warn(
                 f"AdaptiveMetaStep: the inner rate {_rate(learner):.3g} is above {most:.3g}/L = "
@@ -158,7 +159,7 @@ def _rate(learner: MetaLearner) -> float:
     """alpha; the largest where rates are learnt."""
     optimizer = learner.inner_loop.optimizer
     assert isinstance(optimizer, SGD)
-    learnt = [float(value.detach().max()) for value in optimizer.parameters()]
+    learnt = [float(rate.detach().max()) for name, rate in learner.inner_loop.learnt.values().items() if is_rate(name)]
     return max(learnt, default=optimizer.lr)
 
 

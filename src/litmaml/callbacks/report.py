@@ -18,7 +18,7 @@ from litmaml.json_text import json_text
 from litmaml.meta_learner import MetaLearner
 from litmaml.plots import Fit, grid_over, plot_adaptation, plot_fits
 from litmaml.shown import printable
-from litmaml.types import Batch, Split, Tasks, select
+from litmaml.tasks import Batch, Split, Tasks, select
 
 
 class Report(Callback):
@@ -103,7 +103,7 @@ def describe_protocol(trainer: Trainer, learner: MetaLearner, split: Split) -> d
         "tasks": learner.evaluated_tasks,
         "model": type(learner.inner_loop.model).__name__,
         "normalisation": learner.normalisation,
-        "outer_gradient": type(learner.inner_loop.outer_gradient).__name__,
+        "outer_gradient": type(learner.outer_gradient).__name__,
         "trained_inner_steps": learner.inner_steps,
         "skipped_tasks": learner.skipped_tasks,
         "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,

@@ -31,7 +31,7 @@ from litmaml.meta_learner import MetaLearner
 from litmaml.metrics import value_of
 from litmaml.plain_files import NotPlain, read_text
 from litmaml.run_folder import CHECKPOINTS, LAST, checkpoints_in
-from litmaml.types import Split, Tasks, chunks, select
+from litmaml.tasks import Split, Tasks, chunks, select
 
 ID_FILE = "wandb_id"
 STEP = "trainer/global_step"

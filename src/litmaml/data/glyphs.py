@@ -22,7 +22,7 @@ from litmaml.data.cache import cache_folder, read_tensors, write_tensors
 from litmaml.data.image_tasks import ImageTasks
 from litmaml.data.images import ImageFormat, ImagePool
 from litmaml.data.leakage import fingerprints
-from litmaml.types import SPLITS, Split
+from litmaml.tasks import SPLITS, Split
 
 SCRIPTS: dict[Split, tuple[str, ...]] = {
     # Scripts of one family stand on one side: most letters that look alike are then in one split.

@@ -18,7 +18,7 @@ from litmaml.data.images import ImageFormat, ImagePool, lines, read_images
 from litmaml.data.leakage import Copies, Pair, Place, copies, judge_copies
 from litmaml.paths import expanded
 from litmaml.shown import listed
-from litmaml.types import SPLITS, Split
+from litmaml.tasks import SPLITS, Split
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 """The files of a class folder that are taken for images, in lower or upper case."""

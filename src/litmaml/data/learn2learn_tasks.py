@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from litmaml.data.leakage import fingerprints
-from litmaml.data.task_distribution import TaskDistribution, check_at_least, map_batches, task_stream
+from litmaml.data.task_distribution import TaskDistribution, check_at_least, map_batches
 from litmaml.interop import import_learn2learn
-from litmaml.types import SPLITS, Batch, Split, Tasks
+from litmaml.randomness import task_stream
+from litmaml.tasks import SPLITS, Batch, Split, Tasks
 
 _LOOKED_AT = 200
 """Tasks of each split whose classes are compared."""

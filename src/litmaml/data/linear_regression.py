@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from litmaml.data.task_distribution import TaskDistribution, check_at_least, in_run_precision, task_stream
-from litmaml.types import Batch, Split, Tasks
+from litmaml.data.task_distribution import TaskDistribution, check_at_least, in_run_precision
+from litmaml.randomness import task_stream
+from litmaml.tasks import Batch, Split, Tasks
 
 _BATCHES = 2**63  # Where the streams of batches begin: the tasks' own streams have the numbers below.
 

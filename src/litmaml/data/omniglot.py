@@ -22,7 +22,7 @@ from litmaml.data.image_tasks import ImageTasks
 from litmaml.data.images import ImageFormat, ImagePool, read_images
 from litmaml.paths import expanded
 from litmaml.shown import one_line
-from litmaml.types import Split
+from litmaml.tasks import Split
 
 _URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/{}.zip"
 _PUBLISHED = {

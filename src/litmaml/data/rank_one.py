@@ -8,8 +8,9 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from litmaml.data.task_distribution import TaskDistribution, check_at_least, in_run_precision, task_stream
-from litmaml.types import Batch, Split, Tasks
+from litmaml.data.task_distribution import TaskDistribution, check_at_least, in_run_precision
+from litmaml.randomness import task_stream
+from litmaml.tasks import Batch, Split, Tasks
 
 _BATCHES = 2**63  # Where the streams of batches begin: the tasks' own streams have the numbers below.
 

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from litmaml.data.task_distribution import TaskDistribution, in_run_precision, task_streams
-from litmaml.types import Batch, Split, Tasks
+from litmaml.data.task_distribution import TaskDistribution, in_run_precision
+from litmaml.randomness import task_streams
+from litmaml.tasks import Batch, Split, Tasks
 
 
 class Sinusoid(TaskDistribution):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from litmaml.data.leakage import fingerprints
-from litmaml.types import Batch, Tasks
+from litmaml.tasks import Batch, Tasks
 
 
 def check_data(tasks: Tasks, weights: torch.dtype | None = None, finite: bool = True) -> None:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from litmaml.data.task_distribution import TaskDistribution, check_at_least
 from litmaml.data.training_place import Batches, Place, batches_left
 from litmaml.recipe import describe
-from litmaml.types import Split, Tasks
+from litmaml.tasks import Split, Tasks
 
 
 class TaskDataModule(LightningDataModule):

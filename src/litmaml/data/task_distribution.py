@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from litmaml.types import SPLITS, Batch, Split, Tasks
+from litmaml.tasks import SPLITS, Batch, Split, Tasks
 
 
 def task_streams(seed: int, split: Split, numbers: Iterable[int]) -> Iterator[np.random.Generator]:

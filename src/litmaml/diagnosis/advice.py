@@ -11,7 +11,7 @@ from litmaml.diagnosis.estimate import Estimate
 from litmaml.diagnosis.findings import Choice, Findings
 from litmaml.diagnosis.gradient_choice import choose_gradient
 from litmaml.diagnosis.stability import FURTHER
-from litmaml.outer_gradient import SecondOrder
+from litmaml.outer import SecondOrder
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from litmaml.paths import expanded
 from litmaml.recorded_run import with_checkpoint
 from litmaml.run_folder import DEFAULT_FOLDER, folder_of
 from litmaml.shown import printable
-from litmaml.types import Batch, Split, Tasks
+from litmaml.tasks import Batch, Split, Tasks
 
 
 @dataclass

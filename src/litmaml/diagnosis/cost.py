@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,10 +15,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from litmaml.inner_loop import InnerLoop
-from litmaml.meta_gradient import MetaGradientOf
-from litmaml.outer_gradient import OuterGradient, SecondOrder
-from litmaml.types import Tasks
+from litmaml.inner.loop import InnerLoop
+from litmaml.outer import OuterGradient, SecondOrder
+from litmaml.outer.meta_gradient import MetaGradientOf
+from litmaml.tasks import Tasks
 
 
 @dataclass(frozen=True)
@@ -37,34 +38,22 @@ class Cost:
     megabytes: float
 
 
-@contextmanager
-def using(inner_loop: InnerLoop, outer_gradient: OuterGradient) -> Iterator[None]:
-    """The inner loop with another outer gradient; its weights and rates stay."""
-    own, inner_loop.outer_gradient = inner_loop.outer_gradient, outer_gradient
-    try:
-        yield
-    finally:
-        inner_loop.outer_gradient = own
-
-
 def costs(
     inner_loop: InnerLoop, outer_gradients: Sequence[OuterGradient], tasks: Tasks, steps: int, repeat: int = 5
 ) -> list[Cost]:
     """The costs of outer gradients of the tasks, each computed as one chunk."""
-    compute = MetaGradientOf(inner_loop, steps, tasks_per_chunk=tasks.size)
+    computed = [MetaGradientOf(inner_loop, choice, steps, tasks_per_chunk=tasks.size) for choice in outer_gradients]
     device = tasks.query.inputs.device
     counted, megabytes = [], []
-    for outer_gradient in outer_gradients:
-        with using(inner_loop, outer_gradient), _counting(inner_loop.model) as counts:
+    for compute in computed:
+        with _counting(inner_loop.model) as counts:
             compute(tasks)
         counted.append(counts)
-        with using(inner_loop, outer_gradient):
-            megabytes.append(_peak(lambda: compute(tasks), device) / 2**20)
+        megabytes.append(_peak(partial(compute, tasks), device) / 2**20)
     seconds = [float("inf")] * len(outer_gradients)
     for _ in range(repeat):  # in turn, so that whatever else the machine does falls on all alike
-        for k, outer_gradient in enumerate(outer_gradients):
-            with using(inner_loop, outer_gradient):
-                seconds[k] = min(seconds[k], _timed(lambda: compute(tasks), device))
+        for k, compute in enumerate(computed):
+            seconds[k] = min(seconds[k], _timed(partial(compute, tasks), device))
     return [
         Cost(
             gradients=counts["gradients"],

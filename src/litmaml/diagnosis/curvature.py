@@ -10,10 +10,11 @@ from torch import Tensor
 from litmaml.diagnosis.estimate import Estimate, mean_estimate
 from litmaml.diagnosis.hessians import Extreme, Hessians, flatten, largest_eigenvalues, unflatten
 from litmaml.diagnosis.kinks import kinks
-from litmaml.inner_loop import InnerLoop
-from litmaml.outer_gradient import seeded
+from litmaml.inner.loop import InnerLoop
+from litmaml.randomness import seeded
 from litmaml.shown import listed
-from litmaml.types import Batch, Params, Tasks, chunks
+from litmaml.tasks import Batch, Tasks, chunks
+from litmaml.weights import Params
 
 _SCALES = (1.0, 1 / 8, 1 / 64)
 """The shares of an inner step over which the change of the Hessian is measured."""

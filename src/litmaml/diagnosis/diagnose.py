@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from litmaml.batch_norm import has_batch_norm
 from litmaml.diagnosis.advice import Advice, advise
 from litmaml.diagnosis.curvature import Curvature, curvature, finite_path
 from litmaml.diagnosis.estimator_errors import (
@@ -22,14 +21,16 @@ from litmaml.diagnosis.findings import Findings
 from litmaml.diagnosis.kinks import kinks
 from litmaml.diagnosis.noise import Noise, noise
 from litmaml.diagnosis.stability import Stability, stability
-from litmaml.inner_loop import InnerLoop
-from litmaml.inner_optimizer import SGD
+from litmaml.engine.batch_norm import has_batch_norm
+from litmaml.inner import SGD
+from litmaml.inner.layers import random_layers
+from litmaml.inner.loop import InnerLoop
+from litmaml.inner.rates import is_rate
 from litmaml.learner_checks import check_labels
 from litmaml.meta_learner import MetaLearner
-from litmaml.model_checks import random_layers
-from litmaml.outer_gradient import SecondOrder
+from litmaml.outer import SecondOrder
+from litmaml.tasks import Tasks, chunks, select
 from litmaml.trial import try_first_batch
-from litmaml.types import Tasks, chunks, select
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def diagnose(learner: MetaLearner, tasks: Tasks, meta_batch: int = 16, probed_ta
     training = inner_loop.training
     inner_loop.eval()  # without dropout; batch statistics are those of the batch either way
     try:
-        remarks = try_first_batch(inner_loop, tasks)
+        remarks = try_first_batch(inner_loop, learner.outer_gradient, tasks)
         check_labels(inner_loop, tasks)
         found = _diagnose(learner, inner_loop, tasks, steps, meta_batch, probed_tasks)
         return replace(found, remarks=[*remarks, *found.remarks])
@@ -105,7 +106,7 @@ def _diagnose(
         raise ValueError("the exact outer gradient is not finite: lower the inner rate or the number of inner steps")
     if float(exact.norm()) == 0:
         raise ValueError("model: its loss does not change with the weights that are trained")
-    errors = estimator_errors(inner_loop, probed, steps, exact, candidates(inner_loop.outer_gradient))
+    errors = estimator_errors(inner_loop, probed, steps, exact, candidates(learner.outer_gradient))
     refused = {row.name for row in errors if row.refused}
     probes = None if "FiniteDifference()" in refused else scan_probes(inner_loop, probed, steps, exact)
     held = stability(inner_loop, probed, steps)
@@ -140,7 +141,7 @@ def _diagnose(
             "normalisation": learner.normalisation,
             "inner_steps": steps,
             "inner_rate": rate,
-            "outer_gradient": type(inner_loop.outer_gradient).__name__,
+            "outer_gradient": type(learner.outer_gradient).__name__,
             "fast_weights": sum(inner_loop.model.get_parameter(n).numel() for n in inner_loop.fast_names),
             "tasks": tasks.size,
             "probed_tasks": probed.size,
@@ -159,7 +160,7 @@ def _diagnose(
 def _rate(inner_loop: InnerLoop) -> tuple[float, str]:
     """The inner rate, and a word where it is learnt."""
     optimizer: Any = inner_loop.optimizer
-    learnt = [rate.detach().flatten() for rate in optimizer.parameters()]
+    learnt = [rate.detach().flatten() for name, rate in inner_loop.learnt.values().items() if is_rate(name)]
     if not learnt:
         return float(optimizer.lr), ""
     rates = torch.cat(learnt)

@@ -9,21 +9,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from litmaml.diagnosis.cost import Cost, costs, using
+from litmaml.diagnosis.cost import Cost, costs
 from litmaml.evaluation import student_quantile
-from litmaml.inner_loop import InnerLoop
-from litmaml.meta_gradient import MetaGradientOf
+from litmaml.inner.loop import InnerLoop
 from litmaml.model_checks import check_model
-from litmaml.outer_gradient import (
-    FiniteDifference,
-    FirstOrder,
-    GaussianSmoothing,
-    OuterGradient,
-    SecondOrder,
-    ZerothOrder,
-    probe_length,
-)
-from litmaml.types import Tasks, select
+from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.outer.estimators import probe_length
+from litmaml.outer.meta_gradient import MetaGradientOf
+from litmaml.tasks import Tasks, select
 
 
 @dataclass(frozen=True)
@@ -94,11 +87,10 @@ def candidates(own: OuterGradient) -> list[OuterGradient]:
 def task_gradients(inner_loop: InnerLoop, outer_gradient: OuterGradient, tasks: Tasks, steps: int) -> Tensor:
     """The outer gradient of each task by all trained weights (T, D)."""
     rows = []
-    with using(inner_loop, outer_gradient):
-        compute = MetaGradientOf(inner_loop, steps)
-        for number in range(tasks.size):
-            gradients = compute(select(tasks, [number])).gradients
-            rows.append(torch.cat([gradient.flatten() for gradient in gradients.values()]))
+    compute = MetaGradientOf(inner_loop, outer_gradient, steps)
+    for number in range(tasks.size):
+        gradients = compute(select(tasks, [number])).gradients
+        rows.append(torch.cat([gradient.flatten() for gradient in gradients.values()]))
     return torch.stack(rows)
 
 

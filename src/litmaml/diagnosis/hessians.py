@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from litmaml.inner_loop import InnerLoop
-from litmaml.outer_gradient import FirstOrder
-from litmaml.types import Batch, Params
+from litmaml.inner.gradient_rule import plain
+from litmaml.inner.loop import InnerLoop
+from litmaml.tasks import Batch, StepTasks
+from litmaml.weights import Params
 
 
 def flatten(weights: Params) -> Tensor:
@@ -28,7 +29,7 @@ def unflatten(vectors: Tensor, like: Params) -> Params:
 def gradient_norms(inner_loop: InnerLoop, batch: Batch) -> Tensor:
     """|grad f_i(w)| of each of T tasks at the initial weights (T,)."""
     fast, slow = inner_loop.start(len(batch.inputs))
-    gradients = FirstOrder().inner_gradient(inner_loop.losses, fast, slow, batch, None)
+    gradients = plain(inner_loop.losses, fast, inner_loop.at_step(slow, 0), StepTasks(batch))
     norms: Tensor = flatten(gradients).detach().norm(dim=1)
     return norms
 
@@ -42,11 +43,11 @@ class Hessians:
 
     def __init__(self, inner_loop: InnerLoop, fast: Params, batch: Batch) -> None:
         _, slow = inner_loop.start(1)
-        slow = {name: weight.detach() for name, weight in slow.items()}
+        slow = {name: weight.detach() for name, weight in inner_loop.at_step(slow, 0).items()}
         self._leaves = {name: weight.detach().clone().requires_grad_() for name, weight in fast.items()}
         # Fused attention has no second derivative.
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            self.losses = inner_loop.losses(self._leaves, slow, batch)
+            self.losses = inner_loop.losses(self._leaves, slow, batch, twice=True)
             if not self.losses.requires_grad:
                 raise ValueError("model: its loss has no derivative by the fast weights; nothing can adapt")
             try:

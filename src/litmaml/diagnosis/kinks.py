@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from litmaml.inner_loop import InnerLoop
-from litmaml.model_checks import kinked_layers
-from litmaml.types import Tasks, select
+from litmaml.inner.layers import kinked_layers
+from litmaml.inner.loop import InnerLoop
+from litmaml.tasks import Tasks, select
 
 _KINKED = (
     "relu",

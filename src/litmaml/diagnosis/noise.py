@@ -10,10 +10,10 @@ from torch import Tensor
 
 from litmaml.diagnosis.estimate import Estimate, difference_estimate, mean_estimate
 from litmaml.diagnosis.hessians import Hessians, largest_eigenvalues
-from litmaml.inner_loop import InnerLoop
+from litmaml.inner.loop import InnerLoop
 from litmaml.losses import is_elementwise
-from litmaml.outer_gradient import seeded
-from litmaml.types import Batch, Tasks
+from litmaml.randomness import seeded
+from litmaml.tasks import Batch, Tasks
 
 
 @dataclass(frozen=True)

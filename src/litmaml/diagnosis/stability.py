@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from litmaml.inner_loop import InnerLoop
-from litmaml.types import Tasks, chunks
+from litmaml.inner.loop import InnerLoop
+from litmaml.tasks import Tasks, chunks
 
 FURTHER = 20
 """Inner steps beyond the N configured, in which a slow divergence shows."""

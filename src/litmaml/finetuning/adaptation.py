@@ -16,7 +16,7 @@ from litmaml.finetuning.fine_tuner import FineTuner
 from litmaml.finetuning.input_shape import a_few
 from litmaml.finetuning.meta_checkpoint import MetaCheckpoint, open_checkpoint
 from litmaml.meta_learner import MetaLearner
-from litmaml.types import Params
+from litmaml.weights import Params
 
 
 def adapt(

@@ -12,17 +12,19 @@ from litmaml.finetuning.frozen_norm import batch_norms, check_independent, freez
 from litmaml.finetuning.head import find_head, replace_head
 from litmaml.finetuning.input_shape import outputs_of
 from litmaml.finetuning.support_loss import learnt_at, weigh
-from litmaml.inner_loop import InnerLoop
-from litmaml.inner_optimizer import InnerOptimizer
+from litmaml.inner import InnerOptimizer
+from litmaml.inner.gradient_rule import Losses, plain
+from litmaml.inner.loop import InnerLoop
 from litmaml.loss_checks import check_loss_on
 from litmaml.losses import ignored_index, takes_class_indices
 from litmaml.meta_learner import MetaLearner
 from litmaml.metrics import count_right
 from litmaml.model_copy import copy_of
-from litmaml.outer_gradient import FirstOrder
+from litmaml.outer import FirstOrder
 from litmaml.recipe import describe
+from litmaml.tasks import Batch, StepTasks, Tasks
 from litmaml.trial import try_first_batch
-from litmaml.types import Batch, Params, Tasks
+from litmaml.weights import Params
 
 AT_ONCE = 256
 """Examples whose gradient is taken at once; of a larger support set the parts' gradients are added up."""
@@ -89,14 +91,12 @@ class FineTuner:
         if outputs is not None and outputs != self.trained_outputs:
             self.replaced_head = find_head(model, example)
             replace_head(model, self.replaced_head, outputs)
-        optimizer = copy_of(learnt.optimizer) if lr is None else _with_rate(learnt.optimizer, lr)
+        optimizer = learnt.optimizer if lr is None else _with_rate(learnt.optimizer, lr)
         self.inner_loop = InnerLoop(
-            model, copy_of(learnt.loss), optimizer, FirstOrder(), learnt.fast_names, learner.inner_steps
+            model, copy_of(learnt.loss), optimizer, learnt.fast_names, learner.inner_steps, per_step_weights=learnt.rows
         )
-        if lr is None:  # making the inner loop has set the rates back to where they started
-            made = optimizer.state_dict()
-            saved = learnt.optimizer.state_dict()
-            optimizer.load_state_dict({key: _carried(saved[key], made[key]) for key in made})
+        made, saved = self.inner_loop.learnt.state_dict(), learnt.learnt.state_dict()
+        self.inner_loop.learnt.load_state_dict({key: _carried(saved[key], made[key]) for key in made})
         self._tried = False
         self.inner_loop.requires_grad_(False)
         for name in self.inner_loop.fast_names:
@@ -117,31 +117,30 @@ class FineTuner:
         Raises:
             FloatingPointError: The loss is not finite.
         """
-        loop, first_order = self.inner_loop, FirstOrder()
+        loop = self.inner_loop
         batches = [Batch(x[None], y[None]) for x, y in zip(parts(inputs), parts(targets), strict=True)]
+        tasks = Tasks((batches[0],), batches[0], torch.zeros(1, dtype=torch.int64))
         if not self._tried:
-            try_first_batch(loop, Tasks((batches[0],), batches[0], torch.zeros(1, dtype=torch.int64)))
+            try_first_batch(loop, FirstOrder(), tasks)
             with torch.no_grad():
                 check_loss_on(loop.loss, loop.model(batches[0].inputs[0].clone()), batches[0].targets[0])
             self._tried = True
         shares = weigh(loop.loss, [batch.targets[0] for batch in batches])
         enough = learnt_at(loop.loss, targets, self.outputs)
-        fast, slow = loop.start(1)
-        fast = {name: weight.detach() for name, weight in fast.items()}
-        state = loop.optimizer.start(fast)
-        yield self._measured(0, fast, batches, shares, enough)
-        for j in range(self.most_steps):
-            gradient: Params = {}
+
+        def gradient(losses: Losses, fast: Params, slow: Params, step: StepTasks) -> Params:
+            total: Params = {}
             for batch, share in zip(batches, shares, strict=True):
                 if share == 0:  # a part in which nothing counts has no loss
                     continue
-                part = first_order.inner_gradient(loop.losses, fast, slow, batch, None)
-                gradient = {n: share * g.detach() + gradient.get(n, 0.0) for n, g in part.items()}
-            fast, state = loop.optimizer.step(j, fast, gradient, state)
-            fast = {name: weight.detach() for name, weight in fast.items()}
-            step = self._measured(j + 1, fast, batches, shares, enough)
+                part = plain(losses, fast, slow, StepTasks(batch))
+                total = {name: share * g + total.get(name, 0.0) for name, g in part.items()}
+            return total
+
+        for j, fast in enumerate(loop.path(tasks, self.most_steps, gradient)):
+            step = self._measured(j, fast, batches, shares, enough)
             yield step
-            if j + 1 >= self.steps and step.learnt:
+            if j >= self.steps and step.learnt:
                 return
 
     def module(self, weights: Params, inputs: Tensor) -> nn.Module:

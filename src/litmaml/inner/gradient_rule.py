@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from litmaml.tasks import Batch, Step
+from litmaml.tasks import Batch, StepTasks
 from litmaml.weights import Params, constants, gradient_of, leaves
 
 
@@ -20,10 +20,10 @@ class Losses(Protocol):
 class GradientRule(Protocol):
     """g_j = grad l(theta_j; S_j) of each task, by the fast weights."""
 
-    def __call__(self, losses: Losses, fast: Params, slow: Params, step: Step) -> Params: ...
+    def __call__(self, losses: Losses, fast: Params, slow: Params, step: StepTasks) -> Params: ...
 
 
-def plain(losses: Losses, fast: Params, slow: Params, step: Step) -> Params:
+def plain(losses: Losses, fast: Params, slow: Params, step: StepTasks) -> Params:
     """The gradient as a constant, which is all that adaptation itself needs."""
     with torch.enable_grad():
         at = leaves(fast)

@@ -50,6 +50,11 @@ def learnt_rates(lr: float, learn: Learn, per_step: bool, fast: Params, steps: i
     }
 
 
+def is_rate(name: str) -> bool:
+    """Whether what is learnt by this name is a rate."""
+    return name == "rate" or name.startswith("rate.")
+
+
 def rate(lr: float, learn: Learn, per_step: bool, learnt: Params, name: str, j: int) -> float | Tensor:
     """The rate of a weight in inner step ``j``; steps beyond those trained go on with the last one's."""
     if learn == "none":

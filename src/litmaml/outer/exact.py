@@ -8,7 +8,7 @@ import torch
 
 from litmaml.inner.gradient_rule import Losses, plain
 from litmaml.outer.gradient import PathGradient, Point
-from litmaml.tasks import Step
+from litmaml.tasks import StepTasks
 from litmaml.weights import Params, Weights, gradient_of, split, zeros
 
 
@@ -30,6 +30,8 @@ class SecondOrder(PathGradient):
         6.0
     """
 
+    twice = True
+
     def __init__(self, recompute: bool = False) -> None:
         self.recompute = recompute
 
@@ -37,7 +39,7 @@ class SecondOrder(PathGradient):
     def unrolls(self) -> bool:
         return not self.recompute
 
-    def gradient(self, losses: Losses, fast: Params, slow: Params, step: Step) -> Params:
+    def gradient(self, losses: Losses, fast: Params, slow: Params, step: StepTasks) -> Params:
         if self.recompute or step.hessian is not None:
             return super().gradient(losses, fast, slow, step)
         return gradient_of(losses(fast, slow, step.support, twice=True).sum(), fast, create_graph=True)
@@ -72,7 +74,7 @@ class FirstOrder(PathGradient):
         0.0
     """
 
-    def gradient(self, losses: Losses, fast: Params, slow: Params, step: Step) -> Params:
+    def gradient(self, losses: Losses, fast: Params, slow: Params, step: StepTasks) -> Params:
         return plain(losses, fast, slow, step)
 
     def hop(self, at: Point, vector: Params) -> Weights:

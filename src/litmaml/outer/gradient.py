@@ -12,7 +12,7 @@ from torch import Tensor
 from litmaml.inner.gradient_rule import GradientRule, Losses
 from litmaml.outer.loss import OuterLoss
 from litmaml.randomness import Streams
-from litmaml.tasks import Batch, Step, Tasks
+from litmaml.tasks import Batch, StepTasks, Tasks
 from litmaml.weights import Params, Weights, constants, gradient_of, leaves
 
 
@@ -89,14 +89,18 @@ class PathGradient(OuterGradient):
 
         v_N = grad l(theta_N; T),    v_j = (dU_j/dtheta)' v_{j+1} + Hop(theta_j, D_j, (dU_j/dg)' v_{j+1})
 
-    in which Hop(theta, D, v) stands for the Hessian-vector product H(theta; D) v. The classes below differ in Hop alone.
-    The inner gradient is made an operation whose vector-Jacobian product is Hop; automatic differentiation of the inner
-    loop then runs the recursion, through any inner optimizer.
+    in which Hop(theta, D, v) stands for the Hessian-vector product H(theta; D) v. The classes below differ in Hop
+    alone. The inner gradient is made an operation whose vector-Jacobian product is Hop; automatic differentiation of
+    the inner loop then runs the recursion, through any inner optimizer.
 
-    Weights come in two sets. The *fast* ones are adapted: a tensor has a leading dimension for the task. The *slow* ones
-    are shared by the tasks and only trained by the outer loop; for them Hop gives the mixed rows
+    Weights come in two sets. The *fast* ones are adapted: a tensor has a leading dimension for the task. The *slow*
+    ones are shared by the tasks and only trained by the outer loop; for them Hop gives the mixed rows
     d/dslow <grad_fast l, v>, summed over tasks.
+
+    twice: Hop differentiates the inner gradient by autograd.
     """
+
+    twice: ClassVar[bool] = False
 
     @final
     def solve(
@@ -117,7 +121,7 @@ class PathGradient(OuterGradient):
         assert total is not None  # of the last step
         return total, predictions
 
-    def gradient(self, losses: Losses, fast: Params, slow: Params, step: Step) -> Params:
+    def gradient(self, losses: Losses, fast: Params, slow: Params, step: StepTasks) -> Params:
         """g = grad l(fast; support) of each task, whose vector-Jacobian product is Hop."""
         rule = _Rule(self, losses, tuple(fast), tuple(slow), step)
         gradient: tuple[Tensor, ...] = _InnerGradient.apply(  # type: ignore[no-untyped-call]  # torch leaves apply untyped
@@ -135,7 +139,7 @@ class _Rule(NamedTuple):
     losses: Losses
     fast: tuple[str, ...]
     slow: tuple[str, ...]
-    step: Step
+    step: StepTasks
 
 
 class _InnerGradient(torch.autograd.Function):
@@ -147,7 +151,7 @@ class _InnerGradient(torch.autograd.Function):
         fast = leaves(dict(zip(rule.fast, weights[:count], strict=True)))
         slow = constants(dict(zip(rule.slow, weights[count:], strict=True)))
         with torch.enable_grad():
-            gradient = gradient_of(rule.losses(fast, slow, rule.step.support).sum(), fast)
+            gradient = gradient_of(rule.losses(fast, slow, rule.step.support, rule.outer_gradient.twice).sum(), fast)
         device = weights[0].device.type
         ctx.rule = rule
         ctx.autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))

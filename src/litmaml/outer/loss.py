@@ -11,9 +11,9 @@ from litmaml.weights import Params
 
 
 class OuterLoss(nn.Module):
-    """F(w) = sum_i p_i sum_j w_j l(theta^i_j; T_i), over tasks i and inner steps j; by itself the mean of the last step.
+    """F(w) = sum_i p_i sum_j w_j l(theta^i_j; T_i), of tasks i and inner steps j: the mean of the last step.
 
-    Other losses answer otherwise by the methods below.
+    Other outer losses answer otherwise by the methods below.
 
     Args:
         loss: (predictions, targets) -> scalar, of the query; by default the loss of the inner loop.

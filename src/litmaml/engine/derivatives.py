@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from litmaml.batch_norm import lean_batch_norm
+from litmaml.engine.batch_norm import lean_batch_norm
 
 
 def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:

@@ -13,11 +13,14 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from litmaml.allocator import keep_freed_memory
-from litmaml.inner_loop import InnerLoop
-from litmaml.outer_gradient import SecondOrder, seeded
-from litmaml.places import aliases
-from litmaml.types import Batch, Params, Tasks, chunks
+from litmaml.engine.allocator import keep_freed_memory
+from litmaml.engine.places import aliases
+from litmaml.inner.loop import InnerLoop
+from litmaml.outer.gradient import OuterGradient
+from litmaml.outer.loss import OuterLoss
+from litmaml.randomness import drawing_for, seeded, task_streams
+from litmaml.tasks import Batch, Split, Tasks, chunks
+from litmaml.weights import Params, Weights
 
 logger = logging.getLogger(__name__)
 
@@ -55,13 +58,14 @@ class MetaGradientOf:
     """Computes meta-gradients of one inner loop.
 
     Args:
-        inner_loop: The model with its inner optimizer and outer gradient.
+        inner_loop: The model with its inner optimizer.
+        outer_gradient: How to differentiate through the steps.
         steps: N, the number of inner steps.
         tasks_per_chunk: Tasks that are held in memory and adapted together; None: see ``default_chunk``.
         compile: Trace the whole meta-gradient of a chunk and compile it: once for every new shape, which takes from
             seconds to minutes (more with more inner steps), then runs several times as fast on small models.
-        seed: Start of the streams that random directions and random layers draw from, together with the number
-            of a chunk's first task.
+        seed: With a task's number the key of the streams that its random directions and random layers draw from.
+        outer_loss: What is minimised; by default the mean loss after the last step.
 
     Raises:
         ValueError: tasks_per_chunk is below 1, or the inner optimizer cannot be compiled.
@@ -70,10 +74,12 @@ class MetaGradientOf:
     def __init__(
         self,
         inner_loop: InnerLoop,
+        outer_gradient: OuterGradient,
         steps: int,
         tasks_per_chunk: int | None = None,
         compile: bool = False,
         seed: int = 0,
+        outer_loss: OuterLoss | None = None,
     ) -> None:
         if tasks_per_chunk is not None and tasks_per_chunk < 1:
             raise ValueError(f"tasks_per_chunk: has to be at least 1, got {tasks_per_chunk}")
@@ -82,7 +88,8 @@ class MetaGradientOf:
                 f"compile: {type(inner_loop.optimizer).__name__} cannot be compiled; set compile to false or use SGD "
                 "as the inner optimizer"
             )
-        self.inner_loop, self.steps, self.seed = inner_loop, steps, seed
+        self.inner_loop, self.outer_gradient, self.steps, self.seed = inner_loop, outer_gradient, steps, seed
+        self.outer_loss = OuterLoss() if outer_loss is None else outer_loss
         self.tasks_per_chunk, self.compile = tasks_per_chunk, compile
         self._tied = aliases(inner_loop)
         self._modules = list(inner_loop.modules())
@@ -93,7 +100,7 @@ class MetaGradientOf:
         if tasks.query.inputs.device.type == "cpu":
             keep_freed_memory()
         weights: Params = {n: w for n, w in self.inner_loop.named_parameters() if w.requires_grad}
-        size = self.tasks_per_chunk or self.default_chunk(tasks)
+        size = self.chunk_size(tasks)
         parts, gradient = self._over(chunks(tasks, size), weights, self._compiled if self.compile else self._part)
         finite = torch.stack([part.finite for part in parts])
         if not bool(finite.all()):
@@ -108,12 +115,13 @@ class MetaGradientOf:
             finite=torch.cat([part.finite.expand(len(part.losses)) for part in parts]),
         )
 
+    def chunk_size(self, tasks: Tasks) -> int:
+        """How many tasks are adapted together; one where the model draws, which it does from the task's own stream."""
+        return 1 if self.inner_loop.draws else self.tasks_per_chunk or self.default_chunk(tasks)
+
     def default_chunk(self, tasks: Tasks) -> int:
         """How many tasks are adapted together where it is not said: see ``InnerLoop.default_chunk``."""
-        unrolled = (
-            isinstance(self.inner_loop.outer_gradient, SecondOrder) and not self.inner_loop.outer_gradient.recompute
-        )
-        size = self.inner_loop.default_chunk(tasks, self.steps if unrolled else 1)
+        size = self.inner_loop.default_chunk(tasks, self.steps if self.outer_gradient.unrolls else 1)
         if self.compile and min(size, self.inner_loop.tasks_at_once(tasks.query.inputs)) < tasks.size:
             return 1  # a loop over a chunk's tasks would be written out in its program, and take long to compile
         return size
@@ -127,7 +135,7 @@ class MetaGradientOf:
         total: tuple[Tensor, ...] = ()
         for chunk in parts:
             with self.stream_of(chunk):
-                part = run(weights, chunk)
+                part = run(weights, self._with_directions(chunk))
             if not leave_out or part.finite:
                 share = chunk.size / count
                 # Not in place: autograd may give one tensor as the gradient of two weights.
@@ -136,23 +144,35 @@ class MetaGradientOf:
             done.append(part._replace(gradient=()))
         return done, total or tuple(torch.zeros_like(weight) for weight in weights.values())
 
-    def stream_of(self, chunk: Tasks) -> AbstractContextManager[None]:
-        """The context in which a chunk of tasks draws from its own stream, if its model or outer gradient draws."""
-        if not (self.inner_loop.draws or self.inner_loop.outer_gradient.sampled):
+    def stream_of(self, chunk: Tasks, split: Split = "train") -> AbstractContextManager[None]:
+        """The context in which a single task draws from its own stream, if the model draws."""
+        if not self.inner_loop.draws:
             return nullcontext()
-        key = (self.seed * 1_000_003 + int(chunk.numbers[0])) % 2**63
-        return seeded(key, chunk.query.inputs.device)
+        return drawing_for(self.seed, split, int(chunk.numbers[0]), chunk.query.inputs.device)
+
+    def _with_directions(self, tasks: Tasks) -> Tasks:
+        """The tasks with what a sampled outer gradient draws for them, outside of what is compiled."""
+        if not self.outer_gradient.sampled:
+            return tasks
+        fast, slow = self.inner_loop.start(1)
+        weights = Weights({name: weight.detach()[0] for name, weight in fast.items()}, self.inner_loop.at_step(slow, 0))
+        streams = task_streams(self.seed, "train", tasks.numbers.tolist(), "directions")
+        return tasks._replace(directions=self.outer_gradient.directions(weights, streams, self.steps))
 
     def _part(self, weights: Params, tasks: Tasks) -> _Part:
         leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
         with torch.enable_grad():
             everywhere = leaves | {alias: leaves[name] for alias, name in self._tied.items() if name in leaves}
-            losses, predictions = functional_call(self.inner_loop, everywhere, (tasks, self.steps), tie_weights=False)
+            losses, predictions = functional_call(self.inner_loop, everywhere, (self._solved, tasks), tie_weights=False)
             gradient = torch.autograd.grad(losses.mean(), list(leaves.values()), materialize_grads=True)
         losses = losses.detach()
         # The largest of all numbers is finite where every one is; NaN counts as the largest.
         largest = torch.stack([torch.linalg.vector_norm(values, torch.inf) for values in (losses, *gradient)]).amax()
         return _Part(losses, predictions.detach(), largest.isfinite(), gradient)
+
+    def _solved(self, inner_loop: InnerLoop, tasks: Tasks) -> tuple[Tensor, Tensor]:
+        start, slow = inner_loop.start(tasks.size)
+        return self.outer_gradient.solve(inner_loop, self.outer_loss, start, slow, tasks, self.steps)
 
     def _compiled(self, weights: Params, tasks: Tasks) -> _Part:
         tensors = [*(weight.detach() for weight in weights.values()), *_tensors(tasks)]
@@ -165,6 +185,7 @@ class MetaGradientOf:
             torch.get_num_threads(),
             torch.are_deterministic_algorithms_enabled(),
             len(tasks.support),
+            tuple(self.outer_loss.step_weights(self.steps) or ()),
         )
         with torch.no_grad():
             if key in self._programs:
@@ -200,15 +221,21 @@ class MetaGradientOf:
 def _tensors(tasks: Tasks) -> list[Tensor]:
     """What the inner loop computes with."""
     batches = (tasks.query, *tasks.support, *(tasks.hessian or ()))
-    return [tasks.numbers, *(tensor for batch in batches for tensor in (batch.inputs, batch.targets))]
+    drawn = [direction for step in tasks.directions or () for direction in step.values()]
+    return [tasks.numbers, *drawn, *(tensor for batch in batches for tensor in (batch.inputs, batch.targets))]
 
 
 def _of_tensors(like: Tasks, tensors: Sequence[Tensor]) -> Tasks:
     """The reverse of ``_tensors``, for tasks of the same form."""
-    query, *batches = (Batch(*pair) for pair in zip(tensors[1::2], tensors[2::2], strict=True))
+    left = iter(tensors)
+    numbers = next(left)
+    directions = None
+    if like.directions is not None:
+        directions = tuple({name: next(left) for name in step} for step in like.directions)
+    query, *batches = (Batch(inputs, next(left)) for inputs in left)
     count = len(like.support)
     hessian = None if like.hessian is None else tuple(batches[count:])
-    return Tasks(tuple(batches[:count]), query, tensors[0], hessian)
+    return Tasks(tuple(batches[:count]), query, numbers, hessian, directions)
 
 
 def hand_over(loss: Tensor, gradients: Params, weights: Params) -> Tensor:

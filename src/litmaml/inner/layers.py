@@ -1,0 +1,68 @@
+"""What the layers of a model are: those that draw, those with kinks, those that keep statistics."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def random_layers(model: nn.Module) -> list[str]:
+    """Names of the layers that draw random numbers in training, such as dropout, also in attention and recurrence."""
+    found = []
+    for name, module in model.named_modules():
+        rate = getattr(module, "dropout", getattr(module, "p", 0.0))
+        inside = isinstance(module, nn.MultiheadAttention | nn.RNNBase)
+        if isinstance(module, nn.RReLU | nn.FractionalMaxPool2d | nn.FractionalMaxPool3d) or (
+            (inside or isinstance(module, nn.modules.dropout._DropoutNd)) and rate > 0
+        ):
+            found.append(f"{name or 'model'} ({type(module).__name__})")
+    return found
+
+
+def kinked_layers(model: nn.Module) -> list[str]:
+    """Names of the layers whose derivative jumps, across which a finite difference is biased.
+
+    A function that a model's own ``forward`` calls is not seen here; ``litmaml.diagnosis.kinks`` sees it in a run.
+    """
+    rectifiers = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.SELU, nn.Threshold)
+    pieces = (nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Hardshrink, nn.Softshrink)
+    kinks = (*rectifiers, *pieces, nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd)
+    return [
+        f"{name or 'model'} ({type(module).__name__})"
+        for name, module in model.named_modules()
+        if isinstance(module, kinks) or _holds_relu(module)
+    ]
+
+
+def _holds_relu(module: nn.Module) -> bool:
+    """Whether a layer applies ReLU as a function, as transformer and recurrent layers do."""
+    if isinstance(module, nn.RNN | nn.RNNCell):
+        return module.nonlinearity == "relu"
+    activation = getattr(module, "activation", None)
+    return activation is F.relu or activation is torch.relu
+
+
+def shared_statistics(model: nn.Module) -> list[str]:
+    """Names of the layers whose running statistics all tasks would read and change."""
+    layers = nn.modules.batchnorm._NormBase
+    return [
+        f"{name or 'model'} ({type(module).__name__})"
+        for name, module in model.named_modules()
+        if isinstance(module, layers) and module.track_running_stats
+    ]
+
+
+def normalisation_policy(model: nn.Module) -> str:
+    """What predictions are normalised by: it is named beside every result, since it moves accuracies by points."""
+    policies = set()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            policies.add("batch statistics (transductive)")
+        elif isinstance(module, nn.modules.instancenorm._InstanceNorm):
+            policies.add("instance norm")
+        elif isinstance(module, nn.GroupNorm):
+            policies.add("group norm")
+        elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
+            policies.add("layer norm")
+    return ", ".join(sorted(policies)) or "none"

@@ -1,0 +1,334 @@
+"""The inner loop: a model that adapts to the support set of each of T stacked tasks."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import disable_saved_tensors_hooks
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from litmaml.engine.batch_norm import has_batch_norm
+from litmaml.engine.derivatives import Derivatives, needs_other_operations
+from litmaml.engine.places import aliases
+from litmaml.engine.together import (
+    Convolution,
+    can_be_mapped,
+    first_convolution,
+    task_by_task,
+    tasks_at_once,
+    tasks_held,
+)
+from litmaml.inner.gradient_rule import GradientRule, plain
+from litmaml.inner.layers import random_layers
+from litmaml.inner.optimizer import InnerOptimizer
+from litmaml.tasks import Batch, Tasks
+from litmaml.weights import Params, Weights
+
+NO_HOOKS = (
+    "model: recomputes activations or keeps them elsewhere (torch.utils.checkpoint, save_on_cpu), after the inner loop "
+    "has put other weights into it; switch that off (gradient_checkpointing_disable() of a transformers model) and "
+    "save memory by SecondOrder(recompute=True) or tasks_per_chunk"
+)
+
+
+class InnerLoop(nn.Module):
+    """theta_{j+1} = U_j(theta_j, grad l(theta_j; S_j)) from theta_0, the model's weights, for every task.
+
+    The model is called functionally with each task's own fast weights: in a loop over tasks or by ``vmap``.
+    Only the forward pass is mapped, and the sum of the tasks' losses is differentiated outside: mapping the gradient
+    itself is wrong at second order for affine normalisation layers (PyTorch functorch issue 534).
+
+    Args:
+        model: Any module that maps a batch of inputs (n, ...) to predictions (n, ...).
+        loss: (predictions, targets) -> a scalar.
+        optimizer: U, the inner optimizer; it is not changed.
+        fast_weights: Patterns (``*`` and ``?``) of the names of the parameters to adapt: ``*`` is MAML, ``head.*`` of
+            a model with a head ANIL. A buffer is adapted where it is named in full, as CAVIA's context is: from its
+            fixed value, which is not trained. Parameters that need no gradient are never adapted.
+        steps: N, for which rates and weights per step are made.
+        frozen_weights: Patterns of the parameters that are neither adapted nor trained.
+        per_step_weights: Patterns of the parameters that have a row for each inner step, as the batch norms of MAML++
+            (Antoniou et al. 2019, arXiv 1810.09502). They are not adapted; row j is taken in step j, and the last one
+            on the query and in further steps.
+
+    Attributes:
+        rows: The names that ``per_step_weights`` fits.
+        learnt: What the inner optimizer learns, and the rows of ``per_step_weights``.
+        draws: Whether a forward pass draws random numbers.
+        mapped: Whether ``vmap`` can take the model and its loss; else tasks are computed in a loop.
+        changes_inputs: Whether a forward pass writes into its inputs, so that it gets a copy.
+
+    What the layers tell of the last three is set at once; ``try_first_batch`` finds the rest.
+
+    Raises:
+        ValueError: A pattern fits no trainable parameter, or a parameter has no shape yet.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: nn.Module,
+        optimizer: InnerOptimizer,
+        fast_weights: Sequence[str],
+        steps: int,
+        frozen_weights: Sequence[str] = (),
+        per_step_weights: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        self.model, self.loss, self.optimizer, self.trained_steps = model, loss, optimizer, steps
+        for name, weight in model.named_parameters():
+            if isinstance(weight, nn.parameter.UninitializedParameter):
+                raise ValueError(f"model: {name} has no shape yet; run one batch through lazy layers first")
+        parameters = dict(model.named_parameters())
+        for name in fitting("frozen_weights", frozen_weights, parameters):
+            parameters[name].requires_grad_(False)
+        trainable = {name: weight for name, weight in parameters.items() if weight.requires_grad}
+        if not trainable:
+            raise ValueError(
+                "model: none of its parameters is trainable; leave those to adapt or to train with requires_grad=True"
+            )
+        self.learnt = _Learnt(steps)
+        for name in fitting("per_step_weights", per_step_weights, trainable):
+            self.learnt.add("weights." + name, trainable[name].detach().expand(steps, *trainable[name].shape), True)
+            trainable.pop(name).requires_grad_(False)
+        self.rows = [key.removeprefix("weights.") for key in self.learnt.names]
+        buffers = {name: value for name, value in model.named_buffers() if name in fast_weights}
+        for name, value in buffers.items():
+            if not value.is_floating_point():
+                raise ValueError(f"fast_weights: the buffer {name!r} holds {value.dtype}, which has no gradient")
+        self.fast_names = fitting("fast_weights", fast_weights, {**trainable, **buffers})
+        if not self.fast_names:
+            raise ValueError("fast_weights: names no parameter; there is nothing to adapt")
+        self.slow_names = [name for name in trainable if name not in set(self.fast_names)]
+        start = {**trainable, **buffers}
+        for key, value in optimizer.learnt({name: start[name].detach() for name in self.fast_names}, steps).items():
+            self.learnt.add(key, value, optimizer.per_step)
+        # In a tuple, since an attribute would make it a module twice.
+        self._convolution: tuple[Convolution | None] = (first_convolution(model),)
+        self._batch_norm, self._written_out = has_batch_norm(model), needs_other_operations(model)
+        self.draws, self.mapped, self.changes_inputs = bool(random_layers(model)), can_be_mapped(model), False
+        self.channels_last = any(
+            weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+            for weight in model.parameters()
+        )
+        # Looking for tied weights in each call takes longer than a small network's forward pass.
+        self._tied = aliases(model)
+
+    def predict(self, fast: Params, inputs: Tensor, slow: Params | None = None) -> Tensor:
+        """Each task's predictions (T, n, ...) by its own fast weights, on inputs (T, n, ...)."""
+        predictions: Tensor = self._each(lambda weights, x: self._call(weights, slow, x), fast, inputs)
+        return predictions
+
+    def loss_of(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """The loss of each task (T,) for predictions already made."""
+        losses: Tensor = task_by_task(self.loss, self.mapped, predictions, targets)
+        return losses
+
+    def losses(self, fast: Params, slow: Params, batch: Batch, twice: bool = False) -> Tensor:
+        """l of each task (T,). ``twice``: its gradient is to be differentiated again."""
+        # Not for all: small networks feel a context.
+        with Derivatives() if twice and self._batch_norm else nullcontext():
+            return self.outcome(fast, slow, batch)[0]
+
+    def outcome(self, fast: Params, slow: Params, batch: Batch, loss: nn.Module | None = None) -> tuple[Tensor, Tensor]:
+        """l of each task (T,), or another loss, and the predictions (T, n, ...) that it is taken on."""
+        taken = self.loss if loss is None else loss
+
+        def one(weights: Params, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+            predictions = self._call(weights, slow, inputs)
+            return taken(predictions, targets), predictions
+
+        losses, predictions = self._each(one, fast, batch.inputs, batch.targets)
+        return losses, predictions
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        # Of a checkpoint of version 0.1, in which learnt rates belonged to the inner optimizer.
+        for key in [key for key in state_dict if key.startswith(old := prefix + "optimizer.rates.values.")]:
+            name = key.removeprefix(old)
+            state_dict[f"{prefix}learnt.rate" + ("" if name == "all" else f"/{name.lstrip('/')}")] = state_dict.pop(key)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+    def default_chunk(self, tasks: Tasks, steps: int = 1) -> int:
+        """How many tasks to adapt together: those whose support fits at once, if memory takes so many steps' graphs."""
+        support = tasks.support[0].inputs
+        held = [support] * steps + [tasks.query.inputs]
+        return min(self.tasks_at_once(support), tasks_held(*self._convolution, held))
+
+    def tasks_at_once(self, inputs: Tensor) -> int:
+        """How many tasks' forward passes to compute at once on such inputs (T, n, ...)."""
+        return tasks_at_once(*self._convolution, inputs) if self.mapped else 1
+
+    def take_all_at_once(self) -> None:
+        """Compute all tasks at once, also where a loop would be faster."""
+        self._convolution = (None,)
+
+    def _each(self, function: Callable[..., Any], fast: Params, inputs: Tensor, *others: Tensor) -> Any:
+        """The function of each task's fast weights and inputs, at once or in a loop."""
+        at_once = self.tasks_at_once(inputs) == len(inputs)
+        with unfused_attention(), _no_hooks(), Derivatives() if self._written_out else nullcontext():
+            return task_by_task(function, at_once, fast, inputs, *others)
+
+    def _call(self, weights: Params, slow: Params | None, inputs: Tensor) -> Tensor:
+        """The model with a single task's weights."""
+        both = {**slow, **weights} if slow else weights
+        if self._tied:
+            both |= {alias: both[name] for alias, name in self._tied.items() if name in both}
+        if self.changes_inputs:
+            inputs = inputs.clone()
+        if self.channels_last and inputs.dim() == 4:
+            inputs = _channels_last(inputs)
+        predictions: Tensor = functional_call(self.model, both, (inputs,), tie_weights=False)
+        return predictions
+
+    def start(self, tasks: int) -> Weights:
+        """theta_0 stacked for so many tasks, and the slow weights that they share.
+
+        Slow weights per step come with all their rows, see ``at_step``.
+        """
+        weights = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        fast = {name: _leaf(weights[name]).expand(tasks, *weights[name].shape) for name in self.fast_names}
+        slow = {name: weights[name] for name in self.slow_names}
+        return Weights(fast, slow | {name: self.learnt["weights." + name] for name in self.rows})
+
+    def at_step(self, slow: Params, j: int) -> Params:
+        """The slow weights of inner step ``j``, from those of all."""
+        if not self.rows:
+            return slow
+        return slow | {name: slow[name][min(j, self.trained_steps - 1)] for name in self.rows}
+
+    def forward(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """The function of this inner loop, as it stands: by ``functional_call`` with other weights and rates."""
+        return function(self, *arguments)
+
+    def steps(
+        self, start: Params, slow: Params, tasks: Tasks, count: int, gradient: GradientRule = plain
+    ) -> Iterator[Params]:
+        """theta_0, theta_1, ... theta_N of the tasks, N = ``count``, along the gradients of the rule.
+
+        Where there are fewer batches than steps, as in evaluation with more steps, they go round.
+        """
+        learnt = self.learnt.values()
+        fast, state = start, self.optimizer.start(start)
+        yield fast
+        for j in range(count):
+            found = gradient(self.losses, fast, self.at_step(slow, j), tasks.step(j))
+            fast, state = self.optimizer.step(j, fast, found, state, learnt)
+            yield fast
+
+    def path(self, tasks: Tasks, steps: int, gradient: GradientRule = plain) -> Iterator[Params]:
+        """theta_0, ..., theta_N without a graph, for evaluation; also inside ``no_grad`` and ``inference_mode``.
+
+        Slow weights per step are among them, with the step's row for every task.
+        """
+        with torch.inference_mode(False), torch.no_grad():
+            tasks = ordinary(tasks)
+            start, slow = self.start(tasks.size)
+            found = self.steps(start, slow, tasks, steps, gradient)
+        for j in range(steps + 1):
+            with torch.inference_mode(False), torch.no_grad():
+                fast = next(found)
+                row = self.at_step(slow, j)
+                rows = {name: row[name].expand(tasks.size, *row[name].shape) for name in self.rows}
+            yield {name: weight.detach() for name, weight in (fast | rows).items()}
+
+
+class _Learnt(nn.Module):
+    """Tensors that the inner loop owns and the outer loop trains, by names that may hold dots."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self._steps = steps
+        self.names: list[str] = []
+        self._per_step: list[str] = []
+
+    def add(self, name: str, start: Tensor, per_step: bool) -> None:
+        """Begin with these values; ``per_step``: they have a row for each inner step."""
+        self.names.append(name)
+        self.register_parameter(_key(name), nn.Parameter(start.clone()))
+        if per_step:
+            self._per_step.append(_key(name))
+
+    def __getitem__(self, name: str) -> Tensor:
+        found: Tensor = self._parameters[_key(name)]  # type: ignore[assignment]  # none of them is None
+        return found
+
+    def values(self) -> Params:
+        """The tensors as they stand."""
+        return {name: self[name] for name in self.names}
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        # Of a checkpoint trained with another number of steps: cut its rows, or repeat the last one.
+        for key in self._per_step:
+            saved, here = state_dict.get(prefix + key), self._parameters[key]
+            if saved is not None and here is not None and saved.shape[1:] == here.shape[1:] and len(saved) != len(here):
+                state_dict[prefix + key] = saved[torch.arange(len(here)).clamp(max=len(saved) - 1)]
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+
+def _key(name: str) -> str:
+    """A parameter's name may hold no dot."""
+    return name.replace(".", "/")
+
+
+def _leaf(weight: Tensor) -> Tensor:
+    """A buffer is made a leaf, to be differentiated by like a parameter."""
+    return weight if weight.requires_grad else weight.detach().requires_grad_()
+
+
+def fitting(argument: str, patterns: Sequence[str], weights: Mapping[str, Tensor]) -> list[str]:
+    """The names that a pattern fits, in the order of the weights.
+
+    Raises:
+        ValueError: A pattern fits none.
+    """
+    for pattern in patterns:
+        if not fnmatch.filter(weights, pattern):
+            raise ValueError(
+                f"{argument}: {pattern!r} fits none of the model's trainable parameters: " + ", ".join(weights)
+            )
+    return [name for name in weights if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def _no_hooks() -> AbstractContextManager[None]:
+    """Refuse a model that hooks what autograd saves, but let pass hooks from outside, which do not run it again."""
+    outside = torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+    return nullcontext() if outside else disable_saved_tensors_hooks(NO_HOOKS)
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    """The images (n, channels, height, width) with strides in the order of n, height, width, channels.
+
+    For a single channel torch's own conversion keeps the strides, from which convolutions then take it that the images
+    are not channels-last, and go on so down to the layers that do most of the work.
+    """
+    channels = images.movedim(1, -1)
+    return channels.flatten().view(channels.shape).movedim(-1, 1)
+
+
+@contextmanager
+def unfused_attention() -> Iterator[None]:
+    """Fused attention has no second derivative, and fused encoder layers (torch's in eval mode) none under vmap."""
+    fused_layers = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused_layers)
+
+
+def ordinary(tasks: Tasks) -> Tasks:
+    """The tasks, with copies of inference tensors, which autograd may not save."""
+
+    def copy(batch: Batch) -> Batch:
+        return Batch(batch.inputs.clone(), batch.targets.clone())
+
+    if not tasks.query.inputs.is_inference():
+        return tasks
+    return tasks._replace(support=tuple(copy(batch) for batch in tasks.support), query=copy(tasks.query))
