@@ -41,8 +41,8 @@ class InnerLoop(nn.Module):
         loss: (predictions, targets) -> a scalar.
         optimizer: U, the inner optimizer.
         outer_gradient: How the outer loop differentiates through the steps.
-        fast_weights: Patterns (``*`` and ``?``) of the names of the parameters to adapt: ``*`` is MAML, ``head.*`` of
-            a model with a head ANIL. Parameters that need no gradient are never adapted.
+        fast_weights: Patterns (``*`` and ``?``; a bracket is a bracket) of the names of the parameters to adapt: ``*``
+            is MAML, ``head.*`` of a model with a head ANIL. Parameters that need no gradient are never adapted.
         steps: N, for which per-step rates are made.
 
     Attributes:
@@ -76,11 +76,11 @@ class InnerLoop(nn.Module):
                 "model: none of its parameters is trainable; leave those to adapt or to train with requires_grad=True"
             )
         for pattern in fast_weights:
-            if not fnmatch.filter(trainable, pattern):
+            if not any(_fits(name, pattern) for name in trainable):
                 raise ValueError(
                     f"fast_weights: {pattern!r} fits none of the model's trainable parameters: " + ", ".join(trainable)
                 )
-        self.fast_names = [n for n in trainable if any(fnmatch.fnmatchcase(n, p) for p in fast_weights)]
+        self.fast_names = [n for n in trainable if any(_fits(n, p) for p in fast_weights)]
         if not self.fast_names:
             raise ValueError("fast_weights: names no parameter; there is nothing to adapt")
         self.slow_names = [name for name in trainable if name not in set(self.fast_names)]
@@ -224,6 +224,11 @@ def unfused_attention() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused_layers)
+
+
+def _fits(name: str, pattern: str) -> bool:
+    """Whether a parameter's name is one of a pattern; names have brackets too, as in ``nn.ParameterDict``."""
+    return fnmatch.fnmatchcase(name, pattern.replace("[", "[[]"))
 
 
 def _batch(j: int, batches: Sequence[Batch], steps: int) -> int:

@@ -151,7 +151,8 @@ class MetaGradientOf:
             gradient = torch.autograd.grad(losses.mean(), list(leaves.values()), materialize_grads=True)
         losses = losses.detach()
         # The largest of all numbers is finite where every one is; NaN counts as the largest.
-        largest = torch.stack([torch.linalg.vector_norm(values, torch.inf) for values in (losses, *gradient)]).amax()
+        numbers = [values for values in (losses, *gradient) if values.numel()]
+        largest = torch.stack([torch.linalg.vector_norm(values, torch.inf) for values in numbers]).amax()
         return _Part(losses, predictions.detach(), largest.isfinite(), gradient)
 
     def _compiled(self, weights: Params, tasks: Tasks) -> _Part:

@@ -78,6 +78,16 @@ def check_model(model: nn.Module, outer_gradient: OuterGradient) -> None:
     Raises:
         ValueError: Naming the layers and the remedy.
     """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError(
+            "model: it is a ScriptModule, which cannot be called with other weights in the place of its own; give the "
+            "module that it was made of (parts of it may be scripted)"
+        )
+    if unmade := [name for name, weight in model.named_parameters() if weight.is_meta]:
+        raise ValueError(
+            f"model: {unmade[0]} is on the meta device, where weights have no values; move the model by "
+            "to_empty(device='cpu') and initialise it, or make it outside of torch.device('meta')"
+        )
     if shared := shared_statistics(model):
         raise ValueError(
             f"model: {', '.join(shared)} would share running statistics between tasks; construct the layers with "
@@ -98,11 +108,11 @@ def check_model(model: nn.Module, outer_gradient: OuterGradient) -> None:
                 f"model: {complex_ones[0]} is complex, and the probes of {name} move real weights; hold it as a real "
                 "parameter with torch.view_as_complex, or use SecondOrder or FirstOrder"
             )
-        half = [n for n, p in model.named_parameters() if p.dtype in (torch.float16, torch.bfloat16)]
+        half = [f"{n} has {p.dtype}" for n, p in model.named_parameters() if p.dtype in (torch.float16, torch.bfloat16)]
         if half:
             raise ValueError(
-                f"model: {half[0]} has {model.get_parameter(half[0]).dtype}, too coarse for the probes of {name}; "
-                "keep the weights in float32 (mixed precision is fine) or use SecondOrder or FirstOrder"
+                f"model: {half[0]}, too coarse for the probes of {name}; keep the weights in float32 (mixed "
+                "precision is fine) or use SecondOrder or FirstOrder"
             )
 
 

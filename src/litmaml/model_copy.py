@@ -25,7 +25,11 @@ def copy_of(module: M, share_weights: bool = False) -> M:
     memo: dict[int, Any] = {id(t): _values_of(t) for t in _kept_tensors(module) if _cannot_be_copied(t)}
     if share_weights:
         memo |= {id(weight): weight for weight in module.parameters()}
-    return copy.deepcopy(module, memo=memo)
+    with torch.no_grad():  # a scripted part would hold its copies as computed from its own
+        copied = copy.deepcopy(module, memo=memo)
+    for own, weight in zip(module.parameters(), copied.parameters(), strict=True):
+        weight.requires_grad_(own.requires_grad)
+    return copied
 
 
 def in_double_precision(module: M) -> M:

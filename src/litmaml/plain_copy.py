@@ -32,28 +32,29 @@ class PlainCopy:
         self._loop = copy_of(inner_loop)
         self._names = [*self._loop.fast_names, *self._loop.slow_names]
         self.functions: set[str] = set()
-        for name in self._names:
-            self._loop.model.get_parameter(name).requires_grad_(True)  # fine-tuning holds slow weights still
+        found = dict(self._loop.model.named_parameters())  # get_parameter looks into no scripted part
+        self._leaves: Params = {name: found[name] for name in self._names}
+        for leaf in self._leaves.values():
+            leaf.requires_grad_(True)  # fine-tuning holds slow weights still
 
     def at(self, weights: Params, batch: Batch, along: Params | None = None) -> TaskDerivatives:
         """The derivatives at these weights, on the first task of the batch; no product where torch has none."""
         loss = self.loss(weights, batch)
         self.functions |= _functions_in(loss)
-        leaves: Params = {name: self._loop.model.get_parameter(name) for name in self._names}
         try:
-            return derivatives_of(loss, leaves, along)
+            return derivatives_of(loss, self._leaves, along)
         except RuntimeError as error:
             if along is None or "is not implemented" not in str(error):
                 raise
-            return derivatives_of(loss, leaves, None)
+            return derivatives_of(loss, self._leaves, None)
 
     def loss_without_gradients(self, weights: Params, batch: Batch) -> Tensor:
         """The loss where nothing is to be differentiated."""
         self._loop.model.requires_grad_(False)
         with torch.no_grad():
             loss = self.loss(weights, batch)
-        for name in self._names:
-            self._loop.model.get_parameter(name).requires_grad_(True)
+        for leaf in self._leaves.values():
+            leaf.requires_grad_(True)
         return loss
 
     def slope_by_difference(self, weights: Params, batch: Batch, along: Params, radius: float) -> float:
@@ -71,8 +72,8 @@ class PlainCopy:
         """The loss at these weights, on the first task of the batch."""
         model = self._loop.model
         with torch.no_grad():
-            for name in self._names:
-                model.get_parameter(name).copy_(weights[name])
+            for name, leaf in self._leaves.items():
+                leaf.copy_(weights[name])
         with own_streams(4, batch.inputs.device), unfused_attention():
             loss: Tensor = self._loop.loss(model(batch.inputs[0].clone()), batch.targets[0])
         return loss

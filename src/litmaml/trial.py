@@ -126,11 +126,11 @@ def _outputs(copied: InnerLoop, inputs: Tensor, seed: int, drawn: Drawn | None =
     with torch.no_grad(), own_streams(seed, inputs.device), drawn or nullcontext():
         try:
             outputs: Any = copied.model(inputs)
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        except Exception as error:  # whatever somebody's forward pass raises
             raise ValueError(
                 f"model: {type(copied.model).__name__} cannot take the tasks' inputs of shape "
-                f"{tuple(inputs.shape[1:])} and {inputs.dtype} ({first_line(error)}); are model and tasks of one "
-                "configuration?"
+                f"{tuple(inputs.shape[1:])} and {inputs.dtype} ({type(error).__name__}: {first_line(error)}); are "
+                "model and tasks of one configuration?"
             ) from error
     return check_output(outputs, len(inputs))
 

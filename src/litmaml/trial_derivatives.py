@@ -50,7 +50,8 @@ def try_derivatives(inner_loop: InnerLoop, batch: Batch, at_once: bool) -> list[
     """
     loop, batch, exact = _copy_for(inner_loop, batch)
     tolerance = 1e-7 if exact else 1e3 * torch.finfo(next(loop.model.parameters()).dtype).eps
-    weights = {name: loop.model.get_parameter(name).detach().clone() for name in (*loop.fast_names, *loop.slow_names)}
+    found = dict(loop.model.named_parameters())  # get_parameter looks into no scripted part
+    weights = {name: found[name].detach().clone() for name in (*loop.fast_names, *loop.slow_names)}
     here = _nearby(weights, 1)
     there = {**_nearby(weights, 2), **{name: here[name] for name in loop.slow_names}}  # which tasks share
     twice = isinstance(loop.outer_gradient, SecondOrder)
@@ -104,6 +105,14 @@ def _remedies(twice: bool) -> Iterator[None]:
         raise ValueError(
             f"model: no {'second ' if twice else ''}derivative exists of its loss ({line}); {remedy}replace the "
             "operation that is named"
+        ) from error
+    except Exception as error:  # whatever somebody's forward pass raises where it is called otherwise
+        if str(error).startswith("model:"):
+            raise
+        raise ValueError(
+            "model: it cannot be computed as the inner loop does, with other tensors in the place of its parameters "
+            f"({type(error).__name__}: {first_line(error)}); let the forward pass neither ask whether a weight is an "
+            "nn.Parameter nor put another in its place"
         ) from error
 
 

@@ -141,7 +141,7 @@ def _diagnose(
             "inner_steps": steps,
             "inner_rate": rate,
             "outer_gradient": type(inner_loop.outer_gradient).__name__,
-            "fast_weights": sum(inner_loop.model.get_parameter(n).numel() for n in inner_loop.fast_names),
+            "fast_weights": sum(weight.numel() for weight in inner_loop.start(1)[0].values()),
             "tasks": tasks.size,
             "probed_tasks": probed.size,
             "precision": str(next(inner_loop.parameters()).dtype).removeprefix("torch."),

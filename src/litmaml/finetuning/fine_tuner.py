@@ -99,8 +99,8 @@ class FineTuner:
             optimizer.load_state_dict({key: _carried(saved[key], made[key]) for key in made})
         self._tried = False
         self.inner_loop.requires_grad_(False)
-        for name in self.inner_loop.fast_names:
-            model.get_parameter(name).requires_grad_(True)
+        for name, weight in model.named_parameters():
+            weight.requires_grad_(name in self.inner_loop.fast_names)
 
     @property
     def frozen_layers(self) -> list[str]:
@@ -152,8 +152,9 @@ class FineTuner:
         """
         model = copy_of(self.inner_loop.model)
         with torch.no_grad():
-            for name, weight in weights.items():
-                model.get_parameter(name).copy_(weight[0])
+            for name, weight in model.named_parameters():
+                if name in weights:
+                    weight.copy_(weights[name][0])
         freeze_normalisation(model, parts(inputs))
         check_independent(model, inputs[:AT_ONCE])
         return model.requires_grad_(True)
