@@ -13,6 +13,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 CORE = {
     "allocator",
     "batch_norm",
+    "divergence",
     "float32",
     "inner_loop",
     "inner_optimizer",

@@ -14,6 +14,7 @@ from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from litmaml.allocator import keep_freed_memory
+from litmaml.divergence import diverges
 from litmaml.inner_loop import InnerLoop
 from litmaml.outer_gradient import SecondOrder, seeded
 from litmaml.places import aliases
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 class MetaGradient(NamedTuple):
     """Of T tasks after adaptation.
 
-    losses: (T,) outer losses l(theta_N; query). predictions: (T, n, ...) on the query.
+    losses: (T,) outer losses l(theta_N; query). predictions: (T, n, ...) on the query, NaN where there are none.
     gradients: of the mean loss over the finite tasks, by the name of the trained parameter of the inner loop.
     finite: (T,) whether a task's loss and gradient are; the others are in no mean.
     """
@@ -94,16 +95,23 @@ class MetaGradientOf:
             keep_freed_memory()
         weights: Params = {n: w for n, w in self.inner_loop.named_parameters() if w.requires_grad}
         size = self.tasks_per_chunk or self.default_chunk(tasks)
-        parts, gradient = self._over(chunks(tasks, size), weights, self._compiled if self.compile else self._part)
-        finite = torch.stack([part.finite for part in parts])
-        if not bool(finite.all()):
+        raised: Exception | None = None
+        try:
+            parts, gradient = self._over(chunks(tasks, size), weights, self._compiled if self.compile else self._part)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # perhaps of a task whose numbers are not finite
+            raised = error
+        if raised or not bool(torch.stack([part.finite for part in parts]).all()):
             # One bad task spoils its chunk: take them one by one.
-            parts, gradient = self._over(chunks(tasks, 1), weights, self._part, leave_out=True)
+            parts, gradient = self._over(chunks(tasks, 1), weights, self._alone, leave_out=True)
             finite = torch.stack([part.finite for part in parts])
+            if raised and bool(finite.all()):
+                raise raised  # it is several at once that cannot be computed
             gradient = torch._foreach_mul(gradient, tasks.size / (int(finite.sum()) or 1))
         return MetaGradient(
             losses=torch.cat([part.losses for part in parts]),
-            predictions=torch.cat([part.predictions for part in parts]),
+            predictions=torch.cat(_of_one_shape([part.predictions for part in parts])),
             gradients=dict(zip(weights, gradient, strict=True)),
             finite=torch.cat([part.finite.expand(len(part.losses)) for part in parts]),
         )
@@ -155,6 +163,17 @@ class MetaGradientOf:
         largest = torch.stack([torch.linalg.vector_norm(values, torch.inf) for values in numbers]).amax()
         return _Part(losses, predictions.detach(), largest.isfinite(), gradient)
 
+    def _alone(self, weights: Params, task: Tasks) -> _Part:
+        """The part of a single task; not finite where the model raises an error because its numbers are not."""
+        try:
+            return self._part(weights, task)
+        except Exception as error:
+            if not diverges(self.inner_loop, task, self.steps, error):
+                raise
+            logger.warning("task %d breaks down: %s", int(task.numbers[0]), error)
+        losses = torch.full((1,), torch.nan, device=task.query.inputs.device)
+        return _Part(losses, losses, torch.tensor(False, device=losses.device), ())
+
     def _compiled(self, weights: Params, tasks: Tasks) -> _Part:
         tensors = [*(weight.detach() for weight in weights.values()), *_tensors(tasks)]
         device = tasks.query.inputs.device.type
@@ -196,6 +215,14 @@ class MetaGradientOf:
             return _Part(losses, predictions, finite, tuple(gradient))
 
         return program
+
+
+def _of_one_shape(predictions: list[Tensor]) -> list[Tensor]:
+    """The chunks' predictions (1, n, ...), with NaN for tasks that have none; (1,) where no task has any."""
+    like = next((some for some in predictions if some.dim() > 1), None)
+    if like is None or all(some.dim() > 1 for some in predictions):
+        return predictions
+    return [some if some.dim() > 1 else torch.full_like(like, torch.nan) for some in predictions]
 
 
 def _tensors(tasks: Tasks) -> list[Tensor]:

@@ -18,6 +18,7 @@ from torchmetrics import Metric
 from torchmetrics.aggregation import CatMetric
 
 from litmaml.checkpoint import FORMAT, FORMAT_KEY, read_checkpoint
+from litmaml.divergence import diverges
 from litmaml.evaluation import Interval, curve
 from litmaml.finite_tasks import Count, OuterStep, count_finite
 from litmaml.inner_loop import InnerLoop
@@ -32,6 +33,7 @@ from litmaml.outer_gradient import OuterGradient, SecondOrder
 from litmaml.precision_checks import check_precision
 from litmaml.processes import failing_together
 from litmaml.round_trip import not_made_again
+from litmaml.shown import first_line
 from litmaml.trial import try_first_batch
 from litmaml.types import Params, Tasks, chunks
 
@@ -245,36 +247,77 @@ class MetaLearner(LightningModule):
         self._try(tasks)
         predictions = []
         for chunk in chunks(tasks, self._chunk_size(tasks)):
-            with self.meta_gradient.stream_of(chunk):
-                *_, fast = self.inner_loop.path(chunk, self.evaluation_steps)
-                predictions.append(self._predict(fast, chunk))
+            try:
+                predictions.append(self._adapted_predictions(chunk))
+            except Exception:  # perhaps of a task whose numbers are not finite: it is named
+                for task in chunks(chunk, 1):
+                    self._try_alone(task)
+                raise
         return {
             "numbers": tasks.numbers,
             "predictions": torch.cat(predictions),
             "targets": tasks.query.targets,
         }
 
+    def _adapted_predictions(self, tasks: Tasks) -> Tensor:
+        with self.meta_gradient.stream_of(tasks):
+            *_, fast = self.inner_loop.path(tasks, self.evaluation_steps)
+            return self._predict(fast, tasks)
+
+    def _try_alone(self, task: Tasks) -> None:
+        try:
+            self._adapted_predictions(task)
+        except Exception as error:
+            if diverges(self.inner_loop, task, self.evaluation_steps, error):
+                raise FloatingPointError(
+                    f"the inner loop of predict task {int(task.numbers[0])} is not finite ({first_line(error)}); lower "
+                    "the inner rate, or look at the task's data"
+                ) from error
+
     def _evaluate(self, stage: str, tasks: Tasks, batch_idx: int) -> None:
         """Keep loss and metrics of each task after each inner step."""
         self._try(tasks)
         all_finite = []
         for chunk in chunks(tasks, self._chunk_size(tasks)):
-            rows: dict[str, list[Tensor]] = {name: [] for name in self._episodes}
-            with self.meta_gradient.stream_of(chunk):
-                for fast in self.inner_loop.path(chunk, self.evaluation_steps):
-                    predictions = self._predict(fast, chunk)
-                    rows["loss"].append(self.inner_loop.loss_of(predictions, chunk.query.targets).detach())
-                    seen = torch.stack(rows["loss"]).isfinite().all(dim=0)
-                    for name, metric in self._metrics():
-                        rows[name].append(values_of(metric, predictions, chunk.query.targets, seen))
-            finite = torch.stack(rows["loss"], dim=1).isfinite().all(dim=1)
+            try:
+                rows = self._rows(chunk)
+            except Exception as error:  # perhaps of a task whose numbers are not finite
+                rows = self._rows_alone(chunk, error)
+            finite = rows["loss"].isfinite().all(dim=1)
             all_finite.append(finite)
             episodes = dict(self._all_episodes())
             for name, row in rows.items():
                 # Flat, since a process without any finite task has to gather the same form as the others.
-                episodes[name].update(torch.stack(row, dim=1)[finite].flatten())
+                episodes[name].update(row[finite].flatten())
         # Once a batch: processes have as many batches, but not as many chunks.
         self._check_finite(tasks, torch.cat(all_finite), stage)
+
+    def _rows(self, tasks: Tasks) -> dict[str, Tensor]:
+        """Loss and metrics of each task after each inner step, by name (T, N + 1)."""
+        rows: dict[str, list[Tensor]] = {name: [] for name in self._episodes}
+        with self.meta_gradient.stream_of(tasks):
+            for fast in self.inner_loop.path(tasks, self.evaluation_steps):
+                predictions = self._predict(fast, tasks)
+                rows["loss"].append(self.inner_loop.loss_of(predictions, tasks.query.targets).detach())
+                seen = torch.stack(rows["loss"]).isfinite().all(dim=0)
+                for name, metric in self._metrics():
+                    rows[name].append(values_of(metric, predictions, tasks.query.targets, seen))
+        return {name: torch.stack(row, dim=1) for name, row in rows.items()}
+
+    def _rows_alone(self, tasks: Tasks, error: Exception) -> dict[str, Tensor]:
+        """The rows of each task by itself, where an error was raised on all; NaN for those that diverge."""
+        nothing = torch.full((1, self.evaluation_steps + 1), torch.nan, device=tasks.query.inputs.device)
+        parts = []
+        for task in chunks(tasks, 1):
+            try:
+                parts.append(self._rows(task))
+            except Exception as own:
+                if not diverges(self.inner_loop, task, self.evaluation_steps, own):
+                    raise
+                parts.append(dict.fromkeys(self._episodes, nothing))
+        if all(part["loss"] is not nothing for part in parts):
+            raise error  # it is several at once that cannot be computed
+        return {name: torch.cat([part[name] for part in parts]) for name in self._episodes}
 
     def _predict(self, fast: Params, tasks: Tasks) -> Tensor:
         with torch.no_grad():

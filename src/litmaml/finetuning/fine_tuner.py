@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from litmaml.divergence import diverges
 from litmaml.finetuning.frozen_norm import batch_norms, check_independent, freeze_normalisation
 from litmaml.finetuning.head import find_head, replace_head
 from litmaml.finetuning.input_shape import outputs_of
@@ -168,8 +169,15 @@ class FineTuner:
         loss, right, total = 0.0, 0, 0
         with torch.no_grad():
             for batch, share in zip(batches, shares, strict=True):
-                predictions = self.inner_loop.predict(fast, batch.inputs)
-                loss += share * float(self.inner_loop.loss_of(predictions, batch.targets)) if share else 0.0
+                try:
+                    predictions = self.inner_loop.predict(fast, batch.inputs)
+                    loss += share * float(self.inner_loop.loss_of(predictions, batch.targets)) if share else 0.0
+                except Exception as error:  # such as of torch.linalg, which takes no NaN
+                    one = Tasks((batch,), batch, torch.zeros(1, dtype=torch.int64))
+                    if not diverges(self.inner_loop, one, j, error):
+                        raise
+                    loss = float("nan")
+                    break
                 if self.classifies:
                     found = count_right(predictions[0], batch.targets[0], ignored_index(self.inner_loop.loss))
                     right, total = right + int(found[0]), total + int(found[1])
