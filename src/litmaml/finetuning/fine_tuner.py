@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from litmaml.divergence import diverges
-from litmaml.finetuning.frozen_norm import batch_norms, check_independent, freeze_normalisation
+from litmaml.finetuning.frozen_norm import batch_norms, check_batch_norms, check_independent, freeze_normalisation
 from litmaml.finetuning.head import find_head, replace_head
 from litmaml.finetuning.input_shape import outputs_of
 from litmaml.finetuning.support_loss import learnt_at, weigh
@@ -65,7 +65,8 @@ class FineTuner:
         lr: Inner rate for all steps and weights; by default what was meta-learnt.
 
     Raises:
-        ValueError: An argument is out of its range, the inputs do not fit the model, or its head cannot be replaced.
+        ValueError: An argument is out of its range, the inputs do not fit the model, its head cannot be replaced or
+            its batch norms not be frozen.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class FineTuner:
         self.steps = learner.evaluation_steps if steps is None else steps
         self.most_steps = _FURTHER * self.steps if steps is None and outputs is not None else self.steps
         predictions = outputs_of(model, example)
+        check_batch_norms(model, example)
         self.trained_outputs = int(predictions.shape[1]) if predictions.dim() > 1 else 1
         self.outputs = self.trained_outputs if outputs is None else outputs
         self.classifies = outputs is not None or takes_class_indices(learnt.loss)
