@@ -13,6 +13,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 CORE = {
     "allocator",
     "batch_norm",
+    "compilation",
     "divergence",
     "float32",
     "inner_loop",

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.func import functional_call
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from litmaml.allocator import keep_freed_memory
+from litmaml.compilation import Program
 from litmaml.divergence import diverges
 from litmaml.inner_loop import InnerLoop
 from litmaml.outer_gradient import SecondOrder, seeded
@@ -87,7 +87,7 @@ class MetaGradientOf:
         self.tasks_per_chunk, self.compile = tasks_per_chunk, compile
         self._tied = aliases(inner_loop)
         self._modules = list(inner_loop.modules())
-        self._programs: dict[Any, Callable[..., _Part]] = {}
+        self._programs: dict[Any, Program] = {}
 
     def __call__(self, tasks: Tasks) -> MetaGradient:
         """The meta-gradient of the tasks; a task whose loss or gradient is not finite is left out and marked."""
@@ -188,33 +188,27 @@ class MetaGradientOf:
         )
         with torch.no_grad():
             if key in self._programs:
-                return self._programs[key](*tensors)
+                return _part_of(self._programs[key](*tensors))
             began = time.perf_counter()
-            self._programs[key] = program = self._program(list(weights), tasks, tensors)
-            result = program(*tensors)
+            self._programs[key] = program = Program(self._function(list(weights), tasks), tensors)
+            result = _part_of(program(*tensors))
         logger.info("compiled the meta-gradient of %d tasks in %.1f s", tasks.size, time.perf_counter() - began)
         return result
 
-    def _program(self, names: list[str], tasks: Tasks, tensors: list[Tensor]) -> Callable[..., _Part]:
-        """The meta-gradient of a chunk like this one, compiled as a function of weights and tasks' tensors."""
-        from torch import _inductor as inductor  # here, since it is slow to import
+    def _function(self, names: list[str], tasks: Tasks) -> Callable[..., tuple[Tensor, ...]]:
+        """The meta-gradient of a chunk of this form, as a function of weights' and tasks' tensors."""
 
-        def traced(*tensors: Tensor) -> tuple[Tensor, ...]:
+        def function(*tensors: Tensor) -> tuple[Tensor, ...]:
             weights = dict(zip(names, tensors, strict=False))
             losses, predictions, finite, gradient = self._part(weights, _of_tensors(tasks, tensors[len(names) :]))
             return losses, predictions, finite, *gradient
 
-        with seeded(0, tensors[0].device):  # tracing draws too, but not from the tasks' own stream
-            # Detached: one tensor that stands in two places would be traced as one argument.
-            graph = make_fx(traced)(*(tensor.detach() for tensor in tensors))
-        # Not by torch.compile, which would trace the traced anew, and check in every call what the key holds.
-        compiled = inductor.compile(graph, [*tensors])
+        return function
 
-        def program(*tensors: Tensor) -> _Part:
-            losses, predictions, finite, *gradient = compiled(*tensors)
-            return _Part(losses, predictions, finite, tuple(gradient))
 
-        return program
+def _part_of(results: tuple[Tensor, ...]) -> _Part:
+    losses, predictions, finite, *gradient = results
+    return _Part(losses, predictions, finite, tuple(gradient))
 
 
 def _of_one_shape(predictions: list[Tensor]) -> list[Tensor]:
