@@ -32,10 +32,11 @@ from litmaml.monitored import metric_of, no_such_metric
 from litmaml.outer_gradient import OuterGradient, SecondOrder
 from litmaml.precision_checks import check_precision
 from litmaml.processes import failing_together
-from litmaml.round_trip import not_made_again
+from litmaml.round_trip import not_in_checkpoints, not_made_again, others_of
 from litmaml.shown import first_line
 from litmaml.trial import try_first_batch
-from litmaml.types import Params, Tasks, chunks
+from litmaml.types import Params, Tasks, chunks, select
+from litmaml.weights_record import WEIGHTS_KEY, check_ties, check_weights, record_of, restore
 
 _PLAIN = ("inner_steps", "test_inner_steps", "lr_scheduler_interval", "tasks_per_chunk", "on_nonfinite", "max_skipped")
 _NEVER = 2**62
@@ -124,6 +125,8 @@ class MetaLearner(LightningModule):
         self.skipped_tasks = self.evaluated_tasks = 0
         self._outer_step, self._steps_without = OuterStep(), 0
         self._tried: set[bool] = set()  # by whether the learner was in training
+        self._seen: Tasks | None = None  # a task that the record is compared on
+        self._recorded: dict[str, Any] | None = None  # what the record was found to make again
         self._save_recipe(fast_weights, compile, channels_last)
 
     # Training
@@ -363,14 +366,19 @@ class MetaLearner(LightningModule):
                 rank_zero_info(remark)
             predictions = check_labels(self.inner_loop, tasks)
             check_metrics(dict(self._metrics()), self.inner_loop.loss, predictions, tasks.query.targets[0])
+            self._seen = select(tasks, [0])
             if self.training:
-                self._check_record(tasks)
+                self._check_record()
 
-    def _check_record(self, tasks: Tasks) -> None:
+    def _check_record(self) -> None:
         """Take out of the record what it would not make again: to load another model is worse than to load none."""
-        for name, why in not_made_again(self.inner_loop, self.hparams, tasks).items():
+        now = not_in_checkpoints(self.inner_loop)
+        if self._recorded is not None and not others_of(self._recorded, now):
+            return
+        for name, why in not_made_again(self.inner_loop, self.hparams, self._seen).items():
             del self.hparams[name]
             warn_not_rebuilt(name, why)
+        self._recorded = now
 
     def setup(self, stage: str) -> None:
         check_trainer(self.trainer)
@@ -408,7 +416,13 @@ class MetaLearner(LightningModule):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[FORMAT_KEY] = FORMAT
+        checkpoint[FORMAT_KEY], checkpoint[WEIGHTS_KEY] = FORMAT, record_of(self.inner_loop)
+        self._check_record()  # training may not have begun, or a callback have changed what no weight holds
+        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = dict(self.hparams)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Of Lightning, which loads into a learner that is there already."""
+        check_weights(self.inner_loop.model, checkpoint)
 
     @property
     def normalisation(self) -> str:
@@ -428,10 +442,18 @@ class MetaLearner(LightningModule):
                 or ``model=...`` for a model that the checkpoint could not describe.
 
         Raises:
-            ValueError: The file is no such checkpoint, or holds another architecture.
+            ValueError: The file is no such checkpoint, holds another architecture, or other weights are frozen or one
+                in a model that is given.
         """
         saved = read_checkpoint(checkpoint_path, map_location)
-        learner = cls(**arguments_of(cls, saved, overrides))
+        arguments = arguments_of(cls, saved, overrides)
+        if "model" not in overrides:
+            restore(arguments["model"], saved)
+        elif "fast_weights" in overrides:  # which says what to adapt
+            check_ties(arguments["model"], saved)
+        else:
+            check_weights(arguments["model"], saved)
+        learner = cls(**arguments)
         learner.load_state_dict(saved["state_dict"])
         return learner.to(map_location)
 

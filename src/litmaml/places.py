@@ -21,3 +21,12 @@ def aliases(model: nn.Module) -> dict[str, str]:
             else:
                 first[id(weight)] = name
     return further
+
+
+def all_places(model: nn.Module) -> dict[str, str]:
+    """All further names of parameters, also by a module that stands in the model twice, to their first names."""
+    first: dict[int, str] = {}
+    weights = list(model.named_parameters(remove_duplicate=False))
+    for name, weight in weights:
+        first.setdefault(id(weight), name)
+    return {name: first[id(weight)] for name, weight in weights if first[id(weight)] != name}
