@@ -22,7 +22,7 @@ def copy_of(module: M, share_weights: bool = False) -> M:
     Raises:
         Exception: Whatever an attribute that cannot be copied raises.
     """
-    memo: dict[int, Any] = {id(t): _values_of(t) for t in _kept_tensors(module) if _cannot_be_copied(t)}
+    memo: dict[int, Any] = {id(t): values_of(t) for t in _kept_tensors(module) if _cannot_be_copied(t)}
     if share_weights:
         memo |= {id(weight): weight for weight in module.parameters()}
     with torch.no_grad():  # a scripted part would hold its copies as computed from its own
@@ -55,15 +55,15 @@ def kept_values(module: nn.Module) -> dict[str, Any]:
     return kept
 
 
-def _cannot_be_copied(kept: Tensor) -> bool:
-    return not kept.is_leaf or torch._C._functorch.is_functorch_wrapped_tensor(kept)
-
-
-def _values_of(kept: Tensor) -> Tensor:
+def values_of(kept: Tensor) -> Tensor:
     """A copy; of what is left of a pass over several tasks at once, which no longer has values, a zero."""
     if torch._C._functorch.is_functorch_wrapped_tensor(kept):
         return torch.zeros(())
     return kept.detach().clone()
+
+
+def _cannot_be_copied(kept: Tensor) -> bool:
+    return not kept.is_leaf or torch._C._functorch.is_functorch_wrapped_tensor(kept)
 
 
 def _kept_tensors(module: nn.Module) -> list[Tensor]:

@@ -108,7 +108,9 @@ def _difference(inner_loop: InnerLoop, name: str, recipe: Any, made: Any, tasks:
         for module, other in zip(own.model.modules(), made.modules(), strict=False):
             other.training = module.training
     setattr(again, name, made.to(next(own.parameters())))
-    other = listed(others_of(*(_beside(getattr(loop, name)) for loop in (own, again))), 3)
+    held = [_beside(getattr(loop, name)) for loop in (own, again)]
+    # What stands in one of them only may be what earlier forward passes have left: without a task none can tell.
+    other = listed(changed(*held) if tasks is None else others_of(*held), 3)
     explained = f"with another {other}" if other else "an attribute has an argument's name and another value"
     remedy = "keep each argument as it was given under its own name, and what changes later in a registered buffer"
     if tasks is None:

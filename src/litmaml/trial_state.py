@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from litmaml.model_copy import kept_values
+from litmaml.model_copy import kept_values, values_of
 from litmaml.outer_gradient import seeded
 
 
@@ -29,7 +29,7 @@ class Snapshot:
 def attributes(model: nn.Module) -> dict[str, Any]:
     """The values of plain attributes at this moment, by name."""
     kept = kept_values(model)
-    return {name: value.detach().clone() if isinstance(value, Tensor) else value for name, value in kept.items()}
+    return {name: values_of(value) if isinstance(value, Tensor) else value for name, value in kept.items()}
 
 
 def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:

@@ -152,6 +152,27 @@ def test_what_changes_without_effect_is_no_other_model(tmp_path: Path) -> None:
     assert torch.equal(MetaLearner.load_from_checkpoint(file).inner_loop.model(x), model(x))
 
 
+class Caching(nn.Module):
+    """Keeps its last activations: of several tasks at once they are no tensors any more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(1, 4), nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = torch.tanh(self.body(x))
+        predicted: Tensor = self.head(self.last)
+        return predicted
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_a_model_that_keeps_its_last_activations_is_recorded(steps: int, tmp_path: Path) -> None:
+    model = Caching()
+    file = fitted(tmp_path, model, limit_train_batches=steps)
+    x = torch.randn(3, 1)
+    assert torch.equal(MetaLearner.load_from_checkpoint(file).inner_loop.model(x), model(x))
+
+
 SHARED: dict[str, nn.Module] = {}
 
 
