@@ -115,6 +115,8 @@ def test_another_learner_is_refused(change: Change, tmp_path: Path) -> None:
         MetaLearner.load_from_checkpoint(file, model=Network())
     with refused:
         main(["test", "--ckpt_path", str(file), "--trainer.default_root_dir", str(tmp_path / "run")])
+    with pytest.raises(SystemExit, match=r"configuration disagree: model: .* in the checkpoint and not here"):
+        main(["diagnose", "--checkpoint", str(file), "--trainer.default_root_dir", str(tmp_path / "run")])
 
 
 @pytest.mark.parametrize("change", CHANGES)
