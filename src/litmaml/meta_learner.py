@@ -57,8 +57,8 @@ class MetaLearner(LightningModule):
             entropies of classes (CrossEntropyLoss, NLLLoss), else none.
         inner_steps: N, the number of inner steps in training.
         test_inner_steps: N in validation and test; by default as in training.
-        fast_weights: Patterns (``*`` and ``?``) of the parameters to adapt: "*" for all (MAML), "head.*" for the head
-            (ANIL).
+        fast_weights: Patterns of the parameters to adapt: "*" for all (MAML), "head.*" for the head (ANIL); beside
+            ``*`` and ``?``, every character stands for itself.
         optimizer: Of the outer loop.
         lr_scheduler: Of the outer loop. ReduceLROnPlateau steps after every validation, by ``val/loss`` or the
             ``monitor`` of Lightning's class of that name.
