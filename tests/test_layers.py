@@ -27,6 +27,7 @@ CORE = {
     "outer_gradient",
     "places",
     "plain_copy",
+    "reached",
     "shown",
     "derivatives",
     "task_batching",
