@@ -14,8 +14,10 @@ CORE = {
     "allocator",
     "batch_norm",
     "float32",
+    "function_modes",
     "inner_loop",
     "inner_optimizer",
+    "loop_derivatives",
     "loss_broadcast",
     "loss_checks",
     "loss_ranges",
@@ -25,6 +27,7 @@ CORE = {
     "model_copy",
     "models",
     "outer_gradient",
+    "own_model",
     "places",
     "plain_copy",
     "reached",
@@ -33,8 +36,10 @@ CORE = {
     "task_batching",
     "trial",
     "trial_derivatives",
+    "trial_faults",
     "trial_state",
     "types",
+    "weight_vectors",
 }
 NEVER_IN_CORE = {"lightning", "wandb", "jsonargparse", "torchmetrics", "learn2learn", "matplotlib", "rich"}
 

@@ -34,7 +34,7 @@ def copy_of(module: M, share_weights: bool = False) -> M:
         memo |= {id(weight): weight for weight in module.parameters()}
     functions = FunctionCopies([value for value in everything if isinstance(value, FunctionType)], memo)
     copied = copy.deepcopy(module, memo)
-    functions.fill(memo, lambda value: copy.deepcopy(value, memo))
+    functions.fill()
     return copied
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type, types.ModuleType, types.BuiltinFunctionType)
-_CONTAINERS = dict | list | tuple | set
 
 Function = types.FunctionType
 
@@ -45,7 +45,7 @@ def _next(value: Any) -> list[Any]:
     if isinstance(value, functools.partial):
         return [value.func, *value.args, *value.keywords.values()]
     if isinstance(value, types.MethodType):
-        return [value.__self__]
+        return [value.__func__, value.__self__]
     if isinstance(value, Function):
         return [*_held(value)]
     return []
@@ -71,39 +71,54 @@ class FunctionCopies:
     """
 
     def __init__(self, functions: list[Function], memo: dict[int, Any]) -> None:
+        self._memo = memo
         self._cells: dict[int, tuple[Any, Any]] = {}
         self._pairs = [(function, self._empty(function)) for function in _stateful(functions)]
         memo.update((id(function), made) for function, made in self._pairs)
 
-    def fill(self, memo: dict[int, Any], copied: Callable[[Any], Any]) -> None:
-        """Let the copies hold copies of what the functions hold: of parts of the module, tensors and containers.
+    def fill(self) -> None:
+        """Let the copies hold what ``deepcopy`` has copied since, and copies of tensors and containers.
 
         Other modules and objects (a teacher, a logger) are none of the module's, and stay what they are.
-
-        Args:
-            memo: As ``deepcopy`` of the module has left it.
-            copied: Copies a tensor or a container by this memo.
         """
-
-        def held(value: Any) -> Any:
-            if id(value) in memo:
-                return memo[id(value)]
-            return copied(value) if isinstance(value, Tensor | _CONTAINERS) else value
-
         for old, new in self._cells.values():
             try:
-                new.cell_contents = held(old.cell_contents)
+                new.cell_contents = self._copied(old.cell_contents)
             except ValueError:
                 continue
         for function, made in self._pairs:
-            made.__defaults__ = function.__defaults__ and tuple(map(held, function.__defaults__))
-            defaults = function.__kwdefaults__
-            made.__kwdefaults__ = defaults and {name: held(value) for name, value in defaults.items()}
+            made.__defaults__ = self._copied(function.__defaults__)
+            made.__kwdefaults__ = self._copied(function.__kwdefaults__)
+
+    def _copied(self, value: Any) -> Any:
+        if id(value) in self._memo:
+            return self._memo[id(value)]
+        if isinstance(value, Tensor):
+            return copy.deepcopy(value, self._memo)
+        if isinstance(value, dict):
+            entries = self._memo[id(value)] = copy.copy(value)  # first, since it may hold itself
+            entries.update((key, self._copied(held)) for key, held in value.items())
+            return entries
+        if isinstance(value, list):
+            items = self._memo[id(value)] = copy.copy(value)
+            items[:] = map(self._copied, value)
+            return items
+        if isinstance(value, set):
+            return {self._copied(held) for held in value}
+        if type(value) is tuple:
+            return tuple(map(self._copied, value))
+        if isinstance(value, functools.partial):
+            keywords = {name: self._copied(held) for name, held in value.keywords.items()}
+            return functools.partial(self._copied(value.func), *map(self._copied, value.args), **keywords)
+        if isinstance(value, types.MethodType):
+            return types.MethodType(self._copied(value.__func__), self._copied(value.__self__))
+        return value
 
     def _empty(self, function: Function) -> Function:
         cells = tuple(self._cells.setdefault(id(c), (c, types.CellType()))[1] for c in function.__closure__ or ())
         made = Function(function.__code__, function.__globals__, function.__name__, None, cells)
-        return functools.update_wrapper(made, function)
+        functools.update_wrapper(made, function)
+        return made
 
 
 def _stateful(functions: list[Function]) -> list[Function]:
