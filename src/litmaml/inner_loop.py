@@ -19,6 +19,7 @@ from litmaml.inner_optimizer import InnerOptimizer
 from litmaml.model_checks import random_layers
 from litmaml.outer_gradient import FirstOrder, OuterGradient, SecondOrder
 from litmaml.places import aliases
+from litmaml.shown import listed
 from litmaml.task_batching import Convolution, can_be_mapped, first_convolution, task_by_task, tasks_at_once, tasks_held
 from litmaml.types import Batch, Params, Tasks
 
@@ -95,6 +96,24 @@ class InnerLoop(nn.Module):
         )
         # Looking for tied weights in each call takes longer than a small network's forward pass.
         self._tied = aliases(model)
+
+    def check_trainable(self) -> None:
+        """Refuse a model of which other parameters can be adapted or trained now than when the inner loop was made.
+
+        A slow weight may be frozen since: it is trained no longer.
+
+        Raises:
+            ValueError: Naming those.
+        """
+        known = {*self.fast_names, *self.slow_names}
+        now = {name for name, weight in self.model.named_parameters() if weight.requires_grad}
+        for names, what in (({*self.fast_names} - now, "no longer trainable"), (now - known, "trainable only now")):
+            if names:
+                raise ValueError(
+                    f"model: {listed(sorted(names), 3)} {'is' if len(names) == 1 else 'are'} {what}, but when the "
+                    "learner was made requires_grad decided what is adapted and trained; freeze or unfreeze the model "
+                    "before it is given to the learner, without a callback that does so in between"
+                )
 
     def predict(self, fast: Params, inputs: Tensor, slow: Params | None = None) -> Tensor:
         """Each task's predictions (T, n, ...) by its own fast weights, on inputs (T, n, ...)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +16,8 @@ from litmaml.allocator import keep_freed_memory
 from litmaml.compilation import Program
 from litmaml.divergence import diverges
 from litmaml.inner_loop import InnerLoop
-from litmaml.outer_gradient import SecondOrder, seeded
+from litmaml.model_checks import check_draws
+from litmaml.outer_gradient import SecondOrder, generator_states, put_back_generators, seeded
 from litmaml.places import aliases
 from litmaml.types import Batch, Params, Tasks, chunks
 
@@ -87,6 +88,7 @@ class MetaGradientOf:
         self.tasks_per_chunk, self.compile = tasks_per_chunk, compile
         self._tied = aliases(inner_loop)
         self._modules = list(inner_loop.modules())
+        self._names: list[str] = []
         self._programs: dict[Any, Program] = {}
 
     def __call__(self, tasks: Tasks) -> MetaGradient:
@@ -94,6 +96,9 @@ class MetaGradientOf:
         if tasks.query.inputs.device.type == "cpu":
             keep_freed_memory()
         weights: Params = {n: w for n, w in self.inner_loop.named_parameters() if w.requires_grad}
+        if self._names != (names := [*weights]):
+            self.inner_loop.check_trainable()
+            self._names = names
         size = self.tasks_per_chunk or self.default_chunk(tasks)
         raised: Exception | None = None
         try:
@@ -134,8 +139,7 @@ class MetaGradientOf:
         done: list[_Part] = []
         total: tuple[Tensor, ...] = ()
         for chunk in parts:
-            with self.stream_of(chunk):
-                part = run(weights, chunk)
+            part = self._in_stream(run, weights, chunk)
             if not leave_out or part.finite:
                 share = chunk.size / count
                 # Not in place: autograd may give one tensor as the gradient of two weights.
@@ -144,10 +148,26 @@ class MetaGradientOf:
             done.append(part._replace(gradient=()))
         return done, total or tuple(torch.zeros_like(weight) for weight in weights.values())
 
+    def _in_stream(self, run: Callable[[Params, Tasks], _Part], weights: Params, chunk: Tasks) -> _Part:
+        """The chunk's result, computed in the stream of its tasks where something draws."""
+        loop, device = self.inner_loop, chunk.query.inputs.device
+        if loop.draws or loop.outer_gradient.sampled:
+            with self.stream_of(chunk):
+                return run(weights, chunk)
+        if self.compile:  # a program draws for all data, or for none
+            return run(weights, chunk)
+        before = generator_states(device)
+        part = run(weights, chunk)
+        if all(map(torch.equal, before, generator_states(device))):
+            return part
+        # A model or a loss that draws for some data only: the trial of the first batch has seen nothing of it.
+        put_back_generators(before, device)
+        check_draws(loop.outer_gradient, "model: it, or its loss,", "let nothing draw")
+        loop.draws = True
+        return self._in_stream(run, weights, chunk)
+
     def stream_of(self, chunk: Tasks) -> AbstractContextManager[None]:
-        """The context in which a chunk of tasks draws from its own stream, if its model or outer gradient draws."""
-        if not (self.inner_loop.draws or self.inner_loop.outer_gradient.sampled):
-            return nullcontext()
+        """The context in which a chunk of tasks draws from its own stream."""
         key = (self.seed * 1_000_003 + int(chunk.numbers[0])) % 2**63
         return seeded(key, chunk.query.inputs.device)
 

@@ -362,7 +362,7 @@ class MetaLearner(LightningModule):
             distribution = getattr(getattr(trainer, "datamodule", None), "tasks", None)
             shares = getattr(distribution, "shares_examples", False)
             check_tasks(tasks, self.inner_loop.loss, shares, finite=self.on_nonfinite == "raise")
-            for remark in try_first_batch(self.inner_loop, tasks):
+            for remark in try_first_batch(self.inner_loop, tasks, trains=self.training):
                 rank_zero_info(remark)
             predictions = check_labels(self.inner_loop, tasks)
             check_metrics(dict(self._metrics()), self.inner_loop.loss, predictions, tasks.query.targets[0])
@@ -383,6 +383,8 @@ class MetaLearner(LightningModule):
     def setup(self, stage: str) -> None:
         check_trainer(self.trainer)
         check_precision(self.trainer, self.inner_loop, stage)
+        if stage == "fit":
+            self.inner_loop.check_trainable()
         self.skipped_tasks = self._steps_without = 0
         self._outer_step = OuterStep()
         self._tried.clear()

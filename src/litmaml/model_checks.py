@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from litmaml.outer_gradient import OuterGradient, SecondOrder
+from litmaml.places import in_the_same_memory
 
 
 def random_layers(model: nn.Module) -> list[str]:
@@ -93,8 +94,14 @@ def check_model(model: nn.Module, outer_gradient: OuterGradient) -> None:
             f"model: {', '.join(shared)} would share running statistics between tasks; construct the layers with "
             "track_running_stats=False (batch statistics, transductive, as in MAML) or use group norm"
         )
+    if shared_memory := in_the_same_memory(model):
+        pairs = ", ".join(" and ".join(pair) for pair in shared_memory[:3])
+        raise ValueError(
+            f"model: {pairs} share their memory, so that an outer step would change both and an inner step only one; "
+            "tie weights by the parameter itself (decoder.weight = encoder.weight), or give each a copy (.clone())"
+        )
     if random := random_layers(model):
-        check_draws(outer_gradient, ", ".join(random))
+        check_draws(outer_gradient, f"model: {', '.join(random)}", "set dropout to 0")
     if outer_gradient.probes:
         name = type(outer_gradient).__name__
         if kinks := kinked_layers(model):
@@ -116,8 +123,13 @@ def check_model(model: nn.Module, outer_gradient: OuterGradient) -> None:
             )
 
 
-def check_draws(outer_gradient: OuterGradient, what: str) -> None:
-    """Refuse a model in which something draws random numbers, for an outer gradient that needs the same step twice.
+def check_draws(outer_gradient: OuterGradient, what: str, remedy: str) -> None:
+    """Refuse what draws random numbers, for an outer gradient that needs the same step twice.
+
+    Args:
+        outer_gradient: By which the learner is trained.
+        what: Draws: the argument and the layers or functions.
+        remedy: What else would help.
 
     Raises:
         ValueError: Naming the outer gradient and the remedy.
@@ -125,11 +137,35 @@ def check_draws(outer_gradient: OuterGradient, what: str) -> None:
     name = type(outer_gradient).__name__
     if isinstance(outer_gradient, SecondOrder) and outer_gradient.recompute:
         raise ValueError(
-            f"model: {what} draws anew when {name} recomputes an inner step, which would be another step; set "
-            "recompute to false, or dropout to 0"
+            f"{what} draws anew when {name} recomputes an inner step, which would be another step; set recompute to "
+            f"false, or {remedy}"
         )
     if outer_gradient.probes:
         raise ValueError(
-            f"model: {what} draws anew in each probe of {name}, whose difference would be noise; set dropout to 0 or "
-            "use SecondOrder or FirstOrder"
+            f"{what} draws anew in each probe of {name}, whose difference would be noise; {remedy} or use SecondOrder "
+            "or FirstOrder"
         )
+
+
+def check_hooks(model: nn.Module) -> None:
+    """Refuse hooks on parameters that change gradients: they act on the outer gradient, and on no inner step.
+
+    Hooks that only look at a gradient, as a logger's do, return nothing and pass; each is called once.
+
+    Raises:
+        ValueError: Naming the parameter and the remedy.
+    """
+    for name, weight in model.named_parameters():
+        found = "register_post_accumulate_grad_hook" if weight._post_accumulate_grad_hooks else ""
+        for hook in (weight._backward_hooks or {}).values():
+            given = 1e3 * torch.randn_like(weight)
+            kept = given.clone()
+            returned = hook(given)
+            if not torch.equal(kept, given) or not (returned is None or torch.equal(kept, returned)):
+                found = "register_hook"
+        if found:
+            raise ValueError(
+                f"model: {name} has a hook ({found}), which changes its outer gradient and none of the inner steps; "
+                "take it off, and let the forward pass do it (weight * mask), or the outer optimizer "
+                "(trainer.gradient_clip_val)"
+            )

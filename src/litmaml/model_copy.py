@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import copy
+from types import FunctionType
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from litmaml.reached import FunctionCopies, reached
+
 M = TypeVar("M", bound=nn.Module)
 
 
 def copy_of(module: M, share_weights: bool = False) -> M:
     """A deep copy, also of a module that keeps computed tensors in attributes (weight norm by hooks, last attention).
+
+    Functions in attributes and hooks are copied with what they close over: a closure over a weight or a dictionary of
+    the module has that of the copy.
 
     Args:
         module: What to copy.
@@ -22,11 +28,14 @@ def copy_of(module: M, share_weights: bool = False) -> M:
     Raises:
         Exception: Whatever an attribute that cannot be copied raises.
     """
-    memo: dict[int, Any] = {id(t): values_of(t) for t in _kept_tensors(module) if _cannot_be_copied(t)}
+    everything = reached(module)
+    memo: dict[int, Any] = {id(t): values_of(t) for t in everything if isinstance(t, Tensor) and _cannot_be_copied(t)}
     if share_weights:
         memo |= {id(weight): weight for weight in module.parameters()}
+    functions = FunctionCopies([value for value in everything if isinstance(value, FunctionType)], memo)
     with torch.no_grad():  # a scripted part would hold its copies as computed from its own
-        copied = copy.deepcopy(module, memo=memo)
+        copied = copy.deepcopy(module, memo)
+        functions.fill()
     for own, weight in zip(module.parameters(), copied.parameters(), strict=True):
         weight.requires_grad_(own.requires_grad)
     return copied
@@ -64,10 +73,6 @@ def values_of(kept: Tensor) -> Tensor:
 
 def _cannot_be_copied(kept: Tensor) -> bool:
     return not kept.is_leaf or torch._C._functorch.is_functorch_wrapped_tensor(kept)
-
-
-def _kept_tensors(module: nn.Module) -> list[Tensor]:
-    return [value for value in kept_values(module).values() if isinstance(value, Tensor)]
 
 
 _OWN = frozenset(vars(nn.Module()))

@@ -364,6 +364,18 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
+def generator_states(device: torch.device) -> list[Tensor]:
+    """The states of torch's global generators that something on this device may draw from."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def put_back_generators(states: list[Tensor], device: torch.device) -> None:
+    """The reverse of ``generator_states``."""
+    torch.set_rng_state(states[0])
+    for state in states[1:]:
+        torch.cuda.set_rng_state(state, device)
+
+
 def _gradient(loss: Tensor, weights: Params, create_graph: bool = False) -> Params:
     gradient = torch.autograd.grad(loss, list(weights.values()), create_graph=create_graph, materialize_grads=True)
     return dict(zip(weights, gradient, strict=True))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from litmaml.model_copy import kept_values, values_of
-from litmaml.outer_gradient import seeded
+from litmaml.outer_gradient import generator_states, seeded
 
 
 class Snapshot:
@@ -87,8 +87,5 @@ class Drawn:
         self.by_others = tuple(name for name, a, b in zip(names, before, after, strict=True) if a != b)
 
     def _states(self) -> tuple[list[Tensor], Any, Any]:
-        of_torch = [torch.get_rng_state()]
-        if self._device.type == "cuda":
-            of_torch.append(torch.cuda.get_rng_state(self._device))
         _, words, *rest = cast(Any, np.random.get_state())  # noqa: NPY002
-        return of_torch, random.getstate(), (words.tobytes(), *rest)
+        return generator_states(self._device), random.getstate(), (words.tobytes(), *rest)

@@ -21,6 +21,7 @@ from litmaml.meta_learner import MetaLearner
 from litmaml.metrics import count_right
 from litmaml.model_copy import copy_of
 from litmaml.outer_gradient import FirstOrder
+from litmaml.own_model import check_copy
 from litmaml.recipe import describe
 from litmaml.trial import try_first_batch
 from litmaml.types import Batch, Params, Tasks
@@ -80,7 +81,11 @@ class FineTuner:
         if steps is not None and steps < 1:
             raise ValueError(f"steps: has to be at least 1, got {steps}")
         learnt = learner.inner_loop
-        model = copy_of(learnt.model).eval()
+        copied = copy_of(learnt)
+        check_copy(learnt, copied, example)
+        model = copied.model.eval().requires_grad_(False)
+        for name in learnt.fast_names:  # also of a learner that has been frozen
+            model.get_parameter(name).requires_grad_(True)
         self.steps = learner.evaluation_steps if steps is None else steps
         self.most_steps = _FURTHER * self.steps if steps is None and outputs is not None else self.steps
         predictions = outputs_of(model, example)
@@ -92,10 +97,8 @@ class FineTuner:
         if outputs is not None and outputs != self.trained_outputs:
             self.replaced_head = find_head(model, example)
             replace_head(model, self.replaced_head, outputs)
-        optimizer = copy_of(learnt.optimizer) if lr is None else _with_rate(learnt.optimizer, lr)
-        self.inner_loop = InnerLoop(
-            model, copy_of(learnt.loss), optimizer, FirstOrder(), learnt.fast_names, learner.inner_steps
-        )
+        optimizer = copied.optimizer if lr is None else _with_rate(learnt.optimizer, lr)
+        self.inner_loop = InnerLoop(model, copied.loss, optimizer, FirstOrder(), learnt.fast_names, learner.inner_steps)
         if lr is None:  # making the inner loop has set the rates back to where they started
             made = optimizer.state_dict()
             saved = learnt.optimizer.state_dict()
@@ -123,7 +126,7 @@ class FineTuner:
         loop, first_order = self.inner_loop, FirstOrder()
         batches = [Batch(x[None], y[None]) for x, y in zip(parts(inputs), parts(targets), strict=True)]
         if not self._tried:
-            try_first_batch(loop, Tasks((batches[0],), batches[0], torch.zeros(1, dtype=torch.int64)))
+            try_first_batch(loop, Tasks((batches[0],), batches[0], torch.zeros(1, dtype=torch.int64)), trains=False)
             with torch.no_grad():
                 check_loss_on(loop.loss, loop.model(batches[0].inputs[0].clone()), batches[0].targets[0])
             self._tried = True
