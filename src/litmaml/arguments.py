@@ -16,12 +16,16 @@ class Arguments:
         arguments: What follows the command's name.
 
     Raises:
-        ValueError: A configuration file is no YAML in UTF-8.
+        ValueError: A configuration file is no YAML in UTF-8, or holds no options.
     """
 
     def __init__(self, arguments: Sequence[str]) -> None:
         self.arguments = list(arguments)
         self._given = list(options_in(self.arguments))
+        for file in self.files:
+            content = read_config(file)
+            if not isinstance(content, dict | None):
+                raise ValueError(f"config: {file!r} has to hold options by their names, got {str(content)[:60]!r}")
 
     @property
     def files(self) -> list[str]:
@@ -82,6 +86,8 @@ def _yaml(text: str, what: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"{what}: no YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise ValueError(f"{what}: no YAML: it is nested too deep") from error
 
 
 def options_in(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:

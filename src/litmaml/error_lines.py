@@ -15,6 +15,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 from jsonargparse import ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities import rank_zero_only
 
 from litmaml.arguments import Arguments, read_config
 from litmaml.shown import printable
@@ -42,6 +43,10 @@ def errors_in_one_line(command: str, arguments: Sequence[str]) -> Iterator[None]
         line = " ".join(_named(str(error), arguments).split())
         if not isinstance(error, _THE_USERS):
             line = f"{type(error).__name__}: {line} (LITMAML_DEBUG=1 shows where)"
+        if rank := getattr(rank_zero_only, "rank", 0):
+            # Whole at once, lest the lines of several processes run into each other.
+            sys.stderr.write(f"litmaml {command} (process {rank}): {_short(line)}\n")
+            sys.exit(1)
         sys.exit(f"litmaml {command}: {_short(line)}")
 
 
@@ -94,7 +99,7 @@ def _told(message: str, options: dict[str, Any]) -> str:
         return f"{key}: expected {_kind(found[1])}, got {found[2]!r}"
     if "Union subtypes" in flat and hint is not None:
         return f"{key}: expected {_kind(str(hint))}, got {_value(flat)}"
-    return f"{key}: {re.sub(r'Parser key .[^ ]+: ', '', flat)}" if key != "arguments" else flat
+    return f"{key}: {re.sub(r'Parser key .[^ ]+: ', '', flat).removeprefix('- ')}" if key != "arguments" else flat
 
 
 def _no_option(key: str, options: Iterable[str]) -> str:

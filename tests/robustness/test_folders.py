@@ -11,6 +11,7 @@ import yaml
 from tiny import everything, fit, saved, slow, steps, sums
 
 from litmaml.cli import main
+from litmaml.run_folder import put_back
 
 
 def test_a_run_from_an_earlier_runs_configuration_leaves_that_run_alone() -> None:
@@ -23,6 +24,48 @@ def test_a_run_from_an_earlier_runs_configuration_leaves_that_run_alone() -> Non
     assert Path("runs/second/logs/version_0/metrics.csv").is_file()
     main(["test", "--ckpt_path=runs/second"])
     assert everything("runs/tiny") == before
+
+
+@pytest.mark.parametrize(
+    "wrong", ["--data.train_tasks=21", *slow("--checkpoint.monitor=val_loss", "--trainer.precision=16-mixed")]
+)
+def test_a_run_that_does_not_come_to_its_first_step_leaves_the_earlier_one_where_it_is(wrong: str) -> None:
+    fit("--trainer.max_epochs=1")
+    before = everything("runs")
+    with pytest.raises(ValueError, match=wrong[2:].partition("=")[0].rpartition(".")[2]):
+        fit(wrong)
+    assert everything("runs") == before
+    assert [path.name for path in Path("runs").iterdir()] == ["tiny"]
+    fit("--trainer.max_epochs=1")
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["tiny", "tiny.1"]
+
+
+def test_a_failed_run_in_a_linked_folder_leaves_link_and_run() -> None:
+    Path("scratch/tiny").mkdir(parents=True)
+    Path("runs").mkdir()
+    Path("runs/tiny").symlink_to("../scratch/tiny")
+    fit("--trainer.max_epochs=1")
+    before = everything("scratch")
+    with pytest.raises(ValueError, match="train_tasks"):
+        fit("--data.train_tasks=21")
+    assert everything("scratch") == before
+    assert Path("runs/tiny").is_symlink()
+    assert [path.name for path in Path("scratch").iterdir()] == ["tiny"]
+
+
+def test_only_a_run_that_has_done_nothing_makes_room_again(tmp_path: Path) -> None:
+    earlier, new = tmp_path / "run.1", tmp_path / "run"
+    for kept in ("checkpoints/best.ckpt", "other/.owner"):
+        earlier.mkdir()
+        (new / kept).parent.mkdir(parents=True)
+        (new / kept).touch()
+        assert not put_back(earlier, new)
+        assert (new / kept).exists()
+        (new / kept).unlink()
+        assert put_back(earlier, new)
+        assert [path.name for path in tmp_path.iterdir() if path.name.startswith((".", "run"))] == ["run"]
+        assert not list(new.iterdir())
+        new.rmdir()
 
 
 @pytest.mark.slow

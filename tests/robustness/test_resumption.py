@@ -112,10 +112,11 @@ LEARNT = ["--model.inner_optimizer.learn=one", "--model.inner_optimizer.per_step
 )
 def test_what_cannot_be_changed_in_the_middle_is_refused(before: list[str], typed: list[str], message: str) -> None:
     fit(*before)
-    kept = saved("runs/tiny")["global_step"]
+    kept, config = saved("runs/tiny")["global_step"], Path("runs/tiny/config.yaml").read_text()
     with pytest.raises(ValueError, match=message):
         fit(*before, *typed, "--ckpt_path=last", *([] if "max_epochs" in str(typed) else ["--trainer.max_epochs=3"]))
     assert saved("runs/tiny")["global_step"] == kept
+    assert Path("runs/tiny/config.yaml").read_text() == config  # what is refused is not recorded either
     assert [path.name for path in Path("runs").iterdir()] == ["tiny"]
 
 
