@@ -14,18 +14,11 @@ class Arguments:
 
     Args:
         arguments: What follows the command's name.
-
-    Raises:
-        ValueError: A configuration file is no YAML in UTF-8, or holds no options.
     """
 
     def __init__(self, arguments: Sequence[str]) -> None:
         self.arguments = list(arguments)
         self._given = list(options_in(self.arguments))
-        for file in self.files:
-            content = read_config(file)
-            if not isinstance(content, dict | None):
-                raise ValueError(f"config: {file!r} has to hold options by their names, got {str(content)[:60]!r}")
 
     @property
     def files(self) -> list[str]:
@@ -37,13 +30,20 @@ class Arguments:
         return next((value for name, value in reversed(self._given) if name == f"--{key}"), None)
 
     def value(self, key: str) -> Any:
-        """What a dotted key has in the end, by an option or in a file; None if nowhere."""
+        """What a dotted key has in the end, by an option or in a file; None if nowhere.
+
+        Raises:
+            ValueError: A configuration file is no YAML in UTF-8, or holds no options.
+        """
         found = None
         for name, value in self._given:
             if name == f"--{key}":
                 found = value
             elif name in ("-c", "--config"):
-                read = _inner(read_config(value), key.split("."))
+                content = read_config(value)
+                if not isinstance(content, dict | None):
+                    raise ValueError(f"config: {value!r} has to hold options by their names, got {str(content)[:60]!r}")
+                read = _inner(content, key.split("."))
                 found = read if read is not None else found
             elif key.startswith(f"{name[2:]}."):  # a whole group, as YAML or in a file
                 group = read_config(value) if Path(value).is_file() else _yaml(value, name[2:])
@@ -78,7 +78,7 @@ def read_config(file: str) -> Any:
 
 def is_none(value: Any) -> bool:
     """Whether an option's value stands for nothing."""
-    return value is None or (isinstance(value, str) and value.lower() in ("none", "null", ""))
+    return value is None or (isinstance(value, str) and value.lower() in ("none", "null"))
 
 
 def _yaml(text: str, what: str) -> Any:

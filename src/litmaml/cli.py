@@ -36,7 +36,7 @@ from litmaml.float32 import Float32Precision, set_float32_precision
 from litmaml.guarded_logger import guard
 from litmaml.imports import HELP, import_named
 from litmaml.meta_learner import MetaLearner
-from litmaml.processes import check_devices
+from litmaml.processes import check_devices, end_others
 from litmaml.recorded import SealedParser
 from litmaml.recorded_run import with_records
 from litmaml.run_folder import DEFAULT_FOLDER, local_folder, put_back, remove_unfinished, set_aside
@@ -169,6 +169,7 @@ class MetaCLI(LightningCLI):
         try:
             super()._run_subcommand(subcommand)
         except BaseException:
+            end_others(self.trainer)
             folder = Path(self.trainer.default_root_dir)
             if self._earlier is not None and self.trainer.global_step == 0 and put_back(self._earlier, folder):
                 rank_zero_info(f"{self._earlier} is {folder} again: the new run did not come to its first step")

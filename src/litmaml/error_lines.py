@@ -21,6 +21,7 @@ from litmaml.arguments import Arguments, read_config
 from litmaml.shown import printable
 
 _LONGEST = 700
+_LOST = r"\bgloo\b|\bNCCL\b|\bc10d\b|TCPStore"
 _THE_USERS = (ValueError, OSError, ImportError, FloatingPointError, MisconfigurationException)
 """What is raised of wrong options and data; others are said with their names."""
 
@@ -41,7 +42,9 @@ def errors_in_one_line(command: str, arguments: Sequence[str]) -> Iterator[None]
         if debugging():
             raise
         line = " ".join(_named(str(error), arguments).split())
-        if not isinstance(error, _THE_USERS):
+        if isinstance(error, RuntimeError) and re.search(_LOST, line):
+            line = f"another process of this run has ended or does not answer; what it said itself tells why ({line})"
+        elif not isinstance(error, _THE_USERS):
             line = f"{type(error).__name__}: {line} (LITMAML_DEBUG=1 shows where)"
         if rank := getattr(rank_zero_only, "rank", 0):
             # Whole at once, lest the lines of several processes run into each other.
@@ -56,7 +59,13 @@ def debugging() -> bool:
 
 
 class OneLineErrors(ArgumentParser):
-    """A parser that tells what is wrong with an option in one line, without all the others."""
+    """A parser that tells what is wrong with an option in one line, without all the others.
+
+    An option has to be typed whole: what reads the arguments before this parser knows no abbreviations.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # of a class within an option: its own parser is told, and tells
@@ -77,6 +86,9 @@ def _told(message: str, options: dict[str, Any]) -> str:
     flat = " ".join(message.split())
     if found := re.search(r"unrecognized arguments: (?:--?)?([^\s=]+)|does not accept option '([^']+)'", flat):
         return _no_option(found[1] or found[2], options)
+    if found := re.search(r"arguments are required: (.+)", flat):
+        names = re.sub(r"\b(?:fit|validate|test|predict)\.", "", found[1])
+        return f"{names}: have to be given; a configuration does so: -c FILE.yaml"
     key = ".".join(re.findall(r'Parser key "([^"]+)"', flat)) or "arguments"
     if found := re.search(r"(?:Option|Key) '([^']+)' is not (?:accepted|expected)", flat):
         made = re.search(r"class_path[ =]'([^']+)'", flat)

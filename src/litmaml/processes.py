@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -28,6 +30,20 @@ def check_devices(trainer: Trainer) -> None:
     if trainer.num_devices > max(8, _MOST_ON_A_CORE * cores):
         raise ValueError(f"{said}, got {trainer.num_devices}; set it to at most {cores}")
     rank_zero_warn(f"{said}, got {trainer.num_devices}: set it to at most {cores}, unless it is to try things out")
+
+
+def end_others(trainer: Trainer, patience: float = 10.0) -> None:
+    """End the processes that this one started and that do not end by themselves, as where one hangs.
+
+    They would hold their memory and devices until somebody noticed.
+    """
+    until = time.monotonic() + patience
+    for process in getattr(trainer.strategy.launcher, "procs", []):
+        if isinstance(process, subprocess.Popen):
+            try:
+                process.wait(max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 @contextmanager

@@ -75,6 +75,12 @@ def told(*arguments: str) -> tuple[object, str]:
             "checkpoint.monitor: there is no metric 'val_loss'; did you mean val/loss?",
         ),
         (["--trainer.devices=99"], "trainer.devices: on a CPU it is the number of processes, and there are"),
+        (["--ckpt_pat=last"], "ckpt_pat: there is no such option; did you mean ckpt_path?"),
+        (["--trainer.max_ep=3"], "trainer.max_ep: there is no such option; did you mean trainer.max_"),
+        (["--ckpt_path"], "ckpt_path: has to be a run's folder, a file, best, last or none, got nothing"),
+        (["--ckpt_path="], "ckpt_path: has to be a run's folder, a file, best, last or none, got nothing"),
+        (["-c", "list.yaml"], "config: 'list.yaml' has to hold options by their names, got "),
+        (["-c", "group.yaml"], "preemption: is a group of options, such as preemption: {}, got 3"),
         (["stray"], "stray: there is no such option"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
@@ -84,6 +90,8 @@ def test_a_line_names_the_option(arguments: list[str], line: str) -> None:
     Path("latin1.yaml").write_bytes(("# für\n" + TINY).encode("latin-1"))
     Path("broken.yaml").write_text("model: [")
     Path("unknown.yaml").write_text("model: {inner_stepz: 3}")
+    Path("group.yaml").write_text("preemption: 3")
+    Path("list.yaml").write_text("[model]")
     status, said = told("fit", "-c", "tiny.yaml", *arguments)
     assert status in (1, 2)
     assert said.removeprefix("litmaml fit: ").removeprefix("litmaml: ").startswith(line)
@@ -93,6 +101,7 @@ def test_a_line_names_the_option(arguments: list[str], line: str) -> None:
 def test_commands() -> None:
     assert told("fitt") == (1, "litmaml fitt: there is no command 'fitt'; did you mean fit? There are fit, validate, "
                             "test, predict, finetune, classify, diagnose")  # fmt: skip
+    assert told("fit")[1] == "litmaml: model.model, data.tasks: have to be given; a configuration does so: -c FILE.yaml"
     assert told("test")[1].startswith("litmaml test: ckpt_path: test needs one")
     assert told("finetune", "--chekpoint=x")[0] == 2
     assert "there is no such option" in told("diagnose", "--model.inner_stepz=1")[1]
