@@ -62,13 +62,14 @@ class Arguments:
 
 
 def read_config(file: str) -> Any:
-    """The content of a configuration file; None if there is none, which the parser will say.
+    """The content of a configuration file, or of a configuration that is typed in its place; None if there is none,
+    which the parser will say.
 
     Raises:
         ValueError: It is no YAML in UTF-8.
     """
     if not Path(file).is_file():
-        return None
+        return _typed(file)
     try:
         text = Path(file).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -90,10 +91,21 @@ def _yaml(text: str, what: str) -> Any:
         raise ValueError(f"{what}: no YAML: it is nested too deep") from error
 
 
+def _typed(text: str) -> Any:
+    try:
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError):  # the name of a file that is not there
+        return None
+    return content if isinstance(content, dict) else None
+
+
 def options_in(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The options with their values, typed as ``--name value`` or ``--name=value``."""
+    """The options with their values, typed as ``--name value``, ``--name=value`` or ``-cFILE``."""
     for place, argument in enumerate(arguments):
         if not argument.startswith("-"):
+            continue
+        if argument.startswith("-c") and argument[2:3] not in ("", "="):
+            yield "-c", argument[2:]
             continue
         name, equals, value = argument.partition("=")
         if not equals:
@@ -102,6 +114,15 @@ def options_in(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _inner(mapping: Any, path: Sequence[str]) -> Any:
-    for name in path:
-        mapping = mapping.get(name) if isinstance(mapping, dict) else None
-    return mapping
+    """What lies at a path, of which a key may hold several names: ``trainer.max_epochs: 3``."""
+    if not path:
+        return mapping
+    if not isinstance(mapping, dict):
+        return None
+    found = None
+    for name, value in mapping.items():
+        names = str(name).split(".")
+        if list(path[: len(names)]) == names:
+            read = _inner(value, path[len(names) :])
+            found = read if read is not None else found
+    return found

@@ -272,6 +272,8 @@ def _run(arguments: list[str]) -> None:
         run(arguments[1:])
         return
     commands = (*LightningCLI.subcommands(), *COMMANDS, "diagnose")
+    if command.startswith("-") and not {"-h", "--help"} & {*arguments}:
+        raise ValueError(f"{command.partition('=')[0]}: options come after a command, such as litmaml fit {command}")
     if command and not command.startswith("-") and command not in commands:
         near = difflib.get_close_matches(command, commands, n=1)
         raise ValueError(

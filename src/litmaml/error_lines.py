@@ -89,7 +89,8 @@ def _told(message: str, options: dict[str, Any]) -> str:
     if found := re.search(r"arguments are required: (.+)", flat):
         names = re.sub(r"\b(?:fit|validate|test|predict)\.", "", found[1])
         return f"{names}: have to be given; a configuration does so: -c FILE.yaml"
-    key = ".".join(re.findall(r'Parser key "([^"]+)"', flat)) or "arguments"
+    keys = re.findall(r'Parser key "([^"]+)"', flat)
+    key = ".".join(k for place, k in enumerate(keys) if k not in keys[:place]) or "arguments"
     if found := re.search(r"(?:Option|Key) '([^']+)' is not (?:accepted|expected)", flat):
         made = re.search(r"class_path[ =]'([^']+)'", flat)
         return _no_option(f"{key}.{found[1]}", [f"{key}.{name}" for name in _parameters_of(made[1])] if made else [])

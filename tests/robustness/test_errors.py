@@ -101,6 +101,7 @@ def test_a_line_names_the_option(arguments: list[str], line: str) -> None:
 def test_commands() -> None:
     assert told("fitt") == (1, "litmaml fitt: there is no command 'fitt'; did you mean fit? There are fit, validate, "
                             "test, predict, finetune, classify, diagnose")  # fmt: skip
+    assert told("-c", "tiny.yaml", "fit")[1] == "litmaml -c: -c: options come after a command, such as litmaml fit -c"
     assert told("fit")[1] == "litmaml: model.model, data.tasks: have to be given; a configuration does so: -c FILE.yaml"
     assert told("test")[1].startswith("litmaml test: ckpt_path: test needs one")
     assert told("finetune", "--chekpoint=x")[0] == 2

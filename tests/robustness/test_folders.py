@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tiny import everything, fit, saved, slow, steps, sums
+from tiny import FIT, TINY, everything, fit, saved, slow, steps, sums
 
 from litmaml.cli import main
 from litmaml.run_folder import put_back
@@ -131,6 +131,27 @@ def test_the_last_that_is_typed_counts_in_whatever_order() -> None:
     main(["fit", *again, "--ckpt_path", "last", "--trainer.max_epochs=3"])
     assert steps("runs/b")["last"] == 12
     assert not Path("runs/a").exists()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        ["-ctiny.yaml"],
+        *slow(
+            ["-c=tiny.yaml"], ["-c", "dotted.yaml"], ["--config", "{trainer: {default_root_dir: runs/tiny}}", *FIT[1:]]
+        ),
+        *slow(["-c", "tiny.yaml", "--trainer", "{default_root_dir: runs/tiny, accelerator: cpu}"]),
+    ],
+    ids=lambda how: " ".join(how)[:30],
+)
+def test_a_run_is_resumed_however_its_folder_is_named(how: list[str]) -> None:
+    fit("--trainer.max_epochs=1")
+    dotted = yaml.safe_load(TINY)
+    dotted |= {f"trainer.{name}": value for name, value in dotted.pop("trainer").items()}
+    Path("dotted.yaml").write_text(yaml.safe_dump(dotted))
+    main(["fit", *how, "--ckpt_path=last", "--trainer.max_epochs=2"])
+    assert [path.name for path in Path("runs").iterdir()] == ["tiny"]
+    assert steps("runs/tiny")["last"] == 8
 
 
 @pytest.mark.slow
