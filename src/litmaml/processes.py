@@ -44,6 +44,7 @@ def end_others(trainer: Trainer, patience: float = 10.0) -> None:
                 process.wait(max(0.0, until - time.monotonic()))
             except subprocess.TimeoutExpired:
                 process.kill()
+                process.wait()
 
 
 @contextmanager
