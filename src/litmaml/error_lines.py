@@ -108,6 +108,8 @@ def _told(message: str, options: dict[str, Any]) -> str:
         return _no_class(key, next(group for group in found.groups() if group), hint)
     if choices := _choices(hint):
         return f"{key}: got {_value(flat)}; one of {', '.join(map(str, choices))}"
+    if found := re.search(r"Not a valid subclass of (\w+)\. Got value: (.+?)(?: Subclass types|$)", flat):
+        return f"{key}: expected a {found[1]} by its class_path, got {found[2]}"
     if found := re.search(r"Expected an? (.+?)\. Got value: (.+)", flat):
         return f"{key}: expected {_kind(found[1])}, got {found[2]!r}"
     if "Union subtypes" in flat and hint is not None:

@@ -80,6 +80,8 @@ def told(*arguments: str) -> tuple[object, str]:
         (["--ckpt_path"], "ckpt_path: has to be a run's folder, a file, best, last or none, got nothing"),
         (["--ckpt_path="], "ckpt_path: has to be a run's folder, a file, best, last or none, got nothing"),
         (["-c", "list.yaml"], "config: 'list.yaml' has to hold options by their names, got "),
+        (["--checkpoint.save_top_k=-2"], "checkpoint.save_top_k: has to be -1 for all, 0 for none, or more, got -2"),
+        (["-c", "number.yaml"], "data.tasks: expected a TaskDistribution by its class_path, got 1"),
         (["-c", "group.yaml"], "preemption: is a group of options, such as preemption: {}, got 3"),
         (["stray"], "stray: there is no such option"),
     ],
@@ -90,6 +92,7 @@ def test_a_line_names_the_option(arguments: list[str], line: str) -> None:
     Path("latin1.yaml").write_bytes(("# für\n" + TINY).encode("latin-1"))
     Path("broken.yaml").write_text("model: [")
     Path("unknown.yaml").write_text("model: {inner_stepz: 3}")
+    Path("number.yaml").write_text("data: {tasks: 1}")
     Path("group.yaml").write_text("preemption: 3")
     Path("list.yaml").write_text("[model]")
     status, said = told("fit", "-c", "tiny.yaml", *arguments)
