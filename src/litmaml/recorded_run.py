@@ -57,6 +57,11 @@ def named_checkpoint(arguments: list[str]) -> list[str]:
         return arguments
     command, given = arguments[0], Arguments(arguments[1:])
     named = given.value("ckpt_path")
+    if named == "":  # such as of a variable that is not set: not to begin anew where a run was to go on
+        raise ValueError(
+            "ckpt_path: has to be a run's folder, a file, best, last or none, got nothing; leave the option out for a "
+            "new run"
+        )
     if is_none(named):
         if named is None and command in _EVALUATIONS:
             raise ValueError(

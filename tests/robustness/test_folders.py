@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tiny import everything, fit, saved, slow, steps, sums
+from tiny import FIT, TINY, everything, fit, saved, slow, steps, sums
 
 from litmaml.cli import main
+from litmaml.run_folder import put_back
 
 
 def test_a_run_from_an_earlier_runs_configuration_leaves_that_run_alone() -> None:
@@ -23,6 +24,54 @@ def test_a_run_from_an_earlier_runs_configuration_leaves_that_run_alone() -> Non
     assert Path("runs/second/logs/version_0/metrics.csv").is_file()
     main(["test", "--ckpt_path=runs/second"])
     assert everything("runs/tiny") == before
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("--data.train_tasks=21", "train_tasks"),
+        *slow(("--checkpoint.monitor=val_loss", "monitor"), ("--model.loss=torch.nn.CrossEntropyLoss", "targets")),
+    ],
+)
+def test_a_run_that_does_not_come_to_its_first_step_leaves_the_earlier_one_where_it_is(
+    wrong: str, message: str
+) -> None:
+    fit("--trainer.max_epochs=1")
+    before = everything("runs")
+    with pytest.raises(ValueError, match=message):
+        fit(wrong)
+    assert everything("runs") == before
+    assert [path.name for path in Path("runs").iterdir()] == ["tiny"]
+    fit("--trainer.max_epochs=1")
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["tiny", "tiny.1"]
+
+
+def test_a_failed_run_in_a_linked_folder_leaves_link_and_run() -> None:
+    Path("scratch/tiny").mkdir(parents=True)
+    Path("runs").mkdir()
+    Path("runs/tiny").symlink_to("../scratch/tiny")
+    fit("--trainer.max_epochs=1")
+    before = everything("scratch")
+    with pytest.raises(ValueError, match="train_tasks"):
+        fit("--data.train_tasks=21")
+    assert everything("scratch") == before
+    assert Path("runs/tiny").is_symlink()
+    assert [path.name for path in Path("scratch").iterdir()] == ["tiny"]
+
+
+def test_only_a_run_that_has_done_nothing_makes_room_again(tmp_path: Path) -> None:
+    earlier, new = tmp_path / "run.1", tmp_path / "run"
+    for kept in ("checkpoints/best.ckpt", "other/.owner"):
+        earlier.mkdir()
+        (new / kept).parent.mkdir(parents=True)
+        (new / kept).touch()
+        assert not put_back(earlier, new)
+        assert (new / kept).exists()
+        (new / kept).unlink()
+        assert put_back(earlier, new)
+        assert [path.name for path in tmp_path.iterdir() if path.name.startswith((".", "run"))] == ["run"]
+        assert not list(new.iterdir())
+        new.rmdir()
 
 
 @pytest.mark.slow
@@ -88,6 +137,27 @@ def test_the_last_that_is_typed_counts_in_whatever_order() -> None:
     main(["fit", *again, "--ckpt_path", "last", "--trainer.max_epochs=3"])
     assert steps("runs/b")["last"] == 12
     assert not Path("runs/a").exists()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        ["-ctiny.yaml"],
+        *slow(
+            ["-c=tiny.yaml"], ["-c", "dotted.yaml"], ["--config", "{trainer: {default_root_dir: runs/tiny}}", *FIT[1:]]
+        ),
+        *slow(["-c", "tiny.yaml", "--trainer", "{default_root_dir: runs/tiny, accelerator: cpu}"]),
+    ],
+    ids=lambda how: " ".join(how)[:30],
+)
+def test_a_run_is_resumed_however_its_folder_is_named(how: list[str]) -> None:
+    fit("--trainer.max_epochs=1")
+    dotted = yaml.safe_load(TINY)
+    dotted |= {f"trainer.{name}": value for name, value in dotted.pop("trainer").items()}
+    Path("dotted.yaml").write_text(yaml.safe_dump(dotted))
+    main(["fit", *how, "--ckpt_path=last", "--trainer.max_epochs=2"])
+    assert [path.name for path in Path("runs").iterdir()] == ["tiny"]
+    assert steps("runs/tiny")["last"] == 8
 
 
 @pytest.mark.slow
