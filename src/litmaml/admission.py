@@ -162,7 +162,7 @@ class _Place(NamedTuple):
         return self._replace(what=what, typed=self.typed.within(key), depth=self.depth + 1)
 
     def refuse(self, why: str) -> NotAdmitted:
-        option = self.what.removeprefix("checkpoint.")
+        option = self.what.removeprefix("checkpoint.").partition("[")[0]
         return NotAdmitted(f"{self.what}: {why}" + (f"; type --{option} to take another" if self.typable else ""))
 
 

@@ -176,6 +176,13 @@ def test_a_class_that_is_typed_takes_an_unknown_ones_place(tmp_path: Path) -> No
         main(["test", f"--ckpt_path={file}", *QUICK])
     typed = ["--model.model=litmaml.models.MLP", "--model.model.hidden=[4]", "--model.outer_gradient=FirstOrder"]
     main(["test", f"--ckpt_path={file}", *QUICK, *typed])
+    # A file is one whatever it is called.
+    config = tmp_path / "settings"
+    config.write_text("model:\n  model: {class_path: MLP, init_args: {hidden: [4]}}\n  outer_gradient: FirstOrder\n")
+    main(["test", f"--ckpt_path={file}", *QUICK, "-c", str(config)])
+    part = tmp_path / "part"
+    part.write_text("{class_path: MLP, init_args: {hidden: [4]}}")
+    main(["test", f"--ckpt_path={file}", *QUICK, typed[-1], f"--model.model={part}"])
 
 
 def test_what_is_typed_lies_on_what_is_recorded(tmp_path: Path) -> None:
