@@ -16,16 +16,7 @@ from litmaml.arguments import options_in
 from litmaml.plain_files import read_text
 
 _WRAPPERS = ("init_args", "dict_kwargs")
-_SECTIONS = (
-    "model",
-    "data",
-    "trainer",
-    "checkpoint",
-    "report",
-    "preemption",
-    "seed_everything",
-    "float32_matmul_precision",
-)
+_SECTIONS = "model|data|trainer|checkpoint|report|preemption|seed_everything|float32_matmul_precision"
 
 
 class Typed:
