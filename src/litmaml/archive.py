@@ -27,6 +27,7 @@ _TYPES = (
     "Short",
 )
 _NAMES = {
+    "collections Counter",  # of a schedule's milestones
     "collections OrderedDict",
     "torch._utils _rebuild_parameter",
     "torch._utils _rebuild_tensor_v2",
@@ -35,7 +36,7 @@ _NAMES = {
     *(f"torch {name}" for name in ("Size", "bfloat16", "bool", "device", "float16", "float32", "float64")),
     *(f"torch {name}" for name in ("int16", "int32", "int64", "int8", "uint8")),
 }
-"""What the pickle may name: tensors, their parts, and dictionaries in order."""
+"""What the pickle may name: tensors, their parts, dictionaries in order, and counts."""
 
 
 class NotTensors(ValueError):
