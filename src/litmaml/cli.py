@@ -34,6 +34,7 @@ from litmaml.float32 import Float32Precision, set_float32_precision
 from litmaml.guarded_logger import guard
 from litmaml.imports import HELP, import_named
 from litmaml.meta_learner import MetaLearner
+from litmaml.paths import unlinked
 from litmaml.recorded import SealedParser
 from litmaml.recorded_run import with_records
 from litmaml.run_folder import DEFAULT_FOLDER, local_folder, remove_unfinished, set_aside
@@ -59,7 +60,7 @@ class SaveConfig(SaveConfigCallback):
             folder = Path(trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)
             text = yaml.safe_dump(self.recorded, sort_keys=False, allow_unicode=True)
-            (folder / "config.yaml").write_text(text, encoding="utf-8")
+            unlinked(folder / "config.yaml").write_text(text, encoding="utf-8")
         for logger in trainer.loggers:
             # A test in the same log leaves standing how the model was trained.
             logger.log_hyperparams(self.recorded if stage == "fit" else {stage: self.recorded})

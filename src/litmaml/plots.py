@@ -10,6 +10,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from litmaml.paths import unlinked
+
 
 class Measured(Protocol):
     """A number with the ends of its 95% interval."""
@@ -35,7 +37,7 @@ def plot_adaptation(path: Path, results: Mapping[str, Sequence[Measured]], title
         axes.set(xlabel="inner steps", ylabel=name, xticks=list(steps))
         axes.grid(alpha=0.3)
     figure.suptitle(title)
-    figure.savefig(path, dpi=120)
+    figure.savefig(unlinked(path), dpi=120)
 
 
 class Fit(NamedTuple):
@@ -72,4 +74,4 @@ def plot_fits(path: Path, fits: Sequence[Fit], title: str) -> None:
         axes.grid(alpha=0.3)
     figure.axes[0].legend(fontsize=8)
     figure.suptitle(title)
-    figure.savefig(path, dpi=120)
+    figure.savefig(unlinked(path), dpi=120)

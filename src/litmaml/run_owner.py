@@ -28,6 +28,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from litmaml.paths import unlinked
+
 OWNER = ".owner"
 BEAT = 15.0
 """Seconds between two signs of life."""
@@ -128,7 +130,7 @@ def claim(folder: Path) -> FolderOwner:
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+            descriptor = os.open(unlinked(file), os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             reason = error.strerror or error
             raise OSError(f"trainer.default_root_dir: cannot write to {str(folder)!r}: {reason}") from error

@@ -15,6 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from litmaml.meta_learner import MetaLearner
+from litmaml.paths import unlinked
+from litmaml.shown import printable
 
 
 class Predictions(Callback):
@@ -47,14 +49,14 @@ class Predictions(Callback):
         tensors = {name: torch.cat([batch[name] for batch in batches])[order].contiguous() for name in batches[0]}
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        fresh = folder / ".predictions.unfinished"
+        fresh = unlinked(folder / ".predictions.unfinished")
         save_file(tensors, fresh)
         os.replace(fresh, folder / "predictions.safetensors")
         with fresh.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows(rows(**tensors))
         os.replace(fresh, folder / "predictions.csv")
         written = f"written to {folder}: predictions.csv, predictions.safetensors ({len(order)} tasks)"
-        Console().print(written, soft_wrap=True, highlight=False)
+        Console().print(printable(written), soft_wrap=True, highlight=False, markup=False)
 
 
 def rows(numbers: Tensor, predictions: Tensor, targets: Tensor) -> Iterator[Sequence[object]]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from litmaml.evaluation import Interval
 from litmaml.json_text import json_text
 from litmaml.meta_learner import MetaLearner
+from litmaml.paths import unlinked
 from litmaml.plots import Fit, grid_over, plot_adaptation, plot_fits
 from litmaml.shown import printable
 from litmaml.types import Batch, Split, Tasks, select
@@ -59,7 +60,7 @@ class Report(Callback):
                 for step in range(steps)
             ],
         }
-        (folder / "test_results.json").write_text(json_text(results), encoding="utf-8")
+        unlinked(folder / "test_results.json").write_text(json_text(results), encoding="utf-8")
         plot_adaptation(folder / "adaptation.png", pl_module.results, _title(protocol))
         written = "test_results.json, adaptation.png"
         if self._fits:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from litmaml.diagnosis.diagnose import Diagnosis
 from litmaml.diagnosis.gradient_choice import PROBES_ARE_TRUE
+from litmaml.paths import unlinked
 
 
 def plot_diagnosis(found: Diagnosis, path: Path) -> None:
@@ -24,7 +25,7 @@ def plot_diagnosis(found: Diagnosis, path: Path) -> None:
         f"{setting['model']}: N = {setting['inner_steps']} inner steps at {setting['inner_rate']:.3g}, "
         f"{setting['tasks']} tasks"
     )
-    figure.savefig(path, dpi=120)
+    figure.savefig(unlinked(path), dpi=120)
 
 
 def _plot_curvature(axes: Axes, found: Diagnosis) -> None:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from litmaml.evaluation import NORMAL
+from litmaml.paths import unlinked
 
 _WIDE = 0.2
 
@@ -118,7 +119,7 @@ class Confusion:
                 count = int(self.counts[row, column])
                 axes.text(column, row, str(count), ha="center", va="center", color="white" if count > half else "black")
         axes.set(xlabel="predicted", ylabel="true", title=title)
-        figure.savefig(path, dpi=120)
+        figure.savefig(unlinked(path), dpi=120)
 
 
 def _drawable(name: str) -> str:
