@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ _TIMES, _BESIDES = 2, 10_000_000
 """Weights that a model may have: so many times those in the file, and so many more."""
 _CALLS = 200_000, 2_000
 """Calls and returns of functions that making it may take: at all, and for each tensor in the file."""
+_STOPS = ("__init__", "__new__", "__setattr__", "__deepcopy__", "deepcopy", "add_state")
+"""Functions before which it may end: one of them is called for each layer, weight or state."""
 
 
 def check_size(arguments: Mapping[str, Any], weights: Mapping[str, Tensor], what: str) -> None:
@@ -60,12 +63,13 @@ def check_size(arguments: Mapping[str, Any], weights: Mapping[str, Tensor], what
 @contextmanager
 def _at_most(calls: int) -> Iterator[None]:
     """Refuse to go on after so many calls of functions: a number in a file can also stand for endless layers."""
-    before, made = sys.getprofile(), 0
+    before, made = sys.getprofile(), 0  # a profiler's, which sees none of these calls
 
-    def count(*_: object) -> None:
+    def count(frame: FrameType, event: str, argument: object) -> None:
         nonlocal made
         made += 1
-        if made > calls:
+        # Not within torch's own bookkeeping, such as of the device.
+        if made > calls and event == "call" and frame.f_code.co_name in _STOPS:
             raise ValueError(f"it takes more than {calls} calls of functions, too many for the weights in the file")
 
     sys.setprofile(count)

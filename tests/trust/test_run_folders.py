@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,3 +80,16 @@ def test_what_was_best_lies_in_the_runs_own_folder(tmp_path: Path) -> None:
     callback.dirpath = str(tmp_path / "checkpoints")
     callback.load_state_dict({"monitor": "val/loss", "kept": kept, "metrics": {}})
     assert callback.best_k_models == {str(tmp_path / "checkpoints" / "a.ckpt"): 1.0}
+
+
+def test_a_style_in_the_current_folder_starts_no_latex(tmp_path: Path) -> None:
+    """matplotlib reads one there when it is imported."""
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\n")
+    script = (
+        "import matplotlib\nassert matplotlib.rcParams['text.usetex']\nfrom pathlib import Path\n"
+        "from litmaml.plots import plot_adaptation\nplot_adaptation(Path('x.png'), {'loss': []}, 'a title')\n"
+        "assert matplotlib.rcParams['text.usetex']\n"
+    )
+    nowhere = {**os.environ, "PATH": ""}  # without a latex to be found
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=nowhere, check=True)
+    assert (tmp_path / "x.png").is_file()

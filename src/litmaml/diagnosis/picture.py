@@ -10,8 +10,10 @@ from matplotlib.figure import Figure
 from litmaml.diagnosis.diagnose import Diagnosis
 from litmaml.diagnosis.gradient_choice import PROBES_ARE_TRUE
 from litmaml.paths import unlinked
+from litmaml.plots import plain_style
 
 
+@plain_style()
 def plot_diagnosis(found: Diagnosis, path: Path) -> None:
     """Three panels: the curvature along the inner path, the error of finite differences against their probe length,
     and error against cost of every outer gradient."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from litmaml.evaluation import NORMAL
 from litmaml.paths import unlinked
+from litmaml.plots import plain_style
 
 _WIDE = 0.2
 
@@ -101,6 +102,7 @@ class Confusion:
             )
         return None
 
+    @plain_style()
     def plot(self, path: Path, title: str) -> None:
         """Draw the counts, true classes by row."""
         size = len(self.classes)
