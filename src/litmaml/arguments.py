@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ class Arguments:
                 read = _inner(content, key.split("."))
                 found = read if read is not None else found
             elif key.startswith(f"{name[2:]}."):  # a whole group, as YAML or in a file
-                group = read_config(value) if Path(value).is_file() else _yaml(value, name[2:])
+                group = read_config(value) if os.path.isfile(value) else _yaml(value, name[2:])
                 read = _inner(group, key.removeprefix(f"{name[2:]}.").split("."))
                 found = read if read is not None else found
         return found
@@ -68,7 +69,7 @@ def read_config(file: str) -> Any:
     Raises:
         ValueError: It is no YAML in UTF-8.
     """
-    if not Path(file).is_file():
+    if not os.path.isfile(file):  # a long text is no name of one either
         return _typed(file)
     try:
         text = Path(file).read_text(encoding="utf-8-sig")

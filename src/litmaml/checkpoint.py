@@ -78,7 +78,9 @@ def load_plain(path: str | Path, map_location: Any = "cpu") -> Any:
     except Exception as error:  # torch raises almost any on a damaged file
         raise ValueError(f"checkpoint: {str(path)!r} is damaged or no checkpoint ({_first_line(error)})") from error
     if count_values(loaded, _MOST_VALUES) > _MOST_VALUES:
-        raise ValueError(f"checkpoint: {str(path)!r} stands for more than {_MOST_VALUES} values; it was not read")
+        raise ValueError(
+            f"checkpoint: {str(path)!r} stands for more than {_MOST_VALUES} values, or too deep ones; it was not read"
+        )
     return loaded
 
 

@@ -31,6 +31,8 @@ from typing import NamedTuple
 
 from lightning.pytorch.utilities import rank_zero_info
 
+from litmaml.paths import unlinked
+
 OWNER = ".owner"
 BEAT = 15.0
 """Seconds between two signs of life."""
@@ -131,7 +133,7 @@ def claim(folder: Path) -> FolderOwner:
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+            descriptor = os.open(unlinked(file), os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise _cannot_write(folder, error) from error
         try:

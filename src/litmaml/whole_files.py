@@ -8,9 +8,13 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from litmaml.paths import unlinked
+
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` make a file beside its place, and put it there once it is whole; a kill or a full disk spoils none.
+
+    A link in its place is replaced, and nothing is written through it.
 
     Raises:
         OSError: It cannot be written; the message names it.
@@ -18,7 +22,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     fresh = path.with_name(f".{path.stem}.unfinished{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(fresh)
+        write(unlinked(fresh))
         os.replace(fresh, path)
     except OSError as error:
         raise _cannot_write(path, error) from error

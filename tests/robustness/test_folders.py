@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -252,13 +253,20 @@ def test_a_folder_alone_resumes_the_run_with_its_trainer_and_callbacks() -> None
 
 
 @pytest.mark.slow
-def test_classes_that_a_checkpoint_does_not_make_have_to_be_typed() -> None:
+def test_own_classes_of_a_recorded_run_have_to_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("more.yaml").write_text("trainer: {callbacks: [{class_path: counting.Counting}]}")
     fit("-c", "more.yaml", "--trainer.max_epochs=1")
-    with pytest.raises(ValueError, match=r"ckpt_path: the run had counting\.Counting \(trainer\.callbacks\)"):
+    monkeypatch.delitem(sys.modules, "counting")
+    message = r"checkpoint\.trainer\.callbacks\[0\]: 'counting\.Counting' is not loaded.*--imports counting.* -c RUN"
+    with pytest.raises(ValueError, match=message):
         main(["fit", "--ckpt_path=runs/tiny", "--trainer.max_epochs=2"])
-    main(["fit", "-c", "runs/tiny/config.yaml", "--ckpt_path=runs/tiny", "--trainer.max_epochs=2"])
+    assert "counting" not in sys.modules
+    main(["fit", "--ckpt_path=runs/tiny", "--imports=counting", "--trainer.max_epochs=2"])
     assert steps("runs/tiny")["last"] == 8
+    main(["fit", "-c", "runs/tiny/config.yaml", "--ckpt_path=runs/tiny", "--trainer.max_epochs=3"])
+    assert steps("runs/tiny")["last"] == 12
+    main(["fit", "--ckpt_path=runs/tiny", "--trainer.callbacks=null", "--trainer.max_epochs=4"])
+    assert steps("runs/tiny")["last"] == 16
 
 
 @pytest.mark.parametrize("command", ["test", *slow("validate", "predict")])
@@ -294,8 +302,7 @@ def test_data_named_from_another_folder_is_found(monkeypatch: pytest.MonkeyPatch
     assert not list(Path().iterdir())
 
 
-CSV = "lightning.pytorch.loggers.CSVLogger"
-
+CSV, WANDB = "lightning.pytorch.loggers.CSVLogger", "lightning.pytorch.loggers.WandbLogger"
 
 HOSTILE = [
     ("callbacks", [{"class_path": "subprocess.Popen", "init_args": {"args": "touch ran"}}]),
@@ -315,6 +322,14 @@ HOSTILE = [
     ("plugins", [{"class_path": "os.system"}]),
     ("strategy", "own.Strategy"),
     ("profiler", {"class_path": "lightning.pytorch.profilers.SimpleProfiler", "init_args": {"dirpath": "/"}}),
+    ("profiler", "../evil"),
+    ("devices", 4096),
+    ("devices", "4096"),
+    ("max_time", "${HOME}"),
+    ("logger", {"class_path": WANDB, "init_args": {"settings": {"base_url": "http://3232235777"}}}),
+    ("logger", {"class_path": WANDB, "init_args": {"experiment": {"class_path": "wandb.sdk.wandb_run.Run"}}}),
+    ("callbacks", [{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"dirpath": "/tmp"}}]),
+    ("callbacks", [{"class_path": "lightning.pytorch.callbacks.LambdaCallback", "init_args": {"setup": "os.system"}}]),
 ]
 
 
@@ -326,6 +341,6 @@ def test_a_checkpoint_of_somebody_else_makes_nothing_of_a_run() -> None:
         configuration = honest["configuration"] | {"trainer": trainer}
         torch.save(honest | {"configuration": configuration}, "hostile.ckpt")
         before = everything(".")
-        with pytest.raises(ValueError, match=rf"ckpt_path: the .*\(trainer\.{key}"):
+        with pytest.raises(ValueError, match=rf"^checkpoint\.trainer.*{key}|^You selected an invalid strategy name"):
             main(["fit", "--ckpt_path=hostile.ckpt", "--trainer.max_epochs=2"])
         assert everything(".") == before

@@ -91,6 +91,8 @@ class BestCheckpoint(ModelCheckpoint):
             kept = {name: torch.tensor(value) for name, value in values.items() if value is not None}
             rank_zero_info(f"checkpoint.monitor: the best was chosen by {state_dict['monitor']}, now by {self.monitor}")
         folder = Path(self.dirpath)
+        # A worse one is removed in the end: only files of this folder, whatever the checkpoint says.
+        kept = {name: score for name, score in kept.items() if Path(name).name == name and name.endswith(".ckpt")}
         there = {str(folder / name): score for name, score in kept.items() if (folder / name).is_file()}
         if self.save_top_k == 1 and there:
             score = (min if self.mode == "min" else max)(there.values(), key=float)

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from litmaml.meta_learner import MetaLearner
+from litmaml.shown import printable
 from litmaml.whole_files import write_whole
 
 
@@ -50,7 +51,7 @@ class Predictions(Callback):
         write_whole(folder / "predictions.safetensors", lambda fresh: _save_tensors(tensors, fresh))
         write_whole(folder / "predictions.csv", lambda fresh: _save_table(tensors, fresh))
         written = f"written to {folder}: predictions.csv, predictions.safetensors ({len(order)} tasks)"
-        Console().print(written, soft_wrap=True, highlight=False)
+        Console().print(printable(written), soft_wrap=True, highlight=False, markup=False)
 
 
 def _save_tensors(tensors: dict[str, Tensor], file: Path) -> None:

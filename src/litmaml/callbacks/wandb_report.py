@@ -29,6 +29,7 @@ from litmaml.evaluation import Interval
 from litmaml.guarded_logger import guard
 from litmaml.meta_learner import MetaLearner
 from litmaml.metrics import value_of
+from litmaml.paths import unlinked
 from litmaml.plain_files import NotPlain, read_text
 from litmaml.run_folder import CHECKPOINTS, LAST, checkpoints_in
 from litmaml.types import Split, Tasks, chunks, select
@@ -119,7 +120,7 @@ class ResumableWandbLogger(WandbLogger):
             self._wandb_init["mode"] = "offline"
             run = super().experiment
         if not run.disabled:
-            remembered.write_text(run.id + "\n", encoding="utf-8")
+            unlinked(remembered).write_text(run.id + "\n", encoding="utf-8")
         return run
 
 

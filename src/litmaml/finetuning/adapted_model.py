@@ -20,7 +20,7 @@ from litmaml.checkpoint import sha256
 from litmaml.data.images import ImageFormat, read_images
 from litmaml.finetuning.frozen_norm import hold_statistics
 from litmaml.finetuning.head import replace_head
-from litmaml.paths import expanded
+from litmaml.paths import expanded, unlinked
 from litmaml.places import all_places
 from litmaml.plain_files import NotPlain, read_json, read_yaml
 from litmaml.plots import Fit, grid_over, plot_fits
@@ -153,6 +153,8 @@ class AdaptedModel(nn.Module):
             )
         folder = expanded(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        for name in (WEIGHTS, CONFIG, CLASSES):
+            unlinked(folder / name)
         save_model(copy.deepcopy(self.network).cpu(), str(folder / WEIGHTS))
         (folder / WEIGHTS).chmod(0o644)  # as other files; safetensors writes for the owner only
         config = {
