@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter, OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -263,3 +265,29 @@ def test_the_current_folder_is_not_moved_away(run: Path, monkeypatch: pytest.Mon
         with pytest.raises(ValueError, match=r"trainer\.default_root_dir: .* holds the current folder"):
             set_aside(named)
     assert run.is_dir()
+
+
+@pytest.mark.parametrize("value", [Path("x"), np.float64(1), b"x", slice(1)])
+def test_what_could_not_be_read_again_is_not_written(value: Any, tmp_path: Path) -> None:
+    """A callback that keeps it would otherwise cost the run, of which no checkpoint could be opened."""
+    file, io = tmp_path / "x.ckpt", DurableCheckpointIO()
+    io.save_checkpoint({"a": 1}, file)
+    with pytest.raises(
+        ValueError, match=r"could not be read again, and was not written: it names '.*'; what callbacks"
+    ):
+        io.save_checkpoint({"a": value}, file)
+    assert io.load_checkpoint(file) == {"a": 1}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.ckpt", "x.ckpt.sha256"]
+
+
+def test_plain_values_and_tensors_of_every_type_come_back(tmp_path: Path) -> None:
+    file, io = tmp_path / "x.ckpt", DurableCheckpointIO()
+    types = (torch.float16, torch.bfloat16, torch.uint16, torch.float8_e4m3fn, torch.complex64, torch.bool)
+    content = {
+        "plain": [{1, 2}, 1j, Counter("aab"), OrderedDict(a=1), torch.Size([2]), torch.float64, None, 10**30, "x"],
+        "tensors": [torch.ones(2).to(kind) for kind in types],
+    }
+    io.save_checkpoint(content, file)
+    found = io.load_checkpoint(file)
+    assert found["plain"] == content["plain"]
+    assert [tensor.dtype for tensor in found["tensors"]] == list(types)

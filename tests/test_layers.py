@@ -13,9 +13,13 @@ FILES = sorted(SOURCE.rglob("*.py"))
 CORE = {
     "allocator",
     "batch_norm",
+    "compilation",
+    "divergence",
     "float32",
+    "function_modes",
     "inner_loop",
     "inner_optimizer",
+    "loop_derivatives",
     "loss_broadcast",
     "loss_checks",
     "loss_ranges",
@@ -25,15 +29,19 @@ CORE = {
     "model_copy",
     "models",
     "outer_gradient",
+    "own_model",
     "places",
     "plain_copy",
+    "reached",
     "shown",
     "derivatives",
     "task_batching",
     "trial",
     "trial_derivatives",
+    "trial_faults",
     "trial_state",
     "types",
+    "weight_vectors",
 }
 NEVER_IN_CORE = {"lightning", "wandb", "jsonargparse", "torchmetrics", "learn2learn", "matplotlib", "rich"}
 

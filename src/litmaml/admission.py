@@ -133,6 +133,8 @@ def short(value: object) -> str:
         return "a mapping"
     if isinstance(value, list | tuple | set):
         return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
     if isinstance(value, int) and value.bit_length() > 64:
         return f"a number of {value.bit_length()} bits"
     text = ascii(value[:80]) if isinstance(value, str | bytes) else ascii(value)
@@ -162,7 +164,7 @@ class _Place(NamedTuple):
         return self._replace(what=what, typed=self.typed.within(key), depth=self.depth + 1)
 
     def refuse(self, why: str) -> NotAdmitted:
-        option = self.what.removeprefix("checkpoint.")
+        option = self.what.removeprefix("checkpoint.").partition("[")[0]
         return NotAdmitted(f"{self.what}: {why}" + (f"; type --{option} to take another" if self.typable else ""))
 
 

@@ -27,15 +27,20 @@ _TYPES = (
     "Short",
 )
 _NAMES = {
+    "__builtin__ complex",
+    "__builtin__ set",
+    "collections Counter",  # of a schedule's milestones
     "collections OrderedDict",
     "torch._utils _rebuild_parameter",
     "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_tensor_v3",  # of the newer types
     "torch.storage UntypedStorage",
     *(f"torch {name}Storage" for name in _TYPES),
     *(f"torch {name}" for name in ("Size", "bfloat16", "bool", "device", "float16", "float32", "float64")),
-    *(f"torch {name}" for name in ("int16", "int32", "int64", "int8", "uint8")),
+    *(f"torch {name}" for name in ("int16", "int32", "int64", "int8", "uint16", "uint32", "uint64", "uint8")),
+    *(f"torch {name}" for name in ("float8_e4m3fn", "float8_e5m2")),
 }
-"""What the pickle may name: tensors, their parts, and dictionaries in order."""
+"""What the pickle may name: tensors, their parts, and some collections."""
 
 
 class NotTensors(ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,6 @@ class Arguments:
 
     Args:
         arguments: What follows the command's name.
-
-    Raises:
-        ValueError: A configuration file is no YAML in UTF-8.
     """
 
     def __init__(self, arguments: Sequence[str]) -> None:
@@ -33,16 +31,23 @@ class Arguments:
         return next((value for name, value in reversed(self._given) if name == f"--{key}"), None)
 
     def value(self, key: str) -> Any:
-        """What a dotted key has in the end, by an option or in a file; None if nowhere."""
+        """What a dotted key has in the end, by an option or in a file; None if nowhere.
+
+        Raises:
+            ValueError: A configuration file is no YAML in UTF-8, or holds no options.
+        """
         found = None
         for name, value in self._given:
             if name == f"--{key}":
                 found = value
             elif name in ("-c", "--config"):
-                read = _inner(read_config(value), key.split("."))
+                content = read_config(value)
+                if not isinstance(content, dict | None):
+                    raise ValueError(f"config: {value!r} has to hold options by their names, got {str(content)[:60]!r}")
+                read = _inner(content, key.split("."))
                 found = read if read is not None else found
             elif key.startswith(f"{name[2:]}."):  # a whole group, as YAML or in a file
-                group = read_config(value) if Path(value).is_file() else _yaml(value, name[2:])
+                group = read_config(value) if os.path.isfile(value) else _yaml(value, name[2:])
                 read = _inner(group, key.removeprefix(f"{name[2:]}.").split("."))
                 found = read if read is not None else found
         return found
@@ -58,13 +63,14 @@ class Arguments:
 
 
 def read_config(file: str) -> Any:
-    """The content of a configuration file; None if there is none, which the parser will say.
+    """The content of a configuration file, or of a configuration that is typed in its place; None if there is none,
+    which the parser will say.
 
     Raises:
         ValueError: It is no YAML in UTF-8.
     """
-    if not Path(file).is_file():
-        return None
+    if not os.path.isfile(file):  # a long text is no name of one either
+        return _typed(file)
     try:
         text = Path(file).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -74,7 +80,7 @@ def read_config(file: str) -> Any:
 
 def is_none(value: Any) -> bool:
     """Whether an option's value stands for nothing."""
-    return value is None or (isinstance(value, str) and value.lower() in ("none", "null", ""))
+    return value is None or (isinstance(value, str) and value.lower() in ("none", "null"))
 
 
 def _yaml(text: str, what: str) -> Any:
@@ -82,12 +88,25 @@ def _yaml(text: str, what: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"{what}: no YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise ValueError(f"{what}: no YAML: it is nested too deep") from error
+
+
+def _typed(text: str) -> Any:
+    try:
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError):  # the name of a file that is not there
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def options_in(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The options with their values, typed as ``--name value`` or ``--name=value``."""
+    """The options with their values, typed as ``--name value``, ``--name=value`` or ``-cFILE``."""
     for place, argument in enumerate(arguments):
         if not argument.startswith("-"):
+            continue
+        if argument.startswith("-c") and argument[2:3] not in ("", "="):
+            yield "-c", argument[2:]
             continue
         name, equals, value = argument.partition("=")
         if not equals:
@@ -96,6 +115,15 @@ def options_in(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _inner(mapping: Any, path: Sequence[str]) -> Any:
-    for name in path:
-        mapping = mapping.get(name) if isinstance(mapping, dict) else None
-    return mapping
+    """What lies at a path, of which a key may hold several names: ``trainer.max_epochs: 3``."""
+    if not path:
+        return mapping
+    if not isinstance(mapping, dict):
+        return None
+    found = None
+    for name, value in mapping.items():
+        names = str(name).split(".")
+        if list(path[: len(names)]) == names:
+            read = _inner(value, path[len(names) :])
+            found = read if read is not None else found
+    return found

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from litmaml.archive import NotTensors, check_archive
 from litmaml.paths import expanded
 from litmaml.plain_files import count_values
+from litmaml.weights_record import WEIGHTS_KEY, wrong_record
 
 FORMAT = 1
 """The number of this format; to be raised when a checkpoint of today could no longer be read as it is."""
@@ -77,7 +78,9 @@ def load_plain(path: str | Path, map_location: Any = "cpu") -> Any:
     except Exception as error:  # torch raises almost any on a damaged file
         raise ValueError(f"checkpoint: {str(path)!r} is damaged or no checkpoint ({_first_line(error)})") from error
     if count_values(loaded, _MOST_VALUES) > _MOST_VALUES:
-        raise ValueError(f"checkpoint: {str(path)!r} stands for more than {_MOST_VALUES} values; it was not read")
+        raise ValueError(
+            f"checkpoint: {str(path)!r} stands for more than {_MOST_VALUES} values, or too deep ones; it was not read"
+        )
     return loaded
 
 
@@ -122,6 +125,8 @@ def _wrong_part(saved: Mapping[Any, Any]) -> str | None:
         for name, weight in weights.items()
     ):
         return "its state_dict is no dictionary of tensors"
+    if WEIGHTS_KEY in saved and (wrong := wrong_record(saved[WEIGHTS_KEY])):
+        return wrong
     for name in ("hyper_parameters", "datamodule_hyper_parameters", "callbacks", "loops"):
         if name in saved and not isinstance(saved[name], Mapping):
             return f"its {name} are no dictionary"

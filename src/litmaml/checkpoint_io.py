@@ -10,6 +10,7 @@ from typing import IO, Any, cast
 import torch
 from lightning.fabric.plugins import CheckpointIO
 
+from litmaml.archive import NotTensors, check_archive
 from litmaml.checkpoint import checksum_file, checksums, load_plain, sha256
 
 
@@ -28,12 +29,22 @@ class DurableCheckpointIO(CheckpointIO):
         Raises:
             TypeError: There are storage options.
             OSError: It cannot be written.
+            ValueError: It holds what no checkpoint may, so that no run could go on from it.
         """
         if storage_options is not None:
             raise TypeError("storage_options: DurableCheckpointIO writes local files and takes none")
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        _put(path, _write_beside(path, lambda file: torch.save(checkpoint, file)))
+        fresh = _write_beside(path, lambda file: torch.save(checkpoint, file))
+        try:
+            check_archive(fresh, sums=False)
+        except NotTensors as error:
+            fresh.unlink()
+            raise ValueError(
+                f"checkpoint: {str(path)!r} could not be read again, and was not written: {error}; what callbacks and "
+                "modules save of themselves may be tensors, numbers, texts, lists, sets and dictionaries"
+            ) from error
+        _put(path, fresh)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from litmaml.callbacks import BestCheckpoint, LastCheckpoint, Predictions, Preemption, Report, Resumption
 from litmaml.callbacks.best_checkpoint import best_checkpoint
+from litmaml.callbacks.preemption import requeued_before_training
 from litmaml.checkpoint_io import DurableCheckpointIO
 from litmaml.data import TaskDataModule
 from litmaml.error_lines import OneLineParser, errors_in_one_line
@@ -34,11 +36,13 @@ from litmaml.float32 import Float32Precision, set_float32_precision
 from litmaml.guarded_logger import guard
 from litmaml.imports import HELP, import_named
 from litmaml.meta_learner import MetaLearner
+from litmaml.processes import check_devices, end_others
 from litmaml.recorded import SealedParser
 from litmaml.recorded_run import with_records
-from litmaml.run_folder import DEFAULT_FOLDER, local_folder, remove_unfinished, set_aside
+from litmaml.run_folder import DEFAULT_FOLDER, local_folder, put_back, remove_unfinished, set_aside
 from litmaml.run_owner import FolderOwner, claim
 from litmaml.sealed import unseal
+from litmaml.whole_files import check_writable, write_text
 
 # Such as a loss's weights of the classes: weight: [1.0, 2.0].
 register_type(torch.Tensor, serializer=torch.Tensor.tolist, deserializer=torch.tensor)
@@ -55,14 +59,15 @@ class SaveConfig(SaveConfigCallback):
         self.recorded = recorded
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":
-            folder = Path(trainer.default_root_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            text = yaml.safe_dump(self.recorded, sort_keys=False, allow_unicode=True)
-            (folder / "config.yaml").write_text(text, encoding="utf-8")
         for logger in trainer.loggers:
             # A test in the same log leaves standing how the model was trained.
             logger.log_hyperparams(self.recorded if stage == "fit" else {stage: self.recorded})
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Not before: what is typed may be refused, and is then not what the run in this folder was made with.
+        if trainer.is_global_zero:
+            text = yaml.safe_dump(self.recorded, sort_keys=False, allow_unicode=True)
+            write_text(Path(trainer.default_root_dir) / "config.yaml", text)
 
 
 class CommandParser(SealedParser, OneLineParser):
@@ -77,6 +82,7 @@ class MetaCLI(LightningCLI):
     """LightningCLI with a run's folder, in which checkpoints, logs, results and the configuration lie."""
 
     owner: FolderOwner | None = None
+    _earlier: Path | None = None  # where the run that lay in the folder was moved
 
     def __init__(self, *args: Any, only: str | None = None, **kwargs: Any) -> None:
         self.only = only  # the parsers of the other commands take as long to make
@@ -110,6 +116,9 @@ class MetaCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        for name in ("checkpoint", "report", "preemption"):  # of which jsonargparse takes anything
+            if name in config and not isinstance(config[name], Namespace):
+                raise ValueError(f"{name}: is a group of options, such as {name}: {{}}, got {config[name]!r}")
         set_float32_precision(config.float32_matmul_precision)
         # With the nulls in it, for one may stand where the default is another; one at the top is an option left out.
         resolved = unseal(yaml.safe_load(self.parser.dump(self.config, skip_link_targets=False, skip_unset=False)))
@@ -141,6 +150,7 @@ class MetaCLI(LightningCLI):
         folder = Path(self.trainer.default_root_dir)
         self.owner = claim(folder)
         if not self._resumes_in(folder) and (moved := set_aside(folder)):
+            self._earlier = moved
             self.owner.release(moved)
             rank_zero_info(f"{folder} held an earlier run: it is now {moved}")
             folder.resolve().mkdir(parents=True, exist_ok=True)  # where it is a link
@@ -150,9 +160,20 @@ class MetaCLI(LightningCLI):
             if isinstance(callback, LastCheckpoint):
                 callback.owner = self.owner
 
+    def before_test(self) -> None:
+        check_writable(Path(self.trainer.default_root_dir))  # before hours are spent on what cannot be kept
+
+    before_predict = before_test
+
     def _run_subcommand(self, subcommand: str) -> None:
         try:
             super()._run_subcommand(subcommand)
+        except BaseException:
+            end_others(self.trainer)
+            folder = Path(self.trainer.default_root_dir)
+            if self._earlier is not None and self.trainer.global_step == 0 and put_back(self._earlier, folder):
+                rank_zero_info(f"{self._earlier} is {folder} again: the new run did not come to its first step")
+            raise
         finally:
             if self.owner is not None:
                 self.owner.release()
@@ -179,6 +200,7 @@ class MetaCLI(LightningCLI):
         if config["enable_checkpointing"] is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
         trainer = super()._instantiate_trainer(config, callbacks)
+        check_devices(trainer)
         for logger in trainer.loggers if _is_first_process() else ():
             guard(logger)
         return trainer
@@ -250,6 +272,8 @@ def _run(arguments: list[str]) -> None:
         run(arguments[1:])
         return
     commands = (*LightningCLI.subcommands(), *COMMANDS, "diagnose")
+    if command.startswith("-") and not {"-h", "--help"} & {*arguments}:
+        raise ValueError(f"{command.partition('=')[0]}: options come after a command, such as litmaml fit {command}")
     if command and not command.startswith("-") and command not in commands:
         near = difflib.get_close_matches(command, commands, n=1)
         raise ValueError(
@@ -258,7 +282,8 @@ def _run(arguments: list[str]) -> None:
             + f"There are {', '.join(commands)}"
         )
     others = ", ".join(f"litmaml {name}" for name in (*COMMANDS, "diagnose"))
-    with tempfile.TemporaryDirectory() as scratch:
+    stopping = requeued_before_training() if command == "fit" else nullcontext()
+    with stopping, tempfile.TemporaryDirectory() as scratch:
         MetaCLI(
             MetaLearner,
             TaskDataModule,

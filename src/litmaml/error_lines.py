@@ -15,11 +15,13 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 from jsonargparse import ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities import rank_zero_only
 
 from litmaml.arguments import Arguments, read_config
 from litmaml.shown import printable
 
 _LONGEST = 700
+_LOST = r"\bgloo\b|\bNCCL\b|\bc10d\b|TCPStore"
 _THE_USERS = (ValueError, OSError, ImportError, FloatingPointError, MisconfigurationException)
 """What is raised of wrong options and data; others are said with their names."""
 
@@ -40,8 +42,14 @@ def errors_in_one_line(command: str, arguments: Sequence[str]) -> Iterator[None]
         if debugging():
             raise
         line = " ".join(_named(str(error), arguments).split())
-        if not isinstance(error, _THE_USERS):
+        if isinstance(error, RuntimeError) and re.search(_LOST, line):
+            line = f"another process of this run has ended or does not answer; what it said itself tells why ({line})"
+        elif not isinstance(error, _THE_USERS):
             line = f"{type(error).__name__}: {line} (LITMAML_DEBUG=1 shows where)"
+        if rank := getattr(rank_zero_only, "rank", 0):
+            # Whole at once, lest the lines of several processes run into each other.
+            sys.stderr.write(f"litmaml {command} (process {rank}): {_short(line)}\n")
+            sys.exit(1)
         sys.exit(f"litmaml {command}: {_short(line)}")
 
 
@@ -51,7 +59,13 @@ def debugging() -> bool:
 
 
 class OneLineErrors(ArgumentParser):
-    """A parser that tells what is wrong with an option in one line, without all the others."""
+    """A parser that tells what is wrong with an option in one line, without all the others.
+
+    An option has to be typed whole: what reads the arguments before this parser knows no abbreviations.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # of a class within an option: its own parser is told, and tells
@@ -72,7 +86,11 @@ def _told(message: str, options: dict[str, Any]) -> str:
     flat = " ".join(message.split())
     if found := re.search(r"unrecognized arguments: (?:--?)?([^\s=]+)|does not accept option '([^']+)'", flat):
         return _no_option(found[1] or found[2], options)
-    key = ".".join(re.findall(r'Parser key "([^"]+)"', flat)) or "arguments"
+    if found := re.search(r"arguments are required: (.+)", flat):
+        names = re.sub(r"\b(?:fit|validate|test|predict)\.", "", found[1])
+        return f"{names}: have to be given; a configuration does so: -c FILE.yaml"
+    keys = re.findall(r'Parser key "([^"]+)"', flat)
+    key = ".".join(k for place, k in enumerate(keys) if k not in keys[:place]) or "arguments"
     if found := re.search(r"(?:Option|Key) '([^']+)' is not (?:accepted|expected)", flat):
         made = re.search(r"class_path[ =]'([^']+)'", flat)
         return _no_option(f"{key}.{found[1]}", [f"{key}.{name}" for name in _parameters_of(made[1])] if made else [])
@@ -90,11 +108,13 @@ def _told(message: str, options: dict[str, Any]) -> str:
         return _no_class(key, next(group for group in found.groups() if group), hint)
     if choices := _choices(hint):
         return f"{key}: got {_value(flat)}; one of {', '.join(map(str, choices))}"
+    if found := re.search(r"Not a valid subclass of (\w+)\. Got value: (.+?)(?: Subclass types|$)", flat):
+        return f"{key}: expected a {found[1]} by its class_path, got {found[2]}"
     if found := re.search(r"Expected an? (.+?)\. Got value: (.+)", flat):
         return f"{key}: expected {_kind(found[1])}, got {found[2]!r}"
     if "Union subtypes" in flat and hint is not None:
         return f"{key}: expected {_kind(str(hint))}, got {_value(flat)}"
-    return f"{key}: {re.sub(r'Parser key .[^ ]+: ', '', flat)}" if key != "arguments" else flat
+    return f"{key}: {re.sub(r'Parser key .[^ ]+: ', '', flat).removeprefix('- ')}" if key != "arguments" else flat
 
 
 def _no_option(key: str, options: Iterable[str]) -> str:

@@ -107,7 +107,7 @@ def check_output(predictions: object, count: int) -> Tensor:
             f"model: returns {predictions.dtype}, which has no gradient; return scores, not the class that they stand "
             "for (no argmax, round or comparison in forward)"
         )
-    return predictions.detach()
+    return predictions.detach().as_subclass(Tensor)
 
 
 def _described(output: object) -> str:

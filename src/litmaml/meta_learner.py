@@ -21,6 +21,7 @@ from litmaml.checkpoint import FORMAT, FORMAT_KEY, read_checkpoint
 from litmaml.evaluation import Interval, curve
 from litmaml.finite_tasks import Count, OuterStep, count_finite
 from litmaml.inner import SGD, InnerOptimizer
+from litmaml.inner.divergence import diverges
 from litmaml.inner.layers import normalisation_policy
 from litmaml.inner.loop import InnerLoop
 from litmaml.learner_checks import check_labels, check_loss, check_tasks, check_trainer
@@ -32,10 +33,12 @@ from litmaml.outer import OuterGradient, OuterLoss, SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf, hand_over
 from litmaml.precision_checks import check_precision
 from litmaml.processes import failing_together
-from litmaml.round_trip import not_made_again
-from litmaml.tasks import Tasks, chunks
+from litmaml.round_trip import not_in_checkpoints, not_made_again, others_of
+from litmaml.shown import first_line
+from litmaml.tasks import Tasks, chunks, select
 from litmaml.trial import try_first_batch
 from litmaml.weights import Params
+from litmaml.weights_record import WEIGHTS_KEY, check_ties, check_weights, record_of, restore
 
 _PLAIN = ("inner_steps", "test_inner_steps", "lr_scheduler_interval", "tasks_per_chunk", "on_nonfinite", "max_skipped")
 _NEVER = 2**62
@@ -57,7 +60,8 @@ class MetaLearner(LightningModule):
         inner_steps: N, the number of inner steps in training.
         test_inner_steps: N in validation and test; by default as in training.
         outer_loss: What is minimised; by default the mean over tasks of the loss after the last inner step.
-        fast_weights: Patterns of the parameters to adapt: "*" for all (MAML), "head.*" for the head (ANIL).
+        fast_weights: Patterns of the parameters to adapt: "*" for all (MAML), "head.*" for the head (ANIL); beside
+            ``*`` and ``?``, every character stands for itself. A buffer is adapted where it is named in full.
         frozen_weights: Patterns of the parameters that are neither adapted nor trained, such as a pretrained body.
         per_step_weights: Patterns of the parameters that have a row for each inner step instead of being adapted, such
             as "*norm*" (MAML++).
@@ -135,6 +139,8 @@ class MetaLearner(LightningModule):
         self.skipped_tasks = self.evaluated_tasks = 0
         self._outer_step, self._steps_without = OuterStep(), 0
         self._tried: set[bool] = set()  # by whether the learner was in training
+        self._seen: Tasks | None = None  # a task that the record is compared on
+        self._recorded: dict[str, Any] | None = None  # what the record was found to make again
         patterns = {
             "fast_weights": fast_weights,
             "frozen_weights": frozen_weights,
@@ -263,36 +269,77 @@ class MetaLearner(LightningModule):
         self._try(tasks)
         predictions = []
         for chunk in chunks(tasks, self._chunk_size(tasks)):
-            with self.meta_gradient.stream_of(chunk):
-                *_, fast = self.inner_loop.path(chunk, self.evaluation_steps)
-                predictions.append(self._predict(fast, chunk))
+            try:
+                predictions.append(self._adapted_predictions(chunk))
+            except Exception:  # perhaps of a task whose numbers are not finite: it is named
+                for task in chunks(chunk, 1):
+                    self._try_alone(task)
+                raise
         return {
             "numbers": tasks.numbers,
             "predictions": torch.cat(predictions),
             "targets": tasks.query.targets,
         }
 
+    def _adapted_predictions(self, tasks: Tasks) -> Tensor:
+        with self.meta_gradient.stream_of(tasks):
+            *_, fast = self.inner_loop.path(tasks, self.evaluation_steps)
+            return self._predict(fast, tasks)
+
+    def _try_alone(self, task: Tasks) -> None:
+        try:
+            self._adapted_predictions(task)
+        except Exception as error:
+            if diverges(self.inner_loop, task, self.evaluation_steps, error):
+                raise FloatingPointError(
+                    f"the inner loop of predict task {int(task.numbers[0])} is not finite ({first_line(error)}); lower "
+                    "the inner rate, or look at the task's data"
+                ) from error
+
     def _evaluate(self, stage: str, tasks: Tasks, batch_idx: int) -> None:
         """Keep loss and metrics of each task after each inner step."""
         self._try(tasks)
         all_finite = []
         for chunk in chunks(tasks, self._chunk_size(tasks)):
-            rows: dict[str, list[Tensor]] = {name: [] for name in self._episodes}
-            with self.meta_gradient.stream_of(chunk):
-                for fast in self.inner_loop.path(chunk, self.evaluation_steps):
-                    predictions = self._predict(fast, chunk)
-                    rows["loss"].append(self.inner_loop.loss_of(predictions, chunk.query.targets).detach())
-                    seen = torch.stack(rows["loss"]).isfinite().all(dim=0)
-                    for name, metric in self._metrics():
-                        rows[name].append(values_of(metric, predictions, chunk.query.targets, seen))
-            finite = torch.stack(rows["loss"], dim=1).isfinite().all(dim=1)
+            try:
+                rows = self._rows(chunk)
+            except Exception as error:  # perhaps of a task whose numbers are not finite
+                rows = self._rows_alone(chunk, error)
+            finite = rows["loss"].isfinite().all(dim=1)
             all_finite.append(finite)
             episodes = dict(self._all_episodes())
             for name, row in rows.items():
                 # Flat, since a process without any finite task has to gather the same form as the others.
-                episodes[name].update(torch.stack(row, dim=1)[finite].flatten())
+                episodes[name].update(row[finite].flatten())
         # Once a batch: processes have as many batches, but not as many chunks.
         self._check_finite(tasks, torch.cat(all_finite), stage)
+
+    def _rows(self, tasks: Tasks) -> dict[str, Tensor]:
+        """Loss and metrics of each task after each inner step, by name (T, N + 1)."""
+        rows: dict[str, list[Tensor]] = {name: [] for name in self._episodes}
+        with self.meta_gradient.stream_of(tasks):
+            for fast in self.inner_loop.path(tasks, self.evaluation_steps):
+                predictions = self._predict(fast, tasks)
+                rows["loss"].append(self.inner_loop.loss_of(predictions, tasks.query.targets).detach())
+                seen = torch.stack(rows["loss"]).isfinite().all(dim=0)
+                for name, metric in self._metrics():
+                    rows[name].append(values_of(metric, predictions, tasks.query.targets, seen))
+        return {name: torch.stack(row, dim=1) for name, row in rows.items()}
+
+    def _rows_alone(self, tasks: Tasks, error: Exception) -> dict[str, Tensor]:
+        """The rows of each task by itself, where an error was raised on all; NaN for those that diverge."""
+        nothing = torch.full((1, self.evaluation_steps + 1), torch.nan, device=tasks.query.inputs.device)
+        parts = []
+        for task in chunks(tasks, 1):
+            try:
+                parts.append(self._rows(task))
+            except Exception as own:
+                if not diverges(self.inner_loop, task, self.evaluation_steps, own):
+                    raise
+                parts.append(dict.fromkeys(self._episodes, nothing))
+        if all(part["loss"] is not nothing for part in parts):
+            raise error  # it is several at once that cannot be computed
+        return {name: torch.cat([part[name] for part in parts]) for name in self._episodes}
 
     def _predict(self, fast: Params, tasks: Tasks) -> Tensor:
         with torch.no_grad():
@@ -334,22 +381,29 @@ class MetaLearner(LightningModule):
             distribution = getattr(getattr(trainer, "datamodule", None), "tasks", None)
             shares = getattr(distribution, "shares_examples", False)
             check_tasks(tasks, self.inner_loop.loss, shares, finite=self.on_nonfinite == "raise")
-            for remark in try_first_batch(self.inner_loop, self.outer_gradient, tasks):
+            for remark in try_first_batch(self.inner_loop, tasks, self.outer_gradient if self.training else None):
                 rank_zero_info(remark)
             predictions = check_labels(self.inner_loop, tasks)
             check_metrics(dict(self._metrics()), self.inner_loop.loss, predictions, tasks.query.targets[0])
+            self._seen = select(tasks, [0])
             if self.training:
-                self._check_record(tasks)
+                self._check_record()
 
-    def _check_record(self, tasks: Tasks) -> None:
+    def _check_record(self) -> None:
         """Take out of the record what it would not make again: to load another model is worse than to load none."""
-        for name, why in not_made_again(self.inner_loop, self.outer_gradient, self.hparams, tasks).items():
+        now = not_in_checkpoints(self.inner_loop)
+        if self._recorded is not None and not others_of(self._recorded, now):
+            return
+        for name, why in not_made_again(self.inner_loop, self.outer_gradient, self.hparams, self._seen).items():
             del self.hparams[name]
             warn_not_rebuilt(name, why)
+        self._recorded = now
 
     def setup(self, stage: str) -> None:
         check_trainer(self.trainer)
         check_precision(self.trainer, self.inner_loop.model, self.outer_gradient, stage)
+        if stage == "fit":
+            self.inner_loop.check_trainable()
         self.skipped_tasks = self._steps_without = 0
         self._outer_step = OuterStep()
         self._tried.clear()
@@ -383,7 +437,13 @@ class MetaLearner(LightningModule):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[FORMAT_KEY] = FORMAT
+        checkpoint[FORMAT_KEY], checkpoint[WEIGHTS_KEY] = FORMAT, record_of(self.inner_loop)
+        self._check_record()  # training may not have begun, or a callback have changed what no weight holds
+        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = dict(self.hparams)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Of Lightning, which loads into a learner that is there already."""
+        check_weights(self.inner_loop.model, checkpoint)
 
     @property
     def normalisation(self) -> str:
@@ -403,10 +463,18 @@ class MetaLearner(LightningModule):
                 or ``model=...`` for a model that the checkpoint could not describe.
 
         Raises:
-            ValueError: The file is no such checkpoint, or holds another architecture.
+            ValueError: The file is no such checkpoint, holds another architecture, or other weights are frozen or one
+                in a model that is given.
         """
         saved = read_checkpoint(checkpoint_path, map_location)
-        learner = cls(**arguments_of(cls, saved, overrides))
+        arguments = arguments_of(cls, saved, overrides)
+        if "model" not in overrides:
+            restore(arguments["model"], saved)
+        elif "fast_weights" in overrides:  # which says what to adapt
+            check_ties(arguments["model"], saved)
+        else:
+            check_weights(arguments["model"], saved)
+        learner = cls(**arguments)
         learner.load_state_dict(saved["state_dict"])
         return learner.to(map_location)
 

@@ -7,8 +7,10 @@ import warnings
 import torch
 from torch import nn
 
+from litmaml.engine.places import in_the_same_memory
 from litmaml.inner.layers import kinked_layers, random_layers, shared_statistics
-from litmaml.outer import OuterGradient, SecondOrder
+from litmaml.outer import OuterGradient
+from litmaml.outer.draws import check_draws
 
 
 def check_model(model: nn.Module, outer_gradient: OuterGradient) -> None:
@@ -17,13 +19,29 @@ def check_model(model: nn.Module, outer_gradient: OuterGradient) -> None:
     Raises:
         ValueError: Naming the layers and the remedy.
     """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError(
+            "model: it is a ScriptModule, which cannot be called with other weights in the place of its own; give the "
+            "module that it was made of (parts of it may be scripted)"
+        )
+    if unmade := [name for name, weight in model.named_parameters() if weight.is_meta]:
+        raise ValueError(
+            f"model: {unmade[0]} is on the meta device, where weights have no values; move the model by "
+            "to_empty(device='cpu') and initialise it, or make it outside of torch.device('meta')"
+        )
     if shared := shared_statistics(model):
         raise ValueError(
             f"model: {', '.join(shared)} would share running statistics between tasks; construct the layers with "
             "track_running_stats=False (batch statistics, transductive, as in MAML) or use group norm"
         )
+    if shared_memory := in_the_same_memory(model):
+        pairs = ", ".join(" and ".join(pair) for pair in shared_memory[:3])
+        raise ValueError(
+            f"model: {pairs} share their memory, so that an outer step would change both and an inner step only one; "
+            "tie weights by the parameter itself (decoder.weight = encoder.weight), or give each a copy (.clone())"
+        )
     if random := random_layers(model):
-        check_draws(outer_gradient, ", ".join(random))
+        check_draws(outer_gradient, f"model: {', '.join(random)}", "set dropout to 0")
     if outer_gradient.probes:
         name = type(outer_gradient).__name__
         if kinks := kinked_layers(model):
@@ -37,28 +55,33 @@ def check_model(model: nn.Module, outer_gradient: OuterGradient) -> None:
                 f"model: {complex_ones[0]} is complex, and the probes of {name} move real weights; hold it as a real "
                 "parameter with torch.view_as_complex, or use SecondOrder or FirstOrder"
             )
-        half = [n for n, p in model.named_parameters() if p.dtype in (torch.float16, torch.bfloat16)]
+        half = [f"{n} has {p.dtype}" for n, p in model.named_parameters() if p.dtype in (torch.float16, torch.bfloat16)]
         if half:
             raise ValueError(
-                f"model: {half[0]} has {model.get_parameter(half[0]).dtype}, too coarse for the probes of {name}; "
-                "keep the weights in float32 (mixed precision is fine) or use SecondOrder or FirstOrder"
+                f"model: {half[0]}, too coarse for the probes of {name}; keep the weights in float32 (mixed "
+                "precision is fine) or use SecondOrder or FirstOrder"
             )
 
 
-def check_draws(outer_gradient: OuterGradient, what: str) -> None:
-    """Refuse a model in which something draws random numbers, for an outer gradient that needs the same step twice.
+def check_hooks(model: nn.Module) -> None:
+    """Refuse hooks on parameters that change gradients: they act on the outer gradient, and on no inner step.
+
+    Hooks that only look at a gradient, as a logger's do, return nothing and pass; each is called once.
 
     Raises:
-        ValueError: Naming the outer gradient and the remedy.
+        ValueError: Naming the parameter and the remedy.
     """
-    name = type(outer_gradient).__name__
-    if isinstance(outer_gradient, SecondOrder) and outer_gradient.recompute:
-        raise ValueError(
-            f"model: {what} draws anew when {name} recomputes an inner step, which would be another step; set "
-            "recompute to false, or dropout to 0"
-        )
-    if outer_gradient.probes:
-        raise ValueError(
-            f"model: {what} draws anew in each probe of {name}, whose difference would be noise; set dropout to 0 or "
-            "use SecondOrder or FirstOrder"
-        )
+    for name, weight in model.named_parameters():
+        found = "register_post_accumulate_grad_hook" if weight._post_accumulate_grad_hooks else ""
+        for hook in (weight._backward_hooks or {}).values():
+            given = 1e3 * torch.randn_like(weight)
+            kept = given.clone()
+            returned = hook(given)
+            if not torch.equal(kept, given) or not (returned is None or torch.equal(kept, returned)):
+                found = "register_hook"
+        if found:
+            raise ValueError(
+                f"model: {name} has a hook ({found}), which changes its outer gradient and none of the inner steps; "
+                "take it off, and let the forward pass do it (weight * mask), or the outer optimizer "
+                "(trainer.gradient_clip_val)"
+            )

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import copy
+from types import FunctionType
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from litmaml.reached import FunctionCopies, reached
+
 M = TypeVar("M", bound=nn.Module)
 
 
 def copy_of(module: M, share_weights: bool = False) -> M:
     """A deep copy, also of a module that keeps computed tensors in attributes (weight norm by hooks, last attention).
+
+    Functions in attributes and hooks are copied with what they close over: a closure over a weight or a dictionary of
+    the module has that of the copy.
 
     Args:
         module: What to copy.
@@ -22,10 +28,17 @@ def copy_of(module: M, share_weights: bool = False) -> M:
     Raises:
         Exception: Whatever an attribute that cannot be copied raises.
     """
-    memo: dict[int, Any] = {id(t): _values_of(t) for t in _kept_tensors(module) if _cannot_be_copied(t)}
+    everything = reached(module)
+    memo: dict[int, Any] = {id(t): values_of(t) for t in everything if isinstance(t, Tensor) and _cannot_be_copied(t)}
     if share_weights:
         memo |= {id(weight): weight for weight in module.parameters()}
-    return copy.deepcopy(module, memo=memo)
+    functions = FunctionCopies([value for value in everything if isinstance(value, FunctionType)], memo)
+    with torch.no_grad():  # a scripted part would hold its copies as computed from its own
+        copied = copy.deepcopy(module, memo)
+        functions.fill()
+    for own, weight in zip(module.parameters(), copied.parameters(), strict=True):
+        weight.requires_grad_(own.requires_grad)
+    return copied
 
 
 def in_double_precision(module: M) -> M:
@@ -51,19 +64,15 @@ def kept_values(module: nn.Module) -> dict[str, Any]:
     return kept
 
 
-def _cannot_be_copied(kept: Tensor) -> bool:
-    return not kept.is_leaf or torch._C._functorch.is_functorch_wrapped_tensor(kept)
-
-
-def _values_of(kept: Tensor) -> Tensor:
+def values_of(kept: Tensor) -> Tensor:
     """A copy; of what is left of a pass over several tasks at once, which no longer has values, a zero."""
     if torch._C._functorch.is_functorch_wrapped_tensor(kept):
         return torch.zeros(())
     return kept.detach().clone()
 
 
-def _kept_tensors(module: nn.Module) -> list[Tensor]:
-    return [value for value in kept_values(module).values() if isinstance(value, Tensor)]
+def _cannot_be_copied(kept: Tensor) -> bool:
+    return not kept.is_leaf or torch._C._functorch.is_functorch_wrapped_tensor(kept)
 
 
 _OWN = frozenset(vars(nn.Module()))

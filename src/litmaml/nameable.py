@@ -26,7 +26,7 @@ class _Part(NamedTuple):
 
 
 _OWN = tuple(f"litmaml.{name}" for name in ("data", "inner_optimizer", "losses", "metrics", "models", "outer_gradient"))
-_MOVED = {"litmaml.inner_optimizer": "litmaml.inner", "litmaml.outer_gradient": "litmaml.outer"}
+_MOVED = {"litmaml.inner": "litmaml.inner", "litmaml.outer": "litmaml.outer"}
 """Modules of checkpoints of version 0.1, by where their classes are now."""
 _METRICS = "(aggregation|classification|clustering|nominal|regression|retrieval|segmentation)"
 _PARTS = {
@@ -40,6 +40,21 @@ _PARTS = {
     # Others load networks or word lists from the internet when they are made.
     "torchmetrics": [_Part(rf"torchmetrics(\.{_METRICS}(\.\w+)*)?", rf"torchmetrics\.{_METRICS}\b.*", (object,))],
 }
+_OF_A_RUN = {
+    f"{module}.{name}"
+    for module, names in {
+        "lightning.pytorch.callbacks": (
+            "DeviceStatsMonitor EarlyStopping GradientAccumulationScheduler LearningRateMonitor ModelSummary "
+            "RichModelSummary RichProgressBar TQDMProgressBar Timer"
+        ),
+        "lightning.pytorch.loggers": "CSVLogger TensorBoardLogger WandbLogger",
+        "lightning.pytorch.strategies": "DDPStrategy",
+        "litmaml.callbacks": "AdaptiveMetaStep",
+        "litmaml.callbacks.wandb_report": "ResumableWandbLogger WandbReport",
+    }.items()
+    for name in names.split()
+}
+"""Callbacks, loggers and strategies that can be named: others load, write elsewhere, or start programs."""
 _NOT_THE_USERS = {*sys.stdlib_module_names, "higher", "jsonargparse", "lightning", "lightning_fabric", "matplotlib"} | {
     *("numpy", "PIL", "pytorch_lightning", "rich", "safetensors", "wandb", "yaml")
 }
@@ -76,11 +91,13 @@ def find_class(name: object, kinds: tuple[type, ...]) -> type:
     module = _MOVED.get(module, module)
     top = module.partition(".")[0]
     part = next((part for part in _PARTS.get(top, ()) if re.fullmatch(part.spelled, module)), None)
-    if top in _PARTS:
+    if name in _OF_A_RUN:
+        _import(module)
+    elif top in _PARTS:
         if part is None:
             raise NotNameable("cannot be named by a file: it may do more than make a layer, loss, metric or optimizer")
         for home in (own for own in (*_OWN, "torchmetrics") if module == own or module.startswith(f"{own}.")):
-            importlib.import_module(home)  # one of a few names that stand above
+            _import(home)
     elif module not in sys.modules:
         raise NotNameable(f"is not loaded, and nothing is imported for a file; type --imports {module or 'MODULE'}, "
                           f"or in Python import {module or 'its module'} first")  # fmt: skip
@@ -99,9 +116,17 @@ def find_class(name: object, kinds: tuple[type, ...]) -> type:
     return found
 
 
+def _import(module: str) -> None:
+    """Import one of the few modules whose names stand above."""
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise NotNameable(f"cannot be imported ({error})") from error
+
+
 def is_the_users(kind: type) -> bool:
     """Whether a class is of the user's own modules, whose arguments may be anything plain."""
-    return kind.__module__.partition(".")[0] not in _PARTS
+    return kind.__module__.partition(".")[0] not in {*_PARTS, *_NOT_THE_USERS}
 
 
 def _listed(kinds: tuple[type, ...]) -> str:

@@ -1,4 +1,4 @@
-"""Paths as they are typed: ``~`` and ``$NAME`` mean the same in every command, option and file."""
+"""Paths: ``~`` and ``$NAME`` mean the same wherever they are typed, and what is written stays in its folder."""
 
 from __future__ import annotations
 
@@ -11,3 +11,13 @@ def expanded(path: str | Path) -> Path:
     if os.path.lexists(path):
         return Path(path)
     return Path(os.path.expandvars(os.path.expanduser(path)))
+
+
+def unlinked(path: Path) -> Path:
+    """The path of a file that is about to be written, where no link or pipe lies any more.
+
+    A folder that somebody else made may hold links, through which a file of the user's would be written over.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
+        path.unlink()
+    return path

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from litmaml.function_modes import Held
 from litmaml.inner.loop import InnerLoop, unfused_attention
 from litmaml.model_copy import copy_of
 from litmaml.tasks import Batch
@@ -31,51 +33,58 @@ class PlainCopy:
 
     def __init__(self, inner_loop: InnerLoop) -> None:
         self._loop = copy_of(inner_loop)
+        self._parameters = dict(self._loop.model.named_parameters())
         self._names = [*self._loop.fast_names, *self._loop.slow_names]
+        self._held = Held()
         self.functions: set[str] = set()
         for name in self._names:
-            self._loop.model.get_parameter(name).requires_grad_(True)  # fine-tuning holds slow weights still
+            self._parameters[name].requires_grad_(True)  # fine-tuning holds slow weights still
 
     def at(self, weights: Params, batch: Batch, along: Params | None = None) -> TaskDerivatives:
-        """The derivatives at these weights, on the first task of the batch; no product where torch has none."""
-        loss = self.loss(weights, batch)
+        """The derivatives at these weights, on the first task of the batch; no product where torch has none.
+
+        Differences are taken around the last of these points.
+        """
+        self._held = Held()
+        loss = self.loss(weights, batch, self._held)
         self.functions |= _functions_in(loss)
-        leaves: Params = {name: self._loop.model.get_parameter(name) for name in self._names}
         try:
-            return derivatives_of(loss, leaves, along)
+            return derivatives_of(loss, self._leaves, along)
         except RuntimeError as error:
             if along is None or "is not implemented" not in str(error):
                 raise
-            return derivatives_of(loss, leaves, None)
+            return derivatives_of(loss, self._leaves, None)
 
-    def loss_without_gradients(self, weights: Params, batch: Batch) -> Tensor:
-        """The loss where nothing is to be differentiated."""
-        self._loop.model.requires_grad_(False)
-        with torch.no_grad():
-            loss = self.loss(weights, batch)
-        for name in self._names:
-            self._loop.model.get_parameter(name).requires_grad_(True)
-        return loss
+    @property
+    def _leaves(self) -> Params:
+        return {name: self._parameters[name] for name in self._names}
 
     def slope_by_difference(self, weights: Params, batch: Batch, along: Params, radius: float) -> float:
-        """The loss at ``weights`` + r ``along`` less that at ``weights`` - r ``along``, over 2 r."""
-        with torch.no_grad():
-            ahead, behind = (float(self.loss(_moved(weights, along, r), batch)) for r in (radius, -radius))
+        """The loss at ``weights`` + r ``along`` less that at ``weights`` - r ``along``, over 2 r.
+
+        What gradients take for a constant (``detach``) is held at what it was in ``at``.
+
+        Raises:
+            OtherFunctions: It could not be held.
+        """
+        ahead, behind = (
+            float(self.loss(_moved(weights, along, r), batch, self._held).detach()) for r in (radius, -radius)
+        )
         return (ahead - behind) / (2 * radius)
 
     def product_by_difference(self, weights: Params, batch: Batch, along: Params, radius: float) -> Params:
         """The same of the gradient."""
-        ahead, behind = (self.at(_moved(weights, along, r), batch).gradient for r in (radius, -radius))
+        losses = (self.loss(_moved(weights, along, r), batch, self._held) for r in (radius, -radius))
+        ahead, behind = (derivatives_of(loss, self._leaves, None).gradient for loss in losses)
         return {name: (ahead[name] - behind[name]) / (2 * radius) for name in ahead}
 
-    def loss(self, weights: Params, batch: Batch) -> Tensor:
+    def loss(self, weights: Params, batch: Batch, held: Held | None = None) -> Tensor:
         """The loss at these weights, on the first task of the batch."""
-        model = self._loop.model
         with torch.no_grad():
             for name in self._names:
-                model.get_parameter(name).copy_(weights[name])
-        with own_streams(4, batch.inputs.device), unfused_attention():
-            loss: Tensor = self._loop.loss(model(batch.inputs[0].clone()), batch.targets[0])
+                self._parameters[name].copy_(weights[name])
+        with own_streams(4, batch.inputs.device), unfused_attention(), held or nullcontext():
+            loss: Tensor = self._loop.loss(self._loop.model(batch.inputs[0].clone()), batch.targets[0])
         return loss
 
 

@@ -28,7 +28,7 @@ def read_yaml(path: Path) -> Any:
     except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
         raise NotPlain(f"is no YAML of plain values ({_line(error)})") from error
     if count_values(content, _MOST_VALUES) > _MOST_VALUES:
-        raise NotPlain(f"stands for more than {_MOST_VALUES} values")
+        raise NotPlain(f"stands for more than {_MOST_VALUES} values, or is nested too deep")
     return content
 
 
@@ -63,19 +63,23 @@ def read_text(path: Path) -> str:
 
 
 def count_values(value: Any, most: int) -> int:
-    """How many values a value stands for, each as often as it is referred to; above ``most`` where it holds itself."""
-    counted: dict[int, int] = {}
+    """How many values a value stands for, each as often as it is referred to; above ``most`` where it is deeper than
+    fifty within each other, or holds itself."""
+    counted: dict[int, tuple[int, int]] = {}  # the values that one stands for, and how deep they are
 
-    def count(value: Any) -> int:
+    def count(value: Any, depth: int) -> tuple[int, int]:
         if not isinstance(value, dict | list | tuple | set):
-            return 1
+            return 1, 0
         if id(value) not in counted:
-            counted[id(value)] = most + 1  # if it is met again while it is being counted, it holds itself
+            counted[id(value)] = most + 1, 0  # if it is met again while it is being counted, it holds itself
             parts = [*value.keys(), *value.values()] if isinstance(value, dict) else value
-            counted[id(value)] = 1 + sum(map(count, parts))
+            found = [count(part, depth + 1) for part in parts] if depth <= _DEEPEST else [(most, 0)]
+            height = 1 + max((height for _, height in found), default=0)
+            total = 1 + sum(number for number, _ in found)
+            counted[id(value)] = total if height <= _DEEPEST else most + 1, height
         return counted[id(value)]
 
-    return count(value)
+    return count(value, 0)[0]
 
 
 class _Loader(yaml.SafeLoader):

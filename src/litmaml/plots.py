@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import matplotlib
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+
+from litmaml.paths import unlinked
+
+
+@contextmanager
+def plain_style() -> Iterator[None]:
+    """Draw in matplotlib's own style: a ``matplotlibrc`` in the current folder, which may be a stranger's, can have
+    every text set by LaTeX, a program."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        yield
 
 
 class Measured(Protocol):
@@ -22,6 +35,7 @@ class Measured(Protocol):
     def high(self) -> float: ...
 
 
+@plain_style()
 def plot_adaptation(path: Path, results: Mapping[str, Sequence[Measured]], title: str) -> None:
     """Every metric after 0, 1, ... inner steps, with its 95% interval."""
     names = [name for name in results if name != "loss"] + ["loss"]
@@ -35,7 +49,7 @@ def plot_adaptation(path: Path, results: Mapping[str, Sequence[Measured]], title
         axes.set(xlabel="inner steps", ylabel=name, xticks=list(steps))
         axes.grid(alpha=0.3)
     figure.suptitle(title)
-    figure.savefig(path, dpi=120)
+    figure.savefig(unlinked(path), dpi=120)
 
 
 class Fit(NamedTuple):
@@ -56,6 +70,7 @@ def grid_over(*inputs: Tensor) -> Tensor:
     return torch.linspace(float(together.min()), float(together.max()), 200).to(together)
 
 
+@plain_style()
 def plot_fits(path: Path, fits: Sequence[Fit], title: str) -> None:
     """One panel a task: the function after each inner step over the points."""
     figure = Figure(figsize=(3.6 * len(fits), 3.2), layout="constrained")
@@ -72,4 +87,4 @@ def plot_fits(path: Path, fits: Sequence[Fit], title: str) -> None:
         axes.grid(alpha=0.3)
     figure.axes[0].legend(fontsize=8)
     figure.suptitle(title)
-    figure.savefig(path, dpi=120)
+    figure.savefig(unlinked(path), dpi=120)

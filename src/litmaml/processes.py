@@ -1,11 +1,50 @@
-"""What the processes of a run have to do together, lest one waits for another for ever."""
+"""The processes of a run: how many there may be, and what they do together, lest one waits for another for ever."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.utilities import rank_zero_warn
+
+_MOST_ON_A_CORE = 4
+"""Processes on each core of a CPU: enough to try out on a laptop what is to run on eight GPUs."""
+
+
+def check_devices(trainer: Trainer) -> None:
+    """Refuse to start far more processes than there are cores, each of which takes half a gigabyte; warn of more.
+
+    Raises:
+        ValueError: Naming how many there may be.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not isinstance(trainer.accelerator, CPUAccelerator) or trainer.num_devices <= cores:
+        return
+    said = f"trainer.devices: on a CPU it is the number of processes, and there are {cores} cores"
+    if trainer.num_devices > max(8, _MOST_ON_A_CORE * cores):
+        raise ValueError(f"{said}, got {trainer.num_devices}; set it to at most {cores}")
+    rank_zero_warn(f"{said}, got {trainer.num_devices}: set it to at most {cores}, unless it is to try things out")
+
+
+def end_others(trainer: Trainer, patience: float = 10.0) -> None:
+    """End the processes that this one started and that do not end by themselves, as where one hangs.
+
+    They would hold their memory and devices until somebody noticed.
+    """
+    until = time.monotonic() + patience
+    for process in getattr(trainer.strategy.launcher, "procs", []):
+        if isinstance(process, subprocess.Popen):
+            try:
+                process.wait(max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 @contextmanager

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
@@ -15,6 +18,10 @@ from litmaml.recipe import made
 
 _TIMES, _BESIDES = 2, 10_000_000
 """Weights that a model may have: so many times those in the file, and so many more."""
+_CALLS = 200_000, 2_000
+"""Calls and returns of functions that making it may take: at all, and for each tensor in the file."""
+_STOPS = ("__init__", "__new__", "__setattr__", "__deepcopy__", "deepcopy", "add_state")
+"""Functions before which it may end: one of them is called for each layer, weight or state."""
 
 
 def check_size(arguments: Mapping[str, Any], weights: Mapping[str, Tensor], what: str) -> None:
@@ -34,7 +41,7 @@ def check_size(arguments: Mapping[str, Any], weights: Mapping[str, Tensor], what
     held = sum(min(weight.numel(), weight.untyped_storage().nbytes()) for weight in weights.values())
     count = 0
     # On the meta device, where tensors have a shape and no content.
-    with torch.device("meta"):
+    with torch.device("meta"), _at_most(_CALLS[0] + _CALLS[1] * len(weights)):
         others = {"loss": arguments.get("loss"), **(arguments.get("metrics") or {})}
         for name, part in others.items():
             if isinstance(part, Recipe) and not _has_users(part):
@@ -51,6 +58,25 @@ def check_size(arguments: Mapping[str, Any], weights: Mapping[str, Tensor], what
             f"{what}model: it, its loss and its metrics would hold {count} numbers, and the file has {held}; they were "
             "not made"
         )
+
+
+@contextmanager
+def _at_most(calls: int) -> Iterator[None]:
+    """Refuse to go on after so many calls of functions: a number in a file can also stand for endless layers."""
+    before, made = sys.getprofile(), 0  # a profiler's, which sees none of these calls
+
+    def count(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal made
+        made += 1
+        # Not within torch's own bookkeeping, such as of the device.
+        if made > calls and event == "call" and frame.f_code.co_name in _STOPS:
+            raise ValueError(f"it takes more than {calls} calls of functions, too many for the weights in the file")
+
+    sys.setprofile(count)
+    try:
+        yield
+    finally:
+        sys.setprofile(before)
 
 
 def _numbers(module: nn.Module) -> int:

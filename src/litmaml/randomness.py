@@ -96,6 +96,18 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
+def generator_states(device: torch.device) -> list[torch.Tensor]:
+    """The states of torch's global generators that something on this device may draw from."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def put_back_generators(states: list[torch.Tensor], device: torch.device) -> None:
+    """The reverse of ``generator_states``."""
+    torch.set_rng_state(states[0])
+    for state in states[1:]:
+        torch.cuda.set_rng_state(state, device)
+
+
 @contextmanager
 def drawing_for(seed: int, split: Split, number: int, device: torch.device) -> Iterator[None]:
     """Let the layers of a model draw from a task's own stream.

@@ -3,7 +3,6 @@ nothing is typed."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,31 +13,11 @@ from lightning.pytorch.utilities import rank_zero_info
 from litmaml.arguments import Arguments, is_none
 from litmaml.checkpoint import read_checkpoint
 from litmaml.finetuning.meta_checkpoint import locate
-from litmaml.recorded import configuration
+from litmaml.recorded import configuration, training
 from litmaml.run_folder import CHECKPOINTS, DEFAULT_FOLDER, checkpoints_in, local_folder, resolve_checkpoint
 from litmaml.sealed import seal
 
 _EVALUATIONS = ("validate", "test", "predict")
-
-_MADE_AGAIN = {
-    f"{package}.{name}"
-    for package, names in {
-        "lightning.pytorch.callbacks": (
-            "DeviceStatsMonitor EarlyStopping GradientAccumulationScheduler LearningRateMonitor ModelSummary "
-            "RichModelSummary RichProgressBar TQDMProgressBar Timer"
-        ),
-        "lightning.pytorch.loggers": "CSVLogger TensorBoardLogger WandbLogger",
-        "lightning.pytorch.strategies": "DDPStrategy",
-        "litmaml.callbacks": "AdaptiveMetaStep",
-        "litmaml.callbacks.wandb_report": "ResumableWandbLogger WandbReport",
-    }.items()
-    for name in names.split()
-}
-"""Classes that a run is resumed with by its checkpoint alone. That is a file which somebody else may have made, and to
-make an object of a class at will is to run code; so others have to be typed."""
-
-_WORD = re.compile(r"(?!/)[\w:/+-]{0,80}", re.ASCII)
-_SECTIONS = ("seed_everything", "trainer", "checkpoint", "float32_matmul_precision", "report", "preemption")
 
 
 def with_records(arguments: list[str], scratch: Path) -> list[str]:
@@ -57,6 +36,11 @@ def named_checkpoint(arguments: list[str]) -> list[str]:
         return arguments
     command, given = arguments[0], Arguments(arguments[1:])
     named = given.value("ckpt_path")
+    if named == "":  # such as of a variable that is not set: not to begin anew where a run was to go on
+        raise ValueError(
+            "ckpt_path: has to be a run's folder, a file, best, last or none, got nothing; leave the option out for a "
+            "new run"
+        )
     if is_none(named):
         if named is None and command in _EVALUATIONS:
             raise ValueError(
@@ -133,7 +117,7 @@ def with_run(arguments: list[str], saved: Mapping[str, Any] | None, typed: list[
             )
         before = [f"--seed_everything={seed}"]
     if command == "fit" and not given.files and "configuration" in saved:
-        before = ["--config", _written(_sections(saved["configuration"]), scratch / "run.yaml"), *before]
+        before = ["--config", _written(training(saved["configuration"], typed), scratch / "run.yaml"), *before]
         rank_zero_info(f"{home or path}: going on with the trainer and callbacks that it records")
     options = _found_again(saved.get("datamodule_hyper_parameters"), saved.get("made_in"))
     # After the recorded model and data, and before what was typed.
@@ -167,59 +151,3 @@ def _found_again(data: Any, made_in: Any) -> list[str]:
         if Path(made_in, value).exists():
             options.append(f"--data.tasks.init_args.{name}={seal(str(Path(made_in, value)))}")
     return options
-
-
-def _check(value: Any, key: str) -> None:
-    """Refuse what the parser could read as anything but a number, a word, or an object of a class that is known.
-
-    What a checkpoint holds is somebody else's text: dots would name modules, braces objects, and the name of a file
-    its content.
-    """
-    if isinstance(value, Mapping):
-        named = value.get("class_path")
-        if named is not None and (named not in _MADE_AGAIN or value.keys() - {"class_path", "init_args"}):
-            raise ValueError(
-                f"ckpt_path: the run had {named} ({key}), which is not made from a checkpoint alone: give the run's "
-                "configuration, such as -c RUN/config.yaml"
-            )
-        if value.get("save_dir") or value.get("dirpath"):
-            raise ValueError(
-                f"ckpt_path: the run wrote to {value.get('save_dir') or value.get('dirpath')!r} ({key}); give its "
-                "configuration, such as -c RUN/config.yaml"
-            )
-        for name, part in value.items():
-            if not isinstance(name, str) or not re.fullmatch(r"[a-z_][a-z0-9_]*", name):
-                raise ValueError(f"ckpt_path: the checkpoint records an option {name!r:.60} ({key}), which is none")
-            if name != "class_path" or named is None:
-                _check(part, f"{key}.{name}".lstrip("."))
-    elif isinstance(value, list | tuple):
-        for part in value:
-            _check(part, key)
-    elif isinstance(value, str) and (
-        not re.fullmatch(r"(?!/)[\w:/+-]{0,80}", value, re.ASCII) or Path(value).is_file()
-    ):
-        raise ValueError(
-            f"ckpt_path: the run had {value!r:.60} ({key}), which is not taken from a checkpoint alone: give the run's "
-            "configuration, such as -c RUN/config.yaml"
-        )
-    elif not (value is None or isinstance(value, bool | int | float | str)):
-        raise ValueError(f"ckpt_path: the checkpoint records {type(value).__name__} ({key}), which is no plain value")
-
-
-def _sections(configuration: Any) -> dict[str, Any]:
-    """The sections of a recorded configuration that say how a run is trained, each with its options."""
-    if not isinstance(configuration, Mapping):
-        raise ValueError("ckpt_path: the checkpoint's configuration is damaged")
-    found = {name: configuration[name] for name in _SECTIONS if name in configuration}
-    for name, section in found.items():
-        if isinstance(section, Mapping) != (name not in ("seed_everything", "float32_matmul_precision")):
-            raise ValueError(f"ckpt_path: the checkpoint's configuration is damaged ({name})")
-    trainer = found.get("trainer", {})
-    for name in ("callbacks", "logger", "plugins"):
-        given = trainer.get(name)
-        # It would be a file, or the short name of any class.
-        if any(isinstance(part, str) for part in (given if isinstance(given, list | tuple) else [given])):
-            raise ValueError(f"ckpt_path: the checkpoint's configuration is damaged (trainer.{name})")
-    found["trainer"] = {k: v for k, v in trainer.items() if k not in ("default_root_dir", "model_registry")}
-    _check(found, "")
-    return found

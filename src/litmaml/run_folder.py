@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_info
 
 from litmaml.checkpoint import read_checkpoint
 from litmaml.paths import expanded
+from litmaml.run_owner import OWNER
 
 CHECKPOINTS = "checkpoints"
 BEST = "best.ckpt"
@@ -120,7 +122,29 @@ def set_aside(folder: Path) -> Path | None:
     return moved if folder.is_symlink() else folder.with_name(moved.name)
 
 
+def put_back(earlier: Path, folder: Path) -> bool:
+    """Let a run that was set aside lie in its folder again, in place of a new one that failed before it had done
+    anything. For the folder's owner.
+
+    Returns:
+        Whether it does: not where there is a checkpoint or another run in it by now.
+    """
+    real = folder.resolve()
+    owners = [file for file in real.rglob(OWNER) if file.parent != real]
+    if owners or next(real.rglob("*.ckpt"), None) is not None or not earlier.is_dir():
+        return False
+    failed = real.with_name(f".{real.name}.failed-{os.getpid()}")
+    try:
+        real.rename(failed)
+        earlier.resolve().rename(real)
+    except OSError:  # somebody was faster; nothing is lost
+        return False
+    shutil.rmtree(failed, ignore_errors=True)
+    return True
+
+
 def remove_unfinished(folder: Path) -> None:
     """Delete what a kill left half-written. For the folder's owner, since nobody else writes there."""
-    for file in (folder / CHECKPOINTS).glob(".*.unfinished"):
-        file.unlink(missing_ok=True)
+    for place in (folder, folder / CHECKPOINTS):
+        for file in place.glob(".*.unfinished*"):
+            file.unlink(missing_ok=True)

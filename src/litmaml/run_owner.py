@@ -7,7 +7,8 @@ Another ``fit`` takes the folder over where the owner is dead:
   system has no locks, the process is looked up by its number and the time it began.
 * A requeued SLURM job takes over from its own earlier start at once: SLURM never runs the two together.
 * On another machine, or after a reboot, an owner is dead if it has not touched the file for two minutes, by the clock
-  of the file system. One that is late is watched until then, so the wait is two minutes at most.
+  of the file system. One that is late is watched until then, so the wait is two minutes at most, whatever that clock
+  does meanwhile.
 
 An owner that was only suspended, and lost its folder meanwhile, finds out before it writes (``check``).
 """
@@ -27,6 +28,10 @@ import uuid
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
+
+from lightning.pytorch.utilities import rank_zero_info
+
+from litmaml.paths import unlinked
 
 OWNER = ".owner"
 BEAT = 15.0
@@ -128,10 +133,9 @@ def claim(folder: Path) -> FolderOwner:
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+            descriptor = os.open(unlinked(file), os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            reason = error.strerror or error
-            raise OSError(f"trainer.default_root_dir: cannot write to {str(folder)!r}: {reason}") from error
+            raise _cannot_write(folder, error) from error
         try:
             locked = _lock(descriptor)
             known = _read(file)
@@ -144,7 +148,10 @@ def claim(folder: Path) -> FolderOwner:
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), os.stat(file)):
                     process = _this_process()
-                    _write(descriptor, process)
+                    try:
+                        _write(descriptor, process)
+                    except OSError as error:
+                        raise _cannot_write(folder, error) from error
                     if not locked:
                         _let_the_last_one_win(file, folder, process)
                     return FolderOwner(folder, descriptor, process)
@@ -152,6 +159,13 @@ def claim(folder: Path) -> FolderOwner:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def _cannot_write(folder: Path, error: OSError) -> OSError:
+    return OSError(
+        f"trainer.default_root_dir: cannot write to {str(folder)!r}: {error.strerror or error}; name another folder, "
+        "or make room in this one"
+    )
 
 
 def _lock(descriptor: int) -> bool | None:
@@ -181,15 +195,22 @@ def _lives(known: _Process, file: Path, locked: bool | None) -> bool:
 
 def _beats(known: _Process, file: Path) -> bool:
     """Whether an owner that cannot be asked gives a sign of life before it counts as dead."""
-    first = file.stat().st_mtime_ns
+    first, began, told = file.stat().st_mtime_ns, time.monotonic(), False
     while True:
         # Opened anew, which makes a network file system ask its server.
         with file.open("rb") as opened:
             if os.fstat(opened.fileno()).st_mtime_ns != first or _read(file) != known:
                 return True
-        with tempfile.NamedTemporaryFile(dir=file.parent, prefix=".clock-") as clock:
-            if os.fstat(clock.fileno()).st_mtime - first / 1e9 > STALE:
-                return False
+        with tempfile.TemporaryFile(dir=file.parent) as clock:  # without a name: a kill leaves nothing behind
+            silent = os.fstat(clock.fileno()).st_mtime - first / 1e9
+        # A clock that was set back would put its end off for ever.
+        if max(silent, time.monotonic() - began) > STALE:
+            return False
+        if not told:
+            rank_zero_info(
+                f"{file.parent} was last in use by {known}: waiting up to {STALE:.0f} s for a sign of its life"
+            )
+            told = True
         time.sleep(min(1.0, BEAT / 4))
 
 

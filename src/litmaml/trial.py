@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import time
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import torch
@@ -10,27 +11,33 @@ from torch import Tensor
 
 from litmaml.inner.loop import InnerLoop, ordinary, unfused_attention
 from litmaml.loss_checks import check_loss_on, check_output
-from litmaml.model_checks import check_draws
+from litmaml.model_checks import check_hooks
 from litmaml.model_copy import copy_of, kept_values
 from litmaml.outer import OuterGradient
+from litmaml.outer.draws import check_draws
 from litmaml.shown import first_line, listed
 from litmaml.tasks import Batch, Tasks
-from litmaml.trial_derivatives import try_derivatives
+from litmaml.trial_derivatives import LONG, try_derivatives
 from litmaml.trial_state import Drawn, Snapshot, attributes, changed, equal, own_streams
 
 _EXAMPLES = 6
 """How many examples of a support batch are tried: enough for batch norm."""
 
 
-def try_first_batch(inner_loop: InnerLoop, outer_gradient: OuterGradient, tasks: Tasks) -> list[str]:
-    """Try the model on a few examples of the first tasks, on copies: nothing of it is changed, no stream moves on.
+def try_first_batch(inner_loop: InnerLoop, tasks: Tasks, outer_gradient: OuterGradient | None) -> list[str]:
+    """Try the model on a few examples of the first tasks: nothing of it is changed, no stream moves on.
 
-    Looked at are: what a forward pass draws and changes beside what it gives; whether the loss fits its outputs and
-    targets; whether the inner loop's gradient is that of a plain copy of the model with the same weights; whether the
-    exact Hessian product is the central difference of gradients, in float64 at two radii; and whether several tasks at
-    once give what one after another does.
+    Looked at are: what a forward pass and a loss draw and change beside what they give; whether the loss fits the
+    outputs and targets; whether the inner loop's gradient is that of the model with the same weights written into it,
+    and of a copy in float64; whether the exact Hessian product is the central difference of gradients, in float64 at
+    two radii; and whether several tasks at once give what one after another does.
 
     What is handled is set in the inner loop: ``draws``, ``mapped``, ``changes_inputs``.
+
+    Args:
+        inner_loop: The model with its loss, inner optimizer and outer gradient.
+        tasks: A first batch.
+        outer_gradient: What will be taken, or None in an evaluation; then what only it needs is not looked at.
 
     Returns:
         Sentences for the user on what is done otherwise than by default.
@@ -41,18 +48,26 @@ def try_first_batch(inner_loop: InnerLoop, outer_gradient: OuterGradient, tasks:
     device = tasks.query.inputs.device
     made = [name for name, value in kept_values(inner_loop.model).items() if _is_computed(value)]
     with torch.inference_mode(False), torch.enable_grad(), own_streams(0, device):
+        check_hooks(inner_loop.model)
         try:
             copied = copy_of(inner_loop)
         except Exception as error:  # whatever an attribute of somebody's model raises
             return [f"model: it cannot be copied ({first_line(error)}), so the first batch was not tried"]
         tasks = ordinary(tasks)
-        support, query = (_few(batch, _EXAMPLES) for batch in (tasks.support[0], tasks.query))
-        with unfused_attention():
-            predictions = _try_passes(inner_loop, outer_gradient, copied, support, query, made)
-        check_loss_on(copied.loss, predictions, support.targets[0])
+        most, whole = 2 if _is_slow(copy_of(inner_loop), tasks.support[0]) else _EXAMPLES, False
+        support, query = (_few(batch, most) for batch in (tasks.support[0], tasks.query))
+        try:
+            _try_passes(inner_loop, copied, support, query, made, outer_gradient)
+        except Exception:
+            support, query = (_few(batch, batch.inputs.shape[1]) for batch in (tasks.support[0], tasks.query))
+            whole = max(batch.inputs.shape[1] for batch in (support, query)) > most
+            if not whole:
+                raise
+            # A model or a loss may take batches of one size only.
+            _try_passes(inner_loop, copy_of(inner_loop), support, query, made, outer_gradient)
         with torch.autocast(device.type, enabled=False), torch.autocast("cpu", enabled=False):
             at_once = max(inner_loop.tasks_at_once(batch.inputs) for batch in (tasks.support[0], tasks.query)) > 1
-            return try_derivatives(inner_loop, outer_gradient, support, at_once)
+            return try_derivatives(inner_loop, support, at_once, outer_gradient, whole)
 
 
 def _few(batch: Batch, most: int) -> Batch:
@@ -62,13 +77,70 @@ def _few(batch: Batch, most: int) -> Batch:
     return Batch(*(part[:2].index_select(1, which) for part in (batch.inputs, batch.targets)))
 
 
+def _is_slow(copied: InnerLoop, batch: Batch) -> bool:
+    """Whether a forward pass of all the examples would take long, judging by two of them."""
+    inputs = _few(batch, 2).inputs[0]
+    began = time.process_time()
+    with suppress(Exception), torch.no_grad():  # it will be raised again where it is told of
+        copied.model(inputs.clone())
+    return time.process_time() - began > LONG * len(inputs) / _EXAMPLES
+
+
 def _try_passes(
     inner_loop: InnerLoop,
-    outer_gradient: OuterGradient,
     copied: InnerLoop,
     support: Batch,
     query: Batch,
     made: list[str],
+    outer_gradient: OuterGradient | None,
+) -> None:
+    """Forward passes of the first task and its loss, on copies."""
+    with unfused_attention():
+        predictions = _try_model(inner_loop, copied, support, query, made, outer_gradient)
+    check_loss_on(copied.loss, predictions, support.targets[0])
+    _try_loss(inner_loop, copied, predictions, support.targets[0], outer_gradient)
+
+
+def _try_loss(
+    inner_loop: InnerLoop, copied: InnerLoop, predictions: Tensor, targets: Tensor, outer_gradient: OuterGradient | None
+) -> None:
+    """The loss, twice: what it draws, and whether it depends on calls before."""
+    loss, drawn = copied.loss, Drawn(targets.device)
+
+    def outcome() -> Tensor:
+        with torch.no_grad(), own_streams(3, targets.device), drawn:
+            value: Tensor = loss(predictions.clone(), targets.clone())
+        return value
+
+    first, again = outcome(), outcome()
+    if drawn.by_others:
+        raise _draws_elsewhere(f"loss: {type(loss).__name__}", drawn)
+    if not equal(first, again, 1e-4 if first.is_cuda else 0.0):
+        raise ValueError(
+            f"loss: {type(loss).__name__} gives another number for the same predictions, targets and random numbers, "
+            "by something that it keeps between calls, which tasks would share; keep nothing there, and draw by "
+            "torch's global generator"
+        )
+    if drawn.by_torch:
+        if outer_gradient is not None:
+            check_draws(outer_gradient, f"loss: {type(loss).__name__}", "take another loss")
+        inner_loop.draws = True
+
+
+def _draws_elsewhere(what: str, drawn: Drawn) -> ValueError:
+    return ValueError(
+        f"{what} draws from {' and '.join(drawn.by_others)}, which neither a resumed run nor a second look at the same "
+        "step repeats; draw by torch (torch.rand_like(x), nn.Dropout)"
+    )
+
+
+def _try_model(
+    inner_loop: InnerLoop,
+    copied: InnerLoop,
+    support: Batch,
+    query: Batch,
+    made: list[str],
+    outer_gradient: OuterGradient | None,
 ) -> Tensor:
     """Forward passes of the first task: what they draw and change, and whether they depend on those before.
 
@@ -94,10 +166,7 @@ def _try_passes(
             "no outer step trains; compute that in the forward pass"
         )
     if drawn.by_others:
-        raise ValueError(
-            f"model: its forward pass draws from {' and '.join(drawn.by_others)}, which neither a resumed run nor a "
-            "second look at the same step repeats; draw by torch (torch.rand_like(x), nn.Dropout)"
-        )
+        raise _draws_elsewhere("model: its forward pass", drawn)
     if before.places != after.places:
         raise ValueError(
             "model: its forward pass puts other modules or parameters in the place of its own, which the inner loop "
@@ -125,7 +194,8 @@ def _try_passes(
             "tasks would share; keep nothing between forward passes, and draw by torch's global generator"
         )
     if drawn.by_torch:
-        check_draws(outer_gradient, "its forward pass")
+        if outer_gradient is not None:
+            check_draws(outer_gradient, "model: its forward pass", "set dropout to 0")
         inner_loop.draws = True
     return first
 
@@ -134,11 +204,11 @@ def _outputs(copied: InnerLoop, inputs: Tensor, seed: int, drawn: Drawn | None =
     with torch.no_grad(), own_streams(seed, inputs.device), drawn or nullcontext():
         try:
             outputs: Any = copied.model(inputs)
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        except Exception as error:  # whatever somebody's forward pass raises
             raise ValueError(
                 f"model: {type(copied.model).__name__} cannot take the tasks' inputs of shape "
-                f"{tuple(inputs.shape[1:])} and {inputs.dtype} ({first_line(error)}); are model and tasks of one "
-                "configuration?"
+                f"{tuple(inputs.shape[1:])} and {inputs.dtype} ({type(error).__name__}: {first_line(error)}); are "
+                "model and tasks of one configuration?"
             ) from error
     return check_output(outputs, len(inputs))
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from litmaml.model_copy import kept_values
-from litmaml.randomness import seeded
+from litmaml.model_copy import kept_values, values_of
+from litmaml.randomness import generator_states, seeded
 
 
 class Snapshot:
@@ -29,7 +29,7 @@ class Snapshot:
 def attributes(model: nn.Module) -> dict[str, Any]:
     """The values of plain attributes at this moment, by name."""
     kept = kept_values(model)
-    return {name: value.detach().clone() if isinstance(value, Tensor) else value for name, value in kept.items()}
+    return {name: values_of(value) if isinstance(value, Tensor) else value for name, value in kept.items()}
 
 
 def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
@@ -87,8 +87,5 @@ class Drawn:
         self.by_others = tuple(name for name, a, b in zip(names, before, after, strict=True) if a != b)
 
     def _states(self) -> tuple[list[Tensor], Any, Any]:
-        of_torch = [torch.get_rng_state()]
-        if self._device.type == "cuda":
-            of_torch.append(torch.cuda.get_rng_state(self._device))
         _, words, *rest = cast(Any, np.random.get_state())  # noqa: NPY002
-        return of_torch, random.getstate(), (words.tobytes(), *rest)
+        return generator_states(self._device), random.getstate(), (words.tobytes(), *rest)

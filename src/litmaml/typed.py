@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,8 +13,10 @@ from typing import Any
 import yaml
 
 from litmaml.arguments import options_in
+from litmaml.plain_files import read_text
 
 _WRAPPERS = ("init_args", "dict_kwargs")
+_SECTIONS = "model|data|trainer|checkpoint|report|preemption|seed_everything|float32_matmul_precision"
 
 
 class Typed:
@@ -85,17 +88,15 @@ def what_was_typed(arguments: Sequence[str]) -> Typed:
     typed = Typed()
     for name, value in options_in(arguments):
         if name in ("-c", "--config"):
-            typed.put((), _content(value))
-        elif re.match(r"--(model|data)(\.|$)", name) and not name.endswith("+"):
-            typed.put(name.removeprefix("--").split("."), _content(value))
+            typed.put((), _read(value))
+        elif re.match(rf"--({_SECTIONS})(\.|$)", name) and not name.endswith("+"):
+            typed.put(name.removeprefix("--").split("."), _read(value))
     return typed
 
 
-def _content(value: str) -> Any:
-    """What a value stands for: a configuration file, or text that is read as YAML, as the command line reads it."""
+def _read(value: str) -> Any:
+    """What a value stands for: a file, whatever its name is, or text that is YAML, as the command line reads it."""
     try:
-        if value.endswith((".yaml", ".yml", ".json")):
-            value = Path(value).read_text(encoding="utf-8")
-        return yaml.safe_load(value)
-    except (OSError, ValueError, yaml.YAMLError):
+        return yaml.safe_load(read_text(Path(value)) if os.path.isfile(value) else value)
+    except (ValueError, yaml.YAMLError):
         return value  # the parser will say what is wrong

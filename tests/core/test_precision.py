@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from oracles import Tiny, random_tasks, relative
-from torch import nn
+from torch import Tensor, nn
 
 from litmaml.inner import SGD, HigherOptimizer
 from litmaml.inner.loop import InnerLoop
@@ -191,6 +192,61 @@ def test_compiled_draws_are_those_of_the_tasks() -> None:
     first = compiled(tasks).gradients
     assert relative(compiled(tasks).gradients, first) == 0
     assert relative(compiled(tasks._replace(numbers=tasks.numbers + 2)).gradients, first) > 1e-3
+
+
+class Net(nn.Module):
+    """A model with something of a test's own around its predictions."""
+
+    def __init__(self, around: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.around, self.tiny = around, Tiny()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.around(self.tiny(x), x)
+
+
+def by_numpy(y: Tensor, x: Tensor) -> Tensor:
+    return y * float(x.detach().numpy().mean())
+
+
+def by_a_generator(y: Tensor, x: Tensor) -> Tensor:
+    return y + 0.1 * torch.randn(len(x), 1, generator=torch.Generator().manual_seed(3))
+
+
+def compiled_of(around: Callable[[Tensor, Tensor], Tensor], method: OuterGradient | None = None) -> MetaGradientOf:
+    loop = InnerLoop(Net(around), nn.MSELoss(), SGD(0.1), method or FirstOrder(), ["*"], 1)
+    loop.mapped, loop.draws = False, around is by_dropout
+    return MetaGradientOf(loop, 1, compile=True)
+
+
+@compiles
+@pytest.mark.parametrize("around", [by_numpy, by_a_generator])
+def test_numbers_that_a_program_would_keep(around: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """The first chunk is compiled, the second has other inputs."""
+    with pytest.raises(ValueError, match=r"compile: on other numbers .*, by \d+\.\d%: .*; set compile to false, or"):
+        compiled_of(around)(random_tasks(2))
+
+
+def by_dropout(y: Tensor, x: Tensor) -> Tensor:
+    return nn.functional.dropout(y, 0.5)
+
+
+@compiles
+@pytest.mark.parametrize("method", [FirstOrder(), SecondOrder()], ids=["FirstOrder", "SecondOrder"])
+def test_a_program_that_draws_from_the_stream_is_proved(method: OuterGradient) -> None:
+    assert bool(compiled_of(by_dropout, method)(random_tasks(2)).finite.all())
+
+
+@pytest.mark.parametrize(
+    "around",
+    [lambda y, x: y * float(x.detach().mean()), lambda y, x: y if bool(x.sum() > 0) else -y],
+    ids=["item", "branch"],
+)
+def test_what_cannot_be_traced(around: Callable[[Tensor, Tensor], Tensor]) -> None:
+    with pytest.raises(
+        ValueError, match=r"compile: the model cannot be compiled \(.*\); set compile to false, or comp"
+    ):
+        compiled_of(around)(random_tasks(2))
 
 
 def test_what_cannot_be_compiled() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bodies import Body, Forward, loop_of, tried
 from oracles import random_tasks, relative
 from torch import Tensor, nn
 from torch.nn import functional
@@ -23,36 +24,6 @@ from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, Outer
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Batch, Tasks
 from litmaml.trial import try_first_batch
-
-Forward = Callable[["Body", Tensor], Any]
-
-
-class Body(nn.Module):
-    """One hidden layer with something of a test's own in its forward pass."""
-
-    def __init__(self, forward: Forward, **parts: Any) -> None:
-        super().__init__()
-        self.first, self.last = nn.Linear(1, 4), nn.Linear(4, 1)
-        self.own = forward
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.own(self, x)
-
-    def plain(self, x: Tensor) -> Tensor:
-        predicted: Tensor = self.last(torch.tanh(self.first(x)))
-        return predicted
-
-
-def loop_of(model: nn.Module, outer_gradient: OuterGradient | None = None) -> InnerLoop:
-    return InnerLoop(model, nn.MSELoss(), SGD(0.1), outer_gradient or SecondOrder(), ["*"], 2)
-
-
-def tried(model: nn.Module, outer_gradient: OuterGradient | None = None) -> tuple[InnerLoop, list[str]]:
-    loop = loop_of(model, outer_gradient)
-    return loop, try_first_batch(loop, random_tasks(3))
-
 
 # Randomness
 

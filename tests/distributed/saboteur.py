@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,18 @@ class Saboteur(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == self.step and trainer.global_rank == self.rank:
             os.kill(os.getpid(), getattr(signal, self.name))
+
+
+class Hanging(Callback):
+    """Stands still on one rank before an outer step, for an hour, and leaves its process's number in a file."""
+
+    def __init__(self, folder: str, step: int, rank: int = 1) -> None:
+        self.folder, self.step, self.rank = Path(folder), step, rank
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.step and trainer.global_rank == self.rank:
+            (self.folder / "pid").write_text(str(os.getpid()))
+            time.sleep(3600)
 
 
 class Notes(Callback):

@@ -116,6 +116,36 @@ def test_signal_to_one_of_two_ranks_stops_both(undisturbed: Path, tmp_path: Path
 
 
 @pytest.mark.slow
+def test_the_other_rank_killed_leaves_the_last_whole_step(undisturbed: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    two = [*FIT, *TWO, "--trainer.devices=2"]
+    began = time.monotonic()
+    statuses, said = finish(start([*two, callback(tmp_path, "Saboteur", name="SIGKILL", step=9, rank=1)], folder))
+    assert statuses != [0], said
+    assert time.monotonic() - began < 100
+    assert not (folder / ".owner").exists()
+    assert checkpoint(folder)["global_step"] == 9, said
+    assert "another process of this run has ended or does not answer" in said
+    statuses, said = finish(start([*two, "--ckpt_path=last"], folder))
+    assert statuses == [0], said
+    assert_close(folder, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_rank_that_hangs_is_given_up_after_the_time_out_and_ended(undisturbed: Path, tmp_path: Path) -> None:
+    folder, overlay = tmp_path / "run", Path(__file__).parents[2] / "configs" / "trainer" / "ddp.yaml"
+    two = [*FIT, "--data.meta_batch=4", f"--config={overlay}", "--trainer.accelerator=cpu", "--trainer.devices=2"]
+    hang = callback(tmp_path, "Hanging", folder=str(tmp_path), step=9)
+    statuses, said = finish(start([*two, hang, "--trainer.strategy.timeout=0:00:10"], folder))
+    assert statuses == [1], said
+    assert not Path("/proc", (tmp_path / "pid").read_text()).exists()
+    assert checkpoint(folder)["global_step"] == 9, said
+    statuses, said = finish(start([*two, "--ckpt_path=last"], folder))
+    assert statuses == [0], said
+    assert_close(folder, undisturbed)
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_killed_at_any_moment(tmp_path: Path) -> None:
     """Killed from outside, at other moments each time, until it is let through."""

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ import litmaml
 from litmaml.data.images import ImageFormat
 from litmaml.finetuning.adapted_model import AdaptedModel
 from litmaml.finetuning.labelled_images import read_query, read_support
+from litmaml.inner import SGD
 from litmaml.meta_learner import MetaLearner
 
 NAMES = sorted(["Blaue Meise", "ворона", "鶴", 'a|b, "c" $x$'])
@@ -185,3 +187,44 @@ def test_importing_the_package_is_quick() -> None:
     assert "adapt" in done.stdout
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         litmaml.nothing  # noqa: B018
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.scale = nn.Linear(1, 1), 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        predicted: Tensor = self.scale * self.head(x)
+        return predicted
+
+
+def test_what_would_be_loaded_as_another_model_is_not_saved(tmp_path: Path) -> None:
+    learner = MetaLearner(Scaled(), SGD(0.01), loss=nn.MSELoss())
+    x = torch.randn(6, 1)
+    litmaml.adapt(learner, x, x.sin()).save(tmp_path / "as it was made")
+    learner.inner_loop.model.scale = 3.0  # type: ignore[assignment]  # a module to InnerLoop
+    with pytest.raises(ValueError, match=r"model: it cannot be saved, .* \(it predicts otherwise by .*\); keep each"):
+        litmaml.adapt(learner, x, x.sin()).save(tmp_path / "changed")
+    assert not list((tmp_path / "changed").iterdir())
+
+
+@pytest.mark.parametrize("ties", [["head"], {"head.bias": 1}, {"head.bias": "head.weight"}, {"other": "head.bias"}])
+def test_damaged_ties(ties: Any, tmp_path: Path) -> None:
+    x = torch.randn(6, 1)
+    litmaml.adapt(MetaLearner(Scaled(), SGD(0.01), loss=nn.MSELoss()), x, x.sin()).save(tmp_path)
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    config["tied"] = ties
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(ValueError, match=r"^model: "):
+        litmaml.load(tmp_path)
+
+
+def test_a_folder_of_before_ties_were_recorded(tmp_path: Path) -> None:
+    x = torch.randn(6, 1)
+    model = litmaml.adapt(MetaLearner(Scaled(), SGD(0.01), loss=nn.MSELoss()), x, x.sin())
+    model.save(tmp_path)
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    del config["tied"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert torch.equal(litmaml.load(tmp_path)(x), model(x))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from litmaml.finetuning.fine_tuner import FineTuner
 from litmaml.finetuning.support_loss import LEARNT, learnt_at
@@ -124,6 +128,71 @@ def test_the_learner_is_left_as_it_was() -> None:
     assert all(torch.equal(value, before[name]) for name, value in meta.state_dict().items())
     assert all(parameter.requires_grad for parameter in meta.inner_loop.parameters())
     assert isinstance(meta.inner_loop, InnerLoop)
+
+
+REGISTERED: dict[str, Any] = {}
+
+
+class Referring(nn.Module):
+    """A model whose forward pass finds its first layer by other ways than an attribute."""
+
+    def __init__(self, how: str = "attribute") -> None:
+        super().__init__()
+        self.first, self.last, self.how = nn.Linear(4, 5), nn.Linear(5, 3), how
+        self.closure = lambda x: self.first(x)
+        self.weak = [weakref.ref(self.first)]
+        self.weak_weight = weakref.ref(self.first.weight)
+        REGISTERED.update(layer=self.first, weight=self.first.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        layers: dict[str, Callable[[Tensor], Tensor]] = {
+            "attribute": self.first,
+            "closure": self.closure,
+            "global": REGISTERED["layer"],
+            "weakref": self.weak[0](),  # type: ignore[dict-item]  # it is alive
+            "global weight": lambda x: x @ REGISTERED["weight"].T + self.first.bias,
+            "weakref of a weight": lambda x: x @ self.weak_weight().T + self.first.bias,  # type: ignore[union-attr]
+        }
+        predicted: Tensor = self.last(torch.tanh(layers[self.how](x)))
+        return predicted
+
+
+def referring(how: str) -> MetaLearner:
+    torch.manual_seed(0)
+    return MetaLearner(Referring(how), SGD(lr=0.1), inner_steps=2)
+
+
+def test_a_closure_over_the_model_adapts_the_tuners_own() -> None:
+    """And not the learner's, whose weights may go on to change."""
+    plain, closure = (FineTuner(referring(how), INPUTS, 3, steps=2) for how in ("attribute", "closure"))
+    wanted, found = (list(tuner.path(INPUTS, TARGETS))[-1].weights for tuner in (plain, closure))
+    assert all(torch.equal(weight, found[name]) for name, weight in wanted.items())
+    meta = referring("closure")
+    tuner = FineTuner(meta, INPUTS, 3, steps=2)
+    *_, last = tuner.path(INPUTS, TARGETS)
+    adapted = tuner.module(last.weights, INPUTS)
+    before = adapted(INPUTS)
+    torch.testing.assert_close(before, tuner.predict(last.weights, INPUTS))
+    with torch.no_grad():
+        meta.inner_loop.model.get_parameter("first.weight").mul_(5)
+    assert torch.equal(adapted(INPUTS), before)
+
+
+@pytest.mark.parametrize("how", ["global", "weakref", "global weight", "weakref of a weight"])
+def test_a_copy_that_computes_with_the_learners_weights_is_refused(how: str) -> None:
+    meta = referring(how)
+    before = {name: value.clone() for name, value in meta.state_dict().items()}
+    with pytest.raises(ValueError, match=r"model: a copy of it, .* by a closure, a global, a weakref .*; let it use"):
+        FineTuner(meta, INPUTS, 3)
+    assert all(torch.equal(value, before[name]) for name, value in meta.state_dict().items())
+    assert meta.inner_loop.training
+
+
+def test_a_frozen_learner_adapts_as_before() -> None:
+    wanted, meta = list(FineTuner(learner(), INPUTS, 3, steps=2).path(INPUTS, TARGETS))[-1].weights, learner()
+    meta.freeze()
+    found = list(FineTuner(meta, INPUTS, 3, steps=2).path(INPUTS, TARGETS))[-1].weights
+    assert all(torch.equal(weight, found[name]) for name, weight in wanted.items())
 
 
 @pytest.mark.parametrize(

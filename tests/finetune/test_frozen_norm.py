@@ -7,7 +7,9 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from litmaml.finetuning.adaptation import adapt
 from litmaml.finetuning.fine_tuner import AT_ONCE, FineTuner, parts
 from litmaml.finetuning.frozen_norm import batch_norms, check_independent, freeze_normalisation
 from litmaml.meta_learner import MetaLearner
@@ -54,6 +56,58 @@ def test_another_layer_that_looks_at_the_batch_is_refused() -> None:
 
     with pytest.raises(ValueError, match=r"predicts an input alone otherwise than among others.*layer norm"):
         check_independent(Centred(4, 2), torch.randn(8, 4))
+
+
+class Normalised(nn.Module):
+    """A batch norm that is called so often in a forward pass, by keyword."""
+
+    def __init__(self, calls: int) -> None:
+        super().__init__()
+        self.calls = calls
+        self.first, self.last = nn.Linear(1, 4), nn.Linear(4, 1)
+        self.norm = nn.BatchNorm1d(4, track_running_stats=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for _ in range(self.calls):
+            x = torch.tanh(self.norm(input=2 * x + 1))
+        predicted: Tensor = self.last(x)
+        return predicted
+
+
+def learner_of(model: nn.Module) -> MetaLearner:
+    return MetaLearner(model, loss=nn.MSELoss())
+
+
+def test_a_layer_that_is_called_twice_is_refused() -> None:
+    x = torch.randn(8, 1)
+    refused = pytest.raises(
+        ValueError, match=r"model: its batch norm norm is called 2 times in 1 forward pass, .*; meta"
+    )
+    with refused:
+        adapt(learner_of(Normalised(2)), x, x.sin())
+    with refused:
+        freeze_normalisation(Normalised(2), [x])
+
+
+@pytest.mark.parametrize("calls", [0, 1])
+def test_a_layer_that_is_called_once_or_not_is_frozen(calls: int) -> None:
+    x = torch.randn(8, 1)
+    tuner = FineTuner(learner_of(Normalised(calls)), x)
+    *_, last = tuner.path(x, x.sin())
+    frozen = tuner.module(last.weights, x)
+    assert not batch_norms(frozen)
+    torch.testing.assert_close(frozen(x), tuner.predict(last.weights, x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_function_that_looks_at_the_batch_is_refused() -> None:
+    class Functional(Normalised):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(functional.batch_norm(self.first(x), None, None, training=True))  # type: ignore[no-any-return]
+
+    x = torch.randn(8, 1)
+    with pytest.raises(ValueError, match=r"model: cannot predict an input alone \(Expected more than 1.*; meta-train"):
+        adapt(learner_of(Functional(0)), x, x.sin())
 
 
 def test_a_support_set_in_parts_is_adapted_to_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from litmaml.finetuning.adaptation import adapt
 from litmaml.finetuning.fine_tuner import FineTuner
 from litmaml.finetuning.head import find_head, replace_head
 from litmaml.inner import SGD, HigherOptimizer, InnerOptimizer
@@ -115,3 +116,15 @@ def test_only_the_head_moves_from_an_anil_checkpoint() -> None:
     assert all(torch.equal(w, before[name]) for name, w in model.state_dict().items() if "body" in name)
     assert cross_entropy(model(inputs), targets) < cross_entropy(torch.zeros(12, 4), targets)
     assert all(torch.equal(w, before[n]) for n, w in learner.inner_loop.model.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:checkpoints will not rebuild model")
+def test_a_head_is_not_looked_for_beside_scripted_parts() -> None:
+    """They take no hooks, so that a layer before the scripted one would be taken for the last."""
+    model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), torch.jit.script(nn.Linear(3, 3)))  # type: ignore[no-untyped-call]
+    learner, inputs, targets = MetaLearner(model, SGD(lr=0.1)), torch.randn(9, 4), torch.arange(9) % 3
+    adapted = adapt(learner, inputs, targets)
+    assert cross_entropy(adapted(inputs), targets) < cross_entropy(model(inputs), targets)
+    with pytest.raises(ValueError, match=r"model: its head cannot be looked for, since 2 is a ScriptModule.*; give as"):
+        adapt(learner, inputs, torch.arange(9) % 4)

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
-from torch import nn
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BaseFinetuning, Callback
+from torch import Tensor, nn
+from torch.optim import Optimizer
 from torchmetrics import MeanSquaredError
 
 from litmaml.data import Sinusoid, TaskDataModule
@@ -302,6 +304,65 @@ def test_frozen_parameters_stay_and_anil_adapts_the_head_alone(tmp_path: Path) -
     trainer(tmp_path).fit(module, sinusoids())
     assert torch.equal(model.get_parameter("body.1.bias"), frozen)
     assert module.inner_loop.fast_names == ["head.weight", "head.bias"]
+
+
+class Freezing(BaseFinetuning):
+    """Lightning's own way to freeze a body at first: before training, and so after the learner was made."""
+
+    def freeze_before_training(self, pl_module: LightningModule) -> None:
+        self.freeze(pl_module.inner_loop.model.body)
+
+    def finetune_function(self, pl_module: LightningModule, epoch: int, optimizer: Optimizer) -> None:
+        return None
+
+
+def test_a_callback_that_freezes_what_is_adapted_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"model: .* no longer trainable, .*; freeze or unfreeze the model before"):
+        trainer(tmp_path, callbacks=[Freezing()]).fit(learner(), sinusoids())
+    trainer(tmp_path, callbacks=[Freezing()]).fit(learner(fast_weights=["head.*"]), sinusoids())
+
+
+def test_weights_that_are_unfrozen_in_training_are_refused(tmp_path: Path) -> None:
+    class Unfreezing(Callback):
+        def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            pl_module.inner_loop.model.requires_grad_(True)
+
+    model = MLP(hidden=[8])
+    model.body.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"model: body.* trainable only now"):
+        trainer(tmp_path, callbacks=[Unfreezing()]).fit(learner(model=model), sinusoids())
+
+
+def test_a_frozen_learner_is_tested_as_before(tmp_path: Path) -> None:
+    found = []
+    for frozen in (False, True):
+        module = learner()
+        if frozen:
+            module.freeze()
+        trainer(tmp_path).test(module, sinusoids(), verbose=False)
+        found.append([result.mean for result in module.results["loss"]])
+    assert found[0] == found[1]
+
+
+class Distances(nn.Module):
+    """Has no second derivative in torch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(1, 4), nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        predicted: Tensor = self.head(torch.tanh(self.body(x))) + 1e-3 * nn.functional.pdist(self.body.weight).sum()
+        return predicted
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")  # torch, of what it maps slowly
+def test_a_model_without_second_derivative_is_tested_and_not_trained(tmp_path: Path) -> None:
+    module = learner(model=Distances())
+    trainer(tmp_path).test(module, sinusoids(), verbose=False)
+    assert len(module.results["loss"]) == 2
+    with pytest.raises(ValueError, match="no second derivative exists"):
+        trainer(tmp_path).fit(module, sinusoids())
 
 
 def test_loss_falls_in_training(tmp_path: Path) -> None:

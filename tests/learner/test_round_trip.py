@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from litmaml.data import Sinusoid, TaskDataModule
@@ -77,7 +79,10 @@ def fitted(folder: Path, model: nn.Module, loss: nn.Module | None = None, **chan
 
 @pytest.mark.parametrize(
     ("model", "why"),
-    [(Scaled(0.1), r"gives other numbers by .*an attribute has an argument's name"), (Wider(3), "size mismatch|Error")],
+    [
+        (Scaled(0.1), r"gives other numbers by .*with another temperature; keep each argument"),
+        (Wider(3), "size mismatch|Error"),
+    ],
 )
 def test_a_model_whose_attribute_is_not_its_argument(model: nn.Module, why: str, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=rf"checkpoints will not rebuild model by themselves: .*({why})"):
@@ -87,6 +92,104 @@ def test_a_model_whose_attribute_is_not_its_argument(model: nn.Module, why: str,
     x = torch.randn(3, 1)
     again = MetaLearner.load_from_checkpoint(file, model=type(model)(0.1 if isinstance(model, Scaled) else 3))
     assert torch.equal(again.inner_loop.model(x), model(x))
+
+
+class Annealed(nn.Module):
+    """A number that is no argument, and a table that is drawn and not kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.scale, self.calls = nn.Linear(1, 1), 1.0, 0
+        self.register_buffer("table", torch.ones(1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        predicted: Tensor = self.head(x) * self.scale * self.table
+        return predicted
+
+
+class Anneal(Callback):
+    def __init__(self, change: Callable[[Annealed], None]) -> None:
+        self.change = change
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *others: Any) -> None:
+        self.change(pl_module.inner_loop.model)  # type: ignore[arg-type]  # a module to Lightning
+
+
+def scaled(model: Annealed) -> None:
+    model.scale += 0.5
+
+
+def redrawn(model: Annealed) -> None:
+    model.table += 1
+
+
+def counted(model: Annealed) -> None:
+    model.calls += 1
+
+
+@pytest.mark.parametrize(("change", "name"), [(scaled, "scale"), (redrawn, "table")])
+@pytest.mark.parametrize("before", [False, True])
+def test_what_training_changes_outside_of_weights(
+    change: Callable[[Annealed], None], name: str, before: bool, tmp_path: Path
+) -> None:
+    """By a callback, and before a run that takes no step."""
+    model = Annealed()
+    if before:
+        change(model)
+    changes = {"limit_train_batches": 0} if before else {"callbacks": [Anneal(change)]}
+    why = rf"(gives other numbers by|is another one) .*\(with another {name}; keep .* in a registered buffer"
+    with pytest.warns(UserWarning, match=rf"checkpoints will not rebuild model by themselves: .*{why}"):
+        file = fitted(tmp_path, model, limit_val_batches=0, **changes)
+    with pytest.raises(ValueError, match="model: the checkpoint has no recipe for it"):
+        MetaLearner.load_from_checkpoint(file)
+
+
+def test_what_changes_without_effect_is_no_other_model(tmp_path: Path) -> None:
+    model = Annealed()
+    file = fitted(tmp_path, model, callbacks=[Anneal(counted)])
+    x = torch.randn(3, 1)
+    assert model.calls == 2
+    assert torch.equal(MetaLearner.load_from_checkpoint(file).inner_loop.model(x), model(x))
+
+
+class Caching(nn.Module):
+    """Keeps its last activations: of several tasks at once they are no tensors any more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(1, 4), nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = torch.tanh(self.body(x))
+        predicted: Tensor = self.head(self.last)
+        return predicted
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_a_model_that_keeps_its_last_activations_is_recorded(steps: int, tmp_path: Path) -> None:
+    model = Caching()
+    file = fitted(tmp_path, model, limit_train_batches=steps)
+    x = torch.randn(3, 1)
+    assert torch.equal(MetaLearner.load_from_checkpoint(file).inner_loop.model(x), model(x))
+
+
+SHARED: dict[str, nn.Module] = {}
+
+
+class Registered(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(1, 1)
+        SHARED["head"] = self.head
+
+    def forward(self, x: Tensor) -> Tensor:
+        predicted: Tensor = SHARED["head"](x)
+        return predicted
+
+
+def test_a_constructor_that_registers_itself(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"model: to make another one .* changes what the model here predicts.*; keep"):
+        fitted(tmp_path, Registered())
 
 
 def test_a_loss_whose_attribute_is_not_its_argument(tmp_path: Path) -> None:

@@ -185,6 +185,18 @@ def test_a_monitor_that_does_not_exist_is_told_at_the_start(wrong: str) -> None:
     assert not list(Path("runs").rglob("*.ckpt"))
 
 
+@pytest.mark.filterwarnings("ignore:val. no task has a finite loss")
+def test_a_run_whose_tasks_are_all_skipped_goes_on_or_ends_as_it_was_told() -> None:
+    skip = ["--model.inner_optimizer.lr=1e30", "--model.on_nonfinite=skip", "--trainer.max_epochs=1"]
+    fit(*skip)
+    before = saved("runs/tiny")["state_dict"]
+    fit(*skip, "--trainer.max_epochs=2", "--ckpt_path=last")
+    assert steps("runs/tiny")["last"] == 8
+    assert all(torch.equal(weight, before[name]) for name, weight in saved("runs/tiny")["state_dict"].items())
+    with pytest.raises(FloatingPointError, match=r"max_skipped: 2 outer steps in a row"):
+        fit(*skip, "--model.max_skipped=2")
+
+
 @pytest.mark.parametrize("off", ["enable_checkpointing=false", *slow("barebones=true")])
 def test_checkpoints_can_be_switched_off(off: str) -> None:
     more = ["--trainer.log_every_n_steps=null", "--trainer.num_sanity_val_steps=null"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import json
 import os
 import random
 import signal
@@ -13,9 +14,11 @@ from typing import Any
 
 import pytest
 import yaml
+from lightning.pytorch import Trainer
 from tiny import TINY, finish, fit, slow, start
 
 from litmaml.cli import main, program
+from litmaml.processes import check_devices
 
 
 def told(*arguments: str) -> tuple[object, str]:
@@ -71,6 +74,15 @@ def told(*arguments: str) -> tuple[object, str]:
             ["--checkpoint.monitor=val_loss"],
             "checkpoint.monitor: there is no metric 'val_loss'; did you mean val/loss?",
         ),
+        (["--trainer.devices=99"], "trainer.devices: on a CPU it is the number of processes, and there are"),
+        (["--ckpt_pat=last"], "ckpt_pat: there is no such option; did you mean ckpt_path?"),
+        (["--trainer.max_ep=3"], "trainer.max_ep: there is no such option; did you mean trainer.max_"),
+        (["--ckpt_path"], "ckpt_path: has to be a run's folder, a file, best, last or none, got nothing"),
+        (["--ckpt_path="], "ckpt_path: has to be a run's folder, a file, best, last or none, got nothing"),
+        (["-c", "list.yaml"], "config: 'list.yaml' has to hold options by their names, got "),
+        (["--checkpoint.save_top_k=-2"], "checkpoint.save_top_k: has to be -1 for all, 0 for none, or more, got -2"),
+        (["-c", "number.yaml"], "data.tasks: expected a TaskDistribution by its class_path, got 1"),
+        (["-c", "group.yaml"], "preemption: is a group of options, such as preemption: {}, got 3"),
         (["stray"], "stray: there is no such option"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
@@ -80,6 +92,9 @@ def test_a_line_names_the_option(arguments: list[str], line: str) -> None:
     Path("latin1.yaml").write_bytes(("# für\n" + TINY).encode("latin-1"))
     Path("broken.yaml").write_text("model: [")
     Path("unknown.yaml").write_text("model: {inner_stepz: 3}")
+    Path("number.yaml").write_text("data: {tasks: 1}")
+    Path("group.yaml").write_text("preemption: 3")
+    Path("list.yaml").write_text("[model]")
     status, said = told("fit", "-c", "tiny.yaml", *arguments)
     assert status in (1, 2)
     assert said.removeprefix("litmaml fit: ").removeprefix("litmaml: ").startswith(line)
@@ -89,6 +104,8 @@ def test_a_line_names_the_option(arguments: list[str], line: str) -> None:
 def test_commands() -> None:
     assert told("fitt") == (1, "litmaml fitt: there is no command 'fitt'; did you mean fit? There are fit, validate, "
                             "test, predict, finetune, classify, diagnose")  # fmt: skip
+    assert told("-c", "tiny.yaml", "fit")[1] == "litmaml -c: -c: options come after a command, such as litmaml fit -c"
+    assert told("fit")[1] == "litmaml: model.model, data.tasks: have to be given; a configuration does so: -c FILE.yaml"
     assert told("test")[1].startswith("litmaml test: ckpt_path: test needs one")
     assert told("finetune", "--chekpoint=x")[0] == 2
     assert "there is no such option" in told("diagnose", "--model.inner_stepz=1")[1]
@@ -112,6 +129,15 @@ def test_a_device_that_is_not_there_is_told_before_anything_is_read(device: str)
     assert status == 1
     assert line.startswith("litmaml finetune: device: torch cannot compute there")
     assert f"got {device!r}" in line
+
+
+def test_more_processes_than_cores_are_warned_of() -> None:
+    cores = len(os.sched_getaffinity(0))
+    check_devices(Trainer(accelerator="cpu", devices=cores, logger=False))
+    with pytest.warns(
+        UserWarning, match=f"there are {cores} cores, got {cores + 1}: set it to at most {cores}, unless"
+    ):
+        check_devices(Trainer(accelerator="cpu", devices=cores + 1, logger=False))
 
 
 def test_the_traceback_is_there_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,46 +221,114 @@ MORE = {
 }
 
 
-def tried(seeds: range) -> list[str]:
-    """The lines that mutated configurations end with; empty where they run."""
+def spoilt(chance: random.Random, text: str) -> bytes:
+    """A configuration that is none, or of another encoding, or broken off, or of other things."""
+    raw = text.encode()
+    k = chance.randrange(len(raw))
+    return chance.choice(
+        [
+            *(b"", b"\n", b"---", b"null", b"3", b"- a\n- b", b"word", b"\x00", b"\xff\xfe\xfd", bytes(range(256))),
+            *(b"model: !!python/object/apply:os.mkdir [ran]", b"&a [*a]", b"[" * 3000, b"a: 1\na: {b: 2}", b"? {a: 1}"),
+            *(b"1: 2", b"null: 1", b"{trainer: [], model: 0}", b"trainer:\n\t- x", b"model: *gone", b"<<: 3"),
+            *(
+                raw[:k],
+                raw[k:],
+                raw[:k] + b"\x07" + raw[k:],
+                raw[:k] + b": :" + raw[k:],
+                raw[:k] + b"\t" + raw[k + 1 :],
+            ),
+            *(text.encode("utf-16"), text.encode("utf-32"), raw.replace(b": ", b":", 1), raw.replace(b"  ", b" ", 1)),
+            raw + "ä: ö\nمفتاح: قيمة\n".encode(),
+        ]
+    )
+
+
+def typed(chance: random.Random, command: str, base: dict[str, Any]) -> list[str]:
+    """What somebody may type after a command in a bad moment: files, options and checkpoints."""
+    file, how = Path("mutated.yaml"), chance.random()
+    if file.is_dir():
+        file.rmdir()
+    file.unlink(missing_ok=True)
+    arguments = ["-c", str(file)]
+    if how < 0.65:
+        file.write_text(yaml.safe_dump(mutated(chance, base), allow_unicode=True))
+    elif how < 0.8:
+        file.write_bytes(spoilt(chance, yaml.safe_dump(base)))
+    elif how < 0.85:
+        file.mkdir() if chance.random() < 0.5 else file.symlink_to("nowhere.yaml")
+    else:
+        file.write_text(yaml.safe_dump(base))
+        for _ in range(chance.choice([1, 1, 2])):
+            place = chance.choice([p for p in places(base) if p and not LEFT_ALONE & {*p}])
+            name = ".".join(str(part) for part in place if part != "init_args" or chance.random() < 0.5)
+            value = chance.choice(GARBAGE)
+            value = value if isinstance(value, str) else json.dumps(value)
+            arguments.append(
+                chance.choice([f"--{name}={value}", f"--{name}", f"--{name[:-1]}={value}", f"-{name}", value])
+            )
+    if command != "fit":
+        others = [
+            "runs",
+            "runs/run/checkpoints",
+            "half.ckpt",
+            "mutated.yaml",
+            "best",
+            "",
+            "ä",
+            "/dev/null",
+            "runs/run\n",
+        ]
+        named = "runs/run" if chance.random() < 0.8 else chance.choice([*others, "none", None])
+        arguments += [] if named is None else [f"--ckpt_path={named}"]
+    return arguments
+
+
+def tried(seeds: range, command: str = "fit") -> list[str]:
+    """The lines that a command ends with after mutated configurations; empty where it runs."""
     base = yaml.safe_load(TINY)
     for section, options in MORE.items():
         base[section] = {**base.get(section, {}), **options} if isinstance(options, dict) else options
     base["trainer"] |= {"max_epochs": 1, "max_steps": 2}
+    if command != "fit":
+        fit("--trainer.default_root_dir=runs/run", "--trainer.max_epochs=1")
+        Path("half.ckpt").write_bytes(Path("runs/run/checkpoints/last.ckpt").read_bytes()[:3000])
     lines = []
     for seed in seeds:
-        Path("mutated.yaml").write_text(yaml.safe_dump(mutated(random.Random(seed), base), allow_unicode=True))
-        root = f"--trainer.default_root_dir=runs/{seed}"
+        arguments = typed(random.Random(seed), command, base)
         limits = ["--trainer.max_steps=2", "--trainer.limit_val_batches=1", "--trainer.devices=1"]
         said, code = io.StringIO(), None
         try:
             with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-                program(["fit", "-c", "mutated.yaml", root, *limits])
+                program([command, *arguments, f"--trainer.default_root_dir=tried/{seed}", *limits])
         except SystemExit as ended:
             code = ended.code
         lines.append("" if code is None else code if isinstance(code, str) else said.getvalue().splitlines()[-1])
-        assert code != 0, seed
+        assert code != 0, (seed, arguments)
         assert "\n" not in lines[-1], seed
         assert code is None or 10 < len(lines[-1]) < 800, (seed, lines[-1])
         assert "Traceback" not in said.getvalue(), seed
+    assert not Path("ran").exists()
     return lines
 
 
 @pytest.mark.filterwarnings("default")
 def test_mutated_configurations() -> None:
-    assert len(tried(range(10))) == 10
+    assert len(tried(range(8))) == 8
+    assert len(tried(range(4), "test")) == 4
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 @pytest.mark.filterwarnings("default")
-def test_five_hundred_mutated_configurations() -> None:
-    lines = tried(range(1000, 1500))
+@pytest.mark.parametrize(("command", "count"), [("fit", 500), ("test", 170), ("validate", 170), ("predict", 160)])
+def test_five_hundred_mutated_configurations(command: str, count: int) -> None:
+    """Five hundred for training, and as many for the three evaluations together."""
+    lines = tried(range(1000, 1000 + count), command)
     wrong = [line for line in lines if line]
-    assert len(lines) == 500
-    assert len(wrong) > 200
+    assert len(lines) == count
+    assert len(wrong) > 0.4 * count
     unexpected = [line for line in wrong if "LITMAML_DEBUG" in line]
-    assert len(unexpected) < 15, "\n".join(unexpected)
+    assert len(unexpected) <= 0.01 * count, "\n".join(unexpected)
 
 
 def test_main_is_the_same_from_python() -> None:

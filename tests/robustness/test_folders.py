@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from tiny import everything, fit, saved, slow, steps, sums
+from tiny import FIT, TINY, everything, fit, saved, slow, steps, sums
 
 from litmaml.cli import main
+from litmaml.run_folder import put_back
 
 
 def test_a_run_from_an_earlier_runs_configuration_leaves_that_run_alone() -> None:
@@ -23,6 +25,54 @@ def test_a_run_from_an_earlier_runs_configuration_leaves_that_run_alone() -> Non
     assert Path("runs/second/logs/version_0/metrics.csv").is_file()
     main(["test", "--ckpt_path=runs/second"])
     assert everything("runs/tiny") == before
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("--data.train_tasks=21", "train_tasks"),
+        *slow(("--checkpoint.monitor=val_loss", "monitor"), ("--model.loss=torch.nn.CrossEntropyLoss", "targets")),
+    ],
+)
+def test_a_run_that_does_not_come_to_its_first_step_leaves_the_earlier_one_where_it_is(
+    wrong: str, message: str
+) -> None:
+    fit("--trainer.max_epochs=1")
+    before = everything("runs")
+    with pytest.raises(ValueError, match=message):
+        fit(wrong)
+    assert everything("runs") == before
+    assert [path.name for path in Path("runs").iterdir()] == ["tiny"]
+    fit("--trainer.max_epochs=1")
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["tiny", "tiny.1"]
+
+
+def test_a_failed_run_in_a_linked_folder_leaves_link_and_run() -> None:
+    Path("scratch/tiny").mkdir(parents=True)
+    Path("runs").mkdir()
+    Path("runs/tiny").symlink_to("../scratch/tiny")
+    fit("--trainer.max_epochs=1")
+    before = everything("scratch")
+    with pytest.raises(ValueError, match="train_tasks"):
+        fit("--data.train_tasks=21")
+    assert everything("scratch") == before
+    assert Path("runs/tiny").is_symlink()
+    assert [path.name for path in Path("scratch").iterdir()] == ["tiny"]
+
+
+def test_only_a_run_that_has_done_nothing_makes_room_again(tmp_path: Path) -> None:
+    earlier, new = tmp_path / "run.1", tmp_path / "run"
+    for kept in ("checkpoints/best.ckpt", "other/.owner"):
+        earlier.mkdir()
+        (new / kept).parent.mkdir(parents=True)
+        (new / kept).touch()
+        assert not put_back(earlier, new)
+        assert (new / kept).exists()
+        (new / kept).unlink()
+        assert put_back(earlier, new)
+        assert [path.name for path in tmp_path.iterdir() if path.name.startswith((".", "run"))] == ["run"]
+        assert not list(new.iterdir())
+        new.rmdir()
 
 
 @pytest.mark.slow
@@ -88,6 +138,27 @@ def test_the_last_that_is_typed_counts_in_whatever_order() -> None:
     main(["fit", *again, "--ckpt_path", "last", "--trainer.max_epochs=3"])
     assert steps("runs/b")["last"] == 12
     assert not Path("runs/a").exists()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        ["-ctiny.yaml"],
+        *slow(
+            ["-c=tiny.yaml"], ["-c", "dotted.yaml"], ["--config", "{trainer: {default_root_dir: runs/tiny}}", *FIT[1:]]
+        ),
+        *slow(["-c", "tiny.yaml", "--trainer", "{default_root_dir: runs/tiny, accelerator: cpu}"]),
+    ],
+    ids=lambda how: " ".join(how)[:30],
+)
+def test_a_run_is_resumed_however_its_folder_is_named(how: list[str]) -> None:
+    fit("--trainer.max_epochs=1")
+    dotted = yaml.safe_load(TINY)
+    dotted |= {f"trainer.{name}": value for name, value in dotted.pop("trainer").items()}
+    Path("dotted.yaml").write_text(yaml.safe_dump(dotted))
+    main(["fit", *how, "--ckpt_path=last", "--trainer.max_epochs=2"])
+    assert [path.name for path in Path("runs").iterdir()] == ["tiny"]
+    assert steps("runs/tiny")["last"] == 8
 
 
 @pytest.mark.slow
@@ -182,13 +253,20 @@ def test_a_folder_alone_resumes_the_run_with_its_trainer_and_callbacks() -> None
 
 
 @pytest.mark.slow
-def test_classes_that_a_checkpoint_does_not_make_have_to_be_typed() -> None:
+def test_own_classes_of_a_recorded_run_have_to_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("more.yaml").write_text("trainer: {callbacks: [{class_path: counting.Counting}]}")
     fit("-c", "more.yaml", "--trainer.max_epochs=1")
-    with pytest.raises(ValueError, match=r"ckpt_path: the run had counting\.Counting \(trainer\.callbacks\)"):
+    monkeypatch.delitem(sys.modules, "counting")
+    message = r"checkpoint\.trainer\.callbacks\[0\]: 'counting\.Counting' is not loaded.*--imports counting.* -c RUN"
+    with pytest.raises(ValueError, match=message):
         main(["fit", "--ckpt_path=runs/tiny", "--trainer.max_epochs=2"])
-    main(["fit", "-c", "runs/tiny/config.yaml", "--ckpt_path=runs/tiny", "--trainer.max_epochs=2"])
+    assert "counting" not in sys.modules
+    main(["fit", "--ckpt_path=runs/tiny", "--imports=counting", "--trainer.max_epochs=2"])
     assert steps("runs/tiny")["last"] == 8
+    main(["fit", "-c", "runs/tiny/config.yaml", "--ckpt_path=runs/tiny", "--trainer.max_epochs=3"])
+    assert steps("runs/tiny")["last"] == 12
+    main(["fit", "--ckpt_path=runs/tiny", "--trainer.callbacks=null", "--trainer.max_epochs=4"])
+    assert steps("runs/tiny")["last"] == 16
 
 
 @pytest.mark.parametrize("command", ["test", *slow("validate", "predict")])
@@ -224,8 +302,7 @@ def test_data_named_from_another_folder_is_found(monkeypatch: pytest.MonkeyPatch
     assert not list(Path().iterdir())
 
 
-CSV = "lightning.pytorch.loggers.CSVLogger"
-
+CSV, WANDB = "lightning.pytorch.loggers.CSVLogger", "lightning.pytorch.loggers.WandbLogger"
 
 HOSTILE = [
     ("callbacks", [{"class_path": "subprocess.Popen", "init_args": {"args": "touch ran"}}]),
@@ -245,6 +322,14 @@ HOSTILE = [
     ("plugins", [{"class_path": "os.system"}]),
     ("strategy", "own.Strategy"),
     ("profiler", {"class_path": "lightning.pytorch.profilers.SimpleProfiler", "init_args": {"dirpath": "/"}}),
+    ("profiler", "../evil"),
+    ("devices", 4096),
+    ("devices", "4096"),
+    ("max_time", "${HOME}"),
+    ("logger", {"class_path": WANDB, "init_args": {"settings": {"base_url": "http://3232235777"}}}),
+    ("logger", {"class_path": WANDB, "init_args": {"experiment": {"class_path": "wandb.sdk.wandb_run.Run"}}}),
+    ("callbacks", [{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"dirpath": "/tmp"}}]),
+    ("callbacks", [{"class_path": "lightning.pytorch.callbacks.LambdaCallback", "init_args": {"setup": "os.system"}}]),
 ]
 
 
@@ -256,6 +341,6 @@ def test_a_checkpoint_of_somebody_else_makes_nothing_of_a_run() -> None:
         configuration = honest["configuration"] | {"trainer": trainer}
         torch.save(honest | {"configuration": configuration}, "hostile.ckpt")
         before = everything(".")
-        with pytest.raises(ValueError, match=rf"ckpt_path: the .*\(trainer\.{key}"):
+        with pytest.raises(ValueError, match=rf"^checkpoint\.trainer.*{key}|^You selected an invalid strategy name"):
             main(["fit", "--ckpt_path=hostile.ckpt", "--trainer.max_epochs=2"])
         assert everything(".") == before

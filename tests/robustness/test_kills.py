@@ -64,3 +64,28 @@ def test_a_signal_at_random_moments_ends_in_a_checkpoint(number: str) -> None:
         assert status == (130 if number == "SIGINT" else 75), said
         assert "Traceback" not in said
         assert saved("runs/tiny")["global_step"] == len(seen.read_text().splitlines())
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGUSR1"])
+@pytest.mark.slow
+def test_a_signal_in_the_first_seconds_ends_with_the_status_to_requeue_on(number: str) -> None:
+    """From when the program listens, at the latest as its modules are read, to the first step."""
+    fit()
+    before = saved("runs/tiny")
+    for moment in (0.0, 0.3, 1.0, 2.0):
+        process = start(*FIT, "--trainer.max_epochs=3000", "--ckpt_path=last", "--trainer.logger=false")
+        while not catches(process.pid, getattr(signal, number)):
+            assert process.poll() is None, process.communicate()[0]
+        time.sleep(moment)
+        os.kill(process.pid, getattr(signal, number))
+        status, said = finish(process)
+        assert status == 75, said
+        assert "Traceback" not in said
+        assert not Path("runs/tiny/.owner").exists()
+        assert saved("runs/tiny")["global_step"] >= before["global_step"]
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal."""
+    (mask,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigCgt:")]
+    return bool(int(mask.split()[1], 16) >> (number - 1) & 1)

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tiny import finish, fit, saved, slow, start, steps
+from tiny import everything, finish, fit, saved, slow, start, steps
 
 from litmaml import guarded_logger
 from litmaml.callbacks.predictions import rows
@@ -63,6 +63,26 @@ def test_places_have_a_line_each() -> None:
     assert lines[0] == ["task", "example", "place", "target", "prediction", "probability"]
     assert len(lines) == 1 + 2 * 4
     assert [line[4] for line in lines[1:]] == [0] * 7 + [2]
+
+
+@pytest.mark.parametrize("command", ["test", "predict"])
+def test_a_folder_for_results_that_cannot_be_written_is_told_at_the_start(command: str) -> None:
+    fit("--trainer.max_epochs=1")
+    with pytest.raises(OSError, match=r"trainer\.default_root_dir: cannot write to '/proc/run': .*; name another"):
+        main([command, "--ckpt_path=runs/tiny", "--trainer.accelerator=cpu", "--trainer.default_root_dir=/proc/run"])
+
+
+@pytest.mark.parametrize(("command", "name"), [("test", "test_results.json"), ("predict", "predictions.csv")])
+def test_results_that_cannot_be_written_in_the_end_are_shown_and_leave_nothing_half_done(
+    command: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit("--trainer.max_epochs=1")
+    Path("runs/tiny", name).mkdir()  # a folder in its place fails as late as a full disk
+    before = everything("runs/tiny")
+    with pytest.raises(OSError, match=rf"cannot write 'runs/tiny/{name}': "):
+        main([command, "--ckpt_path=runs/tiny", "--trainer.accelerator=cpu"])
+    assert ("inner steps" in capsys.readouterr().out) == (command == "test")
+    assert {*everything("runs/tiny")} - {*before} <= {"predictions.safetensors"}
 
 
 @pytest.mark.slow

@@ -10,8 +10,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from tiny import FIT, everything, finish, fit, saved, start, steps
 
 from litmaml import run_owner
@@ -123,6 +125,33 @@ def test_an_owner_elsewhere_is_dead_when_its_heart_stands_still(run: Path, chang
 
 
 @pytest.mark.usefixtures("hasty")
+def test_a_clock_that_was_set_back_blocks_nobody(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    left_behind(run, boot="another", host="node7")
+    future = time.time() + 86400
+    os.utime(run / OWNER, (future, future))
+    began = time.monotonic()
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        claim(run).release()
+    assert 0.5 < time.monotonic() - began < 4
+    assert "was last in use by process" in caplog.text
+    assert "waiting up to 1 s" in caplog.text
+    assert not list(run.iterdir())
+
+
+def test_an_owner_that_cannot_write_its_name_names_the_folder(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.mkdir()
+    before = list(run_owner._held)
+
+    def full(*arguments: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_owner.os, "pwrite", full)
+    with pytest.raises(OSError, match=r"trainer\.default_root_dir: cannot write to .*: No space left.*make room"):
+        claim(run)
+    assert before == list(run_owner._held)
+
+
+@pytest.mark.usefixtures("hasty")
 def test_an_owner_elsewhere_lives_while_its_heart_beats(run: Path, owner: FolderOwner) -> None:
     recorded(run, boot="another", host="node7")
     os.close(owner._descriptor)  # its lock is not seen here; its heart beats by another hand
@@ -193,19 +222,35 @@ def test_a_second_fit_writes_and_moves_nothing_and_a_killed_one_is_resumed_at_on
     ("first", "second"), [([], []), ([], ["--ckpt_path=last"]), (["--ckpt_path=last"], ["--ckpt_path=last"])]
 )
 def test_of_two_in_one_folder_one_is_told_and_none_is_lost(first: list[str], second: list[str]) -> None:
-    """Ten tries, at other distances in time each."""
-    long = ["--data.train_tasks=6000", "--trainer.max_epochs=3", "--trainer.default_root_dir=runs/old"]
+    """Ten tries, at other distances in time each. The one that trains is asked to stop once the other has ended."""
+    long = ["--data.train_tasks=1000000", "--trainer.limit_val_batches=1", "--trainer.default_root_dir=runs/old"]
+    long.append("--trainer.callbacks=counting.Counting")
     for number, distance in enumerate((0, 0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.4, 3.2)):
         fit("--trainer.max_epochs=1", "--trainer.default_root_dir=runs/old")
-        old = saved("runs/old")["state_dict"]
+        before = saved("runs/old")
         one = start(*FIT, *long, *first)
         time.sleep(distance)
         other = start(*FIT, *long, *second)
-        (a, said_a), (b, said_b) = finish(one), finish(other)
-        assert sorted((a, b)) == [0, 1], said_a + said_b
-        assert "is in use by another run" in (said_b if b else said_a)
-        resumed = "--ckpt_path=last" in (first if b else second)
-        assert steps("runs/old")["last"] == (2404 if resumed else 3600)
-        kept = [saved(folder)["state_dict"] for folder in Path("runs").iterdir() if folder.name != "old"]
-        assert resumed or any(all((w == old[n]).all() for n, w in state.items()) for state in kept)
+        while one.poll() is None and other.poll() is None:
+            time.sleep(0.05)
+        loser, winner = (one, other) if one.poll() is not None else (other, one)
+        status, said = finish(loser)
+        assert status == 1, said
+        assert "is in use by another run" in said
+        wait_for(Path("seen-0.jsonl"), winner)
+        os.kill(winner.pid, signal.SIGUSR1)
+        status, said = finish(winner)
+        assert status == 75, said
+        after = saved("runs/old")
+        assert f"stopped after step {after['global_step']};" in said
+        resumed = "--ckpt_path=last" in (first if winner is one else second)
+        assert resumed == (after["global_step"] > 4 and not Path("runs/old.1").exists())
+        if not resumed:
+            assert_same(saved("runs/old.1"), before)
         Path("runs").rename(f"done-{number}")
+        Path("seen-0.jsonl").unlink()
+
+
+def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert one["global_step"] == other["global_step"]
+    assert all(torch.equal(weight, other["state_dict"][name]) for name, weight in one["state_dict"].items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from litmaml.callbacks.resumption import check_resumed
 
 NOTED = "--trainer.callbacks=counting.Counting"
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+BATCHES = [1, 2, 3, 4, 6, 8, 12]
 
 
 def seen() -> list[int]:
@@ -58,6 +60,23 @@ def test_another_batch_in_the_middle_of_an_epoch() -> None:
     assert seen() == list(range(48))
     fit(*common, "--data.meta_batch=2", "--ckpt_path=last", "--trainer.max_epochs=3")
     assert seen() == list(range(72))
+
+
+@pytest.mark.parametrize("first", [[], *slow(["--trainer.max_steps=1000"])])
+def test_an_epoch_is_not_counted_twice_where_steps_are_limited_too(first: list[str]) -> None:
+    fit(NOTED, *first, "--trainer.max_epochs=1")
+    fit(NOTED, "--trainer.max_steps=1000", "--ckpt_path=last")
+    fit(NOTED, "--trainer.max_steps=1000", "--ckpt_path=last", "--trainer.max_epochs=3")
+    assert steps("runs/tiny")["last"] == 12
+    assert saved("runs/tiny")["epoch"] == 2
+    assert seen() == list(range(60))
+
+
+def test_a_single_step_after_resuming_is_kept() -> None:
+    for step in (2, 3, 5, 6):
+        fit(NOTED, f"--trainer.max_steps={step}", *(["--ckpt_path=last"] if step > 2 else []))
+        assert steps("runs/tiny")["last"] == step
+    assert seen() == list(range(30))
 
 
 def rates() -> list[float]:
@@ -112,10 +131,11 @@ LEARNT = ["--model.inner_optimizer.learn=one", "--model.inner_optimizer.per_step
 )
 def test_what_cannot_be_changed_in_the_middle_is_refused(before: list[str], typed: list[str], message: str) -> None:
     fit(*before)
-    kept = saved("runs/tiny")["global_step"]
+    kept, config = saved("runs/tiny")["global_step"], Path("runs/tiny/config.yaml").read_text()
     with pytest.raises(ValueError, match=message):
         fit(*before, *typed, "--ckpt_path=last", *([] if "max_epochs" in str(typed) else ["--trainer.max_epochs=3"]))
     assert saved("runs/tiny")["global_step"] == kept
+    assert Path("runs/tiny/config.yaml").read_text() == config  # what is refused is not recorded either
     assert [path.name for path in Path("runs").iterdir()] == ["tiny"]
 
 
@@ -182,3 +202,30 @@ def test_records_without_the_newer_options_are_compared_by_what_they_have() -> N
     old = {"optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.1}}, "inner_steps": 1}
     new = {"optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.1, "fused": None}}, "inner_steps": 1}
     check_resumed(old, new | {"lr_scheduler": None, "lr_scheduler_interval": "step"}, learns_rates=False)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("seed", range(12))
+def test_every_task_is_seen_once_in_a_chain_of_resumptions_with_all_changed(seed: int) -> None:
+    """Stopped anywhere, four times, each time with another batch, accumulation, epoch and interval of validation."""
+    chance = random.Random(seed)
+    step = 0
+    for part in range(5):
+        tasks = chance.choice([24, 24, 48])
+        interval = chance.choice([["--trainer.val_check_interval=2"], ["--trainer.check_val_every_n_epoch=2"], []])
+        step += chance.randint(1, 9)
+        fit(
+            *(
+                NOTED,
+                f"--data.train_tasks={tasks}",
+                "--data.val_tasks=2",
+                f"--data.meta_batch={chance.choice(BATCHES)}",
+            ),
+            *(f"--trainer.accumulate_grad_batches={chance.choice([1, 1, 2, 3])}", f"--trainer.max_steps={step}"),
+            *(f"--data.num_workers={chance.choice([0, 0, 1])}", "--trainer.max_epochs=-1", *interval),
+            *(["--ckpt_path=last"] if part else []),
+        )
+        assert saved("runs/tiny")["global_step"] == step
+        _, first, seen_of_it = saved("runs/tiny")["TaskDataModule"]["place"]
+        assert seen() == list(range(first + seen_of_it)), part

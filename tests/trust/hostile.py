@@ -199,6 +199,14 @@ def records(mark: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "a loss that fills the memory", put(("hyper_parameters", "loss"), large)
     confusion = _of("torchmetrics.classification.MulticlassConfusionMatrix", num_classes=10**5)
     yield "a metric that fills the memory", put(("hyper_parameters", "metrics"), {"mine": confusion})
+    layer = _of("torch.nn.TransformerEncoderLayer", d_model=2, nhead=1)
+    for name, endless in {
+        "layers": _of("torch.nn.TransformerEncoder", encoder_layer=layer, num_layers=10**7),
+        "recurrent layers": _of("torch.nn.LSTM", input_size=1, hidden_size=1, num_layers=10**7),
+    }.items():
+        yield f"{name} without end", put(("hyper_parameters", "model"), endless)
+    running = _of("torchmetrics.aggregation.RunningMean", window=10**7)
+    yield "states without end", put(("hyper_parameters", "metrics"), {"mine": running})
     key = next(iter(honest()["callbacks"]))
     away = {**honest()["callbacks"][key], "best_model_path": "/tmp/runs/sinusoid/checkpoints/../../../mine.txt"}
     yield "a callback that removes files", {**honest(), "callbacks": {key: away}}
@@ -261,6 +269,12 @@ def archives(mark: Path) -> Iterator[tuple[str, bytes]]:
     indices = torch.zeros(1, 1, dtype=torch.int64)
     sparse = torch.sparse_coo_tensor(indices, torch.ones(1), (1 << 40,), check_invariants=True)
     yield "sparse", _saved({**honest(), "state_dict": {"w": sparse}})
+    deep = b"\x80\x02" + b"]" * 20_000 + b"N" + b"a" * 20_000 + b"."
+    yield "deep lists", _pickled(deep)
+    yield "lists deeper than functions call each other", _pickled(b"\x80\x02" + b"]" * 400 + b"N" + b"a" * 400 + b".")
+    yield "a storage larger than its part", _packed(lambda name, old: (name, old[: len(old) // 2]))
+    yield "links in the archive", _packed(lambda name, old: (name, old), extra={"archive/data/../../../x": b"/etc"})
+    yield "a name twice in other cases", _packed(lambda name, old: (name, old), extra={"archive/DATA.PKL": b"N."})
     yield "empty", b""
     yield "a page", b"<html>not found</html>"
 

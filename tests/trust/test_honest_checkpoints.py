@@ -6,13 +6,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import yaml
 from hostile import KEPT
+from PIL import Image
 from torch import nn
 from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.regression import MeanAbsoluteError
 
+import litmaml
 from litmaml.checkpoint import FORMAT, FORMAT_KEY, read_checkpoint
 from litmaml.cli import main
 from litmaml.data import Glyphs, LinearRegression, RankOne, Sinusoid, TaskDataModule
@@ -95,10 +99,53 @@ def use(file: Path, commands: tuple[str, ...], *others: str) -> None:
     learner, again = MetaLearner.load_from_checkpoint(file), open_checkpoint(file).learner
     assert all(torch.equal(w, again.state_dict()[name]) for name, w in learner.state_dict().items())
     root = f"--trainer.default_root_dir={file.parent.parent / 'out'}"
+    tasks = file.parent.parent / "tasks.yaml"
+    tasks.write_text(yaml.safe_dump({"data": {"tasks": read_checkpoint(file)["datamodule_hyper_parameters"]["tasks"]}}))
     for command in commands:
         option = "init_weights" if command == "init" else "ckpt_path"
-        data = [] if command != "init" else ["--data.tasks=Sinusoid"]
+        data = [] if command != "init" else ["-c", str(tasks)]
         main(["fit" if command == "init" else command, f"--{option}={file}", *QUICK, root, *data, *others])
+
+
+ALL = ("test", "validate", "predict", "fit", "init")
+SMALL = "--model.inner_steps=2"
+
+
+def use_everywhere(file: Path, *others: str) -> None:
+    """Give a checkpoint to every command and loader that takes examples of any kind."""
+    use(file, ALL, SMALL, *others)
+    out = file.parent.parent / "diagnosis"
+    where = [f"--checkpoint={file}", f"--trainer.default_root_dir={out}"]
+    main(["diagnose", *where, "--trainer.accelerator=cpu", "--diagnose.tasks=2", *others])
+    assert (out / "diagnosis.json").is_file()
+    examples = open_checkpoint(file).learner
+    inputs = torch.randn(6, *_shape(examples))
+    classes = isinstance(examples.inner_loop.loss, nn.CrossEntropyLoss)
+    model = litmaml.adapt(file, inputs, [0, 1, 2, 0, 1, 2] if classes else torch.randn(6, 1), steps=2)
+    assert model(inputs).shape == (6, 3 if classes else 1)
+
+
+def _shape(learner: MetaLearner) -> tuple[int, ...]:
+    first = next(module for module in learner.inner_loop.model.modules() if isinstance(module, nn.Linear | nn.Conv2d))
+    return (first.in_features,) if isinstance(first, nn.Linear) else (first.in_channels, 28, 28)
+
+
+def use_on_images(file: Path, folder: Path) -> None:
+    """Adapt a checkpoint to files, load what that gives, and classify with it."""
+    stream = np.random.default_rng(0)
+    for k in range(9):
+        (folder / "abc"[k % 3]).mkdir(parents=True, exist_ok=True)
+        pixels = stream.integers(0, 255, (28, 28), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "abc"[k % 3] / f"{k}.png")
+        Image.fromarray(255 - pixels).save(folder.with_name("loose.png"))
+    adapted = folder.with_name("adapted")
+    main(["finetune", f"--checkpoint={file}", f"--data={folder}", f"--output={adapted}", "--steps=2"])
+    assert litmaml.load(adapted).classes == ["a", "b", "c"]
+    (folder / "more").mkdir()
+    shutil.move(folder.with_name("loose.png"), folder / "more")
+    table = folder.with_name("table.csv")
+    main(["classify", f"--model={adapted}", f"--images={folder / 'more'}", f"--output={table}"])
+    assert len(table.read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize("outer", OUTER, ids=lambda part: type(part).__name__)
@@ -123,8 +170,24 @@ def test_models_losses_and_tasks(
 @pytest.mark.parametrize("outer", OUTER, ids=lambda part: type(part).__name__)
 @pytest.mark.parametrize("inner", INNER, ids=lambda part: type(part).__name__)
 def test_every_pair_in_every_command(outer: Any, inner: Any, tmp_path: Path) -> None:
-    file = made(tmp_path, MLP(hidden=[3]), nn.MSELoss(), Sinusoid(), inner, outer)
-    use(file, ("test", "validate", "predict", "fit", "init"), "--model.inner_steps=2")
+    use_everywhere(made(tmp_path, MLP(hidden=[3]), nn.MSELoss(), Sinusoid(), inner, outer))
+
+
+PAIRS = [(SGD(0.1), outer) for outer in OUTER] + [(inner, FirstOrder()) for inner in INNER]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("inner", "outer"),
+    [PAIRS[0], *(pytest.param(*pair, marks=pytest.mark.slow) for pair in PAIRS[1:])],
+    ids=lambda part: type(part).__name__,
+)
+def test_images_in_every_command(inner: Any, outer: Any, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    glyphs = Glyphs(ways=3, queries=2)
+    file = made(tmp_path / "run", Conv4(ways=3, filters=2), nn.CrossEntropyLoss(), glyphs, copy_of(inner), outer)
+    use_on_images(file, tmp_path / "images")
+    if "slow" in request.keywords:
+        use_everywhere(file)
 
 
 def test_metrics(tmp_path: Path) -> None:
@@ -176,6 +239,13 @@ def test_a_class_that_is_typed_takes_an_unknown_ones_place(tmp_path: Path) -> No
         main(["test", f"--ckpt_path={file}", *QUICK])
     typed = ["--model.model=litmaml.models.MLP", "--model.model.hidden=[4]", "--model.outer_gradient=FirstOrder"]
     main(["test", f"--ckpt_path={file}", *QUICK, *typed])
+    # A file is one whatever it is called.
+    config = tmp_path / "settings"
+    config.write_text("model:\n  model: {class_path: MLP, init_args: {hidden: [4]}}\n  outer_gradient: FirstOrder\n")
+    main(["test", f"--ckpt_path={file}", *QUICK, "-c", str(config)])
+    part = tmp_path / "part"
+    part.write_text("{class_path: MLP, init_args: {hidden: [4]}}")
+    main(["test", f"--ckpt_path={file}", *QUICK, typed[-1], f"--model.model={part}"])
 
 
 def test_what_is_typed_lies_on_what_is_recorded(tmp_path: Path) -> None:

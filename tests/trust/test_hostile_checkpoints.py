@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,3 +113,27 @@ def test_the_parser_sees_no_text_of_a_record(text: str, scene: tuple[Path, Path]
     said = told(lambda: main(["test", f"--ckpt_path={file}", *QUICK]))
     assert said.startswith("split_file="), said
     assert not scene[1].exists()
+
+
+ENDLESS = [
+    _of("torch.nn.LSTM", input_size=1, hidden_size=1, num_layers=10**7),
+    _of(
+        "torch.nn.TransformerEncoder",
+        encoder_layer=_of("torch.nn.TransformerEncoderLayer", d_model=2, nhead=1),
+        num_layers=10**7,
+    ),
+]
+
+
+@pytest.mark.parametrize("part", [*ENDLESS, _of("torchmetrics.aggregation.RunningMean", window=10**7)])
+def test_what_takes_too_long_to_make_leaves_torch_as_it_was(part: dict[str, Any], tmp_path: Path) -> None:
+    where = (
+        ("hyper_parameters", "metrics", "mine") if "metrics" in part["class_path"] else ("hyper_parameters", "model")
+    )
+    torch.save(put(where, part), tmp_path / "x.ckpt")
+    profiler = sys.getprofile()
+    with pytest.raises(ValueError, match=r"more than \d+ calls of functions, too many for the weights in the file"):
+        MetaLearner.load_from_checkpoint(tmp_path / "x.ckpt")
+    assert sys.getprofile() is profiler
+    assert torch.empty(1).device.type == "cpu"
+    assert torch.overrides._len_torch_function_stack() == 0

@@ -399,3 +399,14 @@ def test_a_cache_that_is_none_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "y.safetensors").write_bytes(b"\xff" * 100)
     assert read_tensors(tmp_path / "y.safetensors") is None
     assert read_tensors(tmp_path / "x.safetensors") == ({"pixels": torch.zeros(1)}, {})
+
+
+def test_names_of_classes_are_in_utf_8(tmp_path: Path) -> None:
+    """Others were refused only when the results were written, after all the work."""
+    for name in (b"a", b"\xff\xfe"):
+        os.makedirs(os.path.join(os.fsencode(tmp_path / "data"), name))
+        Image.new("L", (28, 28)).save(os.path.join(tmp_path / "data", os.fsdecode(name), "x.png"))
+    from litmaml.finetuning.labelled_images import read_support
+
+    with pytest.raises(ValueError, match=r"^data: names of classes that are not in UTF-8: '\\udcff\\udcfe'; rename"):
+        read_support(str(tmp_path / "data"), ImageFormat(28))

@@ -261,6 +261,20 @@ def test_nothing_is_remembered_of_a_disabled_run(troubled: Path) -> None:
     assert (troubled / "disabled.txt").read_text().strip() == ""
 
 
+@pytest.mark.parametrize(("what", "call"), [("Table", "add_data"), ("Artifact", "add_file")])
+def test_what_fails_at_the_service_is_said_once_and_the_run_goes_on(
+    what: str, call: str, experiment: Path, overlay: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*arguments: Any, **named: Any) -> None:
+        raise ConnectionError("the network\nis gone")
+
+    monkeypatch.setattr(getattr(wandb, what), call, gone)
+    with pytest.warns(UserWarning, match="ResumableWandbLogger failed, and the run goes on without it: Conn") as told:
+        litmaml("fit", "-c", str(experiment), "-c", str(overlay), f"--trainer.default_root_dir={tmp_path / 'run'}")
+    assert len([warning for warning in told if "the network is gone" in str(warning.message)]) == 1
+    assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 8
+
+
 def test_refuses_negative_numbers() -> None:
     with pytest.raises(ValueError, match="episodes: cannot be negative, got -1"):
         WandbReport(episodes=-1)
@@ -293,4 +307,4 @@ def test_an_episode_of_images_with_a_class_for_each_pixel_or_with_values_has_its
     ignored = MetaLearner(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)))
     batch = Batch(images, torch.tensor([[0, -100, 1]]))
     row = _episode(ignored, Tasks((batch,), batch, torch.zeros(1)), ["a", "b"], images=3)
-    assert row["query 2"]._caption.startswith("-100 → ")
+    assert row["query 2"].caption.startswith("-100 → ")

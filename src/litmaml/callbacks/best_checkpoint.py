@@ -30,12 +30,14 @@ class BestCheckpoint(ModelCheckpoint):
         save_top_k: How many to keep. If not 1, each has a name epoch=E-step=S.ckpt, too; 0 keeps none, -1 all.
 
     Raises:
-        ValueError: There is no such metric, or nobody says which of its values are good.
+        ValueError: There is no such metric, nobody says which of its values are good, or save_top_k is below -1.
     """
 
     def __init__(
         self, monitor: str | None = "val/loss", mode: Literal["min", "max"] | None = None, save_top_k: int = 1
     ) -> None:
+        if not isinstance(save_top_k, int) or save_top_k < -1:
+            raise ValueError(f"checkpoint.save_top_k: has to be -1 for all, 0 for none, or more, got {save_top_k}")
         super().__init__(
             monitor=monitor,
             mode=mode or "min",
@@ -89,6 +91,8 @@ class BestCheckpoint(ModelCheckpoint):
             kept = {name: torch.tensor(value) for name, value in values.items() if value is not None}
             rank_zero_info(f"checkpoint.monitor: the best was chosen by {state_dict['monitor']}, now by {self.monitor}")
         folder = Path(self.dirpath)
+        # A worse one is removed in the end: only files of this folder, whatever the checkpoint says.
+        kept = {name: score for name, score in kept.items() if Path(name).name == name and name.endswith(".ckpt")}
         there = {str(folder / name): score for name, score in kept.items() if (folder / name).is_file()}
         if self.save_top_k == 1 and there:
             score = (min if self.mode == "min" else max)(there.values(), key=float)

@@ -37,7 +37,9 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         self._stepping = False
         # Lightning counts an epoch that it breaks off as a whole one, so that its end is too late.
-        if not trainer.is_last_batch and trainer.fit_loop.epoch_loop.done:
+        loop = trainer.fit_loop.epoch_loop
+        # (In the first step after resuming, ``done`` waits for a validation.)
+        if not trainer.is_last_batch and (loop.done or loop._is_training_done):
             self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,13 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from litmaml.meta_learner import MetaLearner
+from litmaml.shown import printable
+from litmaml.whole_files import write_whole
 
 
 class Predictions(Callback):
@@ -46,15 +48,22 @@ class Predictions(Callback):
         order = torch.cat([batch["numbers"] for batch in batches]).argsort()
         tensors = {name: torch.cat([batch[name] for batch in batches])[order].contiguous() for name in batches[0]}
         folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        fresh = folder / ".predictions.unfinished"
-        save_file(tensors, fresh)
-        os.replace(fresh, folder / "predictions.safetensors")
-        with fresh.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows(rows(**tensors))
-        os.replace(fresh, folder / "predictions.csv")
+        write_whole(folder / "predictions.safetensors", lambda fresh: _save_tensors(tensors, fresh))
+        write_whole(folder / "predictions.csv", lambda fresh: _save_table(tensors, fresh))
         written = f"written to {folder}: predictions.csv, predictions.safetensors ({len(order)} tasks)"
-        Console().print(written, soft_wrap=True, highlight=False)
+        Console().print(printable(written), soft_wrap=True, highlight=False, markup=False)
+
+
+def _save_tensors(tensors: dict[str, Tensor], file: Path) -> None:
+    try:
+        save_file(tensors, file)
+    except SafetensorError as error:  # of the disk, too
+        raise OSError(str(error)) from error
+
+
+def _save_table(tensors: dict[str, Tensor], file: Path) -> None:
+    with file.open("w", newline="", encoding="utf-8") as table:
+        csv.writer(table, lineterminator="\n").writerows(rows(**tensors))
 
 
 def rows(numbers: Tensor, predictions: Tensor, targets: Tensor) -> Iterator[Sequence[object]]:

@@ -6,6 +6,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,6 +24,25 @@ REQUEUE_STATUS = 75
 
 INTERRUPTED_STATUS = 128 + signal.SIGINT
 """The exit status of a run that Ctrl-C stopped, as of any program that it stops."""
+
+
+@contextmanager
+def requeued_before_training() -> Iterator[None]:
+    """Let SIGTERM and SIGUSR1 end the program with status 75 also while there is nothing to save yet."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        os.write(2, f"{signal.Signals(number).name}: stopped before or after training\n".encode())
+        raise SystemExit(REQUEUE_STATUS)
+
+    if threading.current_thread() is not threading.main_thread():  # Python allows it nowhere else
+        yield
+        return
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Preemption(Callback):

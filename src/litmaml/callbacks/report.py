@@ -19,6 +19,7 @@ from litmaml.meta_learner import MetaLearner
 from litmaml.plots import Fit, grid_over, plot_adaptation, plot_fits
 from litmaml.shown import printable
 from litmaml.tasks import Batch, Split, Tasks, select
+from litmaml.whole_files import write_text, write_whole
 
 
 class Report(Callback):
@@ -46,7 +47,6 @@ class Report(Callback):
         if not trainer.is_global_zero or not isinstance(pl_module, MetaLearner):
             return
         folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
         protocol = describe_protocol(trainer, pl_module, "test")
         steps = len(pl_module.results["loss"])
         results = {
@@ -59,13 +59,14 @@ class Report(Callback):
                 for step in range(steps)
             ],
         }
-        (folder / "test_results.json").write_text(json_text(results), encoding="utf-8")
-        plot_adaptation(folder / "adaptation.png", pl_module.results, _title(protocol))
+        print_results(pl_module.results, protocol)  # first: a disk that is full by now does not take them along
+        write_text(folder / "test_results.json", json_text(results))
+        title = _title(protocol)
+        write_whole(folder / "adaptation.png", lambda fresh: plot_adaptation(fresh, pl_module.results, title))
         written = "test_results.json, adaptation.png"
         if self._fits:
-            plot_fits(folder / "functions.png", self._fits, _title(protocol))
+            write_whole(folder / "functions.png", lambda fresh: plot_fits(fresh, self._fits, title))
             written += ", functions.png"
-        print_results(pl_module.results, protocol)
         Console().print(printable(f"written to {folder}: {written}"), soft_wrap=True, markup=False)
 
 

@@ -8,6 +8,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from litmaml.callbacks.training_state import check_training_state
+from litmaml.meta_learner import MetaLearner
 from litmaml.shown import one_line
 
 _PLACES = ("trainer.default_root_dir", "trainer.logger", "trainer.callbacks", "trainer.enable_", "report", "preemption")
@@ -37,6 +39,8 @@ class Resumption(Callback):
                 f"trainer.max_epochs: the checkpoint is of epoch {checkpoint['epoch']} (the first is 0), got "
                 f"{trainer.max_epochs}; set it to at least {checkpoint['epoch'] + 1}"
             )
+        if isinstance(pl_module, MetaLearner):
+            check_training_state(pl_module, checkpoint)
         for name, (_, value) in _changed(before, now, "optimizer").items():
             for state in checkpoint["optimizer_states"]:
                 for group in state["param_groups"]:

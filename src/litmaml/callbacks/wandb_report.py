@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.fabric.loggers.logger import rank_zero_experiment
@@ -27,8 +26,10 @@ from litmaml.callbacks.report import describe_protocol
 from litmaml.checkpoint import read_checkpoint
 from litmaml.data.image_tasks import ImageTasks
 from litmaml.evaluation import Interval
+from litmaml.guarded_logger import guard
 from litmaml.meta_learner import MetaLearner
 from litmaml.metrics import value_of
+from litmaml.paths import unlinked
 from litmaml.plain_files import NotPlain, read_text
 from litmaml.run_folder import CHECKPOINTS, LAST, checkpoints_in
 from litmaml.tasks import Split, Tasks, chunks, select
@@ -36,22 +37,6 @@ from litmaml.tasks import Split, Tasks, chunks, select
 ID_FILE = "wandb_id"
 STEP = "trainer/global_step"
 _MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
-
-
-def _in_nobodys_way(show: Callable[..., None]) -> Callable[..., None]:
-    """A method of a callback that is given up, with a warning, when W&B fails it: the run goes on."""
-
-    @functools.wraps(show)
-    def guarded(self: Any, *arguments: Any) -> None:
-        if self.given_up:
-            return
-        try:
-            show(self, *arguments)
-        except Exception as error:
-            self.given_up = True
-            rank_zero_warn(f"WandbReport shows no more, and the run goes on: {type(error).__name__}: {error}")
-
-    return guarded
 
 
 def remembered_id(file: Path) -> str:
@@ -135,7 +120,7 @@ class ResumableWandbLogger(WandbLogger):
             self._wandb_init["mode"] = "offline"
             run = super().experiment
         if not run.disabled:
-            remembered.write_text(run.id + "\n", encoding="utf-8")
+            unlinked(remembered).write_text(run.id + "\n", encoding="utf-8")
         return run
 
 
@@ -159,22 +144,19 @@ class WandbReport(Callback):
             if value < 0:
                 raise ValueError(f"{name}: cannot be negative, got {value}")
         self.episodes, self.images = episodes, images
-        self.given_up = False
         self._rows: list[dict[str, Any]] = []
         self._validation: dict[str, float] = {}
 
     # Summaries
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        run = _run_of(trainer)
-        if run is None:
+        logger = _logger_of(trainer)
+        if logger is None:
             if not getattr(trainer, "fast_dev_run", False):
                 rank_zero_warn("WandbReport: trainer.logger has no WandbLogger to report to")
         elif trainer.is_global_zero and isinstance(pl_module, MetaLearner):
             goals = {"loss": False} | {name: metric.higher_is_better for name, metric in pl_module.metrics.items()}
-            for name, higher in goals.items():
-                if higher is not None:
-                    run.define_metric(f"val/{name}", step_metric=STEP, summary="max" if higher else "min")
+            guard(logger).call(_define_summaries, logger, goals)
 
     # Adaptation curves and episodes
 
@@ -197,38 +179,28 @@ class WandbReport(Callback):
         if isinstance(pl_module, MetaLearner):
             self._show(trainer, pl_module, "test")
 
-    @_in_nobodys_way
     def _gather(self, trainer: Trainer, learner: LightningModule, batch: Any, split: Split) -> None:
+        logger = _logger_of(trainer)
+        if logger is None or not trainer.is_global_zero or trainer.sanity_checking:
+            return
+        if len(self._rows) < self.episodes and isinstance(learner, MetaLearner) and isinstance(batch, Tasks):
+            guard(logger).compute(self._adapt, trainer, learner, batch, split)
+
+    def _adapt(self, trainer: Trainer, learner: MetaLearner, batch: Tasks, split: Split) -> None:
         """Adapt to the first few tasks once more, now keeping what is to be shown."""
-        if _run_of(trainer) is None or not trainer.is_global_zero or trainer.sanity_checking:
-            return
-        room = self.episodes - len(self._rows)
-        if room <= 0 or not isinstance(learner, MetaLearner) or not isinstance(batch, Tasks):
-            return
         data: Any = getattr(trainer, "datamodule", None)
         source = getattr(data, "tasks", None)
-        for task in chunks(select(batch, slice(room)), 1):
+        for task in chunks(select(batch, slice(self.episodes - len(self._rows))), 1):
             number = int(task.numbers[0])
             names = source.classes_of(split, number, data.seed) if isinstance(source, ImageTasks) else None
             with trainer.precision_plugin.forward_context():
                 self._rows.append(_episode(learner, task, names, self.images))
 
-    @_in_nobodys_way
     def _show(self, trainer: Trainer, learner: MetaLearner, stage: Split) -> None:
-        run, rows = _run_of(trainer), self._rows
+        logger, rows = _logger_of(trainer), self._rows
         self._rows = []
-        if run is None or not trainer.is_global_zero:
-            return
-        shown: dict[str, Any] = {
-            f"{stage}/adaptation/{name}": _chart(name, curve) for name, curve in learner.results.items()
-        }
-        if rows:
-            columns: list[str | int] = list(rows[0])
-            shown[f"{stage}/episodes"] = wandb.Table(columns, [list(row.values()) for row in rows])
-        run.log({**shown, STEP: trainer.global_step})
-        if stage == "test":
-            widths = {f"test/{name}_half_width": curve[-1].half_width for name, curve in learner.results.items()}
-            run.summary.update(widths)
+        if logger is not None and trainer.is_global_zero:
+            guard(logger).call(_show_evaluation, logger, stage, dict(learner.results), rows, trainer.global_step)
 
     # Checkpoints
 
@@ -243,31 +215,58 @@ class WandbReport(Callback):
         if not isinstance(exception, SystemExit):
             self._log_checkpoints(trainer, pl_module)
 
-    @_in_nobodys_way
     def _log_checkpoints(self, trainer: Trainer, learner: LightningModule) -> None:
-        run, best = _run_of(trainer), best_checkpoint(trainer)
-        if run is None or not trainer.is_global_zero or not isinstance(learner, MetaLearner):
+        logger, best = _logger_of(trainer), best_checkpoint(trainer)
+        if logger is None or not trainer.is_global_zero or not isinstance(learner, MetaLearner):
             return
         last = Path(trainer.default_root_dir) / CHECKPOINTS / LAST
         protocol = describe_protocol(trainer, learner, "val")
         # The last one last: the server, too, calls "latest" what came latest.
         for alias, path in (("best", best), ("latest", last)):
-            if path is None or not path.is_file():
-                continue
-            saved = read_checkpoint(path)
-            quality = saved.get("validation", {})
-            metadata = protocol | quality | {"epoch": saved["epoch"], "step": saved["global_step"]}
-            del metadata["checkpoint"]  # where training began
-            artifact = wandb.Artifact(f"model-{run.id}", type="model", metadata=metadata)
-            artifact.add_file(str(path), name=path.name)
-            run.log_artifact(artifact, aliases=[alias])
-            if alias == "best":
-                run.summary.update({f"best/{name}": value for name, value in quality.items()})
+            if path is not None and path.is_file():
+                guard(logger).call(_show_checkpoint, logger, alias, path, protocol)
 
 
-def _run_of(trainer: Trainer) -> Any:
-    """The W&B run; None where the trainer does not log to W&B."""
-    return next((logger.experiment for logger in trainer.loggers if isinstance(logger, WandbLogger)), None)
+def _logger_of(trainer: Trainer) -> WandbLogger | None:
+    """The logger to W&B; None where the trainer has none."""
+    return next((logger for logger in trainer.loggers if isinstance(logger, WandbLogger)), None)
+
+
+def _define_summaries(logger: WandbLogger, goals: Mapping[str, bool | None]) -> None:
+    for name, higher in goals.items():
+        if higher is not None:
+            summary = "max" if higher else "min"
+            logger.experiment.define_metric(f"val/{name}", step_metric=STEP, summary=summary)
+
+
+def _show_evaluation(
+    logger: WandbLogger,
+    stage: Split,
+    results: Mapping[str, Sequence[Interval]],
+    rows: Sequence[Mapping[str, Any]],
+    step: int,
+) -> None:
+    run = logger.experiment
+    shown: dict[str, Any] = {f"{stage}/adaptation/{name}": _chart(name, curve) for name, curve in results.items()}
+    if rows:
+        columns: list[str | int] = list(rows[0])
+        cells = [[_image(value) if isinstance(value, Query) else value for value in row.values()] for row in rows]
+        shown[f"{stage}/episodes"] = wandb.Table(columns, cells)
+    run.log({**shown, STEP: step})
+    if stage == "test":
+        run.summary.update({f"test/{name}_half_width": curve[-1].half_width for name, curve in results.items()})
+
+
+def _show_checkpoint(logger: WandbLogger, alias: str, path: Path, protocol: Mapping[str, Any]) -> None:
+    run, saved = logger.experiment, read_checkpoint(path)
+    quality = saved.get("validation", {})
+    metadata = {**protocol, **quality, "epoch": saved["epoch"], "step": saved["global_step"]}
+    del metadata["checkpoint"]  # where training began
+    artifact = wandb.Artifact(f"model-{run.id}", type="model", metadata=metadata)
+    artifact.add_file(str(path), name=path.name)
+    run.log_artifact(artifact, aliases=[alias])
+    if alias == "best":
+        run.summary.update({f"best/{name}": value for name, value in quality.items()})
 
 
 def _chart(name: str, curve: Sequence[Interval]) -> Any:
@@ -279,6 +278,17 @@ def _chart(name: str, curve: Sequence[Interval]) -> Any:
     return wandb.plot.line_series(
         list(range(len(curve))), list(lines.values()), list(lines), f"{name} after adaptation", "inner steps"
     )
+
+
+class Query(NamedTuple):
+    """A query image, with its class and what it was taken for."""
+
+    pixels: Tensor
+    caption: str
+
+
+def _image(query: Query) -> Any:
+    return wandb.Image(picture(query.pixels), caption=query.caption)
 
 
 def _episode(learner: MetaLearner, task: Tasks, names: Sequence[str] | None, images: int) -> dict[str, Any]:
@@ -301,7 +311,7 @@ def _episode(learner: MetaLearner, task: Tasks, names: Sequence[str] | None, ima
         for place in range(min(images, count)):
             k = place * count // min(images, count)
             true, guess = (_name(i, names) for i in (int(targets[0, k]), guesses[k]))
-            row[f"query {place + 1}"] = wandb.Image(picture(inputs[0, k]), caption=f"{true} → {guess}")
+            row[f"query {place + 1}"] = Query(inputs[0, k].detach().cpu(), f"{true} → {guess}")
     return row
 
 

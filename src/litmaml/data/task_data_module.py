@@ -216,21 +216,25 @@ class TaskDataModule(LightningDataModule):
         # Lightning counts batches and epochs. It takes its counts from the checkpoint after this.
         loops = self.trainer._checkpoint_connector._loaded_checkpoint["loops"]["fit_loop"]
         batches, epochs = loops["epoch_loop.batch_progress"], loops["epoch_progress"]
+        counted = batches["current"]
         if whole := state_dict["whole"] or seen >= self.train_tasks:
             self._resumed = Place(epoch + 1, first + (state_dict["train_tasks"] if state_dict["whole"] else seen))
-            done = batches["current"]["processed"] if same else self.train_tasks // together
+            done = counted["processed"]
         else:
             self._resumed = Place(epoch, first, seen)
             done = self._left(seen).done
-        ended = whole and not (same and batches["current"]["completed"] == batches["current"]["processed"])
-        if ended and epochs["current"]["processed"] < epochs["current"]["ready"]:
-            # As at the end of an epoch. After its last batch alone Lightning would not count the next one's beginning.
-            batches["is_last_batch"] = True
-            for counts in (epochs["current"], epochs["total"]):
-                counts["processed"] += 1
+        # Saved in the validation that follows an epoch's last batch, the end of the epoch is still to come.
+        validated = same and counted["completed"] == counted["processed"] and epochs["current"]["processed"] == epoch
+        if ended := whole and not validated:
+            # As before the next epoch. As after this one, Lightning would count it twice under ``max_steps``, and end
+            # the run an epoch too early; after its last batch alone, it would not count the next one's beginning.
+            done, batches["is_last_batch"] = 0, False
             for counts in (batches["current"], batches["total"]):
                 counts["completed"] = counts["processed"]
-        shift = done - batches["current"]["processed"]
+        for counts in (epochs["current"], epochs["total"]):
+            counts["ready"] = counts["started"] = epoch + 1
+            counts["processed"] = counts["completed"] = epoch + ended
+        shift = done - counted["processed"]
         for counts in (batches["current"], batches["total"]):
             for name in counts:
                 counts[name] += shift

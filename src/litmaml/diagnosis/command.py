@@ -30,6 +30,7 @@ from litmaml.recorded_run import with_checkpoint
 from litmaml.run_folder import DEFAULT_FOLDER, folder_of
 from litmaml.shown import printable
 from litmaml.tasks import Batch, Split, Tasks
+from litmaml.weights_record import check_weights
 
 
 @dataclass
@@ -105,7 +106,9 @@ def diagnose_command(arguments: Sequence[str]) -> Diagnosis:
     learner, data, effort = cli.model, cli.datamodule, cli.config_init.diagnose
     if path is not None:
         try:
-            learner.load_state_dict(read_checkpoint(path)["state_dict"])
+            saved = read_checkpoint(path)
+            check_weights(learner.inner_loop.model, saved)
+            learner.load_state_dict(saved["state_dict"])
         except ValueError as error:
             raise ValueError(f"checkpoint: {named.checkpoint!r} and the configuration disagree: {error}") from error
     if effort.tasks < 2:

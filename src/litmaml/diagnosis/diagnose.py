@@ -74,7 +74,7 @@ def diagnose(learner: MetaLearner, tasks: Tasks, meta_batch: int = 16, probed_ta
     training = inner_loop.training
     inner_loop.eval()  # without dropout; batch statistics are those of the batch either way
     try:
-        remarks = try_first_batch(inner_loop, learner.outer_gradient, tasks)
+        remarks = try_first_batch(inner_loop, tasks, learner.outer_gradient)
         check_labels(inner_loop, tasks)
         found = _diagnose(learner, inner_loop, tasks, steps, meta_batch, probed_tasks)
         return replace(found, remarks=[*remarks, *found.remarks])
@@ -142,7 +142,7 @@ def _diagnose(
             "inner_steps": steps,
             "inner_rate": rate,
             "outer_gradient": type(learner.outer_gradient).__name__,
-            "fast_weights": sum(inner_loop.model.get_parameter(n).numel() for n in inner_loop.fast_names),
+            "fast_weights": sum(weight.numel() for weight in inner_loop.start(1).fast.values()),
             "tasks": tasks.size,
             "probed_tasks": probed.size,
             "precision": str(next(inner_loop.parameters()).dtype).removeprefix("torch."),

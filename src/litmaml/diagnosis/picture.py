@@ -9,8 +9,11 @@ from matplotlib.figure import Figure
 
 from litmaml.diagnosis.diagnose import Diagnosis
 from litmaml.diagnosis.gradient_choice import PROBES_ARE_TRUE
+from litmaml.paths import unlinked
+from litmaml.plots import plain_style
 
 
+@plain_style()
 def plot_diagnosis(found: Diagnosis, path: Path) -> None:
     """Three panels: the curvature along the inner path, the error of finite differences against their probe length,
     and error against cost of every outer gradient."""
@@ -24,7 +27,7 @@ def plot_diagnosis(found: Diagnosis, path: Path) -> None:
         f"{setting['model']}: N = {setting['inner_steps']} inner steps at {setting['inner_rate']:.3g}, "
         f"{setting['tasks']} tasks"
     )
-    figure.savefig(path, dpi=120)
+    figure.savefig(unlinked(path), dpi=120)
 
 
 def _plot_curvature(axes: Axes, found: Diagnosis) -> None:

@@ -15,12 +15,14 @@ from litmaml.diagnosis.estimate import Estimate
 from litmaml.diagnosis.estimator_errors import EstimatorError
 from litmaml.diagnosis.picture import plot_diagnosis
 from litmaml.json_text import json_text
+from litmaml.paths import unlinked
+from litmaml.shown import printable
 
 
 def print_diagnosis(found: Diagnosis, console: Console | None = None) -> None:
     """The tables, and the recommendations in words."""
     console = console or Console()
-    console.print(", ".join(f"{k}: {v}" for k, v in found.setting.items()), highlight=False)
+    console.print(printable(", ".join(f"{k}: {v}" for k, v in found.setting.items())), highlight=False, markup=False)
     quantities = _quantities(found)
     console.print(_intervals(quantities))
     for note, names in _by_note(quantities).items():
@@ -46,7 +48,7 @@ def write_diagnosis(found: Diagnosis, folder: Path) -> list[Path]:
     """Writes ``diagnosis.json`` and ``diagnosis.png`` and returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     data, picture = folder / "diagnosis.json", folder / "diagnosis.png"
-    data.write_text(json_text(found.as_dict()), encoding="utf-8")
+    unlinked(data).write_text(json_text(found.as_dict()), encoding="utf-8")
     plot_diagnosis(found, picture)
     return [data, picture]
 

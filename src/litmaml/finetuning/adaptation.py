@@ -95,4 +95,4 @@ def deployed(
         tuner.trained_outputs if classes is None else len(classes),
         source,
     )
-    return AdaptedModel(tuner.module(weights, inputs), classes, image_format, recipe)
+    return AdaptedModel(tuner.module(weights, inputs), classes, image_format, recipe, a_few(inputs))

@@ -18,13 +18,16 @@ from torch import Tensor, nn
 from litmaml.admission import admit, admit_arguments, make, short
 from litmaml.checkpoint import sha256
 from litmaml.data.images import ImageFormat, read_images
+from litmaml.engine.places import all_places
 from litmaml.finetuning.frozen_norm import hold_statistics
 from litmaml.finetuning.head import replace_head
-from litmaml.paths import expanded
+from litmaml.paths import expanded, unlinked
 from litmaml.plain_files import NotPlain, read_json, read_yaml
 from litmaml.plots import Fit, grid_over, plot_fits
 from litmaml.proportion import check_size
 from litmaml.recipe import made
+from litmaml.shown import first_line
+from litmaml.weights_record import tie, wrong_ties
 
 WEIGHTS, CONFIG, CLASSES = "model.safetensors", "config.yaml", "classes.json"
 _READ_AT_ONCE, _PIXELS_AT_ONCE = 256, 1 << 24
@@ -64,6 +67,7 @@ class AdaptedModel(nn.Module):
         classes: The classes' names in the order of the logits; None in regression.
         image_format: What image files become; None if it takes no images.
         recipe: What rebuilds the network; without it the model cannot be saved.
+        example: A few inputs (n, ...), on which what is saved has to predict the same once it is loaded.
     """
 
     def __init__(
@@ -72,12 +76,14 @@ class AdaptedModel(nn.Module):
         classes: Sequence[str] | None = None,
         image_format: ImageFormat | None = None,
         recipe: Recipe | None = None,
+        example: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.classes = None if classes is None else list(classes)
         self.image_format = image_format
         self.recipe = recipe
+        self._example = example
         self.eval()
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -138,7 +144,7 @@ class AdaptedModel(nn.Module):
         """Write ``model.safetensors``, ``config.yaml`` and ``classes.json``, from which ``load`` makes the model.
 
         Raises:
-            ValueError: The network's class cannot be rebuilt from plain data.
+            ValueError: The network's class cannot be rebuilt from plain data, or what is rebuilt predicts otherwise.
         """
         if self.recipe is None or self.recipe.model is None:
             raise ValueError(
@@ -147,18 +153,48 @@ class AdaptedModel(nn.Module):
             )
         folder = expanded(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        for name in (WEIGHTS, CONFIG, CLASSES):
+            unlinked(folder / name)
         save_model(copy.deepcopy(self.network).cpu(), str(folder / WEIGHTS))
         (folder / WEIGHTS).chmod(0o644)  # as other files; safetensors writes for the owner only
         config = {
             "model": self.recipe.model,
             "head": self.recipe.head,
             "outputs": self.recipe.outputs,
+            "tied": all_places(self.network),
             "image_format": None if self.image_format is None else asdict(self.image_format),
             "sha256": sha256(folder / WEIGHTS),
             "source": dict(self.recipe.source),
         }
         (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
         (folder / CLASSES).write_text(json.dumps(self.classes, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        self._check_saved(folder)
+
+    @torch.no_grad()
+    def _check_saved(self, folder: Path) -> None:
+        """Take away what would be loaded as another model."""
+        if self._example is None:
+            return
+        example = self._example.to(next(self.parameters()).device)
+        own = self(example)
+        try:
+            found = load(folder).to(example.device)(example)
+            apart = float((found - own).abs().max())
+            why = (
+                ""
+                if torch.allclose(found, own, 1e-3, 1e-4, equal_nan=True)
+                else f"it predicts otherwise by {apart:.2g}"
+            )
+        except Exception as error:  # whatever somebody's class does
+            why = first_line(error)
+        if why:
+            for name in (WEIGHTS, CONFIG, CLASSES):
+                (folder / name).unlink()
+            raise ValueError(
+                f"model: it cannot be saved, since what is loaded would be another one ({why}); keep each argument of "
+                "the network's constructor as an attribute of the same name, and what changes later in a registered "
+                "buffer"
+            )
 
 
 def load(folder: str | Path) -> AdaptedModel:
@@ -210,6 +246,7 @@ def load(folder: str | Path) -> AdaptedModel:
             if rows != [recipe.outputs]:
                 raise ValueError(f"{recipe.head} has no weights of {recipe.outputs} outputs")
             replace_head(network, recipe.head, recipe.outputs)
+        tie(network, config.get("tied", {}))
         hold_statistics(network)
         load_model(network, str(folder / WEIGHTS))
     except (SafetensorError, RuntimeError, AttributeError, ValueError, TypeError) as error:
@@ -234,6 +271,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     for name, kinds in _KINDS.items():
         if not isinstance(config.get(name), kinds) or isinstance(config.get(name), bool):
             raise NotPlain(f"has no {name}" if name not in config else f"{name}: cannot be {short(config[name])}")
+    if wrong := wrong_ties(config.get("tied", {})):  # which older folders lack
+        raise NotPlain(wrong)
     return config
 
 

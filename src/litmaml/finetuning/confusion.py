@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from litmaml.evaluation import NORMAL
+from litmaml.paths import unlinked
+from litmaml.plots import plain_style
 
 _WIDE = 0.2
 
@@ -100,6 +102,7 @@ class Confusion:
             )
         return None
 
+    @plain_style()
     def plot(self, path: Path, title: str) -> None:
         """Draw the counts, true classes by row."""
         size = len(self.classes)
@@ -118,7 +121,7 @@ class Confusion:
                 count = int(self.counts[row, column])
                 axes.text(column, row, str(count), ha="center", va="center", color="white" if count > half else "black")
         axes.set(xlabel="predicted", ylabel="true", title=title)
-        figure.savefig(path, dpi=120)
+        figure.savefig(unlinked(path), dpi=120)
 
 
 def _drawable(name: str) -> str:

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from litmaml.finetuning.frozen_norm import batch_norms, check_independent, freeze_normalisation
+from litmaml.finetuning.frozen_norm import batch_norms, check_batch_norms, check_independent, freeze_normalisation
 from litmaml.finetuning.head import find_head, replace_head
 from litmaml.finetuning.input_shape import outputs_of
 from litmaml.finetuning.support_loss import learnt_at, weigh
 from litmaml.inner import InnerOptimizer
+from litmaml.inner.divergence import diverges
 from litmaml.inner.gradient_rule import Losses, plain
 from litmaml.inner.loop import InnerLoop
 from litmaml.loss_checks import check_loss_on
@@ -20,7 +21,7 @@ from litmaml.losses import ignored_index, takes_class_indices
 from litmaml.meta_learner import MetaLearner
 from litmaml.metrics import count_right
 from litmaml.model_copy import copy_of
-from litmaml.outer import FirstOrder
+from litmaml.own_model import check_copy
 from litmaml.recipe import describe
 from litmaml.tasks import Batch, StepTasks, Tasks
 from litmaml.trial import try_first_batch
@@ -66,7 +67,8 @@ class FineTuner:
         lr: Inner rate for all steps and weights; by default what was meta-learnt.
 
     Raises:
-        ValueError: An argument is out of its range, the inputs do not fit the model, or its head cannot be replaced.
+        ValueError: An argument is out of its range, the inputs do not fit the model, its head cannot be replaced or
+            its batch norms not be frozen.
     """
 
     def __init__(
@@ -80,10 +82,15 @@ class FineTuner:
         if steps is not None and steps < 1:
             raise ValueError(f"steps: has to be at least 1, got {steps}")
         learnt = learner.inner_loop
-        model = copy_of(learnt.model).eval()
+        copied = copy_of(learnt)
+        check_copy(learnt, copied, example)
+        model = copied.model.eval().requires_grad_(False)
+        for name in learnt.fast_names:  # also of a learner that has been frozen
+            model.get_parameter(name).requires_grad_(True)
         self.steps = learner.evaluation_steps if steps is None else steps
         self.most_steps = _FURTHER * self.steps if steps is None and outputs is not None else self.steps
         predictions = outputs_of(model, example)
+        check_batch_norms(model, example)
         self.trained_outputs = int(predictions.shape[1]) if predictions.dim() > 1 else 1
         self.outputs = self.trained_outputs if outputs is None else outputs
         self.classifies = outputs is not None or takes_class_indices(learnt.loss)
@@ -93,14 +100,14 @@ class FineTuner:
             replace_head(model, self.replaced_head, outputs)
         optimizer = learnt.optimizer if lr is None else _with_rate(learnt.optimizer, lr)
         self.inner_loop = InnerLoop(
-            model, copy_of(learnt.loss), optimizer, learnt.fast_names, learner.inner_steps, per_step_weights=learnt.rows
+            model, copied.loss, optimizer, learnt.fast_names, learner.inner_steps, per_step_weights=learnt.rows
         )
         made, saved = self.inner_loop.learnt.state_dict(), learnt.learnt.state_dict()
         self.inner_loop.learnt.load_state_dict({key: _carried(saved[key], made[key]) for key in made})
         self._tried = False
         self.inner_loop.requires_grad_(False)
-        for name in self.inner_loop.fast_names:
-            model.get_parameter(name).requires_grad_(True)
+        for name, weight in model.named_parameters():
+            weight.requires_grad_(name in self.inner_loop.fast_names)
 
     @property
     def frozen_layers(self) -> list[str]:
@@ -121,7 +128,7 @@ class FineTuner:
         batches = [Batch(x[None], y[None]) for x, y in zip(parts(inputs), parts(targets), strict=True)]
         tasks = Tasks((batches[0],), batches[0], torch.zeros(1, dtype=torch.int64))
         if not self._tried:
-            try_first_batch(loop, FirstOrder(), tasks)
+            try_first_batch(loop, tasks, None)
             with torch.no_grad():
                 check_loss_on(loop.loss, loop.model(batches[0].inputs[0].clone()), batches[0].targets[0])
             self._tried = True
@@ -151,8 +158,9 @@ class FineTuner:
         """
         model = copy_of(self.inner_loop.model)
         with torch.no_grad():
-            for name, weight in weights.items():
-                model.get_parameter(name).copy_(weight[0])
+            for name, weight in model.named_parameters():
+                if name in weights:
+                    weight.copy_(weights[name][0])
         freeze_normalisation(model, parts(inputs))
         check_independent(model, inputs[:AT_ONCE])
         return model.requires_grad_(True)
@@ -166,8 +174,15 @@ class FineTuner:
         loss, right, total = 0.0, 0, 0
         with torch.no_grad():
             for batch, share in zip(batches, shares, strict=True):
-                predictions = self.inner_loop.predict(fast, batch.inputs)
-                loss += share * float(self.inner_loop.loss_of(predictions, batch.targets)) if share else 0.0
+                try:
+                    predictions = self.inner_loop.predict(fast, batch.inputs)
+                    loss += share * float(self.inner_loop.loss_of(predictions, batch.targets)) if share else 0.0
+                except Exception as error:  # such as of torch.linalg, which takes no NaN
+                    one = Tasks((batch,), batch, torch.zeros(1, dtype=torch.int64))
+                    if not diverges(self.inner_loop, one, j, error):
+                        raise
+                    loss = float("nan")
+                    break
                 if self.classifies:
                     found = count_right(predictions[0], batch.targets[0], ignored_index(self.inner_loop.loss))
                     right, total = right + int(found[0]), total + int(found[1])

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from litmaml.shown import first_line
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 
@@ -29,6 +33,27 @@ def hold_statistics(model: nn.Module) -> None:
         layer.track_running_stats = True
 
 
+def check_batch_norms(model: nn.Module, inputs: Tensor) -> None:
+    """Refuse batch norms that no one mean and variance can take the place of.
+
+    Args:
+        model: In the mode in which it is adapted.
+        inputs: Some inputs (n, ...).
+
+    Raises:
+        ValueError: A layer normalises several batches in one forward pass.
+    """
+    calls = dict.fromkeys(batch_norms(model), 0)
+
+    def count(name: str, _: Tensor) -> None:
+        calls[name] += 1
+
+    with _seen(model, count), torch.no_grad():
+        model(inputs)
+    for name, number in calls.items():
+        _refuse_repeated(name, number, 1)
+
+
 def freeze_normalisation(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Normalise from now on by mean and variance of these inputs, as each layer sees them.
 
@@ -36,8 +61,12 @@ def freeze_normalisation(model: nn.Module, batches: Iterable[Tensor]) -> None:
     the pooled moments are taken: m = sum n_b m_b / n, v = sum n_b (v_b + m_b^2) / n - m^2.
 
     Args:
-        model: Is changed: its batch norms without running statistics get them, and it is put in eval mode.
+        model: Is changed: its batch norms without running statistics get them, and it is put in eval mode. Each is
+            called at most once in a forward pass; one that is not called normalises by mean 0 and variance 1.
         batches: Inputs (n_b, ...), the support set.
+
+    Raises:
+        ValueError: A layer is called more often.
     """
     layers = batch_norms(model)
     model.eval()
@@ -48,23 +77,47 @@ def freeze_normalisation(model: nn.Module, batches: Iterable[Tensor]) -> None:
         square = rows.square().sum(1)
         moments[name].append(torch.stack([torch.full_like(square, rows.shape[1]), rows.sum(1), square]))
 
-    hooks = [
-        layer.register_forward_pre_hook(lambda _, inputs, name=name: record(name, inputs[0]))
-        for name, layer in layers.items()
-    ]
-    try:
-        with torch.no_grad():
-            for batch in batches if layers else ():
-                model(batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    passes = 0
+    with _seen(model, record), torch.no_grad():
+        for batch in batches if layers else ():
+            model(batch)
+            passes += 1
     hold_statistics(model)
     for name, layer in layers.items():
+        if not moments[name]:
+            continue
+        _refuse_repeated(name, len(moments[name]), passes)
         count, total, square = torch.stack(moments[name]).sum(0)
         mean = total / count
         layer.running_mean = mean.to(layer.running_mean)
         layer.running_var = (square / count - mean.square()).clamp(min=0).to(layer.running_var)
+
+
+def _refuse_repeated(name: str, calls: int, passes: int) -> None:
+    if calls > passes:
+        raise ValueError(
+            f"model: its batch norm {name or 'model'} is called {calls} times in {passes} forward pass"
+            f"{'es' if passes > 1 else ''}, each with statistics of its own, which frozen it cannot have; meta-train "
+            "with a layer for each place, or with group, instance or layer norm"
+        )
+
+
+@contextmanager
+def _seen(model: nn.Module, note: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Note the name and the inputs of each batch norm that is called."""
+
+    def hook(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        note(name, args[0] if args else kwargs["input"])
+
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, args, kwargs, name=name: hook(name, args, kwargs), with_kwargs=True)
+        for name, layer in batch_norms(model).items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in hooks:
+            handle.remove()
 
 
 def check_independent(model: nn.Module, inputs: Tensor) -> None:
@@ -78,7 +131,15 @@ def check_independent(model: nn.Module, inputs: Tensor) -> None:
         ValueError: An input alone is not predicted as in the batch.
     """
     with torch.no_grad():
-        together, alone = model(inputs), model(inputs[:1])
+        together = model(inputs)
+        try:
+            alone = model(inputs[:1])
+        except Exception as error:  # such as of batch norm as a function, which takes no single example
+            raise ValueError(
+                f"model: cannot predict an input alone ({first_line(error)}): a function in it looks at the whole "
+                "batch, whose statistics cannot be frozen; meta-train with nn.BatchNorm or group, instance or layer "
+                "norm as layers"
+            ) from error
     if not torch.allclose(together[:1], alone, rtol=1e-3, atol=1e-3):
         raise ValueError(
             "model: predicts an input alone otherwise than among others, by "

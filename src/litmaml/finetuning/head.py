@@ -19,6 +19,11 @@ def find_head(model: nn.Module, example: Tensor) -> str:
         ValueError: That layer is no Linear or convolution, or its width is not the number of logits.
     """
     called: list[str] = []
+    if scripted := [name for name, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]:
+        raise ValueError(
+            f"model: its head cannot be looked for, since {scripted[0]} is a ScriptModule, which takes no hooks; give "
+            "as many classes as the checkpoint was trained with, or meta-train the module that it was made of"
+        )
     hooks = [
         module.register_forward_hook(lambda *_, name=name: called.append(name))
         for name, module in model.named_modules()

@@ -30,6 +30,7 @@ def outputs_of(model: nn.Module, example: Tensor) -> Tensor:
     hooks = [
         module.register_forward_pre_hook(lambda module, inputs, name=name: note(name, module, inputs))
         for name, module in model.named_modules()
+        if not isinstance(module, torch.jit.ScriptModule)  # which takes no hooks
     ]
     try:
         with torch.no_grad():

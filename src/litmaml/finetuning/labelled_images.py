@@ -191,7 +191,14 @@ def _inputs(files: list[Path], image_format: ImageFormat, argument: str) -> Tens
 def _class_folders(folder: str, argument: str) -> dict[str, list[Path]]:
     root = _folder(folder, argument)
     inner = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if odd := [ascii(path.name) for path in inner if _is_no_text(path.name)]:
+        raise ValueError(f"{argument}: names of classes that are not in UTF-8: {listed(odd)}; rename the folders")
     return {path.name: _images(path) for path in inner}
+
+
+def _is_no_text(name: str) -> bool:
+    """Whether a name stands for bytes that are no text, which no file of the results could hold."""
+    return any("\ud800" <= sign <= "\udfff" for sign in name)
 
 
 def _images(folder: Path) -> list[Path]:

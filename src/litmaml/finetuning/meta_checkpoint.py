@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from litmaml.admission import NotAdmitted, admit_arguments, make
 from litmaml.checkpoint import read_checkpoint
@@ -17,6 +17,7 @@ from litmaml.meta_learner import MetaLearner
 from litmaml.paths import expanded
 from litmaml.recipe import build
 from litmaml.run_folder import BEST, CHECKPOINTS, LAST
+from litmaml.weights_record import check_ties, other_trained
 
 
 class MetaCheckpoint(NamedTuple):
@@ -80,9 +81,13 @@ def start_from(learner: MetaLearner, named: str) -> None:
         named: As in ``open_checkpoint``.
 
     Raises:
-        ValueError: The checkpoint is of another architecture.
+        ValueError: The checkpoint is of another architecture, or weights are one in it that here are not.
     """
-    learner.load_state_dict(read_checkpoint(locate(named, "init_weights"))["state_dict"])
+    saved = read_checkpoint(locate(named, "init_weights"))
+    check_ties(learner.inner_loop.model, saved)
+    if other := other_trained(learner.inner_loop.model, saved):
+        rank_zero_warn(f"init_weights: {other}; this run trains what its own configuration says")
+    learner.load_state_dict(saved["state_dict"])
 
 
 def locate(named: str | Path, argument: str = "checkpoint") -> Path:

@@ -14,6 +14,7 @@ from rich.text import Text
 from litmaml.evaluation import Interval
 from litmaml.finetuning.adapted_model import Prediction
 from litmaml.finetuning.fine_tuning import FineTuned
+from litmaml.paths import unlinked
 from litmaml.plots import Measured, plot_adaptation
 from litmaml.shown import code, markdown, one_line, printable, table_cell
 
@@ -30,7 +31,7 @@ class _Share(NamedTuple):
 
 def write_report(result: FineTuned, folder: Path) -> None:
     """Write ``predictions.csv``, ``adaptation.png``, ``confusion.png`` (where there is a score) and ``report.md``."""
-    write_predictions(folder / PREDICTIONS, result.predictions, result.labels)
+    write_predictions(unlinked(folder / PREDICTIONS), result.predictions, result.labels)
     curves: dict[str, list[Measured]] = {
         "support accuracy": [Interval(step.accuracy or 0.0, 0.0) for step in result.curve],
         "loss": [Interval(step.loss, 0.0) for step in result.curve],
@@ -40,7 +41,7 @@ def write_report(result: FineTuned, folder: Path) -> None:
     plot_adaptation(folder / ADAPTATION, curves, f"{len(result.classes)} classes, {sum(result.support)} images")
     if result.score is not None:
         result.score.plot(folder / CONFUSION, f"{result.method}: {result.score.accuracy:.1%}")
-    (folder / REPORT).write_text(_markdown(result, folder), encoding="utf-8")
+    unlinked(folder / REPORT).write_text(_markdown(result, folder), encoding="utf-8")
 
 
 def write_predictions(path: Path, predictions: list[Prediction], labels: list[str] | None = None) -> None:

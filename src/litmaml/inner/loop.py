@@ -27,6 +27,7 @@ from litmaml.engine.together import (
 from litmaml.inner.gradient_rule import GradientRule, plain
 from litmaml.inner.layers import random_layers
 from litmaml.inner.optimizer import InnerOptimizer
+from litmaml.shown import listed
 from litmaml.tasks import Batch, Tasks
 from litmaml.weights import Params, Weights
 
@@ -48,9 +49,9 @@ class InnerLoop(nn.Module):
         model: Any module that maps a batch of inputs (n, ...) to predictions (n, ...).
         loss: (predictions, targets) -> a scalar.
         optimizer: U, the inner optimizer; it is not changed.
-        fast_weights: Patterns (``*`` and ``?``) of the names of the parameters to adapt: ``*`` is MAML, ``head.*`` of
-            a model with a head ANIL. A buffer is adapted where it is named in full, as CAVIA's context is: from its
-            fixed value, which is not trained. Parameters that need no gradient are never adapted.
+        fast_weights: Patterns (``*`` and ``?``; a bracket is a bracket) of the names of the parameters to adapt: ``*``
+            is MAML, ``head.*`` of a model with a head ANIL. A buffer is adapted where it is named in full, as CAVIA's
+            context is: from its fixed value, which is not trained. Parameters that need no gradient are never adapted.
         steps: N, for which rates and weights per step are made.
         frozen_weights: Patterns of the parameters that are neither adapted nor trained.
         per_step_weights: Patterns of the parameters that have a row for each inner step, as the batch norms of MAML++
@@ -119,6 +120,28 @@ class InnerLoop(nn.Module):
         )
         # Looking for tied weights in each call takes longer than a small network's forward pass.
         self._tied = aliases(model)
+
+    def check_trainable(self) -> None:
+        """Refuse a model of which other parameters can be adapted or trained now than when the inner loop was made.
+
+        A slow weight may be frozen since: it is trained no longer.
+
+        Raises:
+            ValueError: Naming those.
+        """
+        parameters = dict(self.model.named_parameters())
+        known = {*self.fast_names, *self.slow_names}
+        now = {name for name, weight in parameters.items() if weight.requires_grad}
+        for names, what in (
+            ({*self.fast_names} & parameters.keys() - now, "no longer trainable"),
+            (now - known, "trainable only now"),
+        ):
+            if names:
+                raise ValueError(
+                    f"model: {listed(sorted(names), 3)} {'is' if len(names) == 1 else 'are'} {what}, but when the "
+                    "learner was made requires_grad decided what is adapted and trained; freeze or unfreeze the model "
+                    "before it is given to the learner, without a callback that does so in between"
+                )
 
     def predict(self, fast: Params, inputs: Tensor, slow: Params | None = None) -> Tensor:
         """Each task's predictions (T, n, ...) by its own fast weights, on inputs (T, n, ...)."""
@@ -281,6 +304,11 @@ def _leaf(weight: Tensor) -> Tensor:
     return weight if weight.requires_grad else weight.detach().requires_grad_()
 
 
+def _fits(name: str, pattern: str) -> bool:
+    """Whether a parameter's name is one of a pattern; names have brackets too, as in ``nn.ParameterDict``."""
+    return fnmatch.fnmatchcase(name, pattern.replace("[", "[[]"))
+
+
 def fitting(argument: str, patterns: Sequence[str], weights: Mapping[str, Tensor]) -> list[str]:
     """The names that a pattern fits, in the order of the weights.
 
@@ -288,11 +316,11 @@ def fitting(argument: str, patterns: Sequence[str], weights: Mapping[str, Tensor
         ValueError: A pattern fits none.
     """
     for pattern in patterns:
-        if not fnmatch.filter(weights, pattern):
+        if not any(_fits(name, pattern) for name in weights):
             raise ValueError(
                 f"{argument}: {pattern!r} fits none of the model's trainable parameters: " + ", ".join(weights)
             )
-    return [name for name in weights if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+    return [name for name in weights if any(_fits(name, pattern) for pattern in patterns)]
 
 
 def _no_hooks() -> AbstractContextManager[None]:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from litmaml.engine.allocator import keep_freed_memory
 from litmaml.engine.places import aliases
+from litmaml.engine.program import Program
+from litmaml.inner.divergence import diverges
 from litmaml.inner.loop import InnerLoop
+from litmaml.outer.draws import check_draws
 from litmaml.outer.gradient import OuterGradient
 from litmaml.outer.loss import OuterLoss
-from litmaml.randomness import drawing_for, seeded, task_streams
+from litmaml.randomness import drawing_for, generator_states, put_back_generators, task_streams
 from litmaml.tasks import Batch, Split, Tasks, chunks
 from litmaml.weights import Params, Weights
 
@@ -28,7 +30,7 @@ logger = logging.getLogger(__name__)
 class MetaGradient(NamedTuple):
     """Of T tasks after adaptation.
 
-    losses: (T,) outer losses l(theta_N; query). predictions: (T, n, ...) on the query.
+    losses: (T,) outer losses l(theta_N; query). predictions: (T, n, ...) on the query, NaN where there are none.
     gradients: of the mean loss over the finite tasks, by the name of the trained parameter of the inner loop.
     finite: (T,) whether a task's loss and gradient are; the others are in no mean.
     """
@@ -52,6 +54,10 @@ class _Part(NamedTuple):
     predictions: Tensor
     finite: Tensor
     gradient: tuple[Tensor, ...]
+
+
+class _Draws(Exception):
+    """A model that was not known to draws random numbers: its tasks have to be taken one by one."""
 
 
 class MetaGradientOf:
@@ -93,24 +99,38 @@ class MetaGradientOf:
         self.tasks_per_chunk, self.compile = tasks_per_chunk, compile
         self._tied = aliases(inner_loop)
         self._modules = list(inner_loop.modules())
-        self._programs: dict[Any, Callable[..., _Part]] = {}
+        self._names: list[str] = []
+        self._programs: dict[Any, Program] = {}
 
     def __call__(self, tasks: Tasks) -> MetaGradient:
         """The meta-gradient of the tasks; a task whose loss or gradient is not finite is left out and marked."""
         if tasks.query.inputs.device.type == "cpu":
             keep_freed_memory()
         weights: Params = {n: w for n, w in self.inner_loop.named_parameters() if w.requires_grad}
-        size = self.chunk_size(tasks)
-        parts, gradient = self._over(chunks(tasks, size), weights, self._compiled if self.compile else self._part)
-        finite = torch.stack([part.finite for part in parts])
-        if not bool(finite.all()):
+        if self._names != (names := [*weights]):
+            self.inner_loop.check_trainable()
+            self._names = names
+        raised: Exception | None = None
+        try:
+            parts, gradient = self._over(
+                chunks(tasks, self.chunk_size(tasks)), weights, self._compiled if self.compile else self._part
+            )
+        except _Draws:
+            return self(tasks)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # perhaps of a task whose numbers are not finite
+            raised = error
+        if raised or not bool(torch.stack([part.finite for part in parts]).all()):
             # One bad task spoils its chunk: take them one by one.
-            parts, gradient = self._over(chunks(tasks, 1), weights, self._part, leave_out=True)
+            parts, gradient = self._over(chunks(tasks, 1), weights, self._alone, leave_out=True)
             finite = torch.stack([part.finite for part in parts])
+            if raised and bool(finite.all()):
+                raise raised  # it is several at once that cannot be computed
             gradient = torch._foreach_mul(gradient, tasks.size / (int(finite.sum()) or 1))
         return MetaGradient(
             losses=torch.cat([part.losses for part in parts]),
-            predictions=torch.cat([part.predictions for part in parts]),
+            predictions=torch.cat(_of_one_shape([part.predictions for part in parts])),
             gradients=dict(zip(weights, gradient, strict=True)),
             finite=torch.cat([part.finite.expand(len(part.losses)) for part in parts]),
         )
@@ -134,8 +154,7 @@ class MetaGradientOf:
         done: list[_Part] = []
         total: tuple[Tensor, ...] = ()
         for chunk in parts:
-            with self.stream_of(chunk):
-                part = run(weights, self._with_directions(chunk))
+            part = self._in_stream(run, weights, self._with_directions(chunk))
             if not leave_out or part.finite:
                 share = chunk.size / count
                 # Not in place: autograd may give one tensor as the gradient of two weights.
@@ -144,10 +163,30 @@ class MetaGradientOf:
             done.append(part._replace(gradient=()))
         return done, total or tuple(torch.zeros_like(weight) for weight in weights.values())
 
+    def _in_stream(self, run: Callable[[Params, Tasks], _Part], weights: Params, chunk: Tasks) -> _Part:
+        """The chunk's result, computed in the stream of its one task where the model draws.
+
+        Raises:
+            _Draws: The model was not known to, and is now.
+        """
+        if self.inner_loop.draws:
+            with self.stream_of(chunk):
+                return run(weights, chunk)
+        if self.compile:  # a program draws for all data, or for none
+            return run(weights, chunk)
+        device = chunk.query.inputs.device
+        before = generator_states(device)
+        part = run(weights, chunk)
+        if all(map(torch.equal, before, generator_states(device))):
+            return part
+        # A model or a loss that draws for some data only: the trial of the first batch has seen nothing of it.
+        put_back_generators(before, device)
+        check_draws(self.outer_gradient, "model: it, or its loss,", "let nothing draw")
+        self.inner_loop.draws = True
+        raise _Draws
+
     def stream_of(self, chunk: Tasks, split: Split = "train") -> AbstractContextManager[None]:
-        """The context in which a single task draws from its own stream, if the model draws."""
-        if not self.inner_loop.draws:
-            return nullcontext()
+        """The context in which a single task draws from its own stream; several draw from that of the first."""
         return drawing_for(self.seed, split, int(chunk.numbers[0]), chunk.query.inputs.device)
 
     def _with_directions(self, tasks: Tasks) -> Tasks:
@@ -167,12 +206,24 @@ class MetaGradientOf:
             gradient = torch.autograd.grad(losses.mean(), list(leaves.values()), materialize_grads=True)
         losses = losses.detach()
         # The largest of all numbers is finite where every one is; NaN counts as the largest.
-        largest = torch.stack([torch.linalg.vector_norm(values, torch.inf) for values in (losses, *gradient)]).amax()
+        numbers = [values for values in (losses, *gradient) if values.numel()]
+        largest = torch.stack([torch.linalg.vector_norm(values, torch.inf) for values in numbers]).amax()
         return _Part(losses, predictions.detach(), largest.isfinite(), gradient)
 
     def _solved(self, inner_loop: InnerLoop, tasks: Tasks) -> tuple[Tensor, Tensor]:
         start, slow = inner_loop.start(tasks.size)
         return self.outer_gradient.solve(inner_loop, self.outer_loss, start, slow, tasks, self.steps)
+
+    def _alone(self, weights: Params, task: Tasks) -> _Part:
+        """The part of a single task; not finite where the model raises an error because its numbers are not."""
+        try:
+            return self._part(weights, task)
+        except Exception as error:
+            if not diverges(self.inner_loop, task, self.steps, error):
+                raise
+            logger.warning("task %d breaks down: %s", int(task.numbers[0]), error)
+        losses = torch.full((1,), torch.nan, device=task.query.inputs.device)
+        return _Part(losses, losses, torch.tensor(False, device=losses.device), ())
 
     def _compiled(self, weights: Params, tasks: Tasks) -> _Part:
         tensors = [*(weight.detach() for weight in weights.values()), *_tensors(tasks)]
@@ -189,33 +240,35 @@ class MetaGradientOf:
         )
         with torch.no_grad():
             if key in self._programs:
-                return self._programs[key](*tensors)
+                return _part_of(self._programs[key](*tensors))
             began = time.perf_counter()
-            self._programs[key] = program = self._program(list(weights), tasks, tensors)
-            result = program(*tensors)
+            self._programs[key] = program = Program(self._function(list(weights), tasks), tensors)
+            result = _part_of(program(*tensors))
         logger.info("compiled the meta-gradient of %d tasks in %.1f s", tasks.size, time.perf_counter() - began)
         return result
 
-    def _program(self, names: list[str], tasks: Tasks, tensors: list[Tensor]) -> Callable[..., _Part]:
-        """The meta-gradient of a chunk like this one, compiled as a function of weights and tasks' tensors."""
-        from torch import _inductor as inductor  # here, since it is slow to import
+    def _function(self, names: list[str], tasks: Tasks) -> Callable[..., tuple[Tensor, ...]]:
+        """The meta-gradient of a chunk of this form, as a function of weights' and tasks' tensors."""
 
-        def traced(*tensors: Tensor) -> tuple[Tensor, ...]:
+        def function(*tensors: Tensor) -> tuple[Tensor, ...]:
             weights = dict(zip(names, tensors, strict=False))
             losses, predictions, finite, gradient = self._part(weights, _of_tensors(tasks, tensors[len(names) :]))
             return losses, predictions, finite, *gradient
 
-        with seeded(0, tensors[0].device):  # tracing draws too, but not from the tasks' own stream
-            # Detached: one tensor that stands in two places would be traced as one argument.
-            graph = make_fx(traced)(*(tensor.detach() for tensor in tensors))
-        # Not by torch.compile, which would trace the traced anew, and check in every call what the key holds.
-        compiled = inductor.compile(graph, [*tensors])
+        return function
 
-        def program(*tensors: Tensor) -> _Part:
-            losses, predictions, finite, *gradient = compiled(*tensors)
-            return _Part(losses, predictions, finite, tuple(gradient))
 
-        return program
+def _part_of(results: tuple[Tensor, ...]) -> _Part:
+    losses, predictions, finite, *gradient = results
+    return _Part(losses, predictions, finite, tuple(gradient))
+
+
+def _of_one_shape(predictions: list[Tensor]) -> list[Tensor]:
+    """The chunks' predictions (1, n, ...), with NaN for tasks that have none; (1,) where no task has any."""
+    like = next((some for some in predictions if some.dim() > 1), None)
+    if like is None or all(some.dim() > 1 for some in predictions):
+        return predictions
+    return [some if some.dim() > 1 else torch.full_like(like, torch.nan) for some in predictions]
 
 
 def _tensors(tasks: Tasks) -> list[Tensor]:

@@ -1,0 +1,83 @@
+"""Compiled functions of tensors, which have to give what the functions themselves give on other numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from litmaml.randomness import seeded
+from litmaml.shown import first_line
+
+Function = Callable[..., tuple[Tensor, ...]]
+
+_INSTEAD = "set compile to false, or compute it by operations of torch on tensors, without branches on their values"
+
+
+class Program:
+    """A function, traced at its first arguments and compiled.
+
+    A number that the function takes out of torch (by numpy, ``tolist`` or a generator of its own) stands in the trace
+    as it was at the first arguments. So the second call, which has other ones, compares trace and function.
+
+    Args:
+        function: Of tensors.
+        tensors: Its first arguments.
+
+    Raises:
+        ValueError: The function cannot be traced or compiled; or, in the second call, its trace gives other numbers.
+    """
+
+    def __init__(self, function: Function, tensors: Sequence[Tensor]) -> None:
+        from torch import _inductor as inductor  # here, since it is slow to import
+
+        try:
+            with seeded(0, tensors[0].device):  # tracing draws too, but not from the tasks' own stream
+                # Detached: one tensor that stands in two places would be traced as one argument.
+                trace = make_fx(function)(*(tensor.detach() for tensor in tensors))
+            # Not by torch.compile, which would trace the traced anew, and check in every call what the caller knows.
+            self._compiled: Function = inductor.compile(trace, [*tensors])
+        except Exception as error:  # whatever somebody's model does with a tensor that is being traced
+            raise ValueError(
+                f"compile: the model cannot be compiled ({first_line(error)[:200]}); {_INSTEAD}"
+            ) from error
+        self._unproved: tuple[Function, Function] | None = (function, trace)
+        self._calls = 0
+
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        if self._unproved and self._calls == 1:
+            self._compare(*self._unproved, tensors)
+            self._unproved = None
+        self._calls += 1
+        return self._compiled(*tensors)
+
+    def _compare(self, function: Function, trace: Function, tensors: Sequence[Tensor]) -> None:
+        device = tensors[0].device
+        with seeded(1, device):
+            wanted = function(*tensors)
+        with seeded(1, device), torch.autocast(device.type, enabled=False):  # whose casts stand in the trace
+            found = trace(*tensors)
+        apart = max(map(_apart, found, wanted))
+        if apart > 0:
+            raise ValueError(
+                "compile: on other numbers than those that it was compiled at the model gives another result, by "
+                f"{apart:.1%}: its forward pass takes numbers out of tensors (numpy, tolist) or draws from a generator "
+                "of its own, of which the program keeps "
+                f"the first; {_INSTEAD}"
+            )
+
+
+def _apart(found: Tensor, wanted: Tensor) -> float:
+    """How far two results are apart, as a share of the second's length; 0 where it is rounding."""
+    if not wanted.numel() or not wanted.is_floating_point():
+        return 0.0 if torch.equal(found, wanted) else 1.0
+    if torch.equal(found.isfinite(), wanted.isfinite()):
+        found, wanted = (part.nan_to_num(0, 0, 0) for part in (found, wanted))
+    distance, length = (float(torch.linalg.vector_norm(part.double())) for part in (found - wanted, wanted))
+    return distance / max(length, 1e-300) if not distance <= _rounding(wanted) * length else 0.0
+
+
+def _rounding(like: Tensor) -> float:
+    return max(1e3 * torch.finfo(like.dtype).eps, 1e-6)

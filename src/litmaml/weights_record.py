@@ -1,0 +1,117 @@
+"""What a checkpoint records of weights beside their values: which are adapted, trained, frozen, and which are one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from litmaml.engine.places import all_places
+from litmaml.inner.loop import InnerLoop
+from litmaml.shown import listed
+
+WEIGHTS_KEY = "litmaml_weights"
+
+
+def record_of(inner_loop: InnerLoop) -> dict[str, Any]:
+    """The names of the weights that are adapted (fast) and only trained (slow), and of the places that share one."""
+    return {"fast": inner_loop.fast_names, "slow": inner_loop.slow_names, "tied": all_places(inner_loop.model)}
+
+
+def wrong_record(record: Any) -> str | None:
+    """What of a record in a file is of another form."""
+    if not isinstance(record, Mapping) or record.keys() != {"fast", "slow", "tied"}:
+        return "its record of weights is none"
+    for name in ("fast", "slow"):
+        if not isinstance(record[name], list) or not all(isinstance(weight, str) for weight in record[name]):
+            return f"its record of {name} weights is no list of names"
+    return wrong_ties(record["tied"])
+
+
+def wrong_ties(ties: Any) -> str | None:
+    """What of a record of shared weights in a file is of another form."""
+    if isinstance(ties, Mapping) and all(isinstance(name, str) for pair in ties.items() for name in pair):
+        return None
+    return "its record of shared weights is no dictionary of names"
+
+
+def restore(model: nn.Module, saved: Mapping[str, Any]) -> None:
+    """Freeze and tie the weights of a model that was made anew as they were; older files record nothing of it.
+
+    Raises:
+        ValueError: Weights that are to be one have other names or shapes, or are one where they were not.
+    """
+    if WEIGHTS_KEY not in saved:
+        return
+    record = saved[WEIGHTS_KEY]
+    tie(model, record["tied"])
+    trained = {*record["fast"], *record["slow"]}
+    for name, weight in model.named_parameters():
+        if weight.is_floating_point() or weight.is_complex():
+            weight.requires_grad_(name in trained)
+
+
+def tie(model: nn.Module, ties: Mapping[str, str]) -> None:
+    """Let places of a model share one weight: each name the one that it is given.
+
+    Raises:
+        ValueError: There are no such places, their shapes differ, or others share a weight already.
+    """
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    for place, own in ties.items():
+        if place not in weights or own not in weights or weights[place].shape != weights[own].shape:
+            raise ValueError(
+                f"model: {place[:80]!r} and {own[:80]!r} cannot be one weight in the model that is recorded"
+            )
+        path, _, name = place.rpartition(".")
+        if weights[place] is not weights[own]:
+            setattr(model.get_submodule(path), name, weights[own])
+    _check_ties(model, ties)
+
+
+def check_weights(model: nn.Module, saved: Mapping[str, Any]) -> None:
+    """Refuse to load into a model of which other weights are frozen or one than in the checkpoint.
+
+    Raises:
+        ValueError: Naming them, with the remedy.
+    """
+    check_ties(model, saved)
+    if other := other_trained(model, saved):
+        raise ValueError(
+            f"model: {other}, so that the learner would adapt and train other weights; freeze them alike before the "
+            "MetaLearner is made (requires_grad_), or let MetaLearner.load_from_checkpoint(path) make it, as it was"
+        )
+
+
+def other_trained(model: nn.Module, saved: Mapping[str, Any]) -> str:
+    """Which weights are trainable here and frozen in the checkpoint, or the reverse; nothing for older files."""
+    if WEIGHTS_KEY not in saved:
+        return ""
+    there = {*saved[WEIGHTS_KEY]["fast"], *saved[WEIGHTS_KEY]["slow"]}
+    weights = dict(model.named_parameters())
+    thawed = [name for name, weight in weights.items() if weight.requires_grad and name not in there]
+    frozen = [name for name, weight in weights.items() if not weight.requires_grad and name in there]
+    parts = [f"{listed(thawed, 3)} is frozen in the checkpoint and not here"] if thawed else []
+    parts += [f"{listed(frozen, 3)} is frozen here and not in the checkpoint"] if frozen else []
+    return ", ".join(parts)
+
+
+def check_ties(model: nn.Module, saved: Mapping[str, Any]) -> None:
+    """Refuse to load into a model in which other weights are one than in the checkpoint.
+
+    Raises:
+        ValueError: Naming the first two, with the remedy.
+    """
+    if WEIGHTS_KEY in saved:
+        _check_ties(model, saved[WEIGHTS_KEY]["tied"])
+
+
+def _check_ties(model: nn.Module, ties: Mapping[str, str]) -> None:
+    here = all_places(model)
+    if other := sorted(place for place in {*here, *ties} if here.get(place) != ties.get(place)):
+        here_or_there = "here and not in the checkpoint" if other[0] in here else "in the checkpoint and not here"
+        raise ValueError(
+            f"model: {other[0]} is one weight with {(here | dict(ties))[other[0]]} {here_or_there}; tie or part them "
+            "before the MetaLearner is made, as they were in training"
+        )

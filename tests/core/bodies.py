@@ -1,0 +1,46 @@
+"""A small model with something of a test's own in its forward pass, and its trial."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from oracles import random_tasks
+from torch import Tensor, nn
+
+from litmaml.inner.loop import InnerLoop
+from litmaml.inner import SGD
+from litmaml.outer import OuterGradient, SecondOrder
+from litmaml.trial import try_first_batch
+
+Forward = Callable[["Body", Tensor], Any]
+
+
+class Body(nn.Module):
+    """One hidden layer with something of a test's own in its forward pass."""
+
+    def __init__(self, forward: Forward, **parts: Any) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(1, 4), nn.Linear(4, 1)
+        self.own = forward
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.own(self, x)
+
+    def plain(self, x: Tensor) -> Tensor:
+        predicted: Tensor = self.last(torch.tanh(self.first(x)))
+        return predicted
+
+
+def loop_of(model: nn.Module, outer_gradient: OuterGradient | None = None, loss: nn.Module | None = None) -> InnerLoop:
+    return InnerLoop(model, loss or nn.MSELoss(), SGD(0.1), outer_gradient or SecondOrder(), ["*"], 2)
+
+
+def tried(
+    model: nn.Module, outer_gradient: OuterGradient | None = None, loss: nn.Module | None = None
+) -> tuple[InnerLoop, list[str]]:
+    loop = loop_of(model, outer_gradient, loss)
+    return loop, try_first_batch(loop, random_tasks(3))

@@ -1,0 +1,95 @@
+"""A run's folder that somebody else made: what commands write into it goes nowhere else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_honest_checkpoints import made
+from torch import nn
+
+from litmaml.callbacks import BestCheckpoint
+from litmaml.cli import main
+from litmaml.data import Sinusoid
+from litmaml.finetuning.adapted_model import AdaptedModel, Recipe
+from litmaml.models import MLP
+from litmaml.plots import plot_adaptation
+from litmaml.run_owner import OWNER, claim
+
+WRITTEN = [
+    *("config.yaml", "test_results.json", "adaptation.png", "functions.png", ".owner", "wandb_id"),
+    *("predictions.csv", "predictions.safetensors", ".predictions.unfinished", "diagnosis.json", "diagnosis.png"),
+    *("checkpoints/last.ckpt", "checkpoints/.last.ckpt.unfinished", "checkpoints/last.ckpt.sha256"),
+    "checkpoints/.last.ckpt.sha256.unfinished",
+]
+"""All that commands write into a run's folder by a name that is known beforehand."""
+
+
+@pytest.mark.filterwarnings("ignore:The number of training batches")
+def test_links_in_a_runs_folder_are_not_written_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, mine = tmp_path / "run", tmp_path / "mine"
+    file = made(run, MLP(hidden=[3]), nn.MSELoss(), Sinusoid())
+    mine.mkdir()
+    for name in WRITTEN:
+        (run / name).unlink(missing_ok=True)
+        (mine / name.replace("/", " ")).write_text("precious")
+        (run / name).symlink_to(mine / name.replace("/", " "))
+    (run / "checkpoints" / "last.ckpt.sha256").unlink()
+    quick = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+    for command in ("test", "validate", "predict"):
+        main([command, f"--ckpt_path={file}", *quick])
+    main(["diagnose", f"--checkpoint={file}", "--trainer.accelerator=cpu", "--diagnose.tasks=2"])
+    main(["fit", f"--ckpt_path={file}", *quick, "--trainer.max_steps=2"])
+    assert {path.read_text() for path in mine.iterdir()} == {"precious"}
+    for name in ("config.yaml", "test_results.json", "adaptation.png", "predictions.csv", "checkpoints/last.ckpt"):
+        assert not (run / name).is_symlink(), name
+        assert (run / name).stat().st_size > 20, name
+
+
+def test_an_adapted_model_is_not_written_through_links(tmp_path: Path) -> None:
+    recipe = Recipe({"class_path": "litmaml.models.MLP", "init_args": {"outputs": 2}}, "head", 2, {})
+    (tmp_path / "adapted").mkdir()
+    for name in ("config.yaml", "classes.json", "model.safetensors"):
+        (tmp_path / name).write_text("precious")
+        (tmp_path / "adapted" / name).symlink_to(tmp_path / name)
+    AdaptedModel(MLP(outputs=2), ["a", "b"], None, recipe).save(tmp_path / "adapted")
+    assert {path.read_text() for path in tmp_path.iterdir() if path.is_file()} == {"precious"}
+
+
+def test_a_pipe_in_place_of_a_file_holds_nothing_up(tmp_path: Path) -> None:
+    for name in (OWNER, "x.png"):
+        os.mkfifo(tmp_path / name)
+    claim(tmp_path).release()
+    plot_adaptation(tmp_path / "x.png", {"loss": []}, "")
+    assert (tmp_path / "x.png").is_file()
+
+
+def test_what_was_best_lies_in_the_runs_own_folder(tmp_path: Path) -> None:
+    """The worst of the best is removed when there is a better one."""
+    thesis = tmp_path / "thesis.txt"
+    thesis.write_text("precious")
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("notes.txt", "a.ckpt"):
+        (tmp_path / "checkpoints" / name).touch()
+    kept = {name: torch.tensor(1.0) for name in (str(thesis), "../thesis.txt", "notes.txt", "a.ckpt", "gone.ckpt", "")}
+    callback = BestCheckpoint(save_top_k=3)
+    callback.dirpath = str(tmp_path / "checkpoints")
+    callback.load_state_dict({"monitor": "val/loss", "kept": kept, "metrics": {}})
+    assert callback.best_k_models == {str(tmp_path / "checkpoints" / "a.ckpt"): 1.0}
+
+
+def test_a_style_in_the_current_folder_starts_no_latex(tmp_path: Path) -> None:
+    """matplotlib reads one there when it is imported."""
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\n")
+    script = (
+        "import matplotlib\nassert matplotlib.rcParams['text.usetex']\nfrom pathlib import Path\n"
+        "from litmaml.plots import plot_adaptation\nplot_adaptation(Path('x.png'), {'loss': []}, 'a title')\n"
+        "assert matplotlib.rcParams['text.usetex']\n"
+    )
+    nowhere = {**os.environ, "PATH": ""}  # without a latex to be found
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=nowhere, check=True)
+    assert (tmp_path / "x.png").is_file()
