@@ -191,6 +191,8 @@ def _noise(case: Case) -> list[Row]:
         judge_problem = Problem(problem.model, RankOneLoss(), 0.1)
         clean = RankOne(10, 1.0, (0.3, 0.3), pool=20).sample("train", range(20), case["seed"])
         exact, gradient_of = judge_problem.meta_gradient(), problem.meta_gradient(outer_gradient)
+        # A run would be refused, for the reason that is shown here: each probe draws anew.
+        gradient_of.inner_loop.draws = isinstance(loss, NoisyLoss)
         torch.manual_seed(case["seed"])
         norms: list[float] = []
         for k in range(case["iterations"]):

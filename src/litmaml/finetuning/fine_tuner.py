@@ -84,8 +84,8 @@ class FineTuner:
         copied = copy_of(learnt)
         check_copy(learnt, copied, example)
         model = copied.model.eval().requires_grad_(False)
-        for name in learnt.fast_names:  # also of a learner that has been frozen
-            model.get_parameter(name).requires_grad_(True)
+        for name, weight in model.named_parameters():  # also of a learner that has been frozen
+            weight.requires_grad_(name in learnt.fast_names)
         self.steps = learner.evaluation_steps if steps is None else steps
         self.most_steps = _FURTHER * self.steps if steps is None and outputs is not None else self.steps
         predictions = outputs_of(model, example)
