@@ -45,10 +45,10 @@ def not_made_again(inner_loop: InnerLoop, recorded: Mapping[str, Any], tasks: Ta
     found: dict[str, str] = {}
     device = next(inner_loop.parameters()).device
     with torch.inference_mode(False), torch.no_grad(), own_streams(0, device):
+        before = _own_predictions(inner_loop, tasks)
         for name in ("model", "loss", "inner_optimizer", "outer_gradient"):
             if recorded.get(name) is None:
                 continue
-            before = _own_predictions(inner_loop, tasks)
             try:
                 made = build(recorded[name], OuterGradient if name == "outer_gradient" else nn.Module, name)
             except ValueError as error:  # whatever somebody's constructor raises

@@ -35,6 +35,19 @@ class Body(nn.Module):
         return predicted
 
 
+class WrongSine(torch.autograd.Function):
+    """sin, whose derivative is right and its own derivative missing: cos is saved as a constant."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.kept = x.cos()
+        return x.sin()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return g * ctx.kept
+
+
 def loop_of(model: nn.Module, outer_gradient: OuterGradient | None = None, loss: nn.Module | None = None) -> InnerLoop:
     return InnerLoop(model, loss or nn.MSELoss(), SGD(0.1), outer_gradient or SecondOrder(), ["*"], 2)
 

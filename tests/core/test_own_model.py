@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from bodies import Body, Forward, loop_of, tried
+from bodies import Body, Forward, WrongSine, loop_of, tried
 from oracles import random_tasks, relative
 from torch import Tensor, nn
 from torch.nn import functional
@@ -148,18 +148,8 @@ def test_a_teacher_and_plain_functions_are_not_copied() -> None:
 
 
 def test_a_second_derivative_behind_a_closure() -> None:
-    class Wrong(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: Tensor) -> Tensor:
-            ctx.kept = x.cos()
-            return x.sin()
-
-        @staticmethod
-        def backward(ctx: Any, g: Tensor) -> Tensor:
-            return g * ctx.kept
-
     model = Body(Body.plain)
-    model.own = lambda _, x: model.last(Wrong.apply(model.first(x)))
+    model.own = lambda _, x: model.last(WrongSine.apply(model.first(x)))
     with pytest.raises(ValueError, match=r"model: an exact Hessian product"):
         tried(model)
 
