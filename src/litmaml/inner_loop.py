@@ -13,6 +13,7 @@ from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+import litmaml.autocast  # noqa: F401 - what autocast does with attention
 from litmaml.batch_norm import has_batch_norm
 from litmaml.derivatives import Derivatives, needs_other_operations
 from litmaml.inner_optimizer import InnerOptimizer
@@ -87,6 +88,7 @@ class InnerLoop(nn.Module):
         self.slow_names = [name for name in trainable if name not in set(self.fast_names)]
         # In a tuple, since an attribute would make it a module twice.
         self._convolution: tuple[Convolution | None] = (first_convolution(model),)
+        self._images = any(isinstance(module, nn.Conv2d) for module in model.modules())
         self._batch_norm, self._written_out = has_batch_norm(model), needs_other_operations(model)
         self.draws, self.mapped, self.changes_inputs = bool(random_layers(model)), can_be_mapped(model), False
         optimizer.bind({name: trainable[name].detach() for name in self.fast_names}, steps)
@@ -152,14 +154,12 @@ class InnerLoop(nn.Module):
         """How many tasks' forward passes to compute at once on such inputs (T, n, ...)."""
         return tasks_at_once(*self._convolution, inputs) if self.mapped else 1
 
-    def take_all_at_once(self) -> None:
-        """Compute all tasks at once, also where a loop would be faster."""
-        self._convolution = (None,)
-
     def _each(self, function: Callable[..., Any], fast: Params, inputs: Tensor, *others: Tensor) -> Any:
         """The function of each task's fast weights and inputs, at once or in a loop."""
         at_once = self.tasks_at_once(inputs) == len(inputs)
-        with unfused_attention(), _no_hooks(), Derivatives() if self._written_out else nullcontext():
+        # On a GPU grouped convolutions are slow, and under vmap torch's own batch norm takes no channels-last images.
+        other = self._written_out or (inputs.is_cuda and self._images)
+        with unfused_attention(), _no_hooks(), Derivatives() if other else nullcontext():
             return task_by_task(function, at_once, fast, inputs, *others)
 
     def _call(self, weights: Params, slow: Params | None, inputs: Tensor) -> Tensor:
