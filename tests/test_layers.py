@@ -12,8 +12,11 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # The mathematics: torch only.
 CORE = {
     "allocator",
+    "autocast",
     "batch_norm",
     "compilation",
+    "convolution",
+    "cuda_graph",
     "divergence",
     "float32",
     "function_modes",
@@ -43,7 +46,17 @@ CORE = {
     "types",
     "weight_vectors",
 }
-NEVER_IN_CORE = {"lightning", "wandb", "jsonargparse", "torchmetrics", "learn2learn", "matplotlib", "rich"}
+NEVER_IN_CORE = {
+    "convolution",
+    "cuda_graph",
+    "lightning",
+    "wandb",
+    "jsonargparse",
+    "torchmetrics",
+    "learn2learn",
+    "matplotlib",
+    "rich",
+}
 
 
 def imports(path: Path) -> set[str]:

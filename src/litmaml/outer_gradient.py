@@ -17,8 +17,8 @@ d/dslow <grad_fast l, v>, summed over tasks. ``losses(fast, slow, batch)`` gives
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar, Literal, NamedTuple, final
 
 import torch
@@ -98,11 +98,8 @@ class SecondOrder(OuterGradient):
         curved = [name for name, g in inner.items() if g.requires_grad]  # none where the loss is linear
         if not curved:
             return _zeros(fast), _zeros(slow)
-        product = torch.autograd.grad(
-            [inner[name] for name in curved],
-            [*fast.values(), *slow.values()],
-            [vector[name] for name in curved],
-            materialize_grads=True,
+        product = differentiate(
+            [inner[name] for name in curved], [*fast.values(), *slow.values()], [vector[name] for name in curved]
         )
         return _split(product, fast, slow)
 
@@ -376,9 +373,21 @@ def put_back_generators(states: list[Tensor], device: torch.device) -> None:
         torch.cuda.set_rng_state(state, device)
 
 
+def differentiate(
+    of: Sequence[Tensor], by: Sequence[Tensor], vectors: Sequence[Tensor] | None = None, create_graph: bool = False
+) -> tuple[Tensor, ...]:
+    """The gradient, zeros where there is none, each operation in the precision that its forward pass had.
+
+    Under autocast the backward pass would be cast anew, and rounded, or refused by kernels of GPUs.
+    """
+    device = by[0].device.type
+    plain = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+    with plain:
+        return torch.autograd.grad(of, by, vectors, create_graph=create_graph, materialize_grads=True)
+
+
 def _gradient(loss: Tensor, weights: Params, create_graph: bool = False) -> Params:
-    gradient = torch.autograd.grad(loss, list(weights.values()), create_graph=create_graph, materialize_grads=True)
-    return dict(zip(weights, gradient, strict=True))
+    return dict(zip(weights, differentiate([loss], list(weights.values()), create_graph=create_graph), strict=True))
 
 
 def _weighted(losses: Losses, fast: Params, slow: Params, batch: Batch, weights: Tensor) -> list[Tensor]:
