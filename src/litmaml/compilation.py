@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from litmaml.cuda_graph import CudaGraph
 from litmaml.outer_gradient import seeded
 from litmaml.shown import first_line
+
+logger = logging.getLogger(__name__)
 
 Function = Callable[..., tuple[Tensor, ...]]
 
@@ -22,15 +26,18 @@ class Program:
     A number that the function takes out of torch (by numpy, ``tolist`` or a generator of its own) stands in the trace
     as it was at the first arguments. So the second call, which has other ones, compares trace and function.
 
+    On a GPU the calls after the second replay it as a CUDA graph.
+
     Args:
         function: Of tensors.
         tensors: Its first arguments.
+        draws: Whether it draws random numbers, which a graph would not draw anew.
 
     Raises:
         ValueError: The function cannot be traced or compiled; or, in the second call, its trace gives other numbers.
     """
 
-    def __init__(self, function: Function, tensors: Sequence[Tensor]) -> None:
+    def __init__(self, function: Function, tensors: Sequence[Tensor], draws: bool = False) -> None:
         from torch import _inductor as inductor  # here, since it is slow to import
 
         try:
@@ -45,13 +52,22 @@ class Program:
             ) from error
         self._unproved: tuple[Function, Function] | None = (function, trace)
         self._calls = 0
+        self._replays = not draws and any(tensor.is_cuda for tensor in tensors)
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         if self._unproved and self._calls == 1:
             self._compare(*self._unproved, tensors)
             self._unproved = None
+            if self._replays:
+                self._record(tensors)
         self._calls += 1
         return self._compiled(*tensors)
+
+    def _record(self, tensors: Sequence[Tensor]) -> None:
+        try:
+            self._compiled = CudaGraph(self._compiled, tensors)
+        except RuntimeError as error:  # an operation that waits for the device; it runs as it did
+            logger.info("compile: its kernels are started one by one, not as a graph: %s", first_line(error))
 
     def _compare(self, function: Function, trace: Function, tensors: Sequence[Tensor]) -> None:
         device = tensors[0].device

@@ -17,7 +17,7 @@ from litmaml.compilation import Program
 from litmaml.divergence import diverges
 from litmaml.inner_loop import InnerLoop
 from litmaml.model_checks import check_draws
-from litmaml.outer_gradient import SecondOrder, generator_states, put_back_generators, seeded
+from litmaml.outer_gradient import SecondOrder, differentiate, generator_states, put_back_generators, seeded
 from litmaml.places import aliases
 from litmaml.types import Batch, Params, Tasks, chunks
 
@@ -176,7 +176,7 @@ class MetaGradientOf:
         with torch.enable_grad():
             everywhere = leaves | {alias: leaves[name] for alias, name in self._tied.items() if name in leaves}
             losses, predictions = functional_call(self.inner_loop, everywhere, (tasks, self.steps), tie_weights=False)
-            gradient = torch.autograd.grad(losses.mean(), list(leaves.values()), materialize_grads=True)
+            gradient = differentiate([losses.mean()], list(leaves.values()))
         losses = losses.detach()
         # The largest of all numbers is finite where every one is; NaN counts as the largest.
         numbers = [values for values in (losses, *gradient) if values.numel()]
@@ -210,7 +210,8 @@ class MetaGradientOf:
             if key in self._programs:
                 return _part_of(self._programs[key](*tensors))
             began = time.perf_counter()
-            self._programs[key] = program = Program(self._function(list(weights), tasks), tensors)
+            draws = self.inner_loop.draws or self.inner_loop.outer_gradient.sampled
+            self._programs[key] = program = Program(self._function(list(weights), tasks), tensors, draws)
             result = _part_of(program(*tensors))
         logger.info("compiled the meta-gradient of %d tasks in %.1f s", tasks.size, time.perf_counter() - began)
         return result
@@ -242,7 +243,9 @@ def _of_one_shape(predictions: list[Tensor]) -> list[Tensor]:
 def _tensors(tasks: Tasks) -> list[Tensor]:
     """What the inner loop computes with."""
     batches = (tasks.query, *tasks.support, *(tasks.hessian or ()))
-    return [tasks.numbers, *(tensor for batch in batches for tensor in (batch.inputs, batch.targets))]
+    tensors = [tasks.numbers, *(tensor for batch in batches for tensor in (batch.inputs, batch.targets))]
+    # What is expanded to all tasks has one place in memory for many numbers: a program's own places cannot.
+    return [tensor.contiguous() if 0 in tensor.stride() else tensor for tensor in tensors]
 
 
 def _of_tensors(like: Tasks, tensors: Sequence[Tensor]) -> Tasks:

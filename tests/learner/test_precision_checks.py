@@ -19,7 +19,7 @@ from litmaml.float32 import set_float32_precision
 from litmaml.inner_optimizer import SGD, HigherOptimizer
 from litmaml.meta_learner import MetaLearner
 from litmaml.models import MLP, Conv4
-from litmaml.outer_gradient import FiniteDifference, GaussianSmoothing, SecondOrder, ZerothOrder
+from litmaml.outer_gradient import FiniteDifference, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
 from litmaml.precision_checks import check_precision
 from quiet_trainer import quiet_trainer
 
@@ -150,3 +150,19 @@ def test_rounding_convolutions_are_told_of() -> None:
     check_precision(on_gpu, loops[1], "fit")
     set_float32_precision("highest")
     check_precision(on_gpu, loops[0], "fit")
+
+
+@pytest.mark.parametrize(("method", "figure"), [(SecondOrder(), "0.6%"), (GaussianSmoothing(2), "28%")], ids=type)
+def test_tf32_is_warned_of_with_its_error(method: OuterGradient, figure: str) -> None:
+    on_gpu: Any = SimpleNamespace(precision="32-true", strategy=SimpleNamespace(root_device=torch.device("cuda", 0)))
+    exact: Any = SimpleNamespace(precision="64-true", strategy=on_gpu.strategy)
+    loop = MetaLearner(MLP(), outer_gradient=method).inner_loop
+    set_float32_precision("high")
+    try:
+        with pytest.warns(UserWarning, match=f"under TF32 the outer gradient of {type(method).__name__} .* {figure}"):
+            check_precision(on_gpu, loop, "fit")
+        check_precision(on_gpu, loop, "test")
+        check_precision(exact, loop, "fit")
+    finally:
+        set_float32_precision("highest")
+    check_precision(on_gpu, loop, "fit")
