@@ -11,6 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "litmaml"
 FILES = sorted(SOURCE.rglob("*.py"))
 # The mathematics: torch only.
 CORE = {
+    "agreement",
     "allocator",
     "autocast",
     "batch_norm",
@@ -31,6 +32,7 @@ CORE = {
     "model_checks",
     "model_copy",
     "models",
+    "modes",
     "outer_gradient",
     "own_model",
     "places",

@@ -28,6 +28,7 @@ from litmaml.learner_recipe import arguments_of, recipe_of, warn_not_rebuilt
 from litmaml.meta_gradient import MetaGradientOf, hand_over
 from litmaml.metrics import check_metrics, default_metrics, value_of, values_of
 from litmaml.model_checks import check_model, normalisation_policy
+from litmaml.modes import in_evaluation, put
 from litmaml.monitored import metric_of, no_such_metric
 from litmaml.outer_gradient import OuterGradient, SecondOrder
 from litmaml.precision_checks import check_precision
@@ -36,7 +37,15 @@ from litmaml.round_trip import not_in_checkpoints, not_made_again, others_of
 from litmaml.shown import first_line
 from litmaml.trial import try_first_batch
 from litmaml.types import Params, Tasks, chunks, select
-from litmaml.weights_record import WEIGHTS_KEY, check_ties, check_weights, record_of, restore
+from litmaml.weights_record import (
+    WEIGHTS_KEY,
+    check_ties,
+    check_weights,
+    evaluated_parts,
+    other_modes,
+    record_of,
+    restore,
+)
 
 _PLAIN = ("inner_steps", "test_inner_steps", "lr_scheduler_interval", "tasks_per_chunk", "on_nonfinite", "max_skipped")
 _NEVER = 2**62
@@ -127,9 +136,26 @@ class MetaLearner(LightningModule):
         self._tried: set[bool] = set()  # by whether the learner was in training
         self._seen: Tasks | None = None  # a task that the record is compared on
         self._recorded: dict[str, Any] | None = None  # what the record was found to make again
+        self._evaluated = in_evaluation(self.inner_loop)
         self._save_recipe(fast_weights, compile, channels_last)
 
     # Training
+
+    def train(self, mode: bool = True) -> MetaLearner:
+        if self.training and not mode:
+            self._evaluated = in_evaluation(self.inner_loop)
+        return super().train(mode)
+
+    @property
+    def evaluated(self) -> list[str]:
+        """The parts of the inner loop that are in evaluation while it trains, such as frozen batch norms."""
+        return in_evaluation(self.inner_loop) if self.training else self._evaluated
+
+    @evaluated.setter
+    def evaluated(self, names: Sequence[str]) -> None:
+        self._evaluated = [*names]
+        if self.training:
+            put(self.inner_loop, names)
 
     def training_step(self, tasks: Tasks, batch_idx: int) -> Tensor:
         self._try(tasks)
@@ -372,10 +398,11 @@ class MetaLearner(LightningModule):
 
     def _check_record(self) -> None:
         """Take out of the record what it would not make again: to load another model is worse than to load none."""
-        now = not_in_checkpoints(self.inner_loop)
+        now = not_in_checkpoints(self.inner_loop) | dict.fromkeys(self.evaluated, "in evaluation")
         if self._recorded is not None and not others_of(self._recorded, now):
             return
-        for name, why in not_made_again(self.inner_loop, self.hparams, self._seen).items():
+        metrics = dict(self._metrics())
+        for name, why in not_made_again(self.inner_loop, metrics, self.hparams, self._seen, self.evaluated).items():
             del self.hparams[name]
             warn_not_rebuilt(name, why)
         self._recorded = now
@@ -385,6 +412,9 @@ class MetaLearner(LightningModule):
         check_precision(self.trainer, self.inner_loop, stage)
         if stage == "fit":
             self.inner_loop.check_trainable()
+            if not self.training:  # after eval(), which Lightning leaves as it is
+                super().train()
+                self.evaluated = self._evaluated
         self.skipped_tasks = self._steps_without = 0
         self._outer_step = OuterStep()
         self._tried.clear()
@@ -418,13 +448,23 @@ class MetaLearner(LightningModule):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[FORMAT_KEY], checkpoint[WEIGHTS_KEY] = FORMAT, record_of(self.inner_loop)
+        checkpoint[FORMAT_KEY], checkpoint[WEIGHTS_KEY] = FORMAT, record_of(self.inner_loop, self.evaluated)
         self._check_record()  # training may not have begun, or a callback have changed what no weight holds
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = dict(self.hparams)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Of Lightning, which loads into a learner that is there already."""
         check_weights(self.inner_loop.model, checkpoint)
+        self._restore_modes(checkpoint, told=self.trainer.state.fn == TrainerFn.FITTING)
+
+    def _restore_modes(self, saved: Mapping[str, Any], told: bool) -> None:
+        """Put the parts into the modes that they had in training."""
+        evaluated = evaluated_parts(self.inner_loop, saved)
+        if evaluated is None:
+            return
+        if told and (other := other_modes(self.evaluated, evaluated)):
+            rank_zero_info(f"{other}: each part takes the mode that it has in the checkpoint")
+        self.evaluated = evaluated
 
     @property
     def normalisation(self) -> str:
@@ -457,6 +497,7 @@ class MetaLearner(LightningModule):
             check_weights(arguments["model"], saved)
         learner = cls(**arguments)
         learner.load_state_dict(saved["state_dict"])
+        learner._restore_modes(saved, told="model" in overrides)
         return learner.to(map_location)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:

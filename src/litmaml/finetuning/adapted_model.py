@@ -16,6 +16,7 @@ from safetensors.torch import load_file, load_model, save_model
 from torch import Tensor, nn
 
 from litmaml.admission import admit, admit_arguments, make, short
+from litmaml.agreement import off, rounding_share, sizes
 from litmaml.checkpoint import sha256
 from litmaml.data.images import ImageFormat, read_images
 from litmaml.finetuning.frozen_norm import hold_statistics
@@ -179,12 +180,8 @@ class AdaptedModel(nn.Module):
         own = self(example)
         try:
             found = load(folder).to(example.device)(example)
-            apart = float((found - own).abs().max())
-            why = (
-                ""
-                if torch.allclose(found, own, 1e-3, 1e-4, equal_nan=True)
-                else f"it predicts otherwise by {apart:.2g}"
-            )
+            apart = off(found, own, rounding_share(own.dtype) * sizes(own))
+            why = f"it predicts otherwise by {apart:.2g}" if apart else ""
         except Exception as error:  # whatever somebody's class does
             why = first_line(error)
         if why:
