@@ -17,7 +17,6 @@ from experiments.experiment import Case, Check, Experiment, Row, above, below, c
 from experiments.hop import Hop, estimator, relative_error
 from experiments.problem import Problem, flat, gradient_at, linear, vector
 from litmaml.data import LinearRegression, RankOne, Sinusoid
-from litmaml.data.task_distribution import map_batches
 from litmaml.losses import HalfSquaredLoss, LogCoshLoss, RankOneLoss
 from litmaml.models import MLP
 from litmaml.outer_gradient import (
@@ -25,7 +24,7 @@ from litmaml.outer_gradient import (
     FirstOrder,
     SecondOrder,
 )
-from litmaml.types import Batch
+from litmaml.types import Batch, map_batches
 
 SIZE = 20
 STEPS = (1, 2, 5, 10, 20, 50)

@@ -22,7 +22,7 @@ from litmaml.outer_gradient import FirstOrder, OuterGradient, SecondOrder
 from litmaml.places import aliases
 from litmaml.shown import listed
 from litmaml.task_batching import Convolution, can_be_mapped, first_convolution, task_by_task, tasks_at_once, tasks_held
-from litmaml.types import Batch, Params, Tasks
+from litmaml.types import Batch, Params, Tasks, map_batches
 
 NO_HOOKS = (
     "model: recomputes activations or keeps them elsewhere (torch.utils.checkpoint, save_on_cpu), after the inner loop "
@@ -267,4 +267,4 @@ def ordinary(tasks: Tasks) -> Tasks:
 
     if not tasks.query.inputs.is_inference():
         return tasks
-    return tasks._replace(support=tuple(copy(batch) for batch in tasks.support), query=copy(tasks.query))
+    return map_batches(copy, tasks)

@@ -391,7 +391,7 @@ class MetaLearner(LightningModule):
             for remark in try_first_batch(self.inner_loop, tasks, trains=self.training):
                 rank_zero_info(remark)
             predictions = check_labels(self.inner_loop, tasks)
-            check_metrics(dict(self._metrics()), self.inner_loop.loss, predictions, tasks.query.targets[0])
+            check_metrics(dict(self._metrics()), self.inner_loop.loss, predictions, tasks.query.targets)
             self._seen = select(tasks, [0])
             if self.training:
                 self._check_record()

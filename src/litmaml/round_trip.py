@@ -19,7 +19,7 @@ from litmaml.outer_gradient import OuterGradient
 from litmaml.recipe import build, describe
 from litmaml.shown import first_line, listed
 from litmaml.trial_state import attributes, changed, own_streams
-from litmaml.types import Tasks
+from litmaml.types import Batch, Tasks, of_each_form
 
 
 def not_in_checkpoints(inner_loop: InnerLoop) -> dict[str, Any]:
@@ -42,8 +42,8 @@ def not_made_again(
 ) -> dict[str, str]:
     """The parts of a learner of which the record makes another one, with what is other.
 
-    Each part is made once more from its recipe; the model gets the weights, and predicts the first task's query, as in
-    training and in evaluation. Where no task has been seen, what it holds beside weights and buffers is compared.
+    Each part is made once more from its recipe; the model gets the weights, and predicts the first task's examples,
+    in training and in evaluation. Where no task has been seen, what it holds beside weights and buffers is compared.
 
     Args:
         inner_loop: The parts as they are; in which mode does not matter, and stays.
@@ -174,17 +174,19 @@ def _difference(
     remedy = "keep each argument as it was given under its own name, and what changes later in a registered buffer"
     if tasks is None:
         return f"what {recipe} makes is another one ({explained}; {remedy})" if other else ""
-    wanted, found = _outcomes([own, again], name, tasks, evaluated)
-    for mode in wanted:
-        if apart := _apart(found[mode], wanted[mode]):
-            by = f" by {apart:.2g}" if apart < float("inf") else ""
-            return f"what {recipe} makes gives other numbers{by} in {mode} ({explained}; {remedy})"
+    tasks = ordinary(tasks)
+    for batch in of_each_form([tasks.query, *tasks.adapting]):
+        wanted, found = _outcomes([own, again], name, batch, evaluated)
+        for mode in wanted:
+            if apart := _apart(found[mode], wanted[mode]):
+                by = f" by {apart:.2g}" if apart < float("inf") else ""
+                return f"what {recipe} makes gives other numbers{by} in {mode} ({explained}; {remedy})"
     return ""
 
 
-def _outcomes(loops: Sequence[InnerLoop], name: str, tasks: Tasks, evaluated: Sequence[str]) -> list[dict[str, Tensor]]:
+def _outcomes(loops: Sequence[InnerLoop], name: str, batch: Batch, evaluated: Sequence[str]) -> list[dict[str, Tensor]]:
     """What each gives for the first task in each mode: predictions or loss, in float64 where the model takes that."""
-    inputs, targets = (part[0].cpu() for part in ordinary(tasks).query[:2])
+    inputs, targets = (part[0].cpu() for part in batch[:2])
 
     def of(loop: InnerLoop, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         return _in_each_mode(loop, evaluated, lambda: _outcome(loop, name, x, y))

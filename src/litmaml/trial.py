@@ -16,7 +16,7 @@ from litmaml.model_copy import copy_of, kept_values
 from litmaml.shown import first_line, listed
 from litmaml.trial_derivatives import LONG, try_derivatives
 from litmaml.trial_state import Drawn, Snapshot, attributes, changed, equal, own_streams
-from litmaml.types import Batch, Tasks
+from litmaml.types import Batch, Tasks, of_each_form
 
 _EXAMPLES = 6
 """How many examples of a support batch are tried: enough for batch norm."""
@@ -24,6 +24,8 @@ _EXAMPLES = 6
 
 def try_first_batch(inner_loop: InnerLoop, tasks: Tasks, trains: bool = True) -> list[str]:
     """Try the model on a few examples of the first tasks: nothing of it is changed, no stream moves on.
+
+    Of the batches of support, Hessian products and query the first of each form (shapes and dtypes) is tried.
 
     Looked at are: what a forward pass and a loss draw and change beside what they give; whether the loss fits the
     outputs and targets; whether the inner loop's gradient is that of the model with the same weights written into it,
@@ -48,24 +50,46 @@ def try_first_batch(inner_loop: InnerLoop, tasks: Tasks, trains: bool = True) ->
     with torch.inference_mode(False), torch.enable_grad(), own_streams(0, device):
         check_hooks(inner_loop.model)
         try:
-            copied = copy_of(inner_loop)
+            copy_of(inner_loop)
         except Exception as error:  # whatever an attribute of somebody's model raises
             return [f"model: it cannot be copied ({first_line(error)}), so the first batch was not tried"]
         tasks = ordinary(tasks)
-        most, whole = 2 if _is_slow(copy_of(inner_loop), tasks.support[0]) else _EXAMPLES, False
-        support, query = (_few(batch, most) for batch in (tasks.support[0], tasks.query))
-        try:
-            _try_passes(inner_loop, copied, support, query, made, trains)
-        except Exception:
-            support, query = (_few(batch, batch.inputs.shape[1]) for batch in (tasks.support[0], tasks.query))
-            whole = max(batch.inputs.shape[1] for batch in (support, query)) > most
-            if not whole:
-                raise
-            # A model or a loss may take batches of one size only.
-            _try_passes(inner_loop, copy_of(inner_loop), support, query, made, trains)
-        with torch.autocast(device.type, enabled=False), torch.autocast("cpu", enabled=False):
-            at_once = max(inner_loop.tasks_at_once(batch.inputs) for batch in (tasks.support[0], tasks.query)) > 1
-            return try_derivatives(inner_loop, support, at_once, trains, whole)
+        remarks: dict[str, None] = {}
+        for batch in of_each_form([*tasks.adapting, tasks.query]):
+            is_query = batch is tasks.query
+            others = tasks.support[0] if is_query else tasks.query
+            remarks |= dict.fromkeys(_try_batch(inner_loop, batch, others, made, trains, twice=trains and not is_query))
+        return [*remarks]
+
+
+def _try_batch(
+    inner_loop: InnerLoop, batch: Batch, others: Batch, made: list[str], trains: bool, twice: bool
+) -> list[str]:
+    """Passes and derivatives on a few examples of a batch, with other inputs in between.
+
+    Args:
+        inner_loop: As for ``try_first_batch``.
+        batch: What is tried.
+        others: Another batch of the same tasks.
+        made: The attributes that hold what is computed from weights, by name.
+        trains: Whether the outer gradient will be taken.
+        twice: Whether it differentiates the gradient on such batches; of a query it does not.
+    """
+    device = batch.inputs.device
+    most, whole = 2 if _is_slow(copy_of(inner_loop), batch) else _EXAMPLES, False
+    few, other = _few(batch, most), _few(others, most)
+    try:
+        _try_passes(inner_loop, copy_of(inner_loop), few, other, made, trains)
+    except Exception:
+        few, other = (_few(part, part.inputs.shape[1]) for part in (batch, others))
+        whole = max(part.inputs.shape[1] for part in (few, other)) > most
+        if not whole:
+            raise
+        # A model or a loss may take batches of one size only.
+        _try_passes(inner_loop, copy_of(inner_loop), few, other, made, trains)
+    with torch.autocast(device.type, enabled=False), torch.autocast("cpu", enabled=False):
+        at_once = max(inner_loop.tasks_at_once(part.inputs) for part in (batch, others)) > 1
+        return try_derivatives(inner_loop, few, at_once, twice, whole)
 
 
 def _few(batch: Batch, most: int) -> Batch:

@@ -150,7 +150,7 @@ class Failing(Metric):
     ],
 )
 def test_metrics_that_cannot_serve_are_refused_at_the_first_batch(metric: Any, message: str | None) -> None:
-    given = {"mine": metric}, nn.CrossEntropyLoss(), SCORES, torch.tensor([0, 2, 0, 1])
+    given = {"mine": metric}, nn.CrossEntropyLoss(), SCORES, torch.tensor([[0, 2, 0, 1]])
     if message is None:
         check_metrics(*given)
         return
@@ -159,7 +159,7 @@ def test_metrics_that_cannot_serve_are_refused_at_the_first_batch(metric: Any, m
 
 
 def test_metrics_that_would_count_padding_are_refused(tmp_path: Path) -> None:
-    padded = torch.tensor([0, 2, -100, 1])
+    padded = torch.tensor([[0, 2, 0, 1], [0, 2, -100, 1]])  # in the second task
     with pytest.raises(ValueError, match=r"metrics\.a: MulticlassAccuracy .*its ignore_index None; set it to -100"):
         check_metrics({"a": MulticlassAccuracy(3)}, nn.CrossEntropyLoss(), SCORES, padded)
     check_metrics({"a": MulticlassAccuracy(3, ignore_index=-100)}, nn.CrossEntropyLoss(), SCORES, padded)

@@ -16,9 +16,9 @@ from torch import Tensor
 from litmaml.data.affine import AFFINE_NUMBERS, random_affine
 from litmaml.data.images import ImageFormat, ImagePool
 from litmaml.data.leakage import Copies, Pair, Place, copies, fingerprints, judge_copies
-from litmaml.data.task_distribution import TaskDistribution, check_at_least, map_batches, task_stream, task_streams
+from litmaml.data.task_distribution import TaskDistribution, check_at_least, task_stream, task_streams
 from litmaml.shown import listed
-from litmaml.types import SPLITS, Batch, Split, Tasks
+from litmaml.types import SPLITS, Batch, Split, Tasks, map_batches
 
 
 class ImageTasks(TaskDistribution):

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from litmaml.data.leakage import fingerprints
-from litmaml.data.task_distribution import TaskDistribution, check_at_least, map_batches, task_stream
+from litmaml.data.task_distribution import TaskDistribution, check_at_least, task_stream
 from litmaml.interop import import_learn2learn
-from litmaml.types import SPLITS, Batch, Split, Tasks
+from litmaml.types import SPLITS, Batch, Split, Tasks, map_batches
 
 _LOOKED_AT = 200
 """Tasks of each split whose classes are compared."""
