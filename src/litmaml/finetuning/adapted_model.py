@@ -245,6 +245,8 @@ def load(folder: str | Path) -> AdaptedModel:
             replace_head(network, recipe.head, recipe.outputs)
         tie(network, config.get("tied", {}))
         hold_statistics(network)
+        if len(precision := {weight.dtype for weight in weights.values() if weight.is_floating_point()}) == 1:
+            network.to(dtype=precision.pop())
         load_model(network, str(folder / WEIGHTS))
     except (SafetensorError, RuntimeError, AttributeError, ValueError, TypeError) as error:
         raise ValueError(f"{unfit}: {error}") from error
