@@ -127,10 +127,10 @@ class FineTuner:
         batches = [Batch(x[None], y[None]) for x, y in zip(parts(inputs), parts(targets), strict=True)]
         if not self._tried:
             try_first_batch(loop, Tasks((batches[0],), batches[0], torch.zeros(1, dtype=torch.int64)), trains=False)
-            for batch in batches:
-                with torch.no_grad():
-                    check_loss_on(loop.loss, loop.model(batch.inputs[0].clone()), batch.targets[0])
             self._tried = True
+        for batch in batches:
+            with torch.no_grad():
+                check_loss_on(loop.loss, loop.model(batch.inputs[0].clone()), batch.targets[0])
         shares = weigh(loop.loss, [batch.targets[0] for batch in batches])
         enough = learnt_at(loop.loss, targets, self.outputs)
         fast, slow = loop.start(1)
