@@ -138,6 +138,31 @@ def test_rounding_is_no_dependence(count: int, scale: float) -> None:
     check_independent(Mixing(lambda h: h * 0, scale), torch.randn(count, 1))
 
 
+class Cancelling(nn.Module):
+    """Sums that cancel to a ten thousandth, in an order that the number of inputs decides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(1, 2048), nn.Linear(4096, 1, bias=False)
+        with torch.no_grad():
+            half = torch.randn(2048)
+            self.last.weight.copy_(torch.cat([half, -half + 1e-4 * torch.randn(2048)])[None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.first(x))
+        predicted: Tensor = self.last(torch.cat([h, h], 1))
+        return predicted
+
+
+def test_sums_that_cancel_are_no_dependence() -> None:
+    torch.manual_seed(0)
+    model, x = Cancelling(), torch.randn(10, 1)
+    with torch.no_grad():
+        together, alone = model(x), torch.cat([model(one[None]) for one in x])
+    assert (together - alone).abs().max() > 1e-4 * together.abs().max()
+    check_independent(model, x)
+
+
 class Normalised(nn.Module):
     """A batch norm that is called so often in a forward pass, by keyword."""
 
