@@ -137,7 +137,7 @@ def _other_metrics(
             again = value_of(build(recipes[name], Metric, f"metrics.{name}"), predictions, targets)
         except Exception as error:  # whatever somebody's class raises
             return f"{name}: {first_line(error)}"
-        if apart := _apart(again.to(value), value):
+        if apart := _apart(again.to(value).float(), value.float()):  # it may be a count
             return (
                 f"what {recipes[name]} makes gives another value by {apart:.2g}; keep each argument of "
                 f"{type(metric).__name__} as it was given under its own name"

@@ -323,9 +323,24 @@ class Times(Metric):
         return self.total  # type: ignore[return-value]
 
 
+class Count(Metric):
+    """Gives a whole number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:
+        self.total = self.total + len(predictions)
+
+    def compute(self) -> Tensor:
+        return self.total  # type: ignore[return-value]
+
+
 @pytest.mark.parametrize("factor", [2.0, 1.0])
 def test_a_metric_whose_attribute_is_not_its_argument(factor: float, tmp_path: Path) -> None:
-    learner = MetaLearner(MLP(hidden=[4]), SGD(0.01), loss=nn.MSELoss(), metrics={"mine": Times(factor)})
+    metrics = {"mine": Times(factor), "number": Count()}
+    learner = MetaLearner(MLP(hidden=[4]), SGD(0.01), loss=nn.MSELoss(), metrics=metrics)
     data = TaskDataModule(Sinusoid(shots=5, queries=5), meta_batch=4, train_tasks=8)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
