@@ -56,9 +56,9 @@ def try_first_batch(inner_loop: InnerLoop, tasks: Tasks, trains: bool = True) ->
         tasks = ordinary(tasks)
         remarks: dict[str, None] = {}
         for batch in of_each_form([*tasks.adapting, tasks.query]):
-            is_query = batch is tasks.query
-            others = tasks.support[0] if is_query else tasks.query
-            remarks |= dict.fromkeys(_try_batch(inner_loop, batch, others, made, trains, twice=trains and not is_query))
+            adapts = any(batch is one for one in tasks.adapting)
+            others = tasks.query if adapts else tasks.support[0]
+            remarks |= dict.fromkeys(_try_batch(inner_loop, batch, others, made, trains, twice=trains and adapts))
         return [*remarks]
 
 
