@@ -51,8 +51,9 @@ class InnerLoop(nn.Module):
         draws: Whether a forward pass draws random numbers.
         mapped: Whether ``vmap`` can take the model and its loss; else tasks are computed in a loop.
         changes_inputs: Whether a forward pass writes into its inputs, so that it gets a copy.
+        draws_alike: Whether tasks that are mapped draw the same numbers, so that they can be compared with others.
 
-    What the layers tell of these three is set at once; ``try_first_batch`` finds the rest.
+    What the layers tell of the first three is set at once; ``try_first_batch`` finds the rest.
 
     Raises:
         ValueError: A pattern fits no trainable parameter, or a parameter has no shape yet.
@@ -91,6 +92,7 @@ class InnerLoop(nn.Module):
         self._images = any(isinstance(module, nn.Conv2d) for module in model.modules())
         self._batch_norm, self._written_out = has_batch_norm(model), needs_other_operations(model)
         self.draws, self.mapped, self.changes_inputs = bool(random_layers(model)), can_be_mapped(model), False
+        self.draws_alike = False
         optimizer.bind({name: trainable[name].detach() for name in self.fast_names}, steps)
         self.channels_last = any(
             weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
@@ -119,7 +121,7 @@ class InnerLoop(nn.Module):
 
     def predict(self, fast: Params, inputs: Tensor, slow: Params | None = None) -> Tensor:
         """Each task's predictions (T, n, ...) by its own fast weights, on inputs (T, n, ...)."""
-        predictions: Tensor = self._each(lambda weights, x: self._call(weights, slow, x), fast, inputs)
+        predictions: Tensor = self._each(lambda weights, x: self.call(weights, slow, x), fast, inputs)
         return predictions
 
     def loss_of(self, predictions: Tensor, targets: Tensor) -> Tensor:
@@ -138,7 +140,7 @@ class InnerLoop(nn.Module):
         """l of each task (T,) and the predictions (T, n, ...) that it is taken on."""
 
         def one(weights: Params, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-            predictions = self._call(weights, slow, inputs)
+            predictions = self.call(weights, slow, inputs)
             return self.loss(predictions, targets), predictions
 
         losses, predictions = self._each(one, fast, batch.inputs, batch.targets)
@@ -160,10 +162,10 @@ class InnerLoop(nn.Module):
         # On a GPU grouped convolutions are slow, and under vmap torch's own batch norm takes no channels-last images.
         other = self._written_out or (inputs.is_cuda and self._images)
         with unfused_attention(), _no_hooks(), Derivatives() if other else nullcontext():
-            return task_by_task(function, at_once, fast, inputs, *others)
+            return task_by_task(function, at_once, fast, inputs, *others, alike=self.draws_alike)
 
-    def _call(self, weights: Params, slow: Params | None, inputs: Tensor) -> Tensor:
-        """The model with a single task's weights."""
+    def call(self, weights: Params, slow: Params | None, inputs: Tensor) -> Tensor:
+        """The model's predictions (n, ...) with a single task's weights."""
         both = {**slow, **weights} if slow else weights
         if self._tied:
             both |= {alias: both[name] for alias, name in self._tied.items() if name in both}

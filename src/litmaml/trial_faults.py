@@ -81,3 +81,17 @@ def check_gradient(apart: Tensor, gradient: Params, theirs: TaskDerivatives, tol
             "penalty on weights out of it (the inner optimizer and the outer one have weight_decay), or let the model "
             "return what it needs",
         )
+
+
+def check_not_kept(apart: Tensor, loss: Tensor, tolerance: float) -> None:
+    """Refuse a model that gives another loss where its weights stand in the tensors of earlier ones.
+
+    Raises:
+        Fault: They are apart by more than the tolerance, relative to the loss.
+    """
+    if float(apart.abs()) > tolerance * float(loss.abs()):
+        kept = (
+            "what it keeps of a weight under its id, address or version, which a later inner step's weights get again "
+            "once memory is freed"
+        )
+        raise Fault(f"it uses {kept}; compute that in each forward pass", f"it uses {kept}; compute that in each call")
