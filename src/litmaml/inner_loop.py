@@ -168,7 +168,7 @@ class InnerLoop(nn.Module):
         """The model's predictions (n, ...) with a single task's weights."""
         both = {**slow, **weights} if slow else weights
         if self._tied:
-            both |= {alias: both[name] for alias, name in self._tied.items() if name in both}
+            both = both | {alias: both[name] for alias, name in self._tied.items() if name in both}
         if self.changes_inputs:
             inputs = inputs.clone()
         if self.channels_last and inputs.dim() == 4:

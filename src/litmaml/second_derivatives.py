@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import NoReturn
 
 from litmaml.autograd_functions import Applied, names_tried
+from litmaml.derivatives import Derivatives
 from litmaml.function_modes import OtherFunctions
-from litmaml.plain_copy import PlainCopy, TaskDerivatives
+from litmaml.plain_copy import PlainCopy
 from litmaml.shown import listed
 from litmaml.types import Batch, Params
 from litmaml.weight_vectors import distance, norm
@@ -17,7 +18,7 @@ _WRONG = 1e-3
 
 
 def check_product(
-    plain: PlainCopy, weights: Params, batch: Batch, along: Params, ours: Params, theirs: TaskDerivatives
+    plain: PlainCopy, weights: Params, batch: Batch, along: Params, found: Params, gradient: Params
 ) -> bool:
     """Compare a Hessian product of the inner loop in float64 with a central difference of the model's gradient.
 
@@ -27,19 +28,21 @@ def check_product(
     Raises:
         ValueError: It is wrong.
     """
-    slope = _is_slope(plain, weights, batch, along, theirs.gradient)
-    if slope and (wrong := _wrong_product(plain, weights, batch, along, ours)) is not None:
+    slope = _is_slope(plain, weights, batch, along, gradient)
+    if slope and (wrong := _wrong_product(plain, weights, batch, along, found)) is not None:
         _refuse(wrong, plain)
     return slope
 
 
-def check_against_plain(plain: PlainCopy, ours: Params, theirs: TaskDerivatives) -> None:
-    """Compare it with the plain copy's own.
+def check_against_plain(plain: PlainCopy, weights: Params, batch: Batch, along: Params, found: Params) -> None:
+    """Compare it with the plain copy's own, if torch has one.
 
     Raises:
         ValueError: They differ.
     """
-    if theirs.product is not None and (wrong := distance(ours, theirs.product)) > _WRONG:
+    with Derivatives():  # since torch's own of normalised weights is wrong
+        theirs = plain.at(weights, batch, along).product
+    if theirs is not None and (wrong := distance(found, theirs)) > _WRONG:
         _refuse(wrong, plain)
 
 

@@ -218,11 +218,37 @@ def test_the_two_ways_of_an_honest_model_are_the_same() -> None:
     assert check_own_model(loop, Batch(batch.inputs.float(), batch.targets.float())) == 0.03
 
 
+@pytest.mark.parametrize("share", [1e-5, 1e-7, 1e-9])
+@pytest.mark.parametrize("norm", [nn.Identity(), nn.BatchNorm1d(4, track_running_stats=False), nn.LayerNorm(4)])
+def test_a_second_reference_of_little_weight_in_float32(norm: nn.Module, share: float) -> None:
+    """The gradient by a bias before batch norm is all rounding, and has to pass."""
+
+    def forward(self: Body, x: Tensor) -> Tensor:
+        scale = GLOBAL.get("scale", self.scale)
+        return self.last(torch.tanh(norm(self.first(x)))) + share * scale.sin().sum() * x  # type: ignore[no-any-return]
+
+    GLOBAL.clear()
+    model = Body(forward, norm=norm, scale=nn.Parameter(torch.full((8,), 0.5))).float()
+    batch = Batch(torch.randn(2, 5, 1).float(), torch.randn(2, 5, 1).float())
+    tasks = Tasks((batch,), batch, torch.arange(2))
+    assert try_first_batch(loop_of(model), tasks) == []
+    GLOBAL["scale"] = model.scale
+    with pytest.raises(ValueError, match=r"model: .* furthest off is the gradient by scale: .* second reference"):
+        try_first_batch(loop_of(model), tasks)
+
+
 # Hooks on parameters
 
 
 @pytest.mark.parametrize(
-    "hook", [lambda g: g * (torch.arange(4)[:, None] % 2), lambda g: g.clamp(-1, 1), lambda g: g.zero_()]
+    "hook",
+    [
+        lambda g: g * (torch.arange(4)[:, None] % 2),
+        lambda g: g.clamp(-1, 1),
+        lambda g: g.zero_(),
+        lambda g: torch.where(g.abs() < 0.1, 0, g),
+        lambda g: g * max(1.0, 50 / float(g.norm())),
+    ],
 )
 def test_a_hook_that_changes_the_outer_gradient_alone(hook: Callable[[Tensor], Tensor]) -> None:
     model = Body(Body.plain)
