@@ -47,7 +47,9 @@ CORE = {
     "trial_derivatives",
     "trial_faults",
     "trial_state",
+    "traced_numbers",
     "types",
+    "watched",
     "weight_vectors",
 }
 NEVER_IN_CORE = {

@@ -207,21 +207,29 @@ class MetaGradientOf:
             len(tasks.support),
         )
         with torch.no_grad():
-            if key in self._programs:
-                return _part_of(self._programs[key](*tensors))
+            program = self._programs.get(key)
+            outdated = program.outdated() if program else ""
+            if program and not outdated:
+                return _part_of(program(*tensors))
             began = time.perf_counter()
             draws = self.inner_loop.draws or self.inner_loop.outer_gradient.sampled
-            self._programs[key] = program = Program(self._function(list(weights), tasks), tensors, draws)
+            function = self._function(list(weights), tasks)
+            self._programs[key] = program = Program(function, tensors, self.inner_loop, draws)
             result = _part_of(program(*tensors))
         logger.info("compiled the meta-gradient of %d tasks in %.1f s", tasks.size, time.perf_counter() - began)
+        if outdated:
+            logger.warning("compile: the program is made again, since %s has changed", outdated)
         return result
 
     def _function(self, names: list[str], tasks: Tasks) -> Callable[..., tuple[Tensor, ...]]:
         """The meta-gradient of a chunk of this form, as a function of weights' and tasks' tensors."""
 
+        supports, hessians = len(tasks.support), tasks.hessian is not None
+
         def function(*tensors: Tensor) -> tuple[Tensor, ...]:
             weights = dict(zip(names, tensors, strict=False))
-            losses, predictions, finite, gradient = self._part(weights, _of_tensors(tasks, tensors[len(names) :]))
+            given = _of_tensors(supports, hessians, tensors[len(names) :])
+            losses, predictions, finite, gradient = self._part(weights, given)
             return losses, predictions, finite, *gradient
 
         return function
@@ -248,12 +256,10 @@ def _tensors(tasks: Tasks) -> list[Tensor]:
     return [tensor.contiguous() if 0 in tensor.stride() else tensor for tensor in tensors]
 
 
-def _of_tensors(like: Tasks, tensors: Sequence[Tensor]) -> Tasks:
-    """The reverse of ``_tensors``, for tasks of the same form."""
+def _of_tensors(supports: int, hessians: bool, tensors: Sequence[Tensor]) -> Tasks:
+    """The reverse of ``_tensors``, for tasks of so many support batches, with batches for Hessian products or not."""
     query, *batches = (Batch(*pair) for pair in zip(tensors[1::2], tensors[2::2], strict=True))
-    count = len(like.support)
-    hessian = None if like.hessian is None else tuple(batches[count:])
-    return Tasks(tuple(batches[:count]), query, tensors[0], hessian)
+    return Tasks(tuple(batches[:supports]), query, tensors[0], tuple(batches[supports:]) if hessians else None)
 
 
 def hand_over(loss: Tensor, gradients: Params, weights: Params) -> Tensor:

@@ -89,7 +89,7 @@ def test_a_compiled_meta_gradient_follows_weights_and_tasks(method: OuterGradien
 
 def test_what_waits_for_the_device_runs_without_a_graph(device: torch.device) -> None:
     x = torch.ones(3, device=device)
-    program = Program(lambda x: (x * 2,), [x])
+    program = Program(lambda x: (x * 2,), [x], torch.nn.Identity())
 
     def waits(x: Tensor) -> tuple[Tensor, ...]:
         return (x * 2 * float(x.sum()),)
