@@ -14,7 +14,7 @@ from litmaml.loss_checks import check_loss_on, check_output
 from litmaml.model_checks import check_draws, check_hooks
 from litmaml.model_copy import copy_of, kept_values
 from litmaml.shown import first_line, listed
-from litmaml.trial_derivatives import LONG, try_derivatives
+from litmaml.trial_derivatives import LONG, try_derivatives, try_own_model
 from litmaml.trial_state import Drawn, Snapshot, attributes, changed, equal, own_streams
 from litmaml.types import Batch, Tasks, of_each_form
 
@@ -51,8 +51,8 @@ def try_first_batch(inner_loop: InnerLoop, tasks: Tasks, trains: bool = True) ->
         check_hooks(inner_loop.model)
         try:
             copy_of(inner_loop)
-        except Exception as error:  # whatever an attribute of somebody's model raises
-            return [f"model: it cannot be copied ({first_line(error)}), so the first batch was not tried"]
+        except Exception as error:  # whatever somebody's model raises
+            return [_try_uncopied(inner_loop, tasks, first_line(error))]
         tasks = ordinary(tasks)
         remarks: dict[str, None] = {}
         for batch in of_each_form([*tasks.adapting, tasks.query]):
@@ -90,6 +90,17 @@ def _try_batch(
     with torch.autocast(device.type, enabled=False), torch.autocast("cpu", enabled=False):
         at_once = max(inner_loop.tasks_at_once(part.inputs) for part in (batch, others)) > 1
         return try_derivatives(inner_loop, few, at_once, twice, whole)
+
+
+def _try_uncopied(inner_loop: InnerLoop, tasks: Tasks, why: str) -> str:
+    """What needs no copy of the model: its gradient against the inner loop's; gives a sentence on the rest."""
+    device = tasks.query.inputs.device.type
+    with torch.autocast(device, enabled=False), torch.autocast("cpu", enabled=False):
+        for batch in of_each_form(ordinary(tasks).adapting):
+            try_own_model(inner_loop, _few(batch, batch.inputs.shape[1]))
+    return (
+        f"model: it cannot be copied ({why}), so that only its gradient was tried, not what it draws, keeps or changes"
+    )
 
 
 def _few(batch: Batch, most: int) -> Batch:

@@ -56,12 +56,7 @@ def try_derivatives(inner_loop: InnerLoop, batch: Batch, at_once: bool, trains: 
         ValueError: As ``try_first_batch``.
     """
     twice = trains and isinstance(inner_loop.outer_gradient, SecondOrder)
-
-    def own() -> float:
-        with _remedies(False):
-            return check_own_model(inner_loop, batch)
-
-    share = blaming(inner_loop, own)
+    share = try_own_model(inner_loop, batch)
     tried = _copy_for(inner_loop, batch, whole)
     with in_double() if tried.exact else nullcontext():
         at, remarks = blaming(tried.loop, lambda: _check_copies(tried, share, twice, trains))
@@ -70,6 +65,20 @@ def try_derivatives(inner_loop: InnerLoop, batch: Batch, at_once: bool, trains: 
         reason = _why_not_mapped(tried, *at)
     inner_loop.mapped &= not reason
     return [*remarks, *([f"model: tasks are computed one after another, since {reason}"] if reason else [])]
+
+
+def try_own_model(inner_loop: InnerLoop, batch: Batch) -> float:
+    """``check_own_model``, with remedies for what a derivative of the model or the loss raises.
+
+    Raises:
+        ValueError: As ``try_first_batch``.
+    """
+
+    def own() -> float:
+        with _remedies(False):
+            return check_own_model(inner_loop, batch)
+
+    return blaming(inner_loop, own)
 
 
 class _Tried(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -235,6 +236,50 @@ def test_a_second_reference_of_little_weight_in_float32(norm: nn.Module, share: 
     GLOBAL["scale"] = model.scale
     with pytest.raises(ValueError, match=r"model: .* furthest off is the gradient by scale: .* second reference"):
         try_first_batch(loop_of(model), tasks)
+
+
+# What cannot be copied
+
+
+class Refuses(Body):
+    def __deepcopy__(self, memo: Any) -> Any:
+        raise TypeError("not to be copied")
+
+
+class Guarded:
+    """Holds a lock."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+
+def locked(self: Body, x: Tensor) -> Tensor:
+    with getattr(self.guard, "lock", self.guard):
+        return functional.linear(torch.tanh(self.first(x)), GLOBAL.get("last", self.last.weight), self.last.bias)
+
+
+@pytest.mark.parametrize("guard", [threading.Lock, Guarded])
+@pytest.mark.parametrize("held", [lambda guard: {"guard": guard}, lambda guard: {"guard": guard, "all": [guard]}])
+def test_a_model_with_a_lock_is_tried_as_any_other(guard: Any, held: Callable[[Any], dict[str, Any]]) -> None:
+    GLOBAL.clear()
+    model = Body(locked, **held(guard()))
+    assert tried(model)[1] == []
+    assert copy_of(model).guard is model.guard
+    GLOBAL["last"] = model.last.weight
+    with pytest.raises(ValueError, match=r"furthest off is the gradient by last.weight.* second reference"):
+        tried(model)
+    model.own, model.last = (lambda self, x: self.plain(x) * torch.rand(())), nn.Linear(4, 1)
+    assert tried(model)[0].draws
+
+
+def test_a_model_that_refuses_to_be_copied() -> None:
+    GLOBAL.clear()
+    model = Refuses(locked, guard=threading.Lock())
+    (remark,) = tried(model)[1]
+    assert "it cannot be copied (not to be copied), so that only its gradient was tried" in remark
+    GLOBAL["last"] = model.last.weight
+    with pytest.raises(ValueError, match=r"furthest off is the gradient by last.weight.* second reference"):
+        tried(model)
 
 
 # Hooks on parameters
