@@ -41,9 +41,7 @@ class Program:
         ValueError: The function cannot be traced or compiled; or, in a later call, its trace gives other numbers.
     """
 
-    def __init__(
-        self, function: Function, tensors: Sequence[Tensor], module: nn.Module, draws: bool = False
-    ) -> None:
+    def __init__(self, function: Function, tensors: Sequence[Tensor], module: nn.Module, draws: bool = False) -> None:
         from torch import _inductor as inductor  # here, since it is slow to import
 
         before, self._taken = Watched(module), Taken()
