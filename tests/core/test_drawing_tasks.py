@@ -111,8 +111,8 @@ def test_models_that_draw_are_computed_at_once_still(draw: Draw) -> None:
 def test_a_convolutional_network_with_dropout(drop: type[nn.Module]) -> None:
     layers = [nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), drop(0.2), nn.Flatten(), nn.Linear(64, 3)]  # type: ignore[call-arg]
     loop = InnerLoop(nn.Sequential(*layers), nn.CrossEntropyLoss(), SGD(0.1), SecondOrder(), ["*"], 1)
-    loop.take_all_at_once()
     batch = Batch(torch.randn(3, 6, 1, 6, 6), torch.arange(3).repeat(2).expand(3, -1))
+    assert loop.tasks_at_once(batch.inputs) == 3
     assert try_first_batch(loop, Tasks((batch,), batch, torch.arange(3))) == []
     assert loop.mapped
 
