@@ -27,7 +27,7 @@ def check_precision(trainer: Trainer, inner_loop: InnerLoop, stage: str) -> None
     if precision in ("16-mixed", "16-true"):
         raise ValueError(
             f"precision: under {precision} inner gradients vanish as the loss falls, for only what leaves the outer "
-            "loop is scaled: the outer gradient is off by 13 to 65% where the loss is a 4000th of that at the start "
+            "loop is scaled: the outer gradient is off by 25 to 68% where the loss is a 4000th of that at the start "
             f"(docs/precision.md); {_REMEDY} or bf16-mixed"
         )
     if precision not in (*_EXACT, "bf16-mixed", "bf16-true"):
@@ -37,19 +37,19 @@ def check_precision(trainer: Trainer, inner_loop: InnerLoop, stage: str) -> None
         )
     if precision == "bf16-true" and outer.probes:
         raise ValueError(
-            f"precision: bf16-true is too coarse for the probes of {name}, whose outer gradient is off by 8 to 130%; "
+            f"precision: bf16-true is too coarse for the probes of {name}, whose outer gradient is off by 4 to 54%; "
             "use 32-true, or bf16-mixed, under which the probes run in float32"
         )
     if stage != "fit":
         return
     if precision == "bf16-true":
         rank_zero_warn(
-            "precision: under bf16-true the outer gradient is off by up to 40% (Conv4, 5-way 1-shot) or 5% (a small "
+            "precision: under bf16-true the outer gradient is off by up to 30% (Conv4, 5-way 1-shot) or 2% (a small "
             "transformer; docs/precision.md), and steps below 0.4% of a weight are lost; bf16-mixed keeps weights in "
             "float32"
         )
     if precision == "bf16-mixed":
-        conv4, transformer = ("140%", "12%") if outer.probes else ("40%", "6%")
+        conv4, transformer = ("100%", "3%") if outer.probes else ("40%", "3%")
         rank_zero_warn(
             f"precision: under bf16-mixed the outer gradient of {name} is off by up to {conv4} (Conv4, 5-way 1-shot) "
             f"or {transformer} (a small transformer; docs/precision.md); where that matters {_REMEDY}"

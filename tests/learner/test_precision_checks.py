@@ -106,7 +106,7 @@ def test_bfloat16_is_warned_of_with_its_error(start: dict[str, Tensor], tmp_path
         weights = trained(tmp_path, learner(start), precision="bf16-mixed")
     assert weights.dtype == torch.float32
     assert 1e-4 < relative(weights, true) < 0.05
-    with pytest.warns(UserWarning, match=r"under bf16-true the outer gradient is off by up to 40%"):
+    with pytest.warns(UserWarning, match=r"under bf16-true the outer gradient is off by up to 30%"):
         weights = trained(tmp_path, learner(start), precision="bf16-true")
     assert weights.dtype == torch.bfloat16
 
@@ -122,7 +122,7 @@ class TransformerEngine(Precision):
     [
         (
             MixedPrecision("16-mixed", "cpu"),
-            "under 16-mixed inner gradients vanish.*off by 13 to 65%.*use 32-true .* or bf16",
+            "under 16-mixed inner gradients vanish.*off by 25 to 68%.*use 32-true .* or bf16",
         ),
         (HalfPrecision("16-true"), "under 16-true inner gradients vanish"),
         (TransformerEngine(), "transformer-engine replaces layers by others that have no second derivative"),
