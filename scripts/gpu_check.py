@@ -1,7 +1,8 @@
 #!/usr/bin/env python
-"""Whether a GPU computes what the CPU computes: outer gradients, precisions, and every test that needs a GPU.
+"""Whether a GPU computes what the CPU computes, and how fast: outer gradients, precisions, every test that needs one.
 
-    python scripts/gpu_check.py                          under three minutes; nothing is downloaded
+    python scripts/gpu_check.py                          begins nothing after 450 seconds, downloads nothing
+    python scripts/gpu_check.py --data data/omniglot     with fit and the paper's training, on Omniglot's archives
     python scripts/gpu_check.py --device cpu --small     the same program in seconds, where there is no GPU
 
 Needs torch, 2.7 or newer, and this folder, not installed; the part of the tests needs the program's packages and

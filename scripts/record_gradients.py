@@ -4,8 +4,8 @@
     python scripts/record_gradients.py other.pt --against gradients.pt  # on the other
 
 Every outer gradient is crossed with inner optimizers, with tasks looped and at once, with all weights and the head
-alone adapted, with and without batch norm, in float32 and float64; some are compiled too. One thread, so that sums have one
-order. A gradient is compared by its place among the trained tensors, since names may change.
+alone adapted, with and without batch norm, in float32 and float64; some are compiled too. One thread, so that sums
+have one order. A gradient is compared by its place among the trained tensors, since names may change.
 """
 
 from __future__ import annotations

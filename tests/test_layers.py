@@ -11,9 +11,14 @@ SOURCE = Path(__file__).parents[1] / "src" / "litmaml"
 FILES = sorted(SOURCE.rglob("*.py"))
 # The mathematics: torch only.
 CORE = {
+    "agreement",
     "allocator",
+    "autocast",
+    "autograd_functions",
     "batch_norm",
     "compilation",
+    "convolution",
+    "cuda_graph",
     "divergence",
     "float32",
     "function_modes",
@@ -28,11 +33,13 @@ CORE = {
     "model_checks",
     "model_copy",
     "models",
+    "modes",
     "outer_gradient",
     "own_model",
     "places",
     "plain_copy",
     "reached",
+    "second_derivatives",
     "shown",
     "derivatives",
     "task_batching",
@@ -40,10 +47,22 @@ CORE = {
     "trial_derivatives",
     "trial_faults",
     "trial_state",
+    "traced_numbers",
     "types",
+    "watched",
     "weight_vectors",
 }
-NEVER_IN_CORE = {"lightning", "wandb", "jsonargparse", "torchmetrics", "learn2learn", "matplotlib", "rich"}
+NEVER_IN_CORE = {
+    "convolution",
+    "cuda_graph",
+    "lightning",
+    "wandb",
+    "jsonargparse",
+    "torchmetrics",
+    "learn2learn",
+    "matplotlib",
+    "rich",
+}
 
 
 def imports(path: Path) -> set[str]:

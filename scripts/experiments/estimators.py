@@ -17,11 +17,10 @@ from experiments.experiment import Case, Check, Experiment, Row, above, below, c
 from experiments.hop import Hop, estimator, relative_error
 from experiments.problem import Problem, flat, gradient_at, linear, vector
 from litmaml.data import LinearRegression, RankOne, Sinusoid
-from litmaml.data.task_distribution import map_batches
 from litmaml.losses import HalfSquaredLoss, LogCoshLoss, RankOneLoss
 from litmaml.models import MLP
 from litmaml.outer import FiniteDifference, FirstOrder, SecondOrder
-from litmaml.tasks import Batch
+from litmaml.tasks import Batch, map_batches
 
 SIZE = 20
 STEPS = (1, 2, 5, 10, 20, 50)
@@ -187,6 +186,8 @@ def _noise(case: Case) -> list[Row]:
         judge_problem = Problem(problem.model, RankOneLoss(), 0.1)
         clean = RankOne(10, 1.0, (0.3, 0.3), pool=20).sample("train", range(20), case["seed"])
         exact, gradient_of = judge_problem.meta_gradient(), problem.meta_gradient(outer_gradient)
+        # A run would be refused, for the reason that is shown here: each probe draws anew.
+        gradient_of.inner_loop.draws = isinstance(loss, NoisyLoss)
         torch.manual_seed(case["seed"])
         norms: list[float] = []
         for k in range(case["iterations"]):

@@ -3,6 +3,7 @@ go, so that a run that is cut off, or a case that raises, leaves the rest."""
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
@@ -10,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,13 @@ import torch
 
 @dataclass(frozen=True)
 class Setting:
-    """Where to compute, whether in seconds instead of minutes, and when to have ended by ``time.monotonic``."""
+    """Where to compute, whether in seconds instead of minutes, when to have ended by ``time.monotonic``, and a folder
+    with Omniglot."""
 
     device: torch.device
     small: bool
     until: float
+    data: Path | None = None
 
     @property
     def left(self) -> float:
@@ -46,6 +50,10 @@ class Part:
 
     name: str
     cases: Callable[[Setting], Iterable[Case]]
+
+    def only(self, text: str) -> Part:
+        """The same of those cases whose name has the text in it."""
+        return Part(self.name, lambda setting: (case for case in self.cases(setting) if text in case.name))
 
 
 def run_parts(parts: Sequence[Part], setting: Setting, about: dict[str, Any], file: Path) -> dict[str, Any]:
@@ -91,6 +99,25 @@ def _write(file: Path, found: dict[str, Any]) -> None:
     os.replace(scratch, file)
 
 
+_FIGURES = {
+    "ms": "ms",
+    "ms_per_step": "ms a step",
+    "tasks_per_s": "tasks/s",
+    "launches": "kernels",
+    "busy_ms": "ms busy",
+    "peak_MB": "MB",
+    "TFLOP_per_s": "TFLOP/s",
+    "TB_per_s": "TB/s",
+    "forward": "[ms, TFLOP/s] forward",
+    "by_input": "by input",
+    "by_weight": "by weight",
+    "steps": "steps",
+    "accuracy_by_step": "accuracy by inner step",
+    "interval": "half interval",
+}
+"""What a case notes that is told in the table, with its unit."""
+
+
 def table(found: dict[str, Any]) -> str:
     """A line per part, and under it each case that fails."""
     lines = [f"{'part':22} {'state':10} {'cases':>6} {'seconds':>8}  nearest to its tolerance"]
@@ -101,7 +128,36 @@ def table(found: dict[str, Any]) -> str:
         told = f"{worst['case']}: {worst['error']:.1e} of {worst['tolerance']:.0e}" if worst else ""
         lines.append(f"{name:22} {part['state']:10} {len(rows):6} {part.get('seconds', 0.0):8.1f}  {told}")
         for row in rows:
+            figures = [f"{_shown(row[key])} {unit}" for key, unit in _FIGURES.items() if row.get(key) is not None]
+            if figures:
+                lines.append(f"    {row['case']:34} " + ", ".join(figures))
             if not row["agrees"]:
                 *_, why = row.get("traceback", f"{row.get('error')} > {row['tolerance']}").strip().splitlines()
                 lines.append(f"    {row['case']}: {why[:200]}")
     return "\n".join(lines)
+
+
+_KEPT = ("ms", "tasks_per_s", "launches", "busy_ms", "peak_MB", "first_seconds", "error")
+
+
+def add_history(file: Path, found: dict[str, Any]) -> None:
+    """Add a line per timed case: day, device and torch, the case, and its figures."""
+    about = [str(date.today()), found["about"]["device"], found["about"]["torch"]]
+    new = not file.is_file()
+    with file.open("a", encoding="utf-8", newline="") as opened:
+        writer = csv.writer(opened, lineterminator="\n")
+        if new:
+            writer.writerow(["day", "device", "torch", "part", "case", *_KEPT])
+        for name, part in found["parts"].items():
+            for row in part.get("cases", []):
+                row = row | {"ms": row.get("ms", row.get("ms_per_step"))}
+                if row["ms"] is not None:
+                    writer.writerow([*about, name, row["case"], *(_rounded(row.get(key)) for key in _KEPT)])
+
+
+def _rounded(figure: Any) -> Any:
+    return f"{figure:.3g}" if isinstance(figure, float) and figure < 0.1 else figure
+
+
+def _shown(figure: Any) -> str:
+    return str(figure) if isinstance(figure, list) else f"{figure:,}"

@@ -16,8 +16,8 @@ from xml.etree import ElementTree
 
 import torch
 
-from gpu_checks import gradients, precision
-from gpu_checks.parts import Case, Part, Setting, run_parts, table
+from gpu_checks import gradients, omniglot, precision, timings
+from gpu_checks.parts import Case, Part, Setting, add_history, run_parts, table
 from litmaml.float32 import set_float32_precision
 
 _ROOT = Path(__file__).parents[2]
@@ -33,17 +33,22 @@ def _failed_tests(setting: Setting, notes: dict[str, Any]) -> float:
     """How many failed; on a GPU one that is skipped counts as failed where all are."""
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", "--tb=short"]
+        command = [sys.executable, "-m", "pytest", "-m", "gpu", "-v", "-p", "no:cacheprovider", "--tb=short"]
         path = os.pathsep.join([str(_ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
-        done = subprocess.run(
-            [*command, "--durations=10", f"--junitxml={report}", "tests/gpu"],
-            cwd=_ROOT,
-            env=os.environ | {"PYTHONPATH": path},
-            capture_output=True,
-            text=True,
-            timeout=max(setting.left, 30),
-        )
-        notes["output"] = (done.stdout + done.stderr)[-4000:]
+        try:
+            done = subprocess.run(
+                [*command, "--durations=10", f"--junitxml={report}", "tests/gpu"],
+                cwd=_ROOT,
+                env=os.environ | {"PYTHONPATH": path},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=max(setting.left, 30),
+            )
+        except subprocess.TimeoutExpired as error:
+            notes["output"] = (error.stdout or b"").decode(errors="replace")[-4000:]
+            raise
+        notes["output"] = done.stdout[-4000:]
         if not report.is_file():
             raise RuntimeError(f"pytest ended with status {done.returncode} and without a report: {notes['output']}")
         counts = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
@@ -61,7 +66,12 @@ PARTS = (
     Part("chunks", gradients.of_chunks),
     Part("channels last", gradients.of_channels_last),
     Part("precision", precision.of_gradients),
+    Part("rates", timings.of_rates),
+    Part("meta-gradients", timings.of_meta_gradients),
     Part("compiled", gradients.of_compiled),
+    Part("fit", omniglot.of_fit),
+    Part("convolutions", timings.of_convolutions),
+    Part("omniglot", omniglot.of_training),
 )
 
 
@@ -106,17 +116,22 @@ def main(arguments: Sequence[str] | None = None, description: str = "") -> int:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1, ..., or cpu to try the program itself")
     parser.add_argument("--out", type=Path, default=Path("gpu_check.json"), help="the file to write")
-    parser.add_argument("--seconds", type=float, default=170, help="begin nothing after so many")
+    parser.add_argument("--seconds", type=float, default=450, help="begin nothing after so many")
+    parser.add_argument("--history", type=Path, help="a CSV to which a line per timed case is added")
     parser.add_argument("--small", action="store_true", help="seconds instead of minutes")
+    parser.add_argument("--data", type=Path, help=omniglot.FOLDER_HELP)
     parser.add_argument("--parts", nargs="+", choices=[part.name for part in PARTS], help="these only")
+    parser.add_argument("--only", default="", help="the cases whose name has this in it")
     given = parser.parse_args(arguments)
     device = torch.device(given.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         parser.error("--device: torch sees no GPU here; --device cpu --small tries the program itself")
     set_float32_precision("highest")
-    setting = Setting(device, given.small, time.monotonic() + given.seconds)
-    parts = [part for part in PARTS if given.parts is None or part.name in given.parts]
+    setting = Setting(device, given.small, time.monotonic() + given.seconds, omniglot.data_folder(given.data))
+    parts = [part.only(given.only) for part in PARTS if given.parts is None or part.name in given.parts]
     found = run_parts(parts, setting, describe(device), given.out)
+    if given.history:
+        add_history(given.history, found)
     about = found["about"]
     print(f"{about['device']}, torch {about['torch']}, CUDA {about.get('cuda')}, driver {about.get('driver')}")
     print(table(found))

@@ -199,7 +199,7 @@ class MetaCLI(LightningCLI):
         callbacks = [*callbacks, Predictions(), Resumption(last.configuration), last]
         if config["enable_checkpointing"] is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
-        trainer = super()._instantiate_trainer(config, callbacks)
+        trainer = super()._instantiate_trainer(unseal(config), callbacks)
         check_devices(trainer)
         for logger in trainer.loggers if _is_first_process() else ():
             guard(logger)

@@ -34,3 +34,11 @@ def convolutions_round() -> bool:
         return bool(torch.backends.cudnn.allow_tf32) and torch.get_float32_matmul_precision() == "highest"
     except RuntimeError:  # set by both of torch's interfaces: somebody chose
         return False
+
+
+def rounds() -> bool:
+    """Whether matrix products of float32 may round on a GPU."""
+    try:
+        return torch.get_float32_matmul_precision() != "highest"
+    except RuntimeError:  # as above
+        return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")

@@ -6,6 +6,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
@@ -72,7 +73,7 @@ class Held(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
-        if not _is_cut(result) or not _needs_gradient(args, kwargs) or _in_autograd_function():
+        if not _is_cut(result) or not _needs_gradient(args, kwargs) or applying():
             return result
         name = getattr(function, "__name__", function), getattr(function, "__self__", None)
         if self._left is None:
@@ -100,15 +101,14 @@ def _copied(result: Any) -> Any:
     return pytree.tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, result)
 
 
-def _in_autograd_function() -> bool:
+def applying() -> FrameType | None:
+    """The frame of ``torch.autograd.Function.apply`` whose forward pass is going on, if one is."""
     if torch.is_grad_enabled():
-        return False
-    frame = sys._getframe()
-    while frame is not None:
-        if frame.f_code is _APPLY:
-            return True
-        frame = frame.f_back  # type: ignore[assignment]
-    return False
+        return None
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code is not _APPLY:
+        frame = frame.f_back
+    return frame
 
 
 _APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]  # it is a class method

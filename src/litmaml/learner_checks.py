@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from litmaml.data.task_checks import check_classes, check_data, check_overlap
 from litmaml.inner.loop import InnerLoop
 from litmaml.loss_checks import check_class_indices, check_loss_on
+from litmaml.loss_ranges import check_ranges
 from litmaml.losses import ignored_index, takes_class_indices
 from litmaml.randomness import seeded
-from litmaml.tasks import Tasks
+from litmaml.tasks import Tasks, of_each_form
 
 _SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 
@@ -64,7 +65,8 @@ def check_labels(inner_loop: InnerLoop, tasks: Tasks) -> Tensor:
 
     Args:
         inner_loop: Its model has stood the trial of the first batch, and may be called.
-        tasks: Of the first batch; class indices are looked at in all of them.
+        tasks: Of the first batch. Of each form of batch the first task's outputs are looked at, and of each batch all
+            targets.
 
     Returns:
         The predictions (n, ...) on the first task's query before adaptation.
@@ -72,11 +74,15 @@ def check_labels(inner_loop: InnerLoop, tasks: Tasks) -> Tensor:
     Raises:
         ValueError: Naming model, targets or loss, with the remedy.
     """
-    query = tasks.query
-    with torch.no_grad(), seeded(0, query.inputs.device):
-        predictions: Tensor = inner_loop.model(query.inputs[0].clone())
-    check_loss_on(inner_loop.loss, predictions, query.targets[0])
-    for batch in (query, *tasks.support):
-        if takes_class_indices(inner_loop.loss):
-            check_class_indices(inner_loop.loss, predictions.shape[1], batch.targets)
-    return predictions
+    loss, query = inner_loop.loss, tasks.query
+    predictions: list[Tensor] = []
+    for batch in of_each_form([query, *tasks.adapting], sized=True):
+        with torch.no_grad(), seeded(0, batch.inputs.device):
+            outputs: Tensor = inner_loop.model(batch.inputs[0].clone())
+        check_loss_on(loss, outputs, batch.targets[0])
+        predictions.append(outputs)
+    for batch in (query, *tasks.adapting):
+        if takes_class_indices(loss):
+            check_class_indices(loss, predictions[0].shape[1], batch.targets)
+        check_ranges(loss, predictions[0], batch.targets)
+    return predictions[0]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
+from litmaml.engine.derivatives import Derivatives
 from litmaml.inner.gradient_rule import plain
-from litmaml.inner.loop import InnerLoop
+from litmaml.inner.loop import InnerLoop, unfused_attention
 from litmaml.outer import OuterGradient, PathGradient
 from litmaml.plain_copy import TaskDerivatives, derivatives_of
 from litmaml.tasks import Batch, StepTasks
@@ -22,6 +24,20 @@ def by_inner_loop(loop: InnerLoop, weights: list[Params], batch: Batch, along: P
     with own_streams(4, batch.inputs.device):
         losses = loop.losses(fast, slow, batch, twice=along is not None)
     return [derivatives_of(loss, {**one, **slow}, along) for loss, one in zip(losses, leaves, strict=True)]
+
+
+def loss_in_place_of(loop: InnerLoop, others: Params, weights: Params, batch: Batch) -> Tensor:
+    """The loss of the first task at these weights, which stand in the very tensors in which others stood before.
+
+    Neither identity, address nor version tells the two apart, as where memory is freed and used again.
+    """
+    held = {name: weight.clone() for name, weight in others.items()}
+    for numbers in (others, weights):
+        for name, tensor in held.items():
+            tensor.data.copy_(numbers[name])  # by data, so that the version stays
+        with torch.no_grad(), own_streams(4, batch.inputs.device), unfused_attention(), Derivatives():
+            loss: Tensor = loop.loss(loop.call(held, None, batch.inputs[0].clone()), batch.targets[0])
+    return loss
 
 
 def inner_gradient(loop: InnerLoop, weights: Params, batch: Batch, outer_gradient: OuterGradient | None) -> Params:

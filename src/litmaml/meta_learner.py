@@ -28,6 +28,7 @@ from litmaml.learner_checks import check_labels, check_loss, check_tasks, check_
 from litmaml.learner_recipe import arguments_of, recipe_of, warn_not_rebuilt
 from litmaml.metrics import check_metrics, default_metrics, value_of, values_of
 from litmaml.model_checks import check_model
+from litmaml.modes import in_evaluation, put
 from litmaml.monitored import metric_of, no_such_metric
 from litmaml.outer import OuterGradient, OuterLoss, SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf, hand_over
@@ -38,7 +39,15 @@ from litmaml.shown import first_line
 from litmaml.tasks import Tasks, chunks, select
 from litmaml.trial import try_first_batch
 from litmaml.weights import Params
-from litmaml.weights_record import WEIGHTS_KEY, check_ties, check_weights, record_of, restore
+from litmaml.weights_record import (
+    WEIGHTS_KEY,
+    check_ties,
+    check_weights,
+    evaluated_parts,
+    other_modes,
+    record_of,
+    restore,
+)
 
 _PLAIN = ("inner_steps", "test_inner_steps", "lr_scheduler_interval", "tasks_per_chunk", "on_nonfinite", "max_skipped")
 _NEVER = 2**62
@@ -141,6 +150,7 @@ class MetaLearner(LightningModule):
         self._tried: set[bool] = set()  # by whether the learner was in training
         self._seen: Tasks | None = None  # a task that the record is compared on
         self._recorded: dict[str, Any] | None = None  # what the record was found to make again
+        self._evaluated = in_evaluation(self.inner_loop)
         patterns = {
             "fast_weights": fast_weights,
             "frozen_weights": frozen_weights,
@@ -149,6 +159,22 @@ class MetaLearner(LightningModule):
         self._save_recipe(patterns, compile, channels_last)
 
     # Training
+
+    def train(self, mode: bool = True) -> MetaLearner:
+        if self.training and not mode:
+            self._evaluated = in_evaluation(self.inner_loop)
+        return super().train(mode)
+
+    @property
+    def evaluated(self) -> list[str]:
+        """The parts of the inner loop that are in evaluation while it trains, such as frozen batch norms."""
+        return in_evaluation(self.inner_loop) if self.training else self._evaluated
+
+    @evaluated.setter
+    def evaluated(self, names: Sequence[str]) -> None:
+        self._evaluated = [*names]
+        if self.training:
+            put(self.inner_loop, names)
 
     def training_step(self, tasks: Tasks, batch_idx: int) -> Tensor:
         self._try(tasks)
@@ -384,17 +410,18 @@ class MetaLearner(LightningModule):
             for remark in try_first_batch(self.inner_loop, tasks, self.outer_gradient if self.training else None):
                 rank_zero_info(remark)
             predictions = check_labels(self.inner_loop, tasks)
-            check_metrics(dict(self._metrics()), self.inner_loop.loss, predictions, tasks.query.targets[0])
+            check_metrics(dict(self._metrics()), self.inner_loop.loss, predictions, tasks.query.targets)
             self._seen = select(tasks, [0])
             if self.training:
                 self._check_record()
 
     def _check_record(self) -> None:
         """Take out of the record what it would not make again: to load another model is worse than to load none."""
-        now = not_in_checkpoints(self.inner_loop)
+        now = not_in_checkpoints(self.inner_loop) | dict.fromkeys(self.evaluated, "in evaluation")
         if self._recorded is not None and not others_of(self._recorded, now):
             return
-        for name, why in not_made_again(self.inner_loop, self.outer_gradient, self.hparams, self._seen).items():
+        parts, metrics = (self.inner_loop, self.outer_gradient), dict(self._metrics())
+        for name, why in not_made_again(*parts, metrics, self.hparams, self._seen, self.evaluated).items():
             del self.hparams[name]
             warn_not_rebuilt(name, why)
         self._recorded = now
@@ -404,6 +431,9 @@ class MetaLearner(LightningModule):
         check_precision(self.trainer, self.inner_loop.model, self.outer_gradient, stage)
         if stage == "fit":
             self.inner_loop.check_trainable()
+            if not self.training:  # after eval(), which Lightning leaves as it is
+                super().train()
+                self.evaluated = self._evaluated
         self.skipped_tasks = self._steps_without = 0
         self._outer_step = OuterStep()
         self._tried.clear()
@@ -437,13 +467,23 @@ class MetaLearner(LightningModule):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[FORMAT_KEY], checkpoint[WEIGHTS_KEY] = FORMAT, record_of(self.inner_loop)
+        checkpoint[FORMAT_KEY], checkpoint[WEIGHTS_KEY] = FORMAT, record_of(self.inner_loop, self.evaluated)
         self._check_record()  # training may not have begun, or a callback have changed what no weight holds
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = dict(self.hparams)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Of Lightning, which loads into a learner that is there already."""
         check_weights(self.inner_loop.model, checkpoint)
+        self._restore_modes(checkpoint, told=self.trainer.state.fn == TrainerFn.FITTING)
+
+    def _restore_modes(self, saved: Mapping[str, Any], told: bool) -> None:
+        """Put the parts into the modes that they had in training."""
+        evaluated = evaluated_parts(self.inner_loop, saved)
+        if evaluated is None:
+            return
+        if told and (other := other_modes(self.evaluated, evaluated)):
+            rank_zero_info(f"{other}: each part takes the mode that it has in the checkpoint")
+        self.evaluated = evaluated
 
     @property
     def normalisation(self) -> str:
@@ -476,6 +516,7 @@ class MetaLearner(LightningModule):
             check_weights(arguments["model"], saved)
         learner = cls(**arguments)
         learner.load_state_dict(saved["state_dict"])
+        learner._restore_modes(saved, told="model" in overrides)
         return learner.to(map_location)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:

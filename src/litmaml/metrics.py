@@ -101,7 +101,7 @@ def check_metrics(metrics: Mapping[str, Metric], loss: nn.Module, predictions: T
         metrics: By name.
         loss: That of the learner.
         predictions: (n, ...) of the first task.
-        targets: (n, ...) of the first task.
+        targets: (T, n, ...) of all tasks.
 
     Raises:
         ValueError: With the metric's name.
@@ -120,12 +120,12 @@ def check_metrics(metrics: Mapping[str, Metric], loss: nn.Module, predictions: T
                 f"{getattr(metric, 'ignore_index', None)}; set it to {ignored}"
             )
         try:
-            value: object = value_of(metric, predictions, targets)
+            value: object = value_of(metric, predictions, targets[0])
         except Exception as error:  # whatever a metric of somebody's raises
             raise ValueError(
                 f"metrics.{name}: {kind} cannot be taken of predictions {tuple(predictions.shape)} "
-                f"({predictions.dtype}) and targets {tuple(targets.shape)} ({targets.dtype}): {error}; set it up for "
-                "these, or leave it out"
+                f"({predictions.dtype}) and targets {tuple(targets.shape[1:])} ({targets.dtype}): {error}; set it up "
+                "for these, or leave it out"
             ) from error
         if not isinstance(value, Tensor) or value.numel() != 1:
             got = f"the shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"

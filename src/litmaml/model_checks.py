@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 
 import torch
@@ -66,15 +67,16 @@ def check_model(model: nn.Module, outer_gradient: OuterGradient) -> None:
 def check_hooks(model: nn.Module) -> None:
     """Refuse hooks on parameters that change gradients: they act on the outer gradient, and on no inner step.
 
-    Hooks that only look at a gradient, as a logger's do, return nothing and pass; each is called once.
+    Hooks that only look at a gradient, as a logger's do, return nothing and pass; each is called with a large one and
+    with a small one, since a hook may cut off either.
 
     Raises:
         ValueError: Naming the parameter and the remedy.
     """
     for name, weight in model.named_parameters():
         found = "register_post_accumulate_grad_hook" if weight._post_accumulate_grad_hooks else ""
-        for hook in (weight._backward_hooks or {}).values():
-            given = 1e3 * torch.randn_like(weight)
+        for hook, size in itertools.product((weight._backward_hooks or {}).values(), (1e3, 1e-3)):
+            given = size * torch.randn_like(weight)
             kept = given.clone()
             returned = hook(given)
             if not torch.equal(kept, given) or not (returned is None or torch.equal(kept, returned)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from types import FunctionType
 from typing import Any, TypeVar
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from litmaml.reached import FunctionCopies, reached
+from litmaml.reached import FunctionCopies, not_copied, reached
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -19,19 +20,28 @@ def copy_of(module: M, share_weights: bool = False) -> M:
     """A deep copy, also of a module that keeps computed tensors in attributes (weight norm by hooks, last attention).
 
     Functions in attributes and hooks are copied with what they close over: a closure over a weight or a dictionary of
-    the module has that of the copy.
+    the module has that of the copy. Objects that cannot be copied, such as a lock or an open file, are shared.
 
     Args:
         module: What to copy.
         share_weights: Leave the parameters themselves in the copy; it has to leave them as they are.
 
     Raises:
-        Exception: Whatever an attribute that cannot be copied raises.
+        Exception: Whatever a module that cannot be copied raises.
     """
+    shared = [*module.parameters()] if share_weights else []
+    try:
+        return _copy(module, shared)
+    except Exception:
+        if not (others := not_copied(module)):
+            raise
+        return _copy(module, [*shared, *others])
+
+
+def _copy(module: M, shared: Sequence[Any]) -> M:
     everything = reached(module)
     memo: dict[int, Any] = {id(t): values_of(t) for t in everything if isinstance(t, Tensor) and _cannot_be_copied(t)}
-    if share_weights:
-        memo |= {id(weight): weight for weight in module.parameters()}
+    memo |= {id(value): value for value in shared}
     functions = FunctionCopies([value for value in everything if isinstance(value, FunctionType)], memo)
     with torch.no_grad():  # a scripted part would hold its copies as computed from its own
         copied = copy.deepcopy(module, memo)

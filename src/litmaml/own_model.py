@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from litmaml.engine.derivatives import Derivatives
 from litmaml.inner.loop import InnerLoop, unfused_attention
 from litmaml.loop_derivatives import by_inner_loop
-from litmaml.plain_copy import derivatives_of
+from litmaml.plain_copy import TaskDerivatives, derivatives_of
 from litmaml.tasks import Batch
-from litmaml.trial_faults import Fault, check_gradient
+from litmaml.trial_faults import Fault, check_each, check_gradient
 from litmaml.trial_state import equal, own_streams
-from litmaml.weight_vectors import nearby
+from litmaml.weight_vectors import nearby, norm
 from litmaml.weights import Params
 
 _SHARES = (0.03, 1e-4, 0.0)
@@ -50,8 +50,8 @@ def check_own_model(inner_loop: InnerLoop, batch: Batch) -> float:
                 with torch.no_grad():
                     _write(parameters, nearby(own, 2, share))
                     _loss(inner_loop, batch)  # what it keeps of these weights shows at the others
-                _write(parameters, here)
-                theirs = derivatives_of(_loss(inner_loop, batch), {name: parameters[name] for name in names}, None)
+                rounded = nearby(here, 3, 4 * max(torch.finfo(weight.dtype).eps for weight in own.values()))
+                aside, theirs = (_derivatives(inner_loop, parameters, weights, batch) for weights in (rounded, here))
                 usable = all(bool(part.isfinite().all()) for part in (theirs.loss, *theirs.gradient.values()))
             except Exception:  # whatever a distribution, a table or a decomposition raises outside of its range
                 usable = False
@@ -74,6 +74,8 @@ def check_own_model(inner_loop: InnerLoop, batch: Batch) -> float:
         )
         raise Fault(f"its loss is {otherwise}", f"it is {otherwise}")
     check_gradient(ours.loss - theirs.loss, ours.gradient, theirs, tolerance)
+    rounding = {name: norm({name: aside.gradient[name] - g}) for name, g in theirs.gradient.items()}
+    check_each(ours.gradient, theirs, tolerance, rounding)
     return share
 
 
@@ -115,6 +117,14 @@ def _write(parameters: dict[str, nn.Parameter], weights: Params) -> None:
     with torch.no_grad():
         for name, weight in weights.items():
             parameters[name].copy_(weight)
+
+
+def _derivatives(
+    inner_loop: InnerLoop, parameters: dict[str, nn.Parameter], weights: Params, batch: Batch
+) -> TaskDerivatives:
+    """Of the model itself with these weights written into it, and left there."""
+    _write(parameters, weights)
+    return derivatives_of(_loss(inner_loop, batch), {name: parameters[name] for name in weights}, None)
 
 
 def _loss(inner_loop: InnerLoop, batch: Batch) -> Tensor:

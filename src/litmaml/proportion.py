@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -38,10 +38,10 @@ def check_size(arguments: Mapping[str, Any], weights: Mapping[str, Tensor], what
         ValueError: The model is out of proportion, or cannot be made.
     """
     model, optimizer = arguments.get("model"), arguments.get("inner_optimizer")
-    held = sum(min(weight.numel(), weight.untyped_storage().nbytes()) for weight in weights.values())
-    count = 0
+    storages = _numbers_by_storage(weights.values())
+    held, count = sum(storages.values()), 0
     # On the meta device, where tensors have a shape and no content.
-    with torch.device("meta"), _at_most(_CALLS[0] + _CALLS[1] * len(weights)):
+    with torch.device("meta"), _at_most(_CALLS[0] + _CALLS[1] * len(storages)):
         others = {"loss": arguments.get("loss"), **(arguments.get("metrics") or {})}
         for name, part in others.items():
             if isinstance(part, Recipe) and not _has_users(part):
@@ -58,6 +58,15 @@ def check_size(arguments: Mapping[str, Any], weights: Mapping[str, Tensor], what
             f"{what}model: it, its loss and its metrics would hold {count} numbers, and the file has {held}; they were "
             "not made"
         )
+
+
+def _numbers_by_storage(weights: Iterable[Tensor]) -> dict[int, int]:
+    """How many numbers lie in each storage: one may stand in a file under many names, or be seen as more than it is."""
+    found: dict[int, int] = {}
+    for weight in weights:
+        storage = weight.untyped_storage()
+        found[storage.data_ptr()] = min(found.get(storage.data_ptr(), 0) + weight.numel(), storage.nbytes())
+    return found
 
 
 @contextmanager

@@ -21,18 +21,32 @@ def reached(module: nn.Module) -> list[Any]:
     Searched are attributes and hooks of its modules, containers and partial functions there, and what functions close
     over or have as defaults.
     """
-    found: dict[int, Any] = {}
+    return [value for value in _everything(module) if isinstance(value, Tensor | Function)]
+
+
+def not_copied(module: nn.Module) -> list[Any]:
+    """Objects reached likewise that cannot be copied, such as a lock, an open file, or what holds one."""
+    others = (Tensor, Function, nn.Module, dict, list, tuple, set, functools.partial, types.MethodType)
+    return [value for value in _everything(module) if not isinstance(value, others) and not _can_be_copied(value)]
+
+
+def _can_be_copied(value: Any) -> bool:
+    try:
+        copy.deepcopy(value)
+    except Exception:  # whatever somebody's class raises
+        return False
+    return True
+
+
+def _everything(module: nn.Module) -> Iterator[Any]:
     left: list[Any] = [module]
-    seen: set[int] = set()
+    seen: dict[int, Any] = {}
     while left:
         value = left.pop()
-        if isinstance(value, _PLAIN) or id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, Tensor | Function):
-            found[id(value)] = value
-        left += _next(value)
-    return list(found.values())
+        if not isinstance(value, _PLAIN) and id(value) not in seen:
+            seen[id(value)] = value  # held, since a method is made where it is asked for
+            yield value
+            left += _next(value)
 
 
 def _next(value: Any) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from torch import Tensor
@@ -81,6 +81,20 @@ class Tasks(NamedTuple):
         """T, the number of tasks."""
         return len(self.numbers)
 
+    @property
+    def adapting(self) -> tuple[Batch, ...]:
+        """The batches that inner steps are taken on: support, and Hessian products' own."""
+        return self.support + (self.hessian or ())
+
+
+def of_each_form(batches: Iterable[Batch], sized: bool = False) -> list[Batch]:
+    """The first batch of each form: shapes and dtypes of single inputs and targets; ``sized``: and their number."""
+    first: dict[object, Batch] = {}
+    for batch in batches:
+        parts = (batch.inputs, batch.targets)
+        first.setdefault(tuple((part.shape[1 if sized else 2 :], part.dtype) for part in parts), batch)
+    return [*first.values()]
+
 
 def select(tasks: Tasks, which: slice | Sequence[int]) -> Tasks:
     """The chosen tasks of a stack, in the given order."""
@@ -96,6 +110,15 @@ def select(tasks: Tasks, which: slice | Sequence[int]) -> Tasks:
         directions=None
         if tasks.directions is None
         else tuple({name: part[which] for name, part in step.items()} for step in tasks.directions),
+    )
+
+
+def map_batches(change: Callable[[Batch], Batch], tasks: Tasks) -> Tasks:
+    """The tasks with each of their batches changed."""
+    return tasks._replace(
+        support=tuple(change(batch) for batch in tasks.support),
+        query=change(tasks.query),
+        hessian=None if tasks.hessian is None else tuple(change(batch) for batch in tasks.hessian),
     )
 
 

@@ -16,8 +16,8 @@ from litmaml.model_copy import copy_of, kept_values
 from litmaml.outer import OuterGradient
 from litmaml.outer.draws import check_draws
 from litmaml.shown import first_line, listed
-from litmaml.tasks import Batch, Tasks
-from litmaml.trial_derivatives import LONG, try_derivatives
+from litmaml.tasks import Batch, Tasks, of_each_form
+from litmaml.trial_derivatives import LONG, try_derivatives, try_own_model
 from litmaml.trial_state import Drawn, Snapshot, attributes, changed, equal, own_streams
 
 _EXAMPLES = 6
@@ -26,6 +26,8 @@ _EXAMPLES = 6
 
 def try_first_batch(inner_loop: InnerLoop, tasks: Tasks, outer_gradient: OuterGradient | None) -> list[str]:
     """Try the model on a few examples of the first tasks: nothing of it is changed, no stream moves on.
+
+    Of the batches of support, Hessian products and query the first of each form (shapes and dtypes) is tried.
 
     Looked at are: what a forward pass and a loss draw and change beside what they give; whether the loss fits the
     outputs and targets; whether the inner loop's gradient is that of the model with the same weights written into it,
@@ -50,24 +52,62 @@ def try_first_batch(inner_loop: InnerLoop, tasks: Tasks, outer_gradient: OuterGr
     with torch.inference_mode(False), torch.enable_grad(), own_streams(0, device):
         check_hooks(inner_loop.model)
         try:
-            copied = copy_of(inner_loop)
-        except Exception as error:  # whatever an attribute of somebody's model raises
-            return [f"model: it cannot be copied ({first_line(error)}), so the first batch was not tried"]
+            copy_of(inner_loop)
+        except Exception as error:  # whatever somebody's model raises
+            return [_try_uncopied(inner_loop, tasks, first_line(error))]
         tasks = ordinary(tasks)
-        most, whole = 2 if _is_slow(copy_of(inner_loop), tasks.support[0]) else _EXAMPLES, False
-        support, query = (_few(batch, most) for batch in (tasks.support[0], tasks.query))
-        try:
-            _try_passes(inner_loop, copied, support, query, made, outer_gradient)
-        except Exception:
-            support, query = (_few(batch, batch.inputs.shape[1]) for batch in (tasks.support[0], tasks.query))
-            whole = max(batch.inputs.shape[1] for batch in (support, query)) > most
-            if not whole:
-                raise
-            # A model or a loss may take batches of one size only.
-            _try_passes(inner_loop, copy_of(inner_loop), support, query, made, outer_gradient)
-        with torch.autocast(device.type, enabled=False), torch.autocast("cpu", enabled=False):
-            at_once = max(inner_loop.tasks_at_once(batch.inputs) for batch in (tasks.support[0], tasks.query)) > 1
-            return try_derivatives(inner_loop, support, at_once, outer_gradient, whole)
+        remarks: dict[str, None] = {}
+        for batch in of_each_form([*tasks.adapting, tasks.query]):
+            adapts = any(batch is one for one in tasks.adapting)
+            others = tasks.query if adapts else tasks.support[0]
+            remarks |= dict.fromkeys(_try_batch(inner_loop, batch, others, made, outer_gradient, adapts))
+        return [*remarks]
+
+
+def _try_batch(
+    inner_loop: InnerLoop,
+    batch: Batch,
+    others: Batch,
+    made: list[str],
+    outer_gradient: OuterGradient | None,
+    adapts: bool,
+) -> list[str]:
+    """Passes and derivatives on a few examples of a batch, with other inputs in between.
+
+    Args:
+        inner_loop: As for ``try_first_batch``.
+        batch: What is tried.
+        others: Another batch of the same tasks.
+        made: The attributes that hold what is computed from weights, by name.
+        outer_gradient: As for ``try_first_batch``.
+        adapts: Whether inner steps are taken on it, whose gradient is differentiated; of a query's it is not.
+    """
+    device = batch.inputs.device
+    most, whole = 2 if _is_slow(copy_of(inner_loop), batch) else _EXAMPLES, False
+    few, other = _few(batch, most), _few(others, most)
+    try:
+        _try_passes(inner_loop, copy_of(inner_loop), few, other, made, outer_gradient)
+    except Exception:
+        few, other = (_few(part, part.inputs.shape[1]) for part in (batch, others))
+        whole = max(part.inputs.shape[1] for part in (few, other)) > most
+        if not whole:
+            raise
+        # A model or a loss may take batches of one size only.
+        _try_passes(inner_loop, copy_of(inner_loop), few, other, made, outer_gradient)
+    with torch.autocast(device.type, enabled=False), torch.autocast("cpu", enabled=False):
+        at_once = max(inner_loop.tasks_at_once(part.inputs) for part in (batch, others)) > 1
+        return try_derivatives(inner_loop, few, at_once, outer_gradient if adapts else None, whole)
+
+
+def _try_uncopied(inner_loop: InnerLoop, tasks: Tasks, why: str) -> str:
+    """What needs no copy of the model: its gradient against the inner loop's; gives a sentence on the rest."""
+    device = tasks.query.inputs.device.type
+    with torch.autocast(device, enabled=False), torch.autocast("cpu", enabled=False):
+        for batch in of_each_form(ordinary(tasks).adapting):
+            try_own_model(inner_loop, _few(batch, batch.inputs.shape[1]))
+    return (
+        f"model: it cannot be copied ({why}), so that only its gradient was tried, not what it draws, keeps or changes"
+    )
 
 
 def _few(batch: Batch, most: int) -> Batch:

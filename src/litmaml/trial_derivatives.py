@@ -10,23 +10,21 @@ from typing import NamedTuple
 
 import torch
 
-from litmaml.function_modes import OtherFunctions, in_double
+from litmaml.autograd_functions import Applied
+from litmaml.function_modes import in_double
 from litmaml.inner.loop import NO_HOOKS, InnerLoop
-from litmaml.loop_derivatives import by_inner_loop, inner_gradient
+from litmaml.loop_derivatives import by_inner_loop, inner_gradient, loss_in_place_of
 from litmaml.model_copy import copy_of, in_double_precision
 from litmaml.outer import OuterGradient, SecondOrder
 from litmaml.own_model import check_own_model
-from litmaml.plain_copy import PlainCopy, TaskDerivatives
+from litmaml.plain_copy import PlainCopy
+from litmaml.second_derivatives import check_against_plain, check_functions, check_product
 from litmaml.shown import first_line
 from litmaml.tasks import Batch
-from litmaml.trial_faults import blaming, check_gradient
+from litmaml.trial_faults import blaming, check_gradient, check_not_kept
 from litmaml.trial_state import own_streams
-from litmaml.weight_vectors import direction, distance, nearby, norm
+from litmaml.weight_vectors import direction, distance, nearby
 from litmaml.weights import Params
-
-_RADII = (1e-7, 4e-7)
-_WRONG = 1e-3
-"""The share of a Hessian product that rounding does not explain, in float64 at these radii."""
 
 _CHECKPOINT = "CheckpointFunction"
 """Of torch.utils.checkpoint with use_reentrant: its weights are not among the inputs that a gradient is asked for."""
@@ -60,20 +58,29 @@ def try_derivatives(
     Raises:
         ValueError: As ``try_first_batch``.
     """
+    share = try_own_model(inner_loop, batch)
+    tried = _copy_for(inner_loop, batch, whole)
+    with in_double() if tried.exact else nullcontext():
+        at, remarks = blaming(tried.loop, lambda: _check_copies(tried, share, outer_gradient))
+        if not (at_once and tried.loop.mapped and len(tried.batch.inputs) > 1):
+            return remarks
+        reason = _why_not_mapped(tried, *at)
+    inner_loop.mapped &= not reason
+    return [*remarks, *([f"model: tasks are computed one after another, since {reason}"] if reason else [])]
+
+
+def try_own_model(inner_loop: InnerLoop, batch: Batch) -> float:
+    """``check_own_model``, with remedies for what a derivative of the model or the loss raises.
+
+    Raises:
+        ValueError: As ``try_first_batch``.
+    """
 
     def own() -> float:
         with _remedies(False):
             return check_own_model(inner_loop, batch)
 
-    share = blaming(inner_loop, own)
-    tried = _copy_for(inner_loop, batch, whole)
-    with in_double() if tried.exact else nullcontext():
-        at = blaming(tried.loop, lambda: _check_copies(tried, share, outer_gradient))
-        if not (at_once and tried.loop.mapped and len(tried.batch.inputs) > 1):
-            return []
-        reason = _why_not_mapped(tried, *at)
-    inner_loop.mapped &= not reason
-    return [f"model: tasks are computed one after another, since {reason}"] if reason else []
+    return blaming(inner_loop, own)
 
 
 class _Tried(NamedTuple):
@@ -87,35 +94,53 @@ class _Tried(NamedTuple):
 
 def _check_copies(
     tried: _Tried, share: float, outer_gradient: OuterGradient | None
-) -> tuple[list[Params], Params | None]:
-    """Compare copies of the inner loop and of its model; gives the weights of two tasks and the direction."""
+) -> tuple[tuple[list[Params], Params | None], list[str]]:
+    """Compare copies of the inner loop and of its model.
+
+    Returns:
+        The weights of two tasks with the direction of a product, and sentences on what was not compared.
+    """
     loop, batch, twice = tried.loop, tried.batch, isinstance(outer_gradient, SecondOrder)
     parameters = dict(loop.model.named_parameters())
     weights = {name: parameters[name].detach().clone() for name in (*loop.fast_names, *loop.slow_names)}
     here = nearby(weights, 1, share)
     there = {**nearby(weights, 2, share), **{name: here[name] for name in loop.slow_names}}  # which tasks share
     along = direction({name: weights[name] for name in loop.fast_names}) if twice else None
-    looped, tolerance = copy_of(loop, share_weights=True), _tolerance(here)
+    looped, tolerance, applied = copy_of(loop, share_weights=True), _tolerance(here), Applied()
     looped.mapped = False
     if tried.light:
         with _remedies(twice):
-            ours = by_inner_loop(looped, [here], batch, along)[0]
+            with applied:
+                ours = by_inner_loop(looped, [here], batch, along)[0]
             check_gradient(torch.zeros(()), inner_gradient(looped, here, batch, outer_gradient), ours, tolerance)
-        return [here, there], None
+        names = {function.__name__ for function, _ in applied.calls.values()}
+        why = "it would take long in float64"
+        return ([here, there], None), [check_functions(applied, names, why)] if along else []
     plain = PlainCopy(loop)
     with _remedies(twice):
         with torch.no_grad():
             plain.loss(there, batch)  # what it keeps of these weights shows at the others
+        taken = inner_gradient(looped, here, batch, outer_gradient)
+        if along:  # not where no gradient is taken, as by the row of an embedding that is padding
+            along = {name: part * (taken[name] != 0) for name, part in along.items()}
         theirs = plain.at(here, batch, along)
         if _CHECKPOINT in plain.functions:
             raise ValueError(NO_HOOKS)
-        ours = by_inner_loop(looped, [here], batch, along)[0]
-        taken = inner_gradient(looped, here, batch, outer_gradient)
+        with applied:
+            ours = by_inner_loop(looped, [here], batch, along)[0]
+        in_place = loss_in_place_of(looped, there, here, batch)
     check_gradient(ours.loss - theirs.loss, ours.gradient, theirs, tolerance)
     check_gradient(torch.zeros(()), taken, theirs, tolerance)
-    if along is not None and ours.product is not None:
-        _check_product(plain, here, batch, along, ours.product, theirs, tried.exact)
-    return [here, there], along
+    check_not_kept(in_place - theirs.loss, theirs.loss, tolerance)
+    if along is None or ours.product is None:
+        return ([here, there], along), []
+    if tried.exact and check_product(plain, here, batch, along, ours.product, theirs.gradient):
+        return ([here, there], along), []
+    check_against_plain(plain, here, batch, along, ours.product)
+    why = "it does not compute in float64"
+    if tried.exact:
+        why = "its gradient is not the slope of its loss (reversed, straight through, cut off, or altered by a hook)"
+    return ([here, there], along), [check_functions(applied, plain.functions, why)]
 
 
 def _tolerance(weights: Params) -> float:
@@ -179,64 +204,22 @@ def _double(batch: Batch) -> Batch:
     return Batch(*(p.cpu().double() if p.is_floating_point() else p.cpu() for p in (batch.inputs, batch.targets)))
 
 
-def _check_product(
-    plain: PlainCopy, weights: Params, batch: Batch, along: Params, ours: Params, theirs: TaskDerivatives, exact: bool
-) -> None:
-    product = theirs.product or ours
-    if exact and _is_slope(plain, weights, batch, along, theirs.gradient):
-        wrong = _wrong_product(plain, weights, batch, along, ours)
-    else:
-        # The model cuts derivatives off (detach, straight-through): a difference tells nothing of those that are left.
-        wrong = off if (off := distance(ours, product)) > _WRONG else None
-    if wrong is not None:
-        named = f" ({', '.join(sorted(plain.functions)[:3])})" if plain.functions else ""
-        raise ValueError(
-            "model: an exact Hessian product is not the change of the gradient along its direction, it is off by "
-            f"{wrong:.1%}: an operation in it has a wrong second derivative, such as a torch.autograd.Function whose "
-            f"backward is not differentiable or a fused kernel{named}; write it by other operations, or use FirstOrder "
-            "or FiniteDifference"
-        )
-
-
-def _is_slope(plain: PlainCopy, weights: Params, batch: Batch, along: Params, gradient: Params) -> bool:
-    """Whether the gradient along the direction is the slope of the loss."""
-    try:
-        slope = plain.slope_by_difference(weights, batch, along, 10 * _RADII[0])
-    except OtherFunctions:
-        return False
-    found = float(sum((gradient[name] * along[name]).sum() for name in along).real)
-    return abs(slope - found) <= _WRONG * abs(found) + 1e-7 * norm(gradient)
-
-
-def _wrong_product(plain: PlainCopy, weights: Params, batch: Batch, along: Params, found: Params) -> float | None:
-    """How far a Hessian product is from a central difference, if two radii agree that it is wrong; else None.
-
-    Where they disagree there is a kink between the points, or the difference is all rounding.
-    """
-    near = plain.product_by_difference(weights, batch, along, _RADII[0])
-    if not distance(found, near) > _WRONG:
-        return None
-    far = plain.product_by_difference(weights, batch, along, _RADII[1])
-    off = min(distance(found, near), distance(found, far))
-    return off if off > _WRONG and distance(near, far) < 0.1 * off else None
-
-
 def _why_not_mapped(tried: _Tried, weights: list[Params], along: Params | None) -> str:
-    """Why several tasks at once are not to be had, or nothing."""
+    """Why several tasks at once are not to be had, or nothing; what draws, draws the same for each in here."""
     loop, batch = tried.loop, tried.batch
     looped, mapped = copy_of(loop, share_weights=True), copy_of(loop, share_weights=True)
-    looped.mapped = False
-    one_by_one = by_inner_loop(looped, weights, batch, along)
+    looped.mapped, mapped.draws_alike = False, True
+    each = (Batch(batch.inputs[k:], batch.targets[k:]) for k in range(len(weights)))
+    one_by_one = [by_inner_loop(looped, [own], one, along)[0] for own, one in zip(weights, each, strict=True)]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of operations that vmap takes slowly
             if not tried.light:
-                by_inner_loop(mapped, weights, batch, None)  # what a first pass keeps may spoil a second
+                by_inner_loop(mapped, weights[::-1], batch, None)  # what a first pass keeps may spoil a second
             found = by_inner_loop(mapped, weights, batch, along)
     except Exception as error:  # whatever somebody's model does with tensors that are no plain ones
-        return f"PyTorch cannot map it over them ({first_line(error)[:200]})"
-    if loop.draws:
-        return ""
+        how = " with the same random numbers for each, to compare it" if loop.draws else ""
+        return f"PyTorch cannot map it over them{how} ({first_line(error)[:200]})"
     for one, other in zip(found, one_by_one, strict=True):
         pairs = [(one.gradient, other.gradient)]
         if one.product is not None and other.product is not None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from litmaml.inner.loop import InnerLoop
 from litmaml.plain_copy import TaskDerivatives
-from litmaml.weight_vectors import distance, furthest
+from litmaml.weight_vectors import distance, furthest, norm
 from litmaml.weights import Params
 
 T = TypeVar("T")
@@ -72,12 +72,48 @@ def check_gradient(apart: Tensor, gradient: Params, theirs: TaskDerivatives, tol
     true = {name: theirs.gradient[name] for name in gradient}
     off = float(apart.abs()) / max(float(theirs.loss.abs()), 1e-300)
     if off > tolerance or distance(gradient, true) > tolerance:
-        named = ", ".join((furthest(gradient, true) or [*true])[:3])
-        here = "with other weights in the place of its parameters it does not give what it gives when they are written"
-        raise Fault(
-            f"{here} into it; furthest off is the gradient by {named}: the forward pass uses that weight by a second "
-            "reference (a list, a closure, a global, a view made before); use it as an attribute of its module",
-            f"it reads weights of the model ({named}) by itself, which inner steps do not change for it; take a "
-            "penalty on weights out of it (the inner optimizer and the outer one have weight_decay), or let the model "
-            "return what it needs",
+        raise _other_weights(furthest(gradient, true) or [*true])
+
+
+def check_each(gradient: Params, theirs: TaskDerivatives, tolerance: float, rounding: dict[str, float]) -> None:
+    """Refuse a gradient of which a part is off that is too small to be seen in the whole.
+
+    Args:
+        gradient: As above.
+        theirs: As above.
+        tolerance: Relative to the gradient by the same weight.
+        rounding: How far that moves, by each weight, when all of them are rounded otherwise.
+
+    Raises:
+        Fault: Naming the weights.
+    """
+    true = {name: theirs.gradient[name] for name in gradient}
+    wrong = [n for n in true if norm({n: gradient[n] - true[n]}) > tolerance * norm({n: true[n]}) + 100 * rounding[n]]
+    if wrong:
+        raise _other_weights(furthest({n: gradient[n] for n in wrong}, {n: true[n] for n in wrong}))
+
+
+def _other_weights(names: list[str]) -> Fault:
+    named = ", ".join(names[:3])
+    here = "with other weights in the place of its parameters it does not give what it gives when they are written"
+    return Fault(
+        f"{here} into it; furthest off is the gradient by {named}: the forward pass uses that weight by a second "
+        "reference (a list, a closure, a global, a view made before); use it as an attribute of its module",
+        f"it reads weights of the model ({named}) by itself, which inner steps do not change for it; take a "
+        "penalty on weights out of it (the inner optimizer and the outer one have weight_decay), or let the model "
+        "return what it needs",
+    )
+
+
+def check_not_kept(apart: Tensor, loss: Tensor, tolerance: float) -> None:
+    """Refuse a model that gives another loss where its weights stand in the tensors of earlier ones.
+
+    Raises:
+        Fault: They are apart by more than the tolerance, relative to the loss.
+    """
+    if float(apart.abs()) > tolerance * float(loss.abs()):
+        kept = (
+            "what it keeps of a weight under its id, address or version, which a later inner step's weights get again "
+            "once memory is freed"
         )
+        raise Fault(f"it uses {kept}; compute that in each forward pass", f"it uses {kept}; compute that in each call")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -40,10 +41,22 @@ def zeros(weights: Params) -> Params:
     return {name: torch.zeros_like(weight) for name, weight in weights.items()}
 
 
+def differentiate(
+    of: Sequence[Tensor], by: Sequence[Tensor], vectors: Sequence[Tensor] | None = None, create_graph: bool = False
+) -> tuple[Tensor, ...]:
+    """The gradient, zeros where there is none, each operation in the precision that its forward pass had.
+
+    Under autocast the backward pass would be cast anew, and rounded, or refused by kernels of GPUs.
+    """
+    device = by[0].device.type
+    plain = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+    with plain:
+        return torch.autograd.grad(of, by, vectors, create_graph=create_graph, materialize_grads=True)
+
+
 def gradient_of(loss: Tensor, weights: Params, create_graph: bool = False) -> Params:
     """The gradient of a scalar by each weight; zeros where it does not depend on one."""
-    gradient = torch.autograd.grad(loss, list(weights.values()), create_graph=create_graph, materialize_grads=True)
-    return dict(zip(weights, gradient, strict=True))
+    return dict(zip(weights, differentiate([loss], list(weights.values()), create_graph=create_graph), strict=True))
 
 
 def per_task(scale: Tensor, like: Tensor) -> Tensor:

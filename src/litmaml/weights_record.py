@@ -1,8 +1,8 @@
-"""What a checkpoint records of weights beside their values: which are adapted, trained, frozen, and which are one."""
+"""What a checkpoint records beside values: which weights are adapted, trained, frozen, one; which parts evaluate."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -14,18 +14,30 @@ from litmaml.shown import listed
 WEIGHTS_KEY = "litmaml_weights"
 
 
-def record_of(inner_loop: InnerLoop) -> dict[str, Any]:
-    """The names of the weights that are adapted (fast) and only trained (slow), and of the places that share one."""
-    return {"fast": inner_loop.fast_names, "slow": inner_loop.slow_names, "tied": all_places(inner_loop.model)}
+def record_of(inner_loop: InnerLoop, evaluated: Sequence[str]) -> dict[str, Any]:
+    """What a checkpoint records.
+
+    fast, slow: the names of the weights that are adapted, and only trained. tied: of the places that share one.
+    evaluated: of the inner loop's parts that are in evaluation while it trains.
+    """
+    tied = all_places(inner_loop.model)
+    return {
+        "fast": inner_loop.fast_names,
+        "slow": inner_loop.slow_names,
+        "tied": tied,
+        "evaluated": [*evaluated],
+    }
 
 
 def wrong_record(record: Any) -> str | None:
     """What of a record in a file is of another form."""
-    if not isinstance(record, Mapping) or record.keys() != {"fast", "slow", "tied"}:
+    if not isinstance(record, Mapping) or record.keys() | {"evaluated"} != {"fast", "slow", "tied", "evaluated"}:
         return "its record of weights is none"
-    for name in ("fast", "slow"):
-        if not isinstance(record[name], list) or not all(isinstance(weight, str) for weight in record[name]):
-            return f"its record of {name} weights is no list of names"
+    kinds = {"fast": "fast weights", "slow": "slow weights", "evaluated": "parts in evaluation"}
+    for name, kind in kinds.items():
+        names = record.get(name, [])  # which parts evaluate is not in older files
+        if not isinstance(names, list) or not all(isinstance(part, str) for part in names):
+            return f"its record of {kind} is no list of names"
     return wrong_ties(record["tied"])
 
 
@@ -50,6 +62,32 @@ def restore(model: nn.Module, saved: Mapping[str, Any]) -> None:
     for name, weight in model.named_parameters():
         if weight.is_floating_point() or weight.is_complex():
             weight.requires_grad_(name in trained)
+
+
+def evaluated_parts(inner_loop: InnerLoop, saved: Mapping[str, Any]) -> list[str] | None:
+    """The parts that the checkpoint has in evaluation while it trains; None where it records nothing of it.
+
+    Of another loss than the one that was trained with there may be none.
+
+    Raises:
+        ValueError: The model has no such part.
+    """
+    evaluated: list[str] | None = saved.get(WEIGHTS_KEY, {}).get("evaluated")
+    parts = {name for name, _ in inner_loop.named_modules()}
+    if unknown := [name for name in evaluated or () if name not in parts and name.partition(".")[0] != "loss"]:
+        raise ValueError(
+            f"model: it has no part {unknown[0][:80]!r}, which the checkpoint keeps in evaluation; give it the model "
+            "that was trained"
+        )
+    return evaluated
+
+
+def other_modes(here: Sequence[str], there: Sequence[str]) -> str:
+    """Which parts are in evaluation in one of the two, a learner and a checkpoint, and not in the other; in words."""
+    more, less = ([name for name in one if name not in other] for one, other in ((there, here), (here, there)))
+    words = [f"{listed(more, 3)} in evaluation in the checkpoint and not here"] if more else []
+    words += [f"{listed(less, 3)} in evaluation here and not in the checkpoint"] if less else []
+    return ", ".join(words)
 
 
 def tie(model: nn.Module, ties: Mapping[str, str]) -> None:

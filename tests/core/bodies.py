@@ -9,8 +9,8 @@ import torch
 from oracles import random_tasks
 from torch import Tensor, nn
 
-from litmaml.inner.loop import InnerLoop
 from litmaml.inner import SGD
+from litmaml.inner.loop import InnerLoop
 from litmaml.outer import OuterGradient, SecondOrder
 from litmaml.trial import try_first_batch
 
@@ -33,6 +33,19 @@ class Body(nn.Module):
     def plain(self, x: Tensor) -> Tensor:
         predicted: Tensor = self.last(torch.tanh(self.first(x)))
         return predicted
+
+
+class WrongSine(torch.autograd.Function):
+    """sin, whose derivative is right and its own derivative missing: cos is saved as a constant."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.kept = x.cos()
+        return x.sin()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return g * ctx.kept
 
 
 def loop_of(model: nn.Module, outer_gradient: OuterGradient | None = None, loss: nn.Module | None = None) -> InnerLoop:

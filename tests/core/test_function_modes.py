@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from litmaml.function_modes import Held, OtherFunctions, in_double
 from litmaml.outer import FirstOrder
-from litmaml.trial import try_first_batch
 from litmaml.tasks import Batch, Tasks
+from litmaml.trial import try_first_batch
 
 
 class Wrong(torch.autograd.Function):

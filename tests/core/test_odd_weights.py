@@ -10,11 +10,11 @@ import torch
 from oracles import random_tasks, relative
 from torch import Tensor, nn
 
-from litmaml.inner.loop import InnerLoop
 from litmaml.inner import SGD
-from litmaml.outer.meta_gradient import MetaGradientOf
+from litmaml.inner.loop import InnerLoop
 from litmaml.model_checks import check_model
 from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.trial import try_first_batch
 
 METHODS = [

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import functools
+import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from bodies import Body, Forward, loop_of, tried
+from bodies import Body, Forward, WrongSine, loop_of, tried
 from oracles import random_tasks, relative
 from torch import Tensor, nn
 from torch.nn import functional
 
 from litmaml.inner.loop import InnerLoop
-from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.model_checks import check_model
 from litmaml.model_copy import copy_of
 from litmaml.outer import FiniteDifference, FirstOrder, OuterGradient, SecondOrder
+from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.own_model import as_it_was, check_own_model
-from litmaml.trial import try_first_batch
 from litmaml.tasks import Batch, Tasks
+from litmaml.trial import try_first_batch
 
 GLOBAL: dict[str, Any] = {}
 
@@ -69,6 +70,33 @@ def test_a_weight_that_is_held_elsewhere(reference: Callable[[Body], Forward], o
     with pytest.raises(ValueError, match=r"model: .* furthest off is the gradient by .* second reference"):
         tried(model, outer_gradient)
     assert all(map(torch.equal, before, model.parameters()))
+
+
+def by_identity(weight: Tensor) -> Any:
+    return id(weight), weight._version
+
+
+def by_address(weight: Tensor) -> Any:
+    mapped = torch._C._functorch.is_functorch_wrapped_tensor(weight)
+    return id(weight) if mapped else weight.data_ptr(), weight._version
+
+
+@pytest.mark.parametrize("outer_gradient", [SecondOrder(), FirstOrder()])
+@pytest.mark.parametrize("constant", [True, False])
+@pytest.mark.parametrize("key", [by_identity, by_address])
+def test_what_is_kept_of_a_weight_under_its_identity(
+    key: Callable[[Tensor], Any], constant: bool, outer_gradient: OuterGradient
+) -> None:
+    """Later inner steps' weights stand where freed ones stood: by chance, but here for certain."""
+
+    def forward(self: Body, x: Tensor) -> Tensor:
+        weight = self.first.weight
+        if self.kept is None or self.kept[0] != key(weight):
+            self.kept = key(weight), (weight.detach() if constant else weight).norm()
+        return self.plain(x) / self.kept[1]  # type: ignore[no-any-return]
+
+    with pytest.raises(ValueError, match=r"model: it uses what it keeps of a weight under its id, address or version"):
+        tried(Body(forward, kept=None), outer_gradient)
 
 
 def over_itself(model: Body) -> Forward:
@@ -148,18 +176,8 @@ def test_a_teacher_and_plain_functions_are_not_copied() -> None:
 
 
 def test_a_second_derivative_behind_a_closure() -> None:
-    class Wrong(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: Tensor) -> Tensor:
-            ctx.kept = x.cos()
-            return x.sin()
-
-        @staticmethod
-        def backward(ctx: Any, g: Tensor) -> Tensor:
-            return g * ctx.kept
-
     model = Body(Body.plain)
-    model.own = lambda _, x: model.last(Wrong.apply(model.first(x)))
+    model.own = lambda _, x: model.last(WrongSine.apply(model.first(x)))
     with pytest.raises(ValueError, match=r"model: an exact Hessian product"):
         tried(model)
 
@@ -201,11 +219,81 @@ def test_the_two_ways_of_an_honest_model_are_the_same() -> None:
     assert check_own_model(loop, Batch(batch.inputs.float(), batch.targets.float())) == 0.03
 
 
+@pytest.mark.parametrize("share", [1e-5, 1e-7, 1e-9])
+@pytest.mark.parametrize("norm", [nn.Identity(), nn.BatchNorm1d(4, track_running_stats=False), nn.LayerNorm(4)])
+def test_a_second_reference_of_little_weight_in_float32(norm: nn.Module, share: float) -> None:
+    """The gradient by a bias before batch norm is all rounding, and has to pass."""
+
+    def forward(self: Body, x: Tensor) -> Tensor:
+        scale = GLOBAL.get("scale", self.scale)
+        return self.last(torch.tanh(norm(self.first(x)))) + share * scale.sin().sum() * x  # type: ignore[no-any-return]
+
+    GLOBAL.clear()
+    model = Body(forward, norm=norm, scale=nn.Parameter(torch.full((8,), 0.5))).float()
+    batch = Batch(torch.randn(2, 5, 1).float(), torch.randn(2, 5, 1).float())
+    tasks = Tasks((batch,), batch, torch.arange(2))
+    assert try_first_batch(loop_of(model), tasks) == []
+    GLOBAL["scale"] = model.scale
+    with pytest.raises(ValueError, match=r"model: .* furthest off is the gradient by scale: .* second reference"):
+        try_first_batch(loop_of(model), tasks)
+
+
+# What cannot be copied
+
+
+class Refuses(Body):
+    def __deepcopy__(self, memo: Any) -> Any:
+        raise TypeError("not to be copied")
+
+
+class Guarded:
+    """Holds a lock."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+
+def locked(self: Body, x: Tensor) -> Tensor:
+    with getattr(self.guard, "lock", self.guard):
+        return functional.linear(torch.tanh(self.first(x)), GLOBAL.get("last", self.last.weight), self.last.bias)
+
+
+@pytest.mark.parametrize("guard", [threading.Lock, Guarded])
+@pytest.mark.parametrize("held", [lambda guard: {"guard": guard}, lambda guard: {"guard": guard, "all": [guard]}])
+def test_a_model_with_a_lock_is_tried_as_any_other(guard: Any, held: Callable[[Any], dict[str, Any]]) -> None:
+    GLOBAL.clear()
+    model = Body(locked, **held(guard()))
+    assert tried(model)[1] == []
+    assert copy_of(model).guard is model.guard
+    GLOBAL["last"] = model.last.weight
+    with pytest.raises(ValueError, match=r"furthest off is the gradient by last.weight.* second reference"):
+        tried(model)
+    model.own, model.last = (lambda self, x: self.plain(x) * torch.rand(())), nn.Linear(4, 1)
+    assert tried(model)[0].draws
+
+
+def test_a_model_that_refuses_to_be_copied() -> None:
+    GLOBAL.clear()
+    model = Refuses(locked, guard=threading.Lock())
+    (remark,) = tried(model)[1]
+    assert "it cannot be copied (not to be copied), so that only its gradient was tried" in remark
+    GLOBAL["last"] = model.last.weight
+    with pytest.raises(ValueError, match=r"furthest off is the gradient by last.weight.* second reference"):
+        tried(model)
+
+
 # Hooks on parameters
 
 
 @pytest.mark.parametrize(
-    "hook", [lambda g: g * (torch.arange(4)[:, None] % 2), lambda g: g.clamp(-1, 1), lambda g: g.zero_()]
+    "hook",
+    [
+        lambda g: g * (torch.arange(4)[:, None] % 2),
+        lambda g: g.clamp(-1, 1),
+        lambda g: g.zero_(),
+        lambda g: torch.where(g.abs() < 0.1, 0, g),
+        lambda g: g * max(1.0, 50 / float(g.norm())),
+    ],
 )
 def test_a_hook_that_changes_the_outer_gradient_alone(hook: Callable[[Tensor], Tensor]) -> None:
     model = Body(Body.plain)

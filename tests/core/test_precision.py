@@ -205,10 +205,6 @@ class Net(nn.Module):
         return self.around(self.tiny(x), x)
 
 
-def by_numpy(y: Tensor, x: Tensor) -> Tensor:
-    return y * float(x.detach().numpy().mean())
-
-
 def by_a_generator(y: Tensor, x: Tensor) -> Tensor:
     return y + 0.1 * torch.randn(len(x), 1, generator=torch.Generator().manual_seed(3))
 
@@ -220,11 +216,10 @@ def compiled_of(around: Callable[[Tensor, Tensor], Tensor], method: OuterGradien
 
 
 @compiles
-@pytest.mark.parametrize("around", [by_numpy, by_a_generator])
-def test_numbers_that_a_program_would_keep(around: Callable[[Tensor, Tensor], Tensor]) -> None:
+def test_numbers_that_a_program_would_keep() -> None:
     """The first chunk is compiled, the second has other inputs."""
     with pytest.raises(ValueError, match=r"compile: on other numbers .*, by \d+\.\d%: .*; set compile to false, or"):
-        compiled_of(around)(random_tasks(2))
+        compiled_of(by_a_generator)(random_tasks(2))
 
 
 def by_dropout(y: Tensor, x: Tensor) -> Tensor:

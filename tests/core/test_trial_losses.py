@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bodies import Body, loop_of, tried
+from bodies import Body, WrongSine, loop_of, tried
 from oracles import random_tasks, relative
 from torch import Tensor, nn
 from torch.nn import functional
 
-from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
-from litmaml.trial import try_first_batch
+from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Tasks
+from litmaml.trial import try_first_batch
 
 
 class Drawing(nn.Module):
@@ -89,20 +89,9 @@ class Asking(nn.Module):
         return (predictions - targets).square().mean() * (2 if torch.is_grad_enabled() else 1)
 
 
-class _Sine(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.kept = x.cos()
-        return x.sin()
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:
-        return g * ctx.kept
-
-
 class WrongTwice(nn.Module):
     def forward(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        return _Sine.apply(predictions - targets).square().mean()  # type: ignore[no-any-return]
+        return WrongSine.apply(predictions - targets).square().mean()  # type: ignore[no-any-return]
 
 
 class Once(nn.Module):
@@ -132,7 +121,7 @@ def test_what_is_wrong_with_a_loss_is_told_of_it(loss: Any, why: str) -> None:
 
 
 def test_what_is_wrong_with_a_model_is_not_told_of_the_loss() -> None:
-    model = Body(lambda self, x: self.last(_Sine.apply(self.first(x))))
+    model = Body(lambda self, x: self.last(WrongSine.apply(self.first(x))))
     with pytest.raises(ValueError, match=r"^model: an exact Hessian product"):
         tried(model)
 

@@ -17,10 +17,12 @@ from litmaml import diagnosis
 from litmaml.data import Omniglot, Sinusoid
 from litmaml.diagnosis.batch_sizes import noise_scale
 from litmaml.diagnosis.report import print_diagnosis, write_diagnosis
+from litmaml.diagnosis.stability import stability
 from litmaml.inner import SGD, HigherOptimizer
 from litmaml.inner.loop import InnerLoop
 from litmaml.meta_learner import MetaLearner
 from litmaml.models import MLP, Conv4
+from litmaml.outer import SecondOrder
 from litmaml.tasks import Batch, Tasks
 from litmaml.theory import outer_smoothness
 
@@ -278,3 +280,13 @@ def test_a_loss_that_does_not_depend_on_the_weights_is_refused() -> None:
 
     with pytest.raises(ValueError, match="does not change with the weights"):
         diagnosis.diagnose(MetaLearner(Sign(), loss=nn.MSELoss()), _sines(3))
+
+
+def test_whether_the_support_loss_falls_is_told_of_all_its_batches() -> None:
+    """Two steps of w from 0 at a rate of 0.1 to (w - 1)^2 and (w + 3)^2: w_2 = -0.44, and only their mean falls."""
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    one = torch.ones(2, 3, 1)
+    tasks = Tasks((Batch(one, one), Batch(one, -3 * one)), Batch(one, 0 * one), torch.arange(2))
+    loop = InnerLoop(model, nn.MSELoss(), SGD(0.1), SecondOrder(), ["*"], 2)
+    assert stability(loop, tasks, 2).support_falls == 1

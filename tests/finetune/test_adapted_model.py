@@ -209,6 +209,26 @@ def test_what_would_be_loaded_as_another_model_is_not_saved(tmp_path: Path) -> N
     assert not list((tmp_path / "changed").iterdir())
 
 
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+def test_what_is_saved_is_judged_by_the_size_of_what_it_predicts(size: float, tmp_path: Path) -> None:
+    x = torch.randn(6, 1)
+    learner = MetaLearner(Scaled(), SGD(0.01 / size), loss=nn.MSELoss())
+    with torch.no_grad():
+        for weight in learner.inner_loop.model.parameters():
+            weight *= size
+    litmaml.adapt(learner, x, size * x.sin(), steps=1, lr=1e-9).save(tmp_path / "as it was made")
+    learner.inner_loop.model.scale = 1.01  # type: ignore[assignment]  # a module to InnerLoop
+    with pytest.raises(ValueError, match=r"model: it cannot be saved, .*it predicts otherwise by"):
+        litmaml.adapt(learner, x, size * x.sin(), steps=1, lr=1e-9).save(tmp_path / "changed")
+
+
+def test_an_adapted_model_in_double_precision(tmp_path: Path) -> None:
+    x = torch.linspace(-5, 5, 10, dtype=torch.float64)[:, None]
+    model = litmaml.adapt(MetaLearner(Scaled(), SGD(0.01), loss=nn.MSELoss()).double(), x, x.sin())
+    model.save(tmp_path)
+    torch.testing.assert_close(litmaml.load(tmp_path).double()(x), model(x), rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("ties", [["head"], {"head.bias": 1}, {"head.bias": "head.weight"}, {"other": "head.bias"}])
 def test_damaged_ties(ties: Any, tmp_path: Path) -> None:
     x = torch.randn(6, 1)

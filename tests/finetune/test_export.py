@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -49,6 +50,32 @@ def test_a_file_that_predicts_otherwise_is_told(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match=r"model\.pt2 predicts otherwise than the module on 1 inputs, by up to 1"):
         export_pt2(Fickle(4, 2).eval(), torch.rand(3, 4), tmp_path / "model.pt2")
+
+
+class Sized(nn.Module):
+    """Outputs of a size, and of another where it is traced; the second output stays at 1."""
+
+    def __init__(self, size: float, off: float = 0.0) -> None:
+        super().__init__()
+        self.size, self.off = size, off
+        self.first, self.last = nn.Linear(4, 16), nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = self.size * (1 + self.off) if torch.compiler.is_exporting() else self.size
+        predicted: Tensor = self.last(torch.tanh(self.first(x))) * torch.tensor([size, 1.0])
+        return predicted
+
+
+@pytest.mark.parametrize("size", [1e-5, 1.0, 1e6])
+@pytest.mark.parametrize("export", [export_pt2, export_onnx])
+def test_files_are_judged_by_the_size_of_each_output(
+    export: Callable[[nn.Module, Tensor, Path], None], size: float, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    file = tmp_path / "model"
+    export(Sized(size).eval(), torch.rand(3, 4), file.with_suffix(".pt2"))
+    with pytest.raises(ValueError, match=r"predicts otherwise than the module on (1|64) inputs"):
+        export(Sized(size, off=1e-3).eval(), torch.rand(3, 4), file.with_suffix(".pt2"))
 
 
 def test_onnx_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -225,6 +225,16 @@ def test_parts_of_a_large_support_set_add_up_to_its_loss(loss: nn.Module) -> Non
     assert last.accuracy == pytest.approx(float(right.float().mean()))
 
 
+@pytest.mark.parametrize("row", [0, 1, 299])
+def test_targets_of_all_parts_of_a_support_set_are_looked_at(row: int) -> None:
+    inputs, targets = torch.randn(300, 4), torch.ones(300, 3)
+    tuner = FineTuner(learner(loss=nn.BCEWithLogitsLoss(), metrics={}), inputs[:2])
+    next(tuner.path(inputs, targets))
+    targets[row, -1] = 3.0  # also in a second call
+    with pytest.raises(ValueError, match="targets: BCEWithLogitsLoss takes targets of 0 to 1, got 3"):
+        next(tuner.path(inputs, targets))
+
+
 def test_a_support_set_is_learnt_from_the_least_loss_that_is_possible() -> None:
     labels, soft = torch.tensor([0, 1, 2]), torch.tensor([[0.7, 0.2, 0.1]])
     plain = nn.CrossEntropyLoss()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -56,6 +57,110 @@ def test_another_layer_that_looks_at_the_batch_is_refused() -> None:
 
     with pytest.raises(ValueError, match=r"predicts an input alone otherwise than among others.*layer norm"):
         check_independent(Centred(4, 2), torch.randn(8, 4))
+
+
+class Mixing(nn.Module):
+    """Changes the hidden layer by what others of the batch have there."""
+
+    def __init__(self, mix: Callable[[Tensor], Tensor], scale: float = 1.0) -> None:
+        super().__init__()
+        self.mix, self.scale = mix, scale
+        self.first, self.last = nn.Linear(1, 8), nn.Linear(8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        predicted: Tensor = self.scale * self.last(self.mix(torch.tanh(self.first(x))))
+        return predicted
+
+
+class Sequential(nn.Module):
+    """Takes the examples for one sequence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.LSTM(1, 8), nn.Linear(8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        predicted: Tensor = self.last(self.first(x)[0])
+        return predicted
+
+
+def less_the_first(h: Tensor) -> Tensor:
+    return h - h[:1]
+
+
+def less_the_last(h: Tensor) -> Tensor:
+    return h - h[-1:]
+
+
+def less_the_one_before(h: Tensor) -> Tensor:
+    return h - h.roll(1, 0) if len(h) > 1 else h
+
+
+def less_the_mean(h: Tensor) -> Tensor:
+    return h - h.mean(0) if len(h) > 1 else h
+
+
+def in_the_middle(h: Tensor) -> Tensor:
+    return torch.cat([h[: len(h) // 2], h[len(h) // 2 : len(h) // 2 + 1] + h[-1:], h[len(h) // 2 + 1 :]])
+
+
+@pytest.mark.parametrize("scale", [1e-5, 1.0, 1e5])
+@pytest.mark.parametrize("mix", [less_the_first, less_the_last, less_the_one_before, less_the_mean, in_the_middle])
+def test_other_inputs_that_count_are_refused(mix: Callable[[Tensor], Tensor], scale: float) -> None:
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match=r"model: predicts an input alone otherwise than among others, by .*; meta"):
+        check_independent(Mixing(mix, scale), torch.randn(10, 1))
+
+
+def test_an_order_that_counts_is_refused() -> None:
+    """Each example alone, and all of them in their order, are predicted alike."""
+
+    def unless_in_order(h: Tensor) -> Tensor:
+        return h if len(h) in (1, 10) else h - h.mean(0)
+
+    with pytest.raises(ValueError, match="predicts an input alone otherwise than among others"):
+        check_independent(Mixing(unless_in_order), torch.randn(10, 1))
+
+
+def test_examples_taken_for_a_sequence_are_refused() -> None:
+    x = torch.linspace(-5, 5, 10)[:, None]
+    with pytest.raises(ValueError, match=r"takes the examples for a sequence; .* batch_first=True in recurrent"):
+        adapt(learner_of(Sequential()), x, x.sin())
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("count", [1, 2, 10, 300])
+def test_rounding_is_no_dependence(count: int, scale: float) -> None:
+    """Also where large numbers cancel: the prediction is then mostly rounding."""
+    torch.manual_seed(0)
+    check_independent(Mixing(lambda h: h, scale), torch.randn(count, 1))
+    check_independent(Mixing(lambda h: (h + 1e4) - 1e4, scale), torch.randn(count, 1))
+    check_independent(Mixing(lambda h: h * 0, scale), torch.randn(count, 1))
+
+
+class Cancelling(nn.Module):
+    """Sums that cancel to a ten thousandth, in an order that the number of inputs decides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(1, 2048), nn.Linear(4096, 1, bias=False)
+        with torch.no_grad():
+            half = torch.randn(2048)
+            self.last.weight.copy_(torch.cat([half, -half + 1e-4 * torch.randn(2048)])[None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.first(x))
+        predicted: Tensor = self.last(torch.cat([h, h], 1))
+        return predicted
+
+
+def test_sums_that_cancel_are_no_dependence() -> None:
+    torch.manual_seed(0)
+    model, x = Cancelling(), torch.randn(10, 1)
+    with torch.no_grad():
+        together, alone = model(x), torch.cat([model(one[None]) for one in x])
+    assert (together - alone).abs().max() > 1e-4 * together.abs().max()
+    check_independent(model, x)
 
 
 class Normalised(nn.Module):

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from litmaml.data import Sinusoid, TaskDataModule
 from litmaml.finetuning.adaptation import adapt
-from litmaml.inner.loop import InnerLoop
 from litmaml.inner import SGD
-from litmaml.outer.meta_gradient import MetaGradientOf
+from litmaml.inner.loop import InnerLoop
 from litmaml.meta_learner import MetaLearner
 from litmaml.outer import FirstOrder, OuterGradient, SecondOrder
+from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Batch, Tasks, select
 from quiet_trainer import quiet_trainer
 

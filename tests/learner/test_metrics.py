@@ -25,6 +25,7 @@ from litmaml.learner_checks import check_labels
 from litmaml.meta_learner import MetaLearner
 from litmaml.metrics import Accuracy, check_metrics, default_metrics, value_of
 from litmaml.models import MLP
+from litmaml.plots import Fit, plot_fits
 from litmaml.randomness import task_streams
 from litmaml.tasks import Batch, Split, Tasks
 from quiet_trainer import quiet_trainer
@@ -151,7 +152,7 @@ class Failing(Metric):
     ],
 )
 def test_metrics_that_cannot_serve_are_refused_at_the_first_batch(metric: Any, message: str | None) -> None:
-    given = {"mine": metric}, nn.CrossEntropyLoss(), SCORES, torch.tensor([0, 2, 0, 1])
+    given = {"mine": metric}, nn.CrossEntropyLoss(), SCORES, torch.tensor([[0, 2, 0, 1]])
     if message is None:
         check_metrics(*given)
         return
@@ -160,7 +161,7 @@ def test_metrics_that_cannot_serve_are_refused_at_the_first_batch(metric: Any, m
 
 
 def test_metrics_that_would_count_padding_are_refused(tmp_path: Path) -> None:
-    padded = torch.tensor([0, 2, -100, 1])
+    padded = torch.tensor([[0, 2, 0, 1], [0, 2, -100, 1]])  # in the second task
     with pytest.raises(ValueError, match=r"metrics\.a: MulticlassAccuracy .*its ignore_index None; set it to -100"):
         check_metrics({"a": MulticlassAccuracy(3)}, nn.CrossEntropyLoss(), SCORES, padded)
     check_metrics({"a": MulticlassAccuracy(3, ignore_index=-100)}, nn.CrossEntropyLoss(), SCORES, padded)
@@ -289,3 +290,19 @@ def test_results_without_an_interval_are_written_as_json_that_all_can_read(bad: 
     found = json.loads((tmp_path / "test_results.json").read_text(), parse_constant=pytest.fail)
     assert found["steps"][1]["loss"]["half_width"] is None
     assert (found["steps"][1]["loss"]["mean"] is None) == bool(bad)
+
+
+def test_the_picture_of_a_function_has_the_points_of_all_support_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Fit] = []
+
+    def draw(path: Path, fits: Sequence[Fit], title: str) -> None:
+        drawn.extend(fits)
+        plot_fits(path, fits, title)
+
+    monkeypatch.setattr("litmaml.callbacks.report.plot_fits", draw)
+    data = TaskDataModule(Sinusoid(shots=5, queries=4, support_batches=3), meta_batch=2, test_tasks=2)
+    learner = MetaLearner(MLP(hidden=[4]), loss=nn.MSELoss(), inner_steps=3)
+    trainer(tmp_path, callbacks=[Report()]).test(learner, data, verbose=False)
+    assert {name: len(x) for name, (x, _) in drawn[0].points.items()} == {"support": 15, "query": 4}

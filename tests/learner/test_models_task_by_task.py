@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from litmaml import derivatives
 from litmaml.data import Sinusoid, TaskDataModule
 from litmaml.diagnosis.diagnose import diagnose
+from litmaml.engine import derivatives
 from litmaml.inner import SGD
 from litmaml.meta_learner import MetaLearner
 from litmaml.outer import FirstOrder, OuterGradient, SecondOrder

@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from litmaml.data import Sinusoid, TaskDataModule
 from litmaml.inner import SGD
@@ -212,3 +213,138 @@ def test_an_honest_model_is_recorded(model: nn.Module, precision: str, tmp_path:
         torch.testing.assert_close(
             again.eval()(x.to(weights)), model.eval()(x.to(next(model.parameters()))).to(weights)
         )
+
+
+class Unlike(nn.Module):
+    """Another function in training, in evaluation, and with its head alone in evaluation: one of them by a number."""
+
+    def __init__(self, where: str = "evaluation") -> None:
+        super().__init__()
+        self.where, self.temperature = where, 1.0
+        self.head = nn.Linear(1, 1)
+        self.register_buffer("table", torch.ones(1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mode = "evaluation" if not self.training else "training" if self.head.training else "between"
+        predicted: Tensor = self.head(x)
+        return predicted * self.temperature * self.table if mode == self.where else predicted
+
+
+@pytest.mark.filterwarnings("ignore:Found 1 module.* in eval mode at the start of training")
+@pytest.mark.parametrize("name", ["temperature", "table"])
+@pytest.mark.parametrize(
+    ("where", "seen"), [("training", "training"), ("evaluation", "evaluation"), ("between", "training")]
+)
+def test_what_counts_in_one_mode_only(where: str, seen: str, name: str, tmp_path: Path) -> None:
+    model = Unlike(where)
+    if name == "table":
+        model.table *= 3
+    else:
+        model.temperature = 2.0
+    model.head.train(where != "between")
+    with pytest.warns(UserWarning, match=rf"not rebuild model .* other numbers by .* in {seen} \(with another {name};"):
+        fitted(tmp_path, model, limit_val_batches=0)
+
+
+def test_the_modes_may_change_during_training(tmp_path: Path) -> None:
+    """After the record was compared."""
+
+    class Freeze(Callback):
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            pl_module.inner_loop.model.head.eval()  # type: ignore[union-attr]
+
+    model = Unlike("between")
+    model.temperature = 2.0
+    with pytest.warns(UserWarning, match=r"not rebuild model .* in training \(with another temperature"):
+        fitted(tmp_path, model, limit_val_batches=0, callbacks=[Freeze()])
+
+
+class SingleOnly(nn.Module):
+    """Takes no float64, and is off by its attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = 1.0
+        self.head = nn.Linear(1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.dtype == torch.float32
+        predicted: Tensor = self.head(x) * self.scale
+        return predicted
+
+
+@pytest.mark.parametrize("scale", [1.005, 1.0])
+def test_a_model_in_single_precision_is_compared_by_it(scale: float, tmp_path: Path) -> None:
+    model = SingleOnly()
+    model.scale = scale
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        fitted(tmp_path, model, limit_val_batches=0)
+    assert any("will not rebuild model" in str(word.message) for word in said) == (scale != 1)
+
+
+class OfTwoSizes(nn.Module):
+    """Two outputs, one of which is a million times as large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = 1.0
+        self.head = nn.Linear(1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        large, small = self.head(x).unbind(1)
+        return torch.stack([1e6 * large, self.scale * small], 1)
+
+
+class OfTheSum(nn.Module):
+    def forward(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        return (1e-6 * predictions.sum(1, keepdim=True) - targets).square().mean()
+
+
+def test_each_output_is_judged_by_its_own_size(tmp_path: Path) -> None:
+    model = OfTwoSizes()
+    model.scale = 1.01
+    with pytest.warns(UserWarning, match=r"not rebuild model .* \(with another scale"):
+        fitted(tmp_path, model, OfTheSum(), limit_val_batches=0)
+
+
+class Times(Metric):
+    """Keeps the square of its argument under the argument's name."""
+
+    def __init__(self, factor: float = 2.0) -> None:
+        super().__init__()
+        self.factor = factor**2
+        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:
+        self.total = self.total + self.factor * (predictions - targets).abs().mean()
+
+    def compute(self) -> Tensor:
+        return self.total  # type: ignore[return-value]
+
+
+class Count(Metric):
+    """Gives a whole number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:
+        self.total = self.total + len(predictions)
+
+    def compute(self) -> Tensor:
+        return self.total  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("factor", [2.0, 1.0])
+def test_a_metric_whose_attribute_is_not_its_argument(factor: float, tmp_path: Path) -> None:
+    metrics = {"mine": Times(factor), "number": Count()}
+    learner = MetaLearner(MLP(hidden=[4]), SGD(0.01), loss=nn.MSELoss(), metrics=metrics)
+    data = TaskDataModule(Sinusoid(shots=5, queries=5), meta_batch=4, train_tasks=8)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        quiet_trainer(tmp_path, max_epochs=1, limit_val_batches=0).fit(learner, data)
+    found = [str(word.message) for word in said if "will not rebuild metrics" in str(word.message)]
+    assert len(found) == (factor != 1)
+    assert factor == 1 or "gives another value by" in found[0]

@@ -265,6 +265,7 @@ def archives(mark: Path) -> Iterator[tuple[str, bytes]]:
     yield "getattr", _pickled(b"\x80\x02cbuiltins\ngetattr\nctorch\nhub\nX\x04\x00\x00\x00load\x86R.")
     yield "import", _pickled(b"\x80\x02ccanary\nNet\n)R.")
     yield "import by the stack", _pickled(b"\x80\x04\x8c\x06canary\x8c\x03Net\x93)R.")
+    yield "a storage under many names, for a large model", _saved(_of_many_names())
     yield "a view without end", _saved({**honest(), "state_dict": {"w": torch.zeros(1).expand(1 << 40)}})
     indices = torch.zeros(1, 1, dtype=torch.int64)
     sparse = torch.sparse_coo_tensor(indices, torch.ones(1), (1 << 40,), check_invariants=True)
@@ -277,6 +278,14 @@ def archives(mark: Path) -> Iterator[tuple[str, bytes]]:
     yield "a name twice in other cases", _packed(lambda name, old: (name, old), extra={"archive/DATA.PKL": b"N."})
     yield "empty", b""
     yield "a page", b"<html>not found</html>"
+
+
+def _of_many_names() -> dict[str, Any]:
+    """A model of some 3e8 numbers, in a file that has 1e5 of them under 3,000 names."""
+    content, shared = honest(), torch.zeros(10**5)
+    content["state_dict"] |= {f"x{k}": shared for k in range(3000)}
+    content["hyper_parameters"]["model"] = _of("litmaml.models.MLP", inputs=7_000_000, hidden=[40])
+    return content
 
 
 def _saved(content: Any) -> bytes:

@@ -84,13 +84,14 @@ def _fits(learner: MetaLearner, tasks: Tasks, most: int = 3) -> list[Fit]:
         path = learner.inner_loop.path(tasks, learner.evaluation_steps)
         values = torch.stack([learner.inner_loop.predict(fast, on_grid)[..., 0] for fast in path], dim=1)
     return [
-        Fit(x, values[k], {"support": _points(tasks.support[0], k), "query": _points(tasks.query, k)})
+        Fit(x, values[k], {"support": _points(tasks.support, k), "query": _points([tasks.query], k)})
         for k in range(tasks.size)
     ]
 
 
-def _points(batch: Batch, k: int) -> tuple[Tensor, Tensor]:
-    return batch.inputs[k, :, 0], batch.targets[k, :, 0]
+def _points(batches: Sequence[Batch], k: int) -> tuple[Tensor, Tensor]:
+    """The points of a task, also those of later steps' batches."""
+    return torch.cat([batch.inputs[k, :, 0] for batch in batches]), torch.cat([b.targets[k, :, 0] for b in batches])
 
 
 def describe_protocol(trainer: Trainer, learner: MetaLearner, split: Split) -> dict[str, Any]:

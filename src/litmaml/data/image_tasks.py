@@ -16,10 +16,10 @@ from torch import Tensor
 from litmaml.data.affine import AFFINE_NUMBERS, random_affine
 from litmaml.data.images import ImageFormat, ImagePool
 from litmaml.data.leakage import Copies, Pair, Place, copies, fingerprints, judge_copies
-from litmaml.data.task_distribution import TaskDistribution, check_at_least, map_batches
+from litmaml.data.task_distribution import TaskDistribution, check_at_least
 from litmaml.randomness import task_stream, task_streams
 from litmaml.shown import listed
-from litmaml.tasks import SPLITS, Batch, Split, Tasks
+from litmaml.tasks import SPLITS, Batch, Split, Tasks, map_batches
 
 
 class ImageTasks(TaskDistribution):

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from litmaml.data.leakage import fingerprints
-from litmaml.data.task_distribution import TaskDistribution, check_at_least, map_batches
+from litmaml.data.task_distribution import TaskDistribution, check_at_least
 from litmaml.interop import import_learn2learn
 from litmaml.randomness import task_stream
-from litmaml.tasks import SPLITS, Batch, Split, Tasks
+from litmaml.tasks import SPLITS, Batch, Split, Tasks, map_batches
 
 _LOOKED_AT = 200
 """Tasks of each split whose classes are compared."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar
 
 import numpy as np
 import torch
 
-from litmaml.tasks import SPLITS, Batch, Split, Tasks
+from litmaml.tasks import SPLITS, Batch, Split, Tasks, map_batches
 
 
 def task_streams(seed: int, split: Split, numbers: Iterable[int]) -> Iterator[np.random.Generator]:
@@ -49,15 +49,6 @@ def check_at_least(least: int, **arguments: int | None) -> None:
     for name, value in arguments.items():
         if value is not None and value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
-
-
-def map_batches(change: Callable[[Batch], Batch], tasks: Tasks) -> Tasks:
-    """The tasks with each of their batches changed."""
-    return tasks._replace(
-        support=tuple(change(batch) for batch in tasks.support),
-        query=change(tasks.query),
-        hessian=None if tasks.hessian is None else tuple(change(batch) for batch in tasks.hessian),
-    )
 
 
 def in_run_precision(tasks: Tasks) -> Tasks:

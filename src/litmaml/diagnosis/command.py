@@ -17,7 +17,6 @@ from litmaml.arguments import Arguments
 from litmaml.checkpoint import read_checkpoint
 from litmaml.cli import MetaCLI
 from litmaml.data import TaskDataModule
-from litmaml.data.task_distribution import map_batches
 from litmaml.diagnosis.diagnose import Diagnosis, diagnose
 from litmaml.diagnosis.report import print_diagnosis, write_diagnosis
 from litmaml.error_lines import errors_in_one_line
@@ -29,7 +28,7 @@ from litmaml.paths import expanded
 from litmaml.recorded_run import with_checkpoint
 from litmaml.run_folder import DEFAULT_FOLDER, folder_of
 from litmaml.shown import printable
-from litmaml.tasks import Batch, Split, Tasks
+from litmaml.tasks import Batch, Split, Tasks, map_batches
 from litmaml.weights_record import check_weights
 
 

@@ -28,6 +28,7 @@ from litmaml.inner.loop import InnerLoop
 from litmaml.inner.rates import is_rate
 from litmaml.learner_checks import check_labels
 from litmaml.meta_learner import MetaLearner
+from litmaml.modes import modes_kept
 from litmaml.outer import SecondOrder
 from litmaml.tasks import Tasks, chunks, select
 from litmaml.trial import try_first_batch
@@ -71,15 +72,12 @@ def diagnose(learner: MetaLearner, tasks: Tasks, meta_batch: int = 16, probed_ta
     if tasks.size < 2:
         raise ValueError(f"tasks: got {tasks.size}; how tasks differ can only be told from at least 2")
     inner_loop, steps = learner.inner_loop, learner.inner_steps
-    training = inner_loop.training
-    inner_loop.eval()  # without dropout; batch statistics are those of the batch either way
-    try:
+    with modes_kept(inner_loop):
+        inner_loop.eval()  # without dropout; batch statistics are those of the batch either way
         remarks = try_first_batch(inner_loop, tasks, learner.outer_gradient)
         check_labels(inner_loop, tasks)
         found = _diagnose(learner, inner_loop, tasks, steps, meta_batch, probed_tasks)
         return replace(found, remarks=[*remarks, *found.remarks])
-    finally:
-        inner_loop.train(training)
 
 
 def _diagnose(

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from litmaml.inner.loop import InnerLoop
-from litmaml.tasks import Tasks, chunks
+from litmaml.tasks import Batch, Tasks, chunks
+from litmaml.weights import Params
 
 FURTHER = 20
 """Inner steps beyond the N configured, in which a slow divergence shows."""
@@ -24,7 +26,7 @@ class Stability:
 
 
 def stability(inner_loop: InnerLoop, tasks: Tasks, steps: int) -> Stability:
-    """Runs the inner loop and compares losses."""
+    """Runs the inner loop and compares losses; that of the support is the mean over its batches."""
     falls = []
     for chunk in chunks(tasks, inner_loop.default_chunk(tasks)):
         measured = []
@@ -32,14 +34,13 @@ def stability(inner_loop: InnerLoop, tasks: Tasks, steps: int) -> Stability:
             if j not in (0, steps, steps + FURTHER):
                 continue
             with torch.no_grad():
-                losses = torch.stack(
-                    [
-                        inner_loop.loss_of(inner_loop.predict(fast, batch.inputs), batch.targets)
-                        for batch in (chunk.support[0], chunk.query)
-                    ]
-                )
-            measured.append(losses)
+                of_support = [_losses(inner_loop, fast, batch) for batch in chunk.support]
+                measured.append(torch.stack([torch.stack(of_support).mean(0), _losses(inner_loop, fast, chunk.query)]))
         start, adapted, later = measured
         falls.append(torch.stack([adapted[0] < start[0], adapted[1] < start[1], later[0] < start[0]]))
     shares = torch.cat(falls, 1).double().mean(1).tolist()
     return Stability(*shares)
+
+
+def _losses(inner_loop: InnerLoop, fast: Params, batch: Batch) -> Tensor:
+    return inner_loop.loss_of(inner_loop.predict(fast, batch.inputs), batch.targets)

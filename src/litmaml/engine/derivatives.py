@@ -11,6 +11,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from litmaml.engine.batch_norm import lean_batch_norm
+from litmaml.engine.convolution import convolution
 
 
 def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
@@ -70,6 +71,7 @@ _IN_OTHER_FORM: dict[Callable[..., Any], Callable[..., Any]] = {
     functional.embedding: embedding,
     functional.hardsigmoid: hardsigmoid,
     torch._weight_norm: weight_norm,
+    torch.conv2d: convolution,
     **{function: _without_cudnn(function) for function in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)},
 }
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from litmaml.engine.cuda_graph import CudaGraph
+from litmaml.engine.traced_numbers import Taken
+from litmaml.engine.watched import Watched
 from litmaml.randomness import seeded
 from litmaml.shown import first_line
+
+logger = logging.getLogger(__name__)
 
 Function = Callable[..., tuple[Tensor, ...]]
 
@@ -19,22 +26,28 @@ _INSTEAD = "set compile to false, or compute it by operations of torch on tensor
 class Program:
     """A function, traced at its first arguments and compiled.
 
-    A number that the function takes out of torch (by numpy, ``tolist`` or a generator of its own) stands in the trace
-    as it was at the first arguments. So the second call, which has other ones, compares trace and function.
+    The trace keeps as they are what the function takes of elsewhere: attributes, buffers and closures of a module are
+    watched; numbers out of tensors are refused. What is left (globals, generators of its own) shows where trace and
+    function are compared on other arguments, in the 2nd, 3rd, 5th, 9th, ... call.
+
+    On a GPU the calls after the second replay it as a CUDA graph.
 
     Args:
         function: Of tensors.
         tensors: Its first arguments.
+        read: What it reads beside them: a module, or modules and other objects by name.
+        draws: Whether it draws random numbers, which a graph would not draw anew.
 
     Raises:
-        ValueError: The function cannot be traced or compiled; or, in the second call, its trace gives other numbers.
+        ValueError: The function cannot be traced or compiled; or, in a later call, its trace gives other numbers.
     """
 
-    def __init__(self, function: Function, tensors: Sequence[Tensor]) -> None:
+    def __init__(self, function: Function, tensors: Sequence[Tensor], read: Any, draws: bool = False) -> None:
         from torch import _inductor as inductor  # here, since it is slow to import
 
+        before, self._taken = Watched(read), Taken()
         try:
-            with seeded(0, tensors[0].device):  # tracing draws too, but not from the tasks' own stream
+            with seeded(0, tensors[0].device), self._taken:  # tracing draws too, but not from the tasks' own stream
                 # Detached: one tensor that stands in two places would be traced as one argument.
                 trace = make_fx(function)(*(tensor.detach() for tensor in tensors))
             # Not by torch.compile, which would trace the traced anew, and check in every call what the caller knows.
@@ -43,29 +56,42 @@ class Program:
             raise ValueError(
                 f"compile: the model cannot be compiled ({first_line(error)[:200]}); {_INSTEAD}"
             ) from error
-        self._unproved: tuple[Function, Function] | None = (function, trace)
+        self._watched = Watched(read, before)
+        self._function, self._trace = function, trace
         self._calls = 0
+        self._replays = not draws and any(tensor.is_cuda for tensor in tensors)
+
+    def outdated(self) -> str:
+        """The name of something in the module that is no longer what it was when it was traced, or nothing."""
+        return self._watched.changed() or ("a buffer, as a number," if self._taken.changed() else "")
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        if self._unproved and self._calls == 1:
-            self._compare(*self._unproved, tensors)
-            self._unproved = None
+        if self._calls and self._calls.bit_count() == 1:
+            self._compare(tensors)
+        if self._replays and self._calls == 1:
+            self._record(tensors)
         self._calls += 1
         return self._compiled(*tensors)
 
-    def _compare(self, function: Function, trace: Function, tensors: Sequence[Tensor]) -> None:
+    def _record(self, tensors: Sequence[Tensor]) -> None:
+        try:
+            self._compiled = CudaGraph(self._compiled, tensors)
+        except RuntimeError as error:  # an operation that waits for the device; it runs as it did
+            logger.info("compile: its kernels are started one by one, not as a graph: %s", first_line(error))
+
+    def _compare(self, tensors: Sequence[Tensor]) -> None:
         device = tensors[0].device
         with seeded(1, device):
-            wanted = function(*tensors)
+            wanted = self._function(*tensors)
         with seeded(1, device), torch.autocast(device.type, enabled=False):  # whose casts stand in the trace
-            found = trace(*tensors)
+            found = self._trace(*tensors)
         apart = max(map(_apart, found, wanted))
         if apart > 0:
             raise ValueError(
                 "compile: on other numbers than those that it was compiled at the model gives another result, by "
-                f"{apart:.1%}: its forward pass takes numbers out of tensors (numpy, tolist) or draws from a generator "
-                "of its own, of which the program keeps "
-                f"the first; {_INSTEAD}"
+                f"{apart:.1%}: its forward pass uses what has changed since (a global, an object's own object), takes "
+                "numbers out of tensors or draws from a generator of its own, of which the program keeps the first; "
+                f"{_INSTEAD}"
             )
 
 

@@ -56,15 +56,18 @@ def _fitting(convolution: Convolution | None, tasks: int, limit: int, *inputs: T
     return min(fitting, tasks) if fitting >= _WORTH_WHILE else 1
 
 
-def task_by_task(function: Callable[..., Any], at_once: bool, *stacked: Any) -> Any:
-    """The function of each task's own arguments, its results stacked: by ``vmap``, or in a loop over the tasks."""
+def task_by_task(function: Callable[..., Any], at_once: bool, *stacked: Any, alike: bool = False) -> Any:
+    """The function of each task's own arguments, its results stacked: by ``vmap``, or in a loop over the tasks.
+
+    What draws random numbers draws others for each task; with ``alike``, under ``vmap``, the same for all.
+    """
     if len(stacked[-1]) == 1:
         # Not by [0], whose derivative fills a tensor with zeros.
         single = pytree.tree_map(lambda part: part.squeeze(0), stacked)
         return pytree.tree_map(lambda result: result.unsqueeze(0), function(*single))
     if at_once:
         try:
-            return vmap(function, randomness="different")(*stacked)
+            return vmap(function, randomness="same" if alike else "different")(*stacked)
         except RuntimeError as error:
             if "vmap" in str(error) or "atching rule" in str(error):
                 error.add_note("PyTorch cannot compute several tasks of this model at once: set tasks_per_chunk to 1.")

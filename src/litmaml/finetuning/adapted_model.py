@@ -16,6 +16,7 @@ from safetensors.torch import load_file, load_model, save_model
 from torch import Tensor, nn
 
 from litmaml.admission import admit, admit_arguments, make, short
+from litmaml.agreement import off, rounding_share, sizes
 from litmaml.checkpoint import sha256
 from litmaml.data.images import ImageFormat, read_images
 from litmaml.engine.places import all_places
@@ -179,12 +180,8 @@ class AdaptedModel(nn.Module):
         own = self(example)
         try:
             found = load(folder).to(example.device)(example)
-            apart = float((found - own).abs().max())
-            why = (
-                ""
-                if torch.allclose(found, own, 1e-3, 1e-4, equal_nan=True)
-                else f"it predicts otherwise by {apart:.2g}"
-            )
+            apart = off(found, own, rounding_share(own.dtype) * sizes(own))
+            why = f"it predicts otherwise by {apart:.2g}" if apart else ""
         except Exception as error:  # whatever somebody's class does
             why = first_line(error)
         if why:
@@ -248,6 +245,8 @@ def load(folder: str | Path) -> AdaptedModel:
             replace_head(network, recipe.head, recipe.outputs)
         tie(network, config.get("tied", {}))
         hold_statistics(network)
+        if len(precision := {weight.dtype for weight in weights.values() if weight.is_floating_point()}) == 1:
+            network.to(dtype=precision.pop())
         load_model(network, str(folder / WEIGHTS))
     except (SafetensorError, RuntimeError, AttributeError, ValueError, TypeError) as error:
         raise ValueError(f"{unfit}: {error}") from error

@@ -12,8 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-TOLERANCE = 1e-5
-"""How far the file's predictions may be from the module's, by element: absolutely, and as a share of those above 1."""
+from litmaml.agreement import off, rounding_of
 
 _BATCHES = (1, 64)
 
@@ -90,14 +89,16 @@ def _program(model: nn.Module, inputs: Tensor) -> Any:
 
 
 def _check(exported: Callable[[Tensor], Tensor], model: nn.Module, inputs: Tensor, path: Path) -> None:
+    """Refuse a file whose predictions are off from the module's by more than rounding."""
+    allowed = rounding_of(model, inputs)
     for size in _BATCHES:
         batch = _repeated(inputs, size)
         with torch.no_grad():
             wanted, got = cast(Tensor, model(batch)), exported(batch)
-        if not torch.allclose(got, wanted, rtol=TOLERANCE, atol=TOLERANCE):
+        if apart := off(got, wanted, allowed):
             raise ValueError(
-                f"export: {path.name} predicts otherwise than the module on {size} inputs, by up to "
-                f"{float((got - wanted).abs().max()):.2g}; it was not kept"
+                f"export: {path.name} predicts otherwise than the module on {size} inputs, by up to {apart:.2g}; it "
+                "was not kept"
             )
 
 

@@ -85,8 +85,8 @@ class FineTuner:
         copied = copy_of(learnt)
         check_copy(learnt, copied, example)
         model = copied.model.eval().requires_grad_(False)
-        for name in learnt.fast_names:  # also of a learner that has been frozen
-            model.get_parameter(name).requires_grad_(True)
+        for name, weight in model.named_parameters():  # also of a learner that has been frozen
+            weight.requires_grad_(name in learnt.fast_names)
         self.steps = learner.evaluation_steps if steps is None else steps
         self.most_steps = _FURTHER * self.steps if steps is None and outputs is not None else self.steps
         predictions = outputs_of(model, example)
@@ -129,9 +129,10 @@ class FineTuner:
         tasks = Tasks((batches[0],), batches[0], torch.zeros(1, dtype=torch.int64))
         if not self._tried:
             try_first_batch(loop, tasks, None)
-            with torch.no_grad():
-                check_loss_on(loop.loss, loop.model(batches[0].inputs[0].clone()), batches[0].targets[0])
             self._tried = True
+        for batch in batches:
+            with torch.no_grad():
+                check_loss_on(loop.loss, loop.model(batch.inputs[0].clone()), batch.targets[0])
         shares = weigh(loop.loss, [batch.targets[0] for batch in batches])
         enough = learnt_at(loop.loss, targets, self.outputs)
 

@@ -9,9 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from litmaml.agreement import off, rounding_of
 from litmaml.shown import first_line
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
+
+_ALONE = 8
+"""How many inputs are predicted alone as well."""
 
 
 def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
@@ -125,24 +129,28 @@ def check_independent(model: nn.Module, inputs: Tensor) -> None:
 
     Args:
         model: In eval mode.
-        inputs: Some inputs (n, ...).
+        inputs: Some inputs (n, ...). A few, from the first to the last, are predicted alone; all of them together, and
+            in the reverse order without the last.
 
     Raises:
-        ValueError: An input alone is not predicted as in the batch.
+        ValueError: An input is not predicted as in the batch, by more than rounding.
     """
+    which = torch.linspace(0, len(inputs) - 1, min(len(inputs), _ALONE)).round().long().to(inputs.device)
     with torch.no_grad():
-        together = model(inputs)
+        together = model(inputs.clone())
         try:
-            alone = model(inputs[:1])
+            alone = torch.cat([model(some[None]) for some in inputs[which]])
         except Exception as error:  # such as of batch norm as a function, which takes no single example
             raise ValueError(
                 f"model: cannot predict an input alone ({first_line(error)}): a function in it looks at the whole "
                 "batch, whose statistics cannot be frozen; meta-train with nn.BatchNorm or group, instance or layer "
                 "norm as layers"
             ) from error
-    if not torch.allclose(together[:1], alone, rtol=1e-3, atol=1e-3):
+        others = model(inputs[:-1].flip(0)).flip(0) if len(inputs) > 1 else together[:-1]
+    allowed = rounding_of(model, inputs[which])
+    if apart := max(off(alone, together[which], allowed), off(others, together[:-1], allowed)):
         raise ValueError(
-            "model: predicts an input alone otherwise than among others, by "
-            f"{float((together[:1] - alone).abs().max()):.2g}: a layer looks at the whole batch and is no batch norm, "
-            "whose statistics would be frozen; meta-train with group, instance or layer norm"
+            f"model: predicts an input alone otherwise than among others, by {apart:.2g}: a layer looks at the whole "
+            "batch and is no batch norm, whose statistics would be frozen, or takes the examples for a sequence; "
+            "meta-train with group, instance or layer norm, and with batch_first=True in recurrent and attention layers"
         )

@@ -17,7 +17,7 @@ from litmaml.meta_learner import MetaLearner
 from litmaml.paths import expanded
 from litmaml.recipe import build
 from litmaml.run_folder import BEST, CHECKPOINTS, LAST
-from litmaml.weights_record import check_ties, other_trained
+from litmaml.weights_record import check_ties, evaluated_parts, other_modes, other_trained
 
 
 class MetaCheckpoint(NamedTuple):
@@ -87,6 +87,9 @@ def start_from(learner: MetaLearner, named: str) -> None:
     check_ties(learner.inner_loop.model, saved)
     if other := other_trained(learner.inner_loop.model, saved):
         rank_zero_warn(f"init_weights: {other}; this run trains what its own configuration says")
+    evaluated = evaluated_parts(learner.inner_loop, saved)
+    if evaluated is not None and (other := other_modes(learner.evaluated, evaluated)):
+        rank_zero_warn(f"init_weights: {other}; this run keeps its own modes")
     learner.load_state_dict(saved["state_dict"])
 
 

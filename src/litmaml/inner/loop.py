@@ -13,6 +13,7 @@ from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+import litmaml.engine.autocast  # noqa: F401 - what autocast does with attention
 from litmaml.engine.batch_norm import has_batch_norm
 from litmaml.engine.derivatives import Derivatives, needs_other_operations
 from litmaml.engine.places import aliases
@@ -28,7 +29,7 @@ from litmaml.inner.gradient_rule import GradientRule, plain
 from litmaml.inner.layers import random_layers
 from litmaml.inner.optimizer import InnerOptimizer
 from litmaml.shown import listed
-from litmaml.tasks import Batch, Tasks
+from litmaml.tasks import Batch, Tasks, map_batches
 from litmaml.weights import Params, Weights
 
 NO_HOOKS = (
@@ -64,8 +65,9 @@ class InnerLoop(nn.Module):
         draws: Whether a forward pass draws random numbers.
         mapped: Whether ``vmap`` can take the model and its loss; else tasks are computed in a loop.
         changes_inputs: Whether a forward pass writes into its inputs, so that it gets a copy.
+        draws_alike: Whether tasks that are mapped draw the same numbers, so that they can be compared with others.
 
-    What the layers tell of the last three is set at once; ``try_first_batch`` finds the rest.
+    What the layers tell of ``draws`` and the next two is set at once; ``try_first_batch`` finds the rest.
 
     Raises:
         ValueError: A pattern fits no trainable parameter, or a parameter has no shape yet.
@@ -112,8 +114,10 @@ class InnerLoop(nn.Module):
             self.learnt.add(key, value, optimizer.per_step)
         # In a tuple, since an attribute would make it a module twice.
         self._convolution: tuple[Convolution | None] = (first_convolution(model),)
+        self._images = any(isinstance(module, nn.Conv2d) for module in model.modules())
         self._batch_norm, self._written_out = has_batch_norm(model), needs_other_operations(model)
         self.draws, self.mapped, self.changes_inputs = bool(random_layers(model)), can_be_mapped(model), False
+        self.draws_alike = False
         self.channels_last = any(
             weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
             for weight in model.parameters()
@@ -145,7 +149,7 @@ class InnerLoop(nn.Module):
 
     def predict(self, fast: Params, inputs: Tensor, slow: Params | None = None) -> Tensor:
         """Each task's predictions (T, n, ...) by its own fast weights, on inputs (T, n, ...)."""
-        predictions: Tensor = self._each(lambda weights, x: self._call(weights, slow, x), fast, inputs)
+        predictions: Tensor = self._each(lambda weights, x: self.call(weights, slow, x), fast, inputs)
         return predictions
 
     def loss_of(self, predictions: Tensor, targets: Tensor) -> Tensor:
@@ -164,7 +168,7 @@ class InnerLoop(nn.Module):
         taken = self.loss if loss is None else loss
 
         def one(weights: Params, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-            predictions = self._call(weights, slow, inputs)
+            predictions = self.call(weights, slow, inputs)
             return taken(predictions, targets), predictions
 
         losses, predictions = self._each(one, fast, batch.inputs, batch.targets)
@@ -187,21 +191,19 @@ class InnerLoop(nn.Module):
         """How many tasks' forward passes to compute at once on such inputs (T, n, ...)."""
         return tasks_at_once(*self._convolution, inputs) if self.mapped else 1
 
-    def take_all_at_once(self) -> None:
-        """Compute all tasks at once, also where a loop would be faster."""
-        self._convolution = (None,)
-
     def _each(self, function: Callable[..., Any], fast: Params, inputs: Tensor, *others: Tensor) -> Any:
         """The function of each task's fast weights and inputs, at once or in a loop."""
         at_once = self.tasks_at_once(inputs) == len(inputs)
-        with unfused_attention(), _no_hooks(), Derivatives() if self._written_out else nullcontext():
-            return task_by_task(function, at_once, fast, inputs, *others)
+        # On a GPU grouped convolutions are slow, and under vmap torch's own batch norm takes no channels-last images.
+        other = self._written_out or (inputs.is_cuda and self._images)
+        with unfused_attention(), _no_hooks(), Derivatives() if other else nullcontext():
+            return task_by_task(function, at_once, fast, inputs, *others, alike=self.draws_alike)
 
-    def _call(self, weights: Params, slow: Params | None, inputs: Tensor) -> Tensor:
-        """The model with a single task's weights."""
+    def call(self, weights: Params, slow: Params | None, inputs: Tensor) -> Tensor:
+        """The model's predictions (n, ...) with a single task's weights."""
         both = {**slow, **weights} if slow else weights
         if self._tied:
-            both |= {alias: both[name] for alias, name in self._tied.items() if name in both}
+            both = both | {alias: both[name] for alias, name in self._tied.items() if name in both}
         if self.changes_inputs:
             inputs = inputs.clone()
         if self.channels_last and inputs.dim() == 4:
@@ -359,4 +361,4 @@ def ordinary(tasks: Tasks) -> Tasks:
 
     if not tasks.query.inputs.is_inference():
         return tasks
-    return tasks._replace(support=tuple(copy(batch) for batch in tasks.support), query=copy(tasks.query))
+    return map_batches(copy, tasks)

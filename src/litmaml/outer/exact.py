@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import final
 
-import torch
-
 from litmaml.inner.gradient_rule import Losses, plain
 from litmaml.outer.gradient import PathGradient, Point
 from litmaml.tasks import StepTasks
-from litmaml.weights import Params, Weights, gradient_of, split, zeros
+from litmaml.weights import Params, Weights, differentiate, gradient_of, split, zeros
 
 
 @final
@@ -50,11 +48,8 @@ class SecondOrder(PathGradient):
         curved = [name for name, g in inner.items() if g.requires_grad]  # none where the loss is linear
         if not curved:
             return Weights(zeros(at.fast), zeros(slow))
-        product = torch.autograd.grad(
-            [inner[name] for name in curved],
-            [*at.fast.values(), *slow.values()],
-            [vector[name] for name in curved],
-            materialize_grads=True,
+        product = differentiate(
+            [inner[name] for name in curved], [*at.fast.values(), *slow.values()], [vector[name] for name in curved]
         )
         return split(product, at.fast, slow)
 

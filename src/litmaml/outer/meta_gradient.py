@@ -22,7 +22,7 @@ from litmaml.outer.gradient import OuterGradient
 from litmaml.outer.loss import OuterLoss
 from litmaml.randomness import drawing_for, generator_states, put_back_generators, task_streams
 from litmaml.tasks import Batch, Split, Tasks, chunks
-from litmaml.weights import Params, Weights
+from litmaml.weights import Params, Weights, differentiate
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +101,8 @@ class MetaGradientOf:
         self._modules = list(inner_loop.modules())
         self._names: list[str] = []
         self._programs: dict[Any, Program] = {}
+        # What a compiled program reads beside its arguments, by the names under which it is told of.
+        self._read = {"": inner_loop, "outer_gradient": outer_gradient, "outer_loss": self.outer_loss}
 
     def __call__(self, tasks: Tasks) -> MetaGradient:
         """The meta-gradient of the tasks; a task whose loss or gradient is not finite is left out and marked."""
@@ -203,7 +205,7 @@ class MetaGradientOf:
         with torch.enable_grad():
             everywhere = leaves | {alias: leaves[name] for alias, name in self._tied.items() if name in leaves}
             losses, predictions = functional_call(self.inner_loop, everywhere, (self._solved, tasks), tie_weights=False)
-            gradient = torch.autograd.grad(losses.mean(), list(leaves.values()), materialize_grads=True)
+            gradient = differentiate([losses.mean()], list(leaves.values()))
         losses = losses.detach()
         # The largest of all numbers is finite where every one is; NaN counts as the largest.
         numbers = [values for values in (losses, *gradient) if values.numel()]
@@ -239,20 +241,26 @@ class MetaGradientOf:
             tuple(self.outer_loss.step_weights(self.steps) or ()),
         )
         with torch.no_grad():
-            if key in self._programs:
-                return _part_of(self._programs[key](*tensors))
+            program = self._programs.get(key)
+            outdated = program.outdated() if program else ""
+            if program and not outdated:
+                return _part_of(program(*tensors))
             began = time.perf_counter()
-            self._programs[key] = program = Program(self._function(list(weights), tasks), tensors)
+            function = self._function(list(weights), tasks)
+            self._programs[key] = program = Program(function, tensors, self._read, self.inner_loop.draws)
             result = _part_of(program(*tensors))
         logger.info("compiled the meta-gradient of %d tasks in %.1f s", tasks.size, time.perf_counter() - began)
+        if outdated:
+            logger.warning("compile: the program is made again, since %s has changed", outdated)
         return result
 
     def _function(self, names: list[str], tasks: Tasks) -> Callable[..., tuple[Tensor, ...]]:
         """The meta-gradient of a chunk of this form, as a function of weights' and tasks' tensors."""
+        form = _form(tasks)
 
         def function(*tensors: Tensor) -> tuple[Tensor, ...]:
             weights = dict(zip(names, tensors, strict=False))
-            losses, predictions, finite, gradient = self._part(weights, _of_tensors(tasks, tensors[len(names) :]))
+            losses, predictions, finite, gradient = self._part(weights, _of_tensors(form, tensors[len(names) :]))
             return losses, predictions, finite, *gradient
 
         return function
@@ -275,20 +283,33 @@ def _tensors(tasks: Tasks) -> list[Tensor]:
     """What the inner loop computes with."""
     batches = (tasks.query, *tasks.support, *(tasks.hessian or ()))
     drawn = [direction for step in tasks.directions or () for direction in step.values()]
-    return [tasks.numbers, *drawn, *(tensor for batch in batches for tensor in (batch.inputs, batch.targets))]
+    tensors = [tasks.numbers, *drawn, *(tensor for batch in batches for tensor in (batch.inputs, batch.targets))]
+    # What is expanded to all tasks has one place in memory for many numbers: a program's own places cannot.
+    return [tensor.contiguous() if 0 in tensor.stride() else tensor for tensor in tensors]
 
 
-def _of_tensors(like: Tasks, tensors: Sequence[Tensor]) -> Tasks:
-    """The reverse of ``_tensors``, for tasks of the same form."""
+class _Form(NamedTuple):
+    """Of tasks' tensors: the number of support batches, whether there are Hessian batches, the directions' names."""
+
+    supports: int
+    hessians: bool
+    directions: tuple[tuple[str, ...], ...] | None
+
+
+def _form(tasks: Tasks) -> _Form:
+    drawn = None if tasks.directions is None else tuple(tuple(step) for step in tasks.directions)
+    return _Form(len(tasks.support), tasks.hessian is not None, drawn)
+
+
+def _of_tensors(form: _Form, tensors: Sequence[Tensor]) -> Tasks:
+    """The reverse of ``_tensors``, for tasks of this form."""
     left = iter(tensors)
-    numbers = next(left)
-    directions = None
-    if like.directions is not None:
-        directions = tuple({name: next(left) for name in step} for step in like.directions)
+    numbers, directions = next(left), None
+    if form.directions is not None:
+        directions = tuple({name: next(left) for name in step} for step in form.directions)
     query, *batches = (Batch(inputs, next(left)) for inputs in left)
-    count = len(like.support)
-    hessian = None if like.hessian is None else tuple(batches[count:])
-    return Tasks(tuple(batches[:count]), query, numbers, hessian, directions)
+    hessian = tuple(batches[form.supports :]) if form.hessians else None
+    return Tasks(tuple(batches[: form.supports]), query, numbers, hessian, directions)
 
 
 def hand_over(loss: Tensor, gradients: Params, weights: Params) -> Tensor:

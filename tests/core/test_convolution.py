@@ -1,0 +1,92 @@
+"""The convolution for a task's own kernels on a GPU: torch's own on numbers, gradients and second derivatives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from litmaml.engine import convolution as module
+from litmaml.engine.convolution import convolution
+from litmaml.engine.derivatives import Derivatives
+from litmaml.inner import SGD
+from litmaml.inner.loop import InnerLoop
+from litmaml.models import Conv4
+from litmaml.outer import SecondOrder
+from litmaml.outer.meta_gradient import MetaGradientOf
+from litmaml.tasks import Batch, Tasks
+
+
+@pytest.fixture
+def unfolded(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """Taken for every weight, whose kernels are kept."""
+    taken: list[Tensor] = []
+    monkeypatch.setattr(module, "_grouping_is_slow", lambda weight: taken.append(weight) or True)
+    return taken
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"padding": 1},
+        {"stride": 2, "padding": (0, 2)},
+        {"stride": (1, 3), "padding": 2},
+        {"kernel_size": (2, 5), "padding": 1},
+        {"kernel_size": 1, "stride": 2},
+    ],
+    ids=str,
+)
+def test_it_is_that_of_torch(options: dict[str, Any], bias: bool, unfolded: list[Tensor]) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(3, 4, **{"kernel_size": 3} | options, bias=bias).double()
+    x = torch.randn(2, 3, 8, 9, dtype=torch.float64, requires_grad=True)
+
+    def derivatives() -> list[Tensor]:
+        y = layer(x)
+        by = [x, *layer.parameters()]
+        first = torch.autograd.grad(y.sin().sum(), by, create_graph=True)
+        return [y, *first, *torch.autograd.grad(sum(part.square().sum() for part in first), by)]
+
+    with Derivatives():
+        found = derivatives()
+    assert len(unfolded) == 1
+    for mine, true in zip(found, derivatives(), strict=True):
+        torch.testing.assert_close(mine, true, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("options", [{"groups": 3}, {"dilation": 2}, {"padding": "same"}], ids=str)
+def test_others_stay_torch_s_own(options: dict[str, Any], unfolded: list[Tensor]) -> None:
+    layer, x = nn.Conv2d(3, 6, 3, **options), torch.randn(2, 3, 8, 8)
+    with Derivatives():
+        found = layer(x)
+    assert not unfolded
+    torch.testing.assert_close(found, layer(x))
+
+
+def test_on_a_cpu_nothing_changes() -> None:
+    layer, x = nn.Conv2d(3, 6, 3), torch.randn(2, 3, 8, 8)
+    with Derivatives():
+        assert torch.equal(layer(x), torch.conv2d(x, layer.weight, layer.bias))
+    assert convolution(x, layer.weight).is_contiguous()
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_meta_gradient_by_it(channels_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks at once, where the layers behind it get its other order of memory."""
+    torch.manual_seed(0)
+    model = Conv4(3, filters=5).double()
+    if channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    batch = Batch(torch.rand(4, 6, 1, 28, 28, dtype=torch.float64), torch.arange(3).repeat(2).expand(4, -1))
+    tasks = Tasks((batch,), Batch(batch.inputs.flip(1), batch.targets.flip(1)), torch.arange(4))
+    loop = InnerLoop(model, nn.CrossEntropyLoss(), SGD(0.4), SecondOrder(), ["*"], 2)
+    true = MetaGradientOf(loop, 2, tasks_per_chunk=1)(tasks)
+    monkeypatch.setattr(module, "_grouping_is_slow", torch._C._functorch.is_batchedtensor)
+    loop._written_out = True
+    found = MetaGradientOf(loop, 2, tasks_per_chunk=4)(tasks)
+    for name, gradient in true.gradients.items():
+        torch.testing.assert_close(found.gradients[name], gradient, rtol=1e-9, atol=1e-12)
