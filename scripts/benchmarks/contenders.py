@@ -40,8 +40,8 @@ def ours(
         if channels_last:
             model = model.to(memory_format=torch.channels_last)
         gradient = outer_gradient or SecondOrder()
-        loop = InnerLoop(model, problem.loss, SGD(problem.lr), gradient, ["*"], problem.steps)
-        meta = MetaGradientOf(loop, problem.steps, chunk, compile)
+        loop = InnerLoop(model, problem.loss, SGD(problem.lr), ["*"], problem.steps)
+        meta = MetaGradientOf(loop, gradient, problem.steps, chunk, compile)
         names = [f"model.{name}" for name, _ in model.named_parameters()]
 
         def run() -> list[Tensor]:

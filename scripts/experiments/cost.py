@@ -62,8 +62,8 @@ class CountingLoop(InnerLoop):
 
     gradients = losses_only = 0
 
-    def outcome(self, fast: Params, slow: Params, batch: Batch) -> tuple[Tensor, Tensor]:
-        losses, predictions = super().outcome(fast, slow, batch)
+    def outcome(self, fast: Params, slow: Params, batch: Batch, loss: nn.Module | None = None) -> tuple[Tensor, Tensor]:
+        losses, predictions = super().outcome(fast, slow, batch, loss)
         if losses.requires_grad:
             # Counted where the backward pass begins: a loss that nothing is derived from is no gradient.
             losses.register_hook(self._count)
@@ -149,8 +149,8 @@ def run(case: Case) -> list[Row]:
 def _prepare(method: str, steps: int, width: int) -> tuple[MetaGradientOf, Any]:
     torch.manual_seed(0)
     model = MLP(hidden=[width, width], init="fan_in")
-    loop = CountingLoop(model, nn.MSELoss(), SGD(0.001), METHODS[method], ["*"], steps)
-    return MetaGradientOf(loop, steps), Sinusoid(100, 100).sample("train", [0], 0)
+    loop = CountingLoop(model, nn.MSELoss(), SGD(0.001), ["*"], steps)
+    return MetaGradientOf(loop, METHODS[method], steps), Sinusoid(100, 100).sample("train", [0], 0)
 
 
 def judge(rows: Sequence[Row]) -> list[Check]:

@@ -12,10 +12,11 @@ from litmaml.data import LinearRegression
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
 from litmaml.losses import LogCoshLoss
-from litmaml.outer import FiniteDifference, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
-from litmaml.randomness import seeded
+from litmaml.outer import FiniteDifference, GaussianSmoothing, OuterGradient, PathGradient, ZerothOrder
+from litmaml.outer.gradient import Point
+from litmaml.randomness import task_streams
 from litmaml.tasks import Tasks
-from litmaml.weights import Params
+from litmaml.weights import Params, Weights
 
 
 class CubicLoss(nn.Module):
@@ -57,16 +58,19 @@ class Hop:
             tasks.query._replace(inputs=tasks.query.inputs.to(dtype), targets=tasks.query.targets.to(dtype)),
             tasks.numbers,
         )
-        self._inner_loop = InnerLoop(model.to(dtype), loss(), SGD(1.0), SecondOrder(), ["*"], 1)
+        self._inner_loop = InnerLoop(model.to(dtype), loss(), SGD(1.0), ["*"], 1)
 
-    def __call__(self, outer_gradient: OuterGradient, vectors: Tensor, seed: int) -> Tensor:
+    def __call__(self, outer_gradient: PathGradient, vectors: Tensor, seed: int) -> Tensor:
         """Hop(v) for each v of (T, d), each with directions of its own."""
         tasks = stacked(self._tasks, len(vectors))
         fast, _ = self._inner_loop.start(tasks.size)
         fast = {name: weight.detach().clone().requires_grad_() for name, weight in fast.items()}
         vector: Params = {name: vectors.view_as(weight) for name, weight in fast.items()}
-        with torch.enable_grad(), seeded(seed, torch.device("cpu")):
-            rows, _ = outer_gradient.hop(self._inner_loop.losses, fast, {}, tasks.query, vector, None)
+        weights = Weights({name: weight.detach()[0] for name, weight in fast.items()}, {})
+        drawn = outer_gradient.directions(weights, task_streams(seed, "train", range(tasks.size), "directions"), 1)
+        at = Point(self._inner_loop.losses, fast, {}, tasks.query, directions=drawn and drawn[0])
+        with torch.enable_grad():
+            rows, _ = outer_gradient.hop(at, vector)
         return next(iter(rows.values())).flatten(1).detach()
 
 

@@ -13,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 
 from experiments.experiment import Case, Check, Experiment, Row, above, below, column, select
-from experiments.problem import Problem, descend, flat, vector
+from experiments.problem import EXACT, Problem, descend, flat, vector
 from litmaml.data import RankOne
 from litmaml.losses import RankOneLoss
 from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
@@ -64,7 +64,7 @@ def run(case: Case) -> list[Row]:
     stream = torch.Generator().manual_seed(case["seed"])
     start = torch.randn(SIZE, dtype=torch.float64, generator=stream) / SIZE**0.5
     problem = Problem(vector(start), RankOneLoss(), alpha, STEPS)
-    exact, iterations = MetaGradientOf(problem.inner_loop(), STEPS, tasks_per_chunk=1000), case["iterations"]
+    exact, iterations = MetaGradientOf(problem.inner_loop(), EXACT, STEPS, tasks_per_chunk=1000), case["iterations"]
     few = distribution.sample("test" if apart else "train", range(1000 if apart else BATCH), case["seed"])
     rows: list[Row] = []
     reached = None

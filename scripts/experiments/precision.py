@@ -78,9 +78,9 @@ def _problem(network: str, seed: int, trained: int) -> Problem:
         return data.render(data.sample("train", range(first, first + count), seed))
 
     problem = Problem(NETWORKS[network](), some(0, TASKS), RATE, steps=1)
-    loop = InnerLoop(problem.model, problem.loss, SGD(RATE), SecondOrder(), ["*"], 1)
+    loop = InnerLoop(problem.model, problem.loss, SGD(RATE), ["*"], 1)
     outer = torch.optim.Adam(loop.parameters(), lr=1e-3)
-    of = MetaGradientOf(loop, 1)
+    of = MetaGradientOf(loop, SecondOrder(), 1)
     for step in range(trained):
         found = of(some(TASKS + 4 * step, 4))
         for name, weight in loop.named_parameters():

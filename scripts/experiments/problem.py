@@ -33,13 +33,13 @@ class Problem:
     alpha: float
     steps: int = 1
 
-    def inner_loop(self, outer_gradient: OuterGradient = EXACT) -> InnerLoop:
-        return InnerLoop(self.model, self.loss, SGD(self.alpha), outer_gradient, ["*"], self.steps)
+    def inner_loop(self) -> InnerLoop:
+        return InnerLoop(self.model, self.loss, SGD(self.alpha), ["*"], self.steps)
 
     def meta_gradient(
         self, outer_gradient: OuterGradient = EXACT, compile: bool = False, seed: int = 0
     ) -> MetaGradientOf:
-        return MetaGradientOf(self.inner_loop(outer_gradient), self.steps, compile=compile, seed=seed)
+        return MetaGradientOf(self.inner_loop(), outer_gradient, self.steps, compile=compile, seed=seed)
 
     @property
     def weights(self) -> Tensor:

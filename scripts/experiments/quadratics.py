@@ -68,7 +68,7 @@ def _fixed_points(case: Case) -> list[Row]:
     for method, outer_gradient in EXACT.items():
         gradient_of = problem.meta_gradient(outer_gradient)
         compare(method, zero_of(lambda w, g=gradient_of: gradient_at(problem, g, w, weighted), SIZE))  # type: ignore[misc]  # no type is inferred for defaults
-    untouched = MetaGradientOf(problem.inner_loop(), 0)
+    untouched = MetaGradientOf(problem.inner_loop(), SecondOrder(), 0)
     compare("joint", zero_of(lambda w: gradient_at(problem, untouched, w, weighted), SIZE))
     compare("Reptile", zero_of(lambda w: reptile(problem, w, weighted), SIZE))
     for method, outer_gradient in SAMPLED.items():
@@ -95,7 +95,7 @@ def _values(problem: Problem, a: Tensor, c: Tensor, weighted: Tasks) -> list[Row
     least = 0.5 * float((WEIGHTS * torch.einsum("ti,tij,tj->t", c, m, c)).sum() - b @ torch.linalg.solve(weighted_m, b))
     problem.weights = torch.linalg.solve(weighted_m, b)
     rate = MetaGradientOf(
-        InnerLoop(problem.model, problem.loss, SGD(alpha, learn="one"), SecondOrder(), ["*"], steps), steps
+        InnerLoop(problem.model, problem.loss, SGD(alpha, learn="one"), ["*"], steps), SecondOrder(), steps
     )
     result = rate(weighted)
     apart = problem.weights - c
@@ -146,7 +146,7 @@ def _convexity(case: Case) -> list[Row]:
     step = 1e-4
     for x in torch.linspace(0, 2, 201, dtype=torch.float64):
         ahead, behind = (gradient_at(problem, gradient_of, (x + s).reshape(1), tasks) for s in (step, -step))
-        here = MetaGradientOf(problem.inner_loop(), 0)
+        here = MetaGradientOf(problem.inner_loop(), SecondOrder(), 0)
         f_ahead, f_behind = (gradient_at(problem, here, (x + s).reshape(1), tasks) for s in (step, -step))
         rows.append(
             {

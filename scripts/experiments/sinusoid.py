@@ -61,7 +61,7 @@ def run(case: Case) -> list[Row]:
         return distribution.sample("train", range(BATCH * k, BATCH * (k + 1)), case["seed"])
 
     steps = 0 if case["method"] == "joint" else case["steps"]
-    gradient_of = MetaGradientOf(problem.inner_loop(METHODS[case["method"]]), steps, seed=case["seed"])
+    gradient_of = MetaGradientOf(problem.inner_loop(), METHODS[case["method"]], steps, seed=case["seed"])
     for _ in descend(gradient_of, tasks, case["iterations"], 1e-3, torch.optim.Adam):
         pass
     loop, rows = problem.inner_loop(), []

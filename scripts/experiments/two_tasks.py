@@ -35,7 +35,8 @@ def two_tasks() -> list[Row]:
             found = fixed_point(method, a, c, ALPHA, steps, half)
         else:
             gradient_of = MetaGradientOf(
-                problem.inner_loop(FirstOrder() if method == "FO-MAML" else SecondOrder()),
+                problem.inner_loop(),
+                FirstOrder() if method == "FO-MAML" else SecondOrder(),
                 0 if method == "joint" else steps,
             )
             found = zero_of(lambda w, p=problem, g=gradient_of: gradient_at(p, g, w, tasks), 2)  # type: ignore[misc]  # no type is inferred for defaults

@@ -57,12 +57,12 @@ class Training:
     """Outer steps of Adam; on a GPU each is the replay of one CUDA graph: tasks, meta-gradient and update."""
 
     def __init__(self, sampler: Sampler, loop: InnerLoop, device: torch.device, compile: bool) -> None:
-        self._sampler, self._meta = sampler, MetaGradientOf(loop, 1, tasks_per_chunk=TASKS)
+        self._sampler, self._meta = sampler, MetaGradientOf(loop, SecondOrder(), 1, tasks_per_chunk=TASKS)
         self._weights = dict(loop.named_parameters())
         tasks = sampler()
         gradient = self._meta._function([*self._weights], tasks)
         self._gradient = (
-            Program(gradient, [*self._weights.values(), *_tensors(tasks)])._compiled if compile else gradient
+            Program(gradient, [*self._weights.values(), *_tensors(tasks)], loop)._compiled if compile else gradient
         )
         self._on_device = device.type == "cuda"
         self._adam = torch.optim.Adam(self._weights.values(), OUTER_RATE, capturable=self._on_device, fused=True)
@@ -112,7 +112,6 @@ def _train(setting: Setting, notes: dict[str, Any]) -> float:
         Conv4(WAYS, filters=4 if setting.small else 64).to(setting.device),
         nn.CrossEntropyLoss(),
         SGD(RATE),
-        SecondOrder(),
         ["*"],
         1,
     )

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from litmaml import outer_gradient
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
 from litmaml.models import Conv4
@@ -22,9 +21,10 @@ from litmaml.outer import (
     OuterGradient,
     SecondOrder,
     ZerothOrder,
-    meta_gradient,
+    estimators,
 )
 from litmaml.outer.meta_gradient import MetaGradientOf
+from litmaml.randomness import normal_directions
 from litmaml.tasks import Batch, Tasks, select
 from litmaml.weights import Params
 
@@ -99,35 +99,19 @@ def images(norm: str, small: bool = False, queries: int = 2) -> Problem:
 
 
 @contextmanager
-def fixed_directions(tasks: int) -> Iterator[None]:
-    """Random directions that are the same on every device, in every precision and chunking: of each of so many tasks.
+def directions_in_double() -> Iterator[None]:
+    """Random directions that are the same in every precision: those of float64."""
 
-    In place of the core's draws, whose stream begins at the number of a chunk's first task.
-    """
-    first = drawn = 0
+    def draw(like: Params, *arguments: Any) -> tuple[Params, ...]:
+        drawn = normal_directions({name: weight.double() for name, weight in like.items()}, *arguments)
+        return tuple({name: part.to(like[name]) for name, part in step.items()} for step in drawn)
 
-    @contextmanager
-    def begin(seed: int, device: torch.device) -> Iterator[None]:
-        nonlocal first, drawn
-        first, drawn = seed, 0  # the seed of a run being 0
-        yield
-
-    def draw(like: Params) -> Params:
-        nonlocal drawn
-        drawn += 1
-        generator = torch.Generator().manual_seed(drawn)
-        some = slice(first, first + len(next(iter(like.values()))))
-        return {
-            name: torch.randn(tasks, *weight.shape[1:], generator=generator, dtype=torch.float64)[some].to(weight)
-            for name, weight in like.items()
-        }
-
-    own = outer_gradient._normal, meta_gradient.seeded
-    outer_gradient._normal, meta_gradient.seeded = draw, begin
+    own = estimators.normal_directions
+    estimators.normal_directions = draw  # type: ignore[assignment]
     try:
         yield
     finally:
-        outer_gradient._normal, meta_gradient.seeded = own
+        estimators.normal_directions = own
 
 
 def gradient(problem: Problem, method: OuterGradient, autocast: torch.dtype | None = None, **options: Any) -> Params:
@@ -141,11 +125,11 @@ def gradient(problem: Problem, method: OuterGradient, autocast: torch.dtype | No
     """
     if options.pop("channels_last", False):
         problem.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # which leaves it out
-    loop = InnerLoop(problem.model, problem.loss, SGD(problem.rate), method, ["*"], problem.steps)
+    loop = InnerLoop(problem.model, problem.loss, SGD(problem.rate), ["*"], problem.steps)
     device = problem.tasks.numbers.device.type
     mixed = nullcontext() if autocast is None else torch.autocast(device, autocast, cache_enabled=False)
-    with fixed_directions(problem.tasks.size), mixed:
-        found = MetaGradientOf(loop, problem.steps, **options)(problem.tasks)
+    with directions_in_double(), mixed:
+        found = MetaGradientOf(loop, method, problem.steps, **options)(problem.tasks)
     if not bool(found.finite.all()):
         raise FloatingPointError(f"{int((~found.finite).sum())} of {problem.tasks.size} tasks are not finite")
     return {name: part.double().cpu() for name, part in found.gradients.items()}
@@ -154,11 +138,11 @@ def gradient(problem: Problem, method: OuterGradient, autocast: torch.dtype | No
 def reference(problem: Problem, method: OuterGradient) -> Params:
     """The same on the CPU in float64, a task at a time."""
     problem = problem.to("cpu", torch.float64)
-    loop = InnerLoop(problem.model, problem.loss, SGD(problem.rate), method, ["*"], problem.steps)
+    loop = InnerLoop(problem.model, problem.loss, SGD(problem.rate), ["*"], problem.steps)
     total: Params = {}
-    with fixed_directions(problem.tasks.size):
+    with directions_in_double():
         for k in range(problem.tasks.size):
-            one = MetaGradientOf(loop, problem.steps)(select(problem.tasks, [k])).gradients
+            one = MetaGradientOf(loop, method, problem.steps)(select(problem.tasks, [k])).gradients
             total = {name: total.get(name, 0.0) + part / problem.tasks.size for name, part in one.items()}
     return total
 

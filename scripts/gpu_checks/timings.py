@@ -75,8 +75,8 @@ def loop(problem: Problem) -> Run:
 
 
 def _ours(problem: Problem, compile: bool = False) -> tuple[MetaGradientOf, Run]:
-    made = InnerLoop(problem.model, problem.loss, SGD(problem.rate), SecondOrder(), ["*"], problem.steps)
-    meta = MetaGradientOf(made, problem.steps, tasks_per_chunk=problem.tasks.size, compile=compile)
+    made = InnerLoop(problem.model, problem.loss, SGD(problem.rate), ["*"], problem.steps)
+    meta = MetaGradientOf(made, SecondOrder(), problem.steps, tasks_per_chunk=problem.tasks.size, compile=compile)
 
     def run() -> Params:
         return {name.removeprefix("model."): part for name, part in meta(problem.tasks).gradients.items()}

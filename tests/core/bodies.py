@@ -48,12 +48,12 @@ class WrongSine(torch.autograd.Function):
         return g * ctx.kept
 
 
-def loop_of(model: nn.Module, outer_gradient: OuterGradient | None = None, loss: nn.Module | None = None) -> InnerLoop:
-    return InnerLoop(model, loss or nn.MSELoss(), SGD(0.1), outer_gradient or SecondOrder(), ["*"], 2)
+def loop_of(model: nn.Module, loss: nn.Module | None = None) -> InnerLoop:
+    return InnerLoop(model, loss or nn.MSELoss(), SGD(0.1), ["*"], 2)
 
 
 def tried(
     model: nn.Module, outer_gradient: OuterGradient | None = None, loss: nn.Module | None = None
 ) -> tuple[InnerLoop, list[str]]:
-    loop = loop_of(model, outer_gradient, loss)
-    return loop, try_first_batch(loop, random_tasks(3))
+    loop = loop_of(model, loss)
+    return loop, try_first_batch(loop, random_tasks(3), outer_gradient or SecondOrder())

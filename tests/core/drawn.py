@@ -11,7 +11,7 @@ import torch
 from oracles import Directions
 from torch import Tensor, nn
 
-from litmaml import outer_gradient
+from litmaml.outer import estimators
 from litmaml.tasks import Tasks
 
 
@@ -49,10 +49,11 @@ class Drawn:
 
 
 class FixedDirections(Directions):
-    """A context in which each Hop draws the points given, one after another, for every task."""
+    """A context in which each Hop draws the points given, for every task."""
 
     def __enter__(self) -> None:
-        self.before, outer_gradient._normal = outer_gradient._normal, self
+        self.before = estimators.normal_directions
+        estimators.normal_directions = self  # type: ignore[assignment]
 
     def __exit__(self, *error: object) -> None:
-        outer_gradient._normal = self.before
+        estimators.normal_directions = self.before

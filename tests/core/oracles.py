@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from litmaml.randomness import Streams
 from litmaml.tasks import Batch, Tasks, select
 from litmaml.weights import Params
 
@@ -104,19 +105,20 @@ def fourth_moments() -> Tensor:
 
 
 class Directions:
-    """Takes the place of the core's Gaussian draws: the same points, one after another, for every task."""
+    """Takes the place of ``normal_directions``: the same points (Q, d) in every step, for every task."""
 
     def __init__(self, points: Tensor) -> None:
-        self.points, self.drawn = points, 0
+        self.points = points
 
-    def __call__(self, like: Params) -> Params:
-        point = self.points[self.drawn % len(self.points)]
-        self.drawn += 1
-        parts = point.split([weight[0].numel() for weight in like.values()])
-        return {
-            name: part.reshape(weight[0].shape).expand_as(weight)
+    def __call__(self, like: Params, count: int, streams: Streams, steps: int) -> tuple[Params, ...]:
+        assert count == len(self.points)
+        tasks = sum(1 for _ in streams)
+        parts = self.points.split([weight.numel() for weight in like.values()], dim=1)
+        step = {
+            name: part.reshape(1, count, *weight.shape).expand(tasks, -1, *weight.shape)
             for (name, weight), part in zip(like.items(), parts, strict=True)
         }
+        return (step,) * steps
 
 
 def random_tasks(

@@ -62,27 +62,27 @@ def drawing(self: Body, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("outer_gradient", [SecondOrder(), FirstOrder()])
 def test_a_wrong_second_derivative_for_some_batches(outer_gradient: OuterGradient, place: str) -> None:
     """Of the query's outputs none is taken, and of no batch by the first-order gradient."""
-    loop = loop_of(Body(of_wide(wrong)), outer_gradient)
+    loop = loop_of(Body(of_wide(wrong)))
     tasks = changed(random_tasks(3, supports=2, hessians=2), place, wide)
     if place == "query" or isinstance(outer_gradient, FirstOrder):
-        try_first_batch(loop, tasks)
+        try_first_batch(loop, tasks, outer_gradient)
         return
     with pytest.raises(ValueError, match="an exact Hessian product is not the change of the gradient"):
-        try_first_batch(loop, tasks)
+        try_first_batch(loop, tasks, outer_gradient)
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_state_for_some_batches(place: str) -> None:
     tasks = changed(random_tasks(3, supports=2, hessians=2), place, wide)
     with pytest.raises(ValueError, match="a forward pass gives other outputs for the same inputs"):
-        try_first_batch(loop_of(Body(of_wide(counting))), tasks)
+        try_first_batch(loop_of(Body(of_wide(counting))), tasks, SecondOrder())
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_randomness_for_some_batches(place: str) -> None:
     loop = loop_of(Body(of_wide(drawing)))
     assert not loop.draws
-    try_first_batch(loop, changed(random_tasks(3, supports=2, hessians=2), place, wide))
+    try_first_batch(loop, changed(random_tasks(3, supports=2, hessians=2), place, wide), SecondOrder())
     assert loop.draws
 
 
@@ -91,7 +91,7 @@ def test_what_some_batches_cannot_do_at_once_is_told_once() -> None:
     tasks = random_tasks(3, supports=2, hessians=2)
     for place in PLACES[1:4]:
         tasks = changed(tasks, place, wide)
-    (remark,) = try_first_batch(loop, tasks)
+    (remark,) = try_first_batch(loop, tasks, SecondOrder())
     assert "tasks are computed one after another" in remark
     assert not loop.mapped
 
@@ -154,7 +154,7 @@ def test_numbers_outside_of_a_losss_range(loss: nn.Module, fine: float, bad: flo
 @pytest.mark.parametrize("place", PLACES)
 def test_classes_that_the_model_does_not_have(place: str) -> None:
     model = nn.Sequential(nn.Linear(1, 3))
-    loop = InnerLoop(model, nn.CrossEntropyLoss(), SGD(0.1), SecondOrder(), ["*"], 2)
+    loop = InnerLoop(model, nn.CrossEntropyLoss(), SGD(0.1), ["*"], 2)
     tasks = random_tasks(3, supports=2, hessians=2, targets=lambda x: (x[..., 0] > 0).long())
     check_labels(loop, tasks)
     other = changed(tasks, place, lambda batch: batch._replace(targets=batch.targets + 3 * torch.eye(3, 5).long()))

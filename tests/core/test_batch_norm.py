@@ -132,7 +132,7 @@ def test_there_is_no_third_derivative() -> None:
 @pytest.mark.parametrize(("outer_gradient", "lean"), [(SecondOrder(), True), (FirstOrder(), False)])
 def test_inner_loops_take_it_where_they_differentiate_twice(outer_gradient: OuterGradient, lean: bool) -> None:
     model = Conv4(ways=2, filters=2, size=16)
-    loop = InnerLoop(model, nn.CrossEntropyLoss(), SGD(), outer_gradient, ["*"], 1)
+    loop = InnerLoop(model, nn.CrossEntropyLoss(), SGD(), ["*"], 1)
     batch = Batch(torch.rand(1, 4, 1, 16, 16), torch.tensor([[0, 1, 0, 1]]))
     nodes, names = [loop.losses(*loop.start(1), batch).grad_fn], set()
     while nodes:

@@ -14,10 +14,17 @@ import torch
 from oracles import Directions, fourth_moments, second_moments
 from torch import Tensor, nn
 
-from litmaml import outer_gradient
 from litmaml.inner import SGD, InnerOptimizer
 from litmaml.inner.loop import InnerLoop
-from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.outer import (
+    FiniteDifference,
+    FirstOrder,
+    GaussianSmoothing,
+    OuterGradient,
+    SecondOrder,
+    ZerothOrder,
+    estimators,
+)
 from litmaml.outer.meta_gradient import MetaGradient, MetaGradientOf
 from litmaml.tasks import Batch, Tasks
 
@@ -65,8 +72,8 @@ def meta_gradient(
     model = nn.Linear(len(w), 1, bias=False)
     with torch.no_grad():
         model.weight.copy_(w.unsqueeze(0))
-    loop = InnerLoop(model, HalfSquares(), optimizer or SGD(ALPHA), method, ["*"], steps)
-    return MetaGradientOf(loop, steps)(tasks)
+    loop = InnerLoop(model, HalfSquares(), optimizer or SGD(ALPHA), ["*"], steps)
+    return MetaGradientOf(loop, method, steps)(tasks)
 
 
 def gradient(w: Tensor, tasks: Tasks, steps: int, method: OuterGradient) -> Tensor:
@@ -125,7 +132,7 @@ METHODS = {
 def test_fixed_point(name: str, steps: int, problem: Quadratics, monkeypatch: pytest.MonkeyPatch) -> None:
     method = METHODS[name]
     if method.points is not None:
-        monkeypatch.setattr(outer_gradient, "_normal", Directions(method.points()))
+        monkeypatch.setattr(estimators, "normal_directions", Directions(method.points()))
     found = fixed_point(problem.tasks, steps, method.make())
     true = weighted(method.curvature(problem.a, steps), problem.c)
     assert float((found - true).norm()) < 1e-7
@@ -162,7 +169,7 @@ def test_adapted_weights(problem: Quadratics) -> None:
     model = nn.Linear(D, 1, bias=False)
     with torch.no_grad():
         model.weight.copy_(w.unsqueeze(0))
-    loop = InnerLoop(model, HalfSquares(), SGD(ALPHA), SecondOrder(), ["*"], 5)
+    loop = InnerLoop(model, HalfSquares(), SGD(ALPHA), ["*"], 5)
     path = list(loop.path(problem.tasks, 5))
     assert len(path) == 6
     which = torch.repeat_interleave(torch.arange(len(COPIES)), torch.tensor(COPIES))
@@ -180,7 +187,7 @@ def test_derivative_by_the_rate(steps: int, method: OuterGradient, problem: Quad
     shrunk = power(torch.eye(D) - ALPHA * problem.a, 2 * steps - 1)
     true = -steps * (P * (away.mT @ power(problem.a, 2) @ shrunk @ away).flatten()).sum()
     found = meta_gradient(w, problem.tasks, steps, method, SGD(ALPHA, learn="one"))
-    torch.testing.assert_close(found.gradients["optimizer.rates.values.all"], true, rtol=1e-8, atol=0)
+    torch.testing.assert_close(found.gradients["learnt.rate"], true, rtol=1e-8, atol=0)
 
 
 def test_rates_of_their_own_for_each_step(problem: Quadratics) -> None:
@@ -190,13 +197,13 @@ def test_rates_of_their_own_for_each_step(problem: Quadratics) -> None:
     model = nn.Linear(D, 1, bias=False)
     with torch.no_grad():
         model.weight.copy_(w.unsqueeze(0))
-    loop = InnerLoop(model, HalfSquares(), SGD(0.1, learn="one", per_step=True), SecondOrder(), ["*"], 3)
+    loop = InnerLoop(model, HalfSquares(), SGD(0.1, learn="one", per_step=True), ["*"], 3)
     with torch.no_grad():
-        next(loop.optimizer.parameters()).copy_(rates)
+        next(loop.learnt.parameters()).copy_(rates)
     m = problem.a
     for rate in rates:
         m = m @ power(torch.eye(D) - rate * problem.a, 2)
-    found = MetaGradientOf(loop, 3)(problem.tasks).gradients["model.weight"].squeeze(0)
+    found = MetaGradientOf(loop, SecondOrder(), 3)(problem.tasks).gradients["model.weight"].squeeze(0)
     away = (w - problem.c).unsqueeze(-1)
     torch.testing.assert_close(found, (P[:, None, None] * m @ away).sum(0).squeeze())
 

@@ -15,6 +15,7 @@ from oracles import random_tasks, relative
 from torch import Tensor, nn
 
 from litmaml.engine.watched import Watched
+from litmaml.inner import SGD
 from litmaml.outer import FirstOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
 
@@ -24,8 +25,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWar
 
 def compiled(model: nn.Module) -> tuple[MetaGradientOf, MetaGradientOf]:
     """Of one inner loop, compiled and not."""
-    loop = loop_of(model, FirstOrder())
-    return MetaGradientOf(loop, 1, compile=True), MetaGradientOf(loop, 1)
+    loop = loop_of(model)
+    return MetaGradientOf(loop, FirstOrder(), 1, compile=True), MetaGradientOf(loop, FirstOrder(), 1)
 
 
 def same(both: tuple[MetaGradientOf, MetaGradientOf], seed: int) -> bool:
@@ -124,7 +125,7 @@ def test_what_changes_between_calls(
 def test_an_inner_rate_that_changes() -> None:
     both = compiled(Body(Body.plain))
     assert same(both, 0)
-    both[0].inner_loop.optimizer.rates.lr = 0.3
+    both[0].inner_loop.optimizer = SGD(0.3)
     assert same(both, 1)
 
 

@@ -83,10 +83,10 @@ def test_a_meta_gradient_by_it(channels_last: bool, monkeypatch: pytest.MonkeyPa
         model = model.to(memory_format=torch.channels_last)
     batch = Batch(torch.rand(4, 6, 1, 28, 28, dtype=torch.float64), torch.arange(3).repeat(2).expand(4, -1))
     tasks = Tasks((batch,), Batch(batch.inputs.flip(1), batch.targets.flip(1)), torch.arange(4))
-    loop = InnerLoop(model, nn.CrossEntropyLoss(), SGD(0.4), SecondOrder(), ["*"], 2)
-    true = MetaGradientOf(loop, 2, tasks_per_chunk=1)(tasks)
+    loop = InnerLoop(model, nn.CrossEntropyLoss(), SGD(0.4), ["*"], 2)
+    true = MetaGradientOf(loop, SecondOrder(), 2, tasks_per_chunk=1)(tasks)
     monkeypatch.setattr(module, "_grouping_is_slow", torch._C._functorch.is_batchedtensor)
     loop._written_out = True
-    found = MetaGradientOf(loop, 2, tasks_per_chunk=4)(tasks)
+    found = MetaGradientOf(loop, SecondOrder(), 2, tasks_per_chunk=4)(tasks)
     for name, gradient in true.gradients.items():
         torch.testing.assert_close(found.gradients[name], gradient, rtol=1e-9, atol=1e-12)

@@ -66,11 +66,11 @@ def test_what_several_at_once_change_is_computed_one_by_one(
     make: Callable[[Draw], nn.Module], draw: Draw, outer_gradient: OuterGradient
 ) -> None:
     """What is drawn is too little to see, so that any numbers give the same gradient."""
-    tasks, loop = random_tasks(3), loop_of(make(draw), outer_gradient)
-    remarks = try_first_batch(loop, tasks)
+    tasks, loop = random_tasks(3), loop_of(make(draw))
+    remarks = try_first_batch(loop, tasks, outer_gradient)
     assert not loop.mapped
     assert "mapped over them it gives another gradient" in remarks[-1]
-    at_once, alone = (MetaGradientOf(loop, 2, size)(tasks).gradients for size in (3, 1))
+    at_once, alone = (MetaGradientOf(loop, outer_gradient, 2, size)(tasks).gradients for size in (3, 1))
     assert relative(at_once, alone) < 1e-9
 
 
@@ -102,7 +102,7 @@ HONEST: list[Any] = [
 @pytest.mark.parametrize("draw", HONEST)
 def test_models_that_draw_are_computed_at_once_still(draw: Draw) -> None:
     loop = loop_of(Body(lambda self, x: self.last(draw(torch.tanh(self.first(x))))))
-    assert try_first_batch(loop, random_tasks(3)) == []
+    assert try_first_batch(loop, random_tasks(3), SecondOrder()) == []
     assert loop.draws
     assert loop.mapped
 
@@ -110,16 +110,16 @@ def test_models_that_draw_are_computed_at_once_still(draw: Draw) -> None:
 @pytest.mark.parametrize("drop", [nn.Dropout, nn.Dropout2d])
 def test_a_convolutional_network_with_dropout(drop: type[nn.Module]) -> None:
     layers = [nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), drop(0.2), nn.Flatten(), nn.Linear(64, 3)]  # type: ignore[call-arg]
-    loop = InnerLoop(nn.Sequential(*layers), nn.CrossEntropyLoss(), SGD(0.1), SecondOrder(), ["*"], 1)
+    loop = InnerLoop(nn.Sequential(*layers), nn.CrossEntropyLoss(), SGD(0.1), ["*"], 1)
     batch = Batch(torch.randn(3, 6, 1, 6, 6), torch.arange(3).repeat(2).expand(3, -1))
     assert loop.tasks_at_once(batch.inputs) == 3
-    assert try_first_batch(loop, Tasks((batch,), batch, torch.arange(3))) == []
+    assert try_first_batch(loop, Tasks((batch,), batch, torch.arange(3)), SecondOrder()) == []
     assert loop.mapped
 
 
 def test_what_cannot_draw_alike_is_computed_one_by_one() -> None:
     loop = loop_of(Body(lambda self, x: self.plain(x) * torch.bernoulli(torch.sigmoid(self.first(x)).detach())[:, :1]))
-    (remark,) = try_first_batch(loop, random_tasks(3))
+    (remark,) = try_first_batch(loop, random_tasks(3), SecondOrder())
     assert "with the same random numbers for each, to compare it" in remark
     assert not loop.mapped
 
@@ -128,8 +128,8 @@ def test_tasks_draw_numbers_of_their_own_in_training() -> None:
     """Only the comparison draws the same for all."""
     model = Body(lambda self, x: self.plain(0 * x + 1) + torch.randn_like(x))
     loop = loop_of(model)
-    try_first_batch(loop, random_tasks(3))
+    try_first_batch(loop, random_tasks(3), SecondOrder())
     assert not loop.draws_alike
-    predictions = MetaGradientOf(loop, 1, 3)(random_tasks(3)).predictions
+    predictions = MetaGradientOf(loop, SecondOrder(), 1, 3)(random_tasks(3)).predictions
     spread = (predictions - predictions.mean(1, keepdim=True)).flatten(1)
     assert float((spread[0] - spread[1]).abs().max()) > 1e-3

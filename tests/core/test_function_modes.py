@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from litmaml.function_modes import Held, OtherFunctions, in_double
-from litmaml.outer import FirstOrder
+from litmaml.outer import FirstOrder, SecondOrder
 from litmaml.tasks import Batch, Tasks
 from litmaml.trial import try_first_batch
 
@@ -100,11 +100,11 @@ def test_a_wrong_second_derivative_is_found_and_a_right_one_passes(forward: Any,
     batch = Batch(torch.randn(2, 5, 1).float(), torch.randn(2, 5, 1).float())
     tasks = Tasks((batch,), batch, torch.arange(2))
     if sine is right:
-        try_first_batch(loop_of(model), tasks)
+        try_first_batch(loop_of(model), tasks, SecondOrder())
         return
     with pytest.raises(ValueError, match=r"model: an exact Hessian product .* off by \d+.\d%"):
-        try_first_batch(loop_of(model), tasks)
-    try_first_batch(loop_of(model, FirstOrder()), tasks)
+        try_first_batch(loop_of(model), tasks, SecondOrder())
+    try_first_batch(loop_of(model), tasks, FirstOrder())
 
 
 class Rounded(torch.autograd.Function):

@@ -40,7 +40,7 @@ def loop_of(honest: Honest, method: OuterGradient) -> InnerLoop:
     model = honest.make()
     check_model(model, method)
     loss = nn.CrossEntropyLoss() if honest.classes else nn.MSELoss()
-    return InnerLoop(model, loss, SGD(RATE), method, ["*"], STEPS)
+    return InnerLoop(model, loss, SGD(RATE), ["*"], STEPS)
 
 
 def tasks_of(honest: Honest) -> Tasks:
@@ -60,12 +60,12 @@ def test_the_exact_gradient_is_that_of_the_oracle(name: str) -> None:
     honest = HONEST[name]
     loop, tasks = loop_of(honest, SecondOrder()), tasks_of(honest)
     pristine = copy.deepcopy(loop.model)
-    try_first_batch(loop, tasks)
+    try_first_batch(loop, tasks, SecondOrder())
     assert loop.draws == honest.random
-    found = MetaGradientOf(loop, STEPS)(tasks)
+    found = MetaGradientOf(loop, SecondOrder(), STEPS)(tasks)
     assert bool(found.finite.all())
     if honest.random:  # the same numbers in each call
-        assert relative(MetaGradientOf(loop, STEPS)(tasks).gradients, found.gradients) == 0
+        assert relative(MetaGradientOf(loop, SecondOrder(), STEPS)(tasks).gradients, found.gradients) == 0
         slope = slope_of_loss(loop, tasks, found.gradients)
         torch.testing.assert_close(slope, norm(found.gradients), rtol=1e-4, atol=0)
         return
@@ -82,7 +82,7 @@ def slope_of_loss(loop: InnerLoop, tasks: Tasks, gradients: Params) -> Tensor:
         with torch.no_grad():
             for name, weight in weights.items():
                 weight.add_(step * gradients[name] / length)
-            loss = MetaGradientOf(loop, STEPS)(tasks).loss
+            loss = MetaGradientOf(loop, FirstOrder(), STEPS)(tasks).loss
             for name, weight in weights.items():
                 weight.sub_(step * gradients[name] / length)
         return loss
@@ -94,15 +94,15 @@ def slope_of_loss(loop: InnerLoop, tasks: Tasks, gradients: Params) -> Tensor:
 def test_every_outer_gradient_that_suits_it(name: str) -> None:
     honest = HONEST[name]
     tasks = tasks_of(honest)
-    exact = MetaGradientOf(loop_of(honest, SecondOrder()), STEPS)(tasks)
+    exact = MetaGradientOf(loop_of(honest, SecondOrder()), SecondOrder(), STEPS)(tasks)
     for method in [SecondOrder(recompute=True), *OTHERS]:
         if honest.random and (method.probes or isinstance(method, SecondOrder)):
             with pytest.raises(ValueError, match="draws anew"):
-                try_first_batch(loop_of(honest, method), tasks)
+                try_first_batch(loop_of(honest, method), tasks, method)
             continue
         loop = loop_of(honest, method)
-        try_first_batch(loop, tasks)
-        found = MetaGradientOf(loop, STEPS)(tasks)
+        try_first_batch(loop, tasks, method)
+        found = MetaGradientOf(loop, method, STEPS)(tasks)
         assert bool(found.finite.all())
         if isinstance(method, SecondOrder):
             assert relative(found.gradients, exact.gradients) < 1e-9
@@ -115,8 +115,8 @@ def test_in_single_precision(name: str) -> None:
     try:
         honest = HONEST[name]
         loop, tasks = loop_of(honest, SecondOrder()), tasks_of(honest)
-        try_first_batch(loop, tasks)
-        assert bool(MetaGradientOf(loop, STEPS)(tasks).finite.all())
+        try_first_batch(loop, tasks, SecondOrder())
+        assert bool(MetaGradientOf(loop, SecondOrder(), STEPS)(tasks).finite.all())
     finally:
         torch.set_default_dtype(torch.float64)
 
@@ -125,7 +125,7 @@ def test_in_single_precision(name: str) -> None:
 def test_those_that_are_refused(name: str) -> None:
     honest = HONEST[name]
     with pytest.raises(ValueError, match=REFUSED[name]):
-        try_first_batch(loop_of(honest, SecondOrder()), tasks_of(honest))
+        try_first_batch(loop_of(honest, SecondOrder()), tasks_of(honest), SecondOrder())
 
 
 def test_the_share_that_is_refused() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from litmaml.inner import SGD, HigherOptimizer, InnerOptimizer
 from litmaml.inner.loop import InnerLoop
-from litmaml.outer import FirstOrder, SecondOrder
+from litmaml.outer import SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import select
 from litmaml.weights import Params
@@ -60,9 +60,9 @@ def path_of_torch(model: nn.Module, x: Tensor, y: Tensor, name: str, options: di
 def test_paths_are_those_of_torch(case: str) -> None:
     inner, name, options = SAME[case]
     model, tasks = Tiny(), random_tasks()
-    loop = InnerLoop(model, LOSS, inner, SecondOrder(), ["*"], STEPS)
+    loop = InnerLoop(model, LOSS, inner, ["*"], STEPS)
     found = list(loop.path(tasks, STEPS))
-    trained = loop.adapt(tasks, STEPS)
+    *_, trained = loop.steps(*loop.start(tasks.size), tasks, STEPS, SecondOrder().gradient)
     assert len(found) == STEPS + 1
     for task in range(tasks.size):
         true = path_of_torch(model, tasks.support[0].inputs[task], tasks.support[0].targets[task], name, options)
@@ -76,7 +76,7 @@ def test_eps_of_adam_is_added_before_the_correction_of_bias() -> None:
     eps, beta2, tasks = 0.1, 0.99, select(random_tasks(), [0])
     model = nn.Linear(1, 1)
     inner = HigherOptimizer("torch.optim.Adam", {"lr": 1.0, "eps": eps, "betas": [0.9, beta2]})
-    loop = InnerLoop(model, LOSS, inner, FirstOrder(), ["*"], 1)
+    loop = InnerLoop(model, LOSS, inner, ["*"], 1)
     start, moved = loop.path(tasks, 1)
     LOSS(model(tasks.support[0].inputs[0]), tasks.support[0].targets[0]).backward()
     for name, weight in model.named_parameters():
@@ -87,14 +87,14 @@ def test_eps_of_adam_is_added_before_the_correction_of_bias() -> None:
 
 def test_more_steps_than_trained_repeat_the_last_rate() -> None:
     tasks = random_tasks()
-    loop = InnerLoop(Tiny(), LOSS, SGD(0.1, learn="one", per_step=True), SecondOrder(), ["*"], 2)
-    rates = next(loop.optimizer.parameters())
+    loop = InnerLoop(Tiny(), LOSS, SGD(0.1, learn="one", per_step=True), ["*"], 2)
+    rates = next(loop.learnt.parameters())
     with torch.no_grad():
         rates.copy_(torch.tensor([0.3, 0.05]))
     *_, found = loop.path(tasks, 4)
-    longer = InnerLoop(copy.deepcopy(loop.model), LOSS, SGD(0.1, learn="one", per_step=True), SecondOrder(), ["*"], 4)
+    longer = InnerLoop(copy.deepcopy(loop.model), LOSS, SGD(0.1, learn="one", per_step=True), ["*"], 4)
     with torch.no_grad():
-        next(longer.optimizer.parameters()).copy_(torch.tensor([0.3, 0.05, 0.05, 0.05]))
+        next(longer.learnt.parameters()).copy_(torch.tensor([0.3, 0.05, 0.05, 0.05]))
     *_, true = longer.path(tasks, 4)
     assert relative(found, true) < 1e-14
 
@@ -103,23 +103,23 @@ def test_more_steps_than_trained_repeat_the_last_rate() -> None:
 @pytest.mark.parametrize(("trained", "loaded"), [(5, 2), (2, 5), (3, 3)])
 def test_rates_of_another_number_of_steps_are_cut_or_continued(learn: Any, trained: int, loaded: int) -> None:
     def loop(steps: int) -> InnerLoop:
-        return InnerLoop(Tiny(), LOSS, SGD(0.1, learn=learn, per_step=True), SecondOrder(), ["*"], steps)
+        return InnerLoop(Tiny(), LOSS, SGD(0.1, learn=learn, per_step=True), ["*"], steps)
 
     source, target = loop(trained), loop(loaded)
     with torch.no_grad():
-        for rate in source.optimizer.parameters():
+        for rate in source.learnt.parameters():
             rate.copy_(torch.rand_like(rate))
     target.load_state_dict(source.state_dict())
-    for here, there in zip(target.optimizer.parameters(), source.optimizer.parameters(), strict=True):
+    for here, there in zip(target.learnt.parameters(), source.learnt.parameters(), strict=True):
         assert len(here) == loaded
         for j in range(loaded):
             assert torch.equal(here[j], there[min(j, trained - 1)])
 
 
 def test_rates_of_another_shape_do_not_load() -> None:
-    loop = InnerLoop(Tiny(), LOSS, SGD(0.1, learn="parameter", per_step=True), SecondOrder(), ["*"], 2)
+    loop = InnerLoop(Tiny(), LOSS, SGD(0.1, learn="parameter", per_step=True), ["*"], 2)
     other = nn.Sequential(nn.Linear(1, 3))
-    wrong = InnerLoop(other, LOSS, SGD(0.1, learn="parameter", per_step=True), SecondOrder(), ["*"], 2)
+    wrong = InnerLoop(other, LOSS, SGD(0.1, learn="parameter", per_step=True), ["*"], 2)
     with pytest.raises(RuntimeError, match="Unexpected key"):
         loop.load_state_dict(wrong.state_dict())
 
@@ -128,9 +128,9 @@ def test_rates_of_another_shape_do_not_load() -> None:
     ("learn", "shapes"),
     [
         ("none", {}),
-        ("one", {"all": ()}),
-        ("tensor", {"body/0/weight": (), "body/0/bias": (), "head/weight": ()}),
-        ("parameter", {"body/0/weight": (2, 1), "body/0/bias": (2,), "head/weight": (1, 2)}),
+        ("one", {"": ()}),
+        ("tensor", {"/body/0/weight": (), "/body/0/bias": (), "/head/weight": ()}),
+        ("parameter", {"/body/0/weight": (2, 1), "/body/0/bias": (2,), "/head/weight": (1, 2)}),
     ],
 )
 @pytest.mark.parametrize("per_step", [False, True])
@@ -139,21 +139,21 @@ def test_learnt_rates_are_trained_by_the_outer_loop(
 ) -> None:
     if learn == "none" and per_step:
         return
-    loop = InnerLoop(Tiny(), LOSS, SGD(0.2, learn=learn, per_step=per_step), SecondOrder(), ["*"], 3)
-    found = {n: p for n, p in loop.named_parameters() if n.startswith("optimizer.")}
+    loop = InnerLoop(Tiny(), LOSS, SGD(0.2, learn=learn, per_step=per_step), ["*"], 3)
+    found = {n: p for n, p in loop.named_parameters() if n.startswith("learnt.")}
     lead = (3,) if per_step else ()
     assert {n: tuple(p.shape) for n, p in found.items()} == {
-        f"optimizer.rates.values.{name}": lead + shape for name, shape in shapes.items()
+        f"learnt.rate{name}": lead + shape for name, shape in shapes.items()
     }
-    gradients = MetaGradientOf(loop, 3)(random_tasks()).gradients
+    gradients = MetaGradientOf(loop, SecondOrder(), 3)(random_tasks()).gradients
     for name, rate in found.items():
         assert torch.equal(rate, torch.full_like(rate, 0.2))
         assert bool((gradients[name] != 0).all())
 
 
 def test_only_fast_weights_have_rates() -> None:
-    loop = InnerLoop(Tiny(), LOSS, SGD(learn="tensor"), SecondOrder(), ["head.*"], 1)
-    assert [name for name, _ in loop.optimizer.named_parameters()] == ["rates.values.head/weight"]
+    loop = InnerLoop(Tiny(), LOSS, SGD(learn="tensor"), ["head.*"], 1)
+    assert [name for name, _ in loop.learnt.named_parameters()] == ["rate/head/weight"]
 
 
 class Memory(nn.Module):
@@ -169,12 +169,12 @@ class Memory(nn.Module):
 
 @pytest.mark.parametrize("learn", ["tensor", "parameter"])
 def test_rates_of_weights_of_any_name(learn: Any) -> None:
-    loop, tasks = InnerLoop(Memory(), LOSS, SGD(0.1, learn=learn), SecondOrder(), ["*"], 2), random_tasks()
-    found = MetaGradientOf(loop, 2)(tasks).gradients
-    assert {"optimizer.rates.values./keys", "optimizer.rates.values./values"} < found.keys()
+    loop, tasks = InnerLoop(Memory(), LOSS, SGD(0.1, learn=learn), ["*"], 2), random_tasks()
+    found = MetaGradientOf(loop, SecondOrder(), 2)(tasks).gradients
+    assert {"learnt.rate/keys", "learnt.rate/values"} < found.keys()
     weights = {name: gradient for name, gradient in found.items() if name.startswith("model.")}
-    fixed = InnerLoop(loop.model, LOSS, SGD(0.1), SecondOrder(), ["*"], 2)
-    assert relative(weights, MetaGradientOf(fixed, 2)(tasks).gradients) < 1e-12
+    fixed = InnerLoop(loop.model, LOSS, SGD(0.1), ["*"], 2)
+    assert relative(weights, MetaGradientOf(fixed, SecondOrder(), 2)(tasks).gradients) < 1e-12
     loop.load_state_dict(loop.state_dict())
 
 
@@ -243,12 +243,14 @@ def test_refusals(make: Any, message: str) -> None:
 @pytest.mark.parametrize("name", ["ASGD", "Rprop"])
 def test_why_some_rates_are_not_learnt(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the refusal higher's derivative by a step's rate is not that of the loss."""
-    monkeypatch.setattr("litmaml.inner._RATE_NOT_LEARNT", ())
+    monkeypatch.setattr("litmaml.inner.higher._RATE_NOT_LEARNT", ())
     inner = HigherOptimizer(name, {"lr": 0.1}, learn="one", per_step=True)
-    loop, tasks = InnerLoop(Tiny(), LOSS, inner, SecondOrder(), ["*"], 2), random_tasks()
-    (found,) = [g for n, g in MetaGradientOf(loop, 2)(tasks).gradients.items() if n.startswith("optimizer.")]
+    loop, tasks = InnerLoop(Tiny(), LOSS, inner, ["*"], 2), random_tasks()
+    (found,) = [
+        g for n, g in MetaGradientOf(loop, SecondOrder(), 2)(tasks).gradients.items() if n.startswith("learnt.")
+    ]
     fixed = HigherOptimizer(name, {"lr": 0.1})
-    again = InnerLoop(loop.model, LOSS, fixed, SecondOrder(), ["*"], 2)
+    again = InnerLoop(loop.model, LOSS, fixed, ["*"], 2)
     # The last step's rate moves the loss, in which higher sees nothing of it.
     *_, end = again.path(tasks, 2)
     *_, one_less = again.path(tasks, 1)

@@ -23,18 +23,18 @@ def name_of(method: OuterGradient) -> str:
     return type(method).__name__
 
 
-def loop_of(method: OuterGradient, model: nn.Module | None = None) -> InnerLoop:
+def loop_of(model: nn.Module | None = None) -> InnerLoop:
     torch.manual_seed(0)
-    return InnerLoop(model or Tiny(), nn.MSELoss(), SGD(0.1, learn="tensor"), method, ["*"], STEPS)
+    return InnerLoop(model or Tiny(), nn.MSELoss(), SGD(0.1, learn="tensor"), ["*"], STEPS)
 
 
 @pytest.mark.parametrize("method", EXACT, ids=name_of)
 def test_chunks_equal_the_whole(method: OuterGradient) -> None:
-    loop, tasks = loop_of(method), random_tasks(5)
-    whole = MetaGradientOf(loop, STEPS, tasks_per_chunk=5)(tasks)
+    loop, tasks = loop_of(), random_tasks(5)
+    whole = MetaGradientOf(loop, method, STEPS, tasks_per_chunk=5)(tasks)
     tolerance = 1e-7 if isinstance(method, FiniteDifference) else 1e-12
     for size in (1, 2, 3, 7, None):
-        found = MetaGradientOf(loop, STEPS, tasks_per_chunk=size)(tasks)
+        found = MetaGradientOf(loop, method, STEPS, tasks_per_chunk=size)(tasks)
         assert relative(found.gradients, whole.gradients) < tolerance
         torch.testing.assert_close(found.losses, whole.losses)
         torch.testing.assert_close(found.predictions, whole.predictions)
@@ -44,15 +44,15 @@ def test_chunks_equal_the_whole(method: OuterGradient) -> None:
 
 def test_the_loss_is_that_of_its_gradient() -> None:
     """Along a direction the losses change as the gradient says."""
-    loop, tasks = loop_of(SecondOrder()), random_tasks()
-    found = MetaGradientOf(loop, STEPS)(tasks)
+    loop, tasks = loop_of(), random_tasks()
+    found = MetaGradientOf(loop, SecondOrder(), STEPS)(tasks)
     direction = {name: torch.randn_like(weight) for name, weight in loop.named_parameters()}
 
     def moved(length: float) -> Tensor:
         with torch.no_grad():
             for name, weight in loop.named_parameters():
                 weight.add_(length * direction[name])
-            loss = MetaGradientOf(loop, STEPS)(tasks).loss
+            loss = MetaGradientOf(loop, SecondOrder(), STEPS)(tasks).loss
             for name, weight in loop.named_parameters():
                 weight.sub_(length * direction[name])
         return loss
@@ -66,12 +66,12 @@ def test_the_loss_is_that_of_its_gradient() -> None:
 @pytest.mark.parametrize("chunk", [None, 2, 1])
 @pytest.mark.parametrize("spoilt", ["support", "query"])
 def test_a_task_that_is_not_finite_is_left_out(method: OuterGradient, chunk: int | None, spoilt: str) -> None:
-    loop, tasks = loop_of(method), random_tasks(4)
+    loop, tasks = loop_of(), random_tasks(4)
     batch = tasks.query if spoilt == "query" else tasks.support[0]
     batch.targets[2, 0] = float("nan")
-    found = MetaGradientOf(loop, STEPS, chunk)(tasks)
+    found = MetaGradientOf(loop, method, STEPS, chunk)(tasks)
     assert found.finite.tolist() == [True, True, False, True]
-    rest = MetaGradientOf(loop, STEPS)(select(tasks, [0, 1, 3]))
+    rest = MetaGradientOf(loop, method, STEPS)(select(tasks, [0, 1, 3]))
     tolerance = 1e-7 if isinstance(method, FiniteDifference) else 1e-12
     assert relative(found.gradients, rest.gradients) < tolerance
     torch.testing.assert_close(found.loss, rest.loss)
@@ -89,20 +89,20 @@ class Root(nn.Module):
 
 def test_a_gradient_that_is_not_finite_counts_though_the_loss_is() -> None:
     model = nn.Linear(1, 1, bias=False)
-    loop = InnerLoop(model, Root(), SGD(0.1), FirstOrder(), ["*"], 1)
+    loop = InnerLoop(model, Root(), SGD(0.1), ["*"], 1)
     tasks = random_tasks(2)
     tasks.query.inputs[0] = 0.0
     tasks.query.targets[0] = 0.0
-    found = MetaGradientOf(loop, 1)(tasks)
+    found = MetaGradientOf(loop, FirstOrder(), 1)(tasks)
     assert bool(found.losses.isfinite().all())
     assert found.finite.tolist() == [False, True]
-    assert relative(found.gradients, MetaGradientOf(loop, 1)(select(tasks, [1])).gradients) < 1e-14
+    assert relative(found.gradients, MetaGradientOf(loop, FirstOrder(), 1)(select(tasks, [1])).gradients) < 1e-14
 
 
 def test_nothing_finite() -> None:
-    loop, tasks = loop_of(SecondOrder()), random_tasks(2)
+    loop, tasks = loop_of(), random_tasks(2)
     tasks.query.targets.fill_(float("inf"))
-    found = MetaGradientOf(loop, STEPS)(tasks)
+    found = MetaGradientOf(loop, SecondOrder(), STEPS)(tasks)
     assert not found.finite.any()
     assert float(found.loss) == 0
     assert not any(gradient.any() for gradient in found.gradients.values())
@@ -110,8 +110,8 @@ def test_nothing_finite() -> None:
 
 def test_hand_over_to_backward() -> None:
     """What Lightning does: scale, accumulate, and step."""
-    loop, tasks = loop_of(SecondOrder()), random_tasks()
-    found = MetaGradientOf(loop, STEPS)(tasks)
+    loop, tasks = loop_of(), random_tasks()
+    found = MetaGradientOf(loop, SecondOrder(), STEPS)(tasks)
     weights: Params = dict(loop.named_parameters())
     loss = hand_over(found.loss, found.gradients, weights)
     assert float(loss.detach()) == float(found.loss)
@@ -128,14 +128,14 @@ def test_hand_over_to_backward() -> None:
 @pytest.mark.parametrize("method", SAMPLED, ids=name_of)
 def test_the_same_tasks_have_the_same_directions(method: OuterGradient) -> None:
     """Whatever was drawn before, and without touching the stream of others."""
-    loop, tasks = loop_of(method), random_tasks(3)
-    first = MetaGradientOf(loop, STEPS)(tasks)
+    loop, tasks = loop_of(), random_tasks(3)
+    first = MetaGradientOf(loop, method, STEPS)(tasks)
     torch.randn(7)
     before = torch.get_rng_state()
-    again = MetaGradientOf(loop, STEPS)(tasks)
+    again = MetaGradientOf(loop, method, STEPS)(tasks)
     assert torch.equal(torch.get_rng_state(), before)
     assert relative(again.gradients, first.gradients) == 0
-    seeded = MetaGradientOf(loop, STEPS, seed=1)(tasks)
+    seeded = MetaGradientOf(loop, method, STEPS, seed=1)(tasks)
     assert relative(seeded.gradients, first.gradients) > 1e-3
 
 
@@ -143,10 +143,10 @@ def test_the_same_tasks_have_the_same_directions(method: OuterGradient) -> None:
 @pytest.mark.parametrize("chunk", [None, 1])
 def test_other_tasks_have_other_directions(method: OuterGradient, chunk: int | None) -> None:
     """Of two tasks with equal data, in one call and in two."""
-    loop, tasks = loop_of(method), select(random_tasks(1), [0, 0])
+    loop, tasks = loop_of(), select(random_tasks(1), [0, 0])
     tasks = tasks._replace(numbers=torch.tensor([4, 9]))
-    both = MetaGradientOf(loop, STEPS, chunk)(tasks).gradients
-    one, other = (MetaGradientOf(loop, STEPS, 1)(select(tasks, [k])).gradients for k in (0, 1))
+    both = MetaGradientOf(loop, method, STEPS, chunk)(tasks).gradients
+    one, other = (MetaGradientOf(loop, method, STEPS, 1)(select(tasks, [k])).gradients for k in (0, 1))
     assert relative(one, other) > 1e-3
     assert relative(both, one) > 1e-3
     if chunk == 1:
@@ -156,15 +156,15 @@ def test_other_tasks_have_other_directions(method: OuterGradient, chunk: int | N
 
 def test_dropout_draws_from_the_stream_of_the_tasks() -> None:
     model = nn.Sequential(nn.Linear(1, 20), nn.Dropout(0.5), nn.Linear(20, 1))
-    loop, tasks = loop_of(SecondOrder(), model), random_tasks(3)
-    first = MetaGradientOf(loop, STEPS)(tasks)
+    loop, tasks = loop_of(model), random_tasks(3)
+    first = MetaGradientOf(loop, SecondOrder(), STEPS)(tasks)
     torch.randn(7)
-    assert relative(MetaGradientOf(loop, STEPS)(tasks).gradients, first.gradients) == 0
+    assert relative(MetaGradientOf(loop, SecondOrder(), STEPS)(tasks).gradients, first.gradients) == 0
     others = tasks._replace(numbers=tasks.numbers + 3)
-    assert relative(MetaGradientOf(loop, STEPS)(others).gradients, first.gradients) > 1e-3
+    assert relative(MetaGradientOf(loop, SecondOrder(), STEPS)(others).gradients, first.gradients) > 1e-3
     # Each task has a mask of its own.
     equal = select(random_tasks(1), [0, 0])
-    assert MetaGradientOf(loop, STEPS)(equal).losses.unique().numel() == 2
+    assert MetaGradientOf(loop, SecondOrder(), STEPS)(equal).losses.unique().numel() == 2
 
 
 def test_selecting_and_chunking_tasks() -> None:
@@ -184,4 +184,4 @@ def test_selecting_and_chunking_tasks() -> None:
 
 def test_refusals() -> None:
     with pytest.raises(ValueError, match="tasks_per_chunk: has to be at least 1, got 0"):
-        MetaGradientOf(loop_of(SecondOrder()), STEPS, tasks_per_chunk=0)
+        MetaGradientOf(loop_of(), SecondOrder(), STEPS, tasks_per_chunk=0)

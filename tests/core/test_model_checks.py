@@ -68,7 +68,7 @@ def test_why_recomputation_does_not_suit_dropout() -> None:
     model = nn.Sequential(nn.Linear(1, 20), nn.Dropout(0.5), nn.Tanh(), nn.Linear(20, 1))
     tasks = random_tasks(1)
     plain, again = (
-        MetaGradientOf(InnerLoop(model, nn.MSELoss(), SGD(0.1), method, ["*"], 2), 2)(tasks)
+        MetaGradientOf(InnerLoop(model, nn.MSELoss(), SGD(0.1), ["*"], 2), method, 2)(tasks)
         for method in (SecondOrder(), SecondOrder(True))
     )
     assert torch.equal(plain.losses, again.losses)

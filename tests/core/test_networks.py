@@ -15,7 +15,15 @@ from update_rules import sgd
 from litmaml.inner import SGD, HigherOptimizer
 from litmaml.inner.loop import InnerLoop
 from litmaml.models import Conv4
-from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.outer import (
+    FiniteDifference,
+    FirstOrder,
+    GaussianSmoothing,
+    OuterGradient,
+    OuterLoss,
+    SecondOrder,
+    ZerothOrder,
+)
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Batch, Tasks, select
 
@@ -123,12 +131,12 @@ def test_second_order_is_exact_batched_and_looped(name: str, fast: str) -> None:
     adapted = [n for n, _ in model.named_parameters() if fast == "*" or n.startswith("head.")]
     true = None
     for method, tolerance in ((SecondOrder(), 1e-10), (SecondOrder(True), 1e-10), (FiniteDifference(), 1e-7)):
-        loop = InnerLoop(model, LOSS, SGD(RATE), method, [fast], STEPS)
+        loop = InnerLoop(model, LOSS, SGD(RATE), [fast], STEPS)
         if true is None:
             true = unrolled(loop, tasks, STEPS, adapted, sgd()).gradients
             assert relative(unrolled(loop, tasks, STEPS, adapted, sgd(), nothing).gradients, true) > 1e-3
         for chunk in (None, 2, 1):
-            found = MetaGradientOf(loop, STEPS, chunk or tasks.size)(tasks)
+            found = MetaGradientOf(loop, method, STEPS, chunk or tasks.size)(tasks)
             assert relative(found.gradients, true) < tolerance, (type(method).__name__, chunk)
 
 
@@ -141,10 +149,10 @@ def test_conv4_batched_and_looped(norm: str) -> None:
         Batch(torch.rand(2, 6, 1, 16, 16), torch.arange(6).expand(2, 6) % 3),
         torch.arange(2),
     )
-    loop = InnerLoop(model, nn.CrossEntropyLoss(), SGD(0.4), SecondOrder(), ["*"], STEPS)
+    loop = InnerLoop(model, nn.CrossEntropyLoss(), SGD(0.4), ["*"], STEPS)
     true = unrolled(loop, tasks, STEPS, [n for n, _ in model.named_parameters()], sgd()).gradients
     for chunk in (2, 1):
-        assert relative(MetaGradientOf(loop, STEPS, chunk)(tasks).gradients, true) < 1e-10
+        assert relative(MetaGradientOf(loop, SecondOrder(), STEPS, chunk)(tasks).gradients, true) < 1e-10
 
 
 @pytest.mark.parametrize("method", EVERY, ids=lambda m: type(m).__name__)
@@ -152,7 +160,7 @@ def test_adaptation_in_eval_mode(method: OuterGradient) -> None:
     """torch would fuse an encoder layer in eval mode, which cannot be differentiated for several tasks at once."""
     torch.manual_seed(0)
     model, tasks = Attention(encoder()), tasks_of((3, 1))
-    loop = InnerLoop(model, LOSS, SGD(RATE), method, ["*"], STEPS)
+    loop = InnerLoop(model, LOSS, SGD(RATE), ["*"], STEPS)
     *_, trained = loop.path(tasks, STEPS)
     loop.eval()
     with torch.inference_mode():
@@ -161,7 +169,7 @@ def test_adaptation_in_eval_mode(method: OuterGradient) -> None:
     assert predictions.shape == tasks.query.targets.shape
     for name, weight in trained.items():
         torch.testing.assert_close(evaluated[name], weight)
-    assert bool(MetaGradientOf(loop, STEPS)(tasks).finite.all())
+    assert bool(MetaGradientOf(loop, method, STEPS)(tasks).finite.all())
     assert torch.backends.mha.get_fastpath_enabled()
 
 
@@ -171,8 +179,8 @@ def test_unused_weights_have_no_gradient_and_stay(method: OuterGradient, optimiz
     """Adam and its like divide by the root of a zero there."""
     model = Scaled()
     inner = SGD(RATE) if optimizer == "SGD" else HigherOptimizer(optimizer)
-    loop = InnerLoop(model, LOSS, inner, method, ["*"], STEPS)
-    found = MetaGradientOf(loop, STEPS)(tasks_of((1,)))
+    loop = InnerLoop(model, LOSS, inner, ["*"], STEPS)
+    found = MetaGradientOf(loop, method, STEPS)(tasks_of((1,)))
     assert bool(found.finite.all())
     if not isinstance(method, ZerothOrder):  # whose directions run along all weights
         assert not found.gradients["model.unused"].any()
@@ -187,8 +195,8 @@ def test_frozen_weights_stay_frozen(method: OuterGradient, fast: str) -> None:
     model, tasks = Tiny(), tasks_of((1,))
     model.body[0].weight.requires_grad_(False)
     before = model.body[0].weight.clone()
-    loop = InnerLoop(model, LOSS, SGD(RATE), method, [fast], STEPS)
-    found = MetaGradientOf(loop, STEPS)(tasks)
+    loop = InnerLoop(model, LOSS, SGD(RATE), [fast], STEPS)
+    found = MetaGradientOf(loop, method, STEPS)(tasks)
     assert found.gradients.keys() == {"model.body.0.bias", "model.head.weight"}
     *_, adapted = loop.path(tasks, STEPS)
     assert adapted.keys() == ({"body.0.bias", "head.weight"} if fast == "*" else {"head.weight"})
@@ -218,8 +226,8 @@ class Tied(nn.Module):
 )
 def test_tied_weights(method: OuterGradient, tolerance: float, chunk: int | None) -> None:
     model, tasks = Tied(), tasks_of((3,))
-    loop = InnerLoop(model, LOSS, SGD(RATE), method, ["*"], STEPS)
-    found = MetaGradientOf(loop, STEPS, chunk)(tasks).gradients
+    loop = InnerLoop(model, LOSS, SGD(RATE), ["*"], STEPS)
+    found = MetaGradientOf(loop, method, STEPS, chunk)(tasks).gradients
     assert found.keys() == {"model.encode.weight"}
 
     start = model.encode.weight.detach().clone().requires_grad_()
@@ -244,43 +252,43 @@ def test_a_task_whose_outer_gradient_vanishes(method: OuterGradient, chunk: int 
     tasks = random_tasks(3)
     tasks.query.inputs[1] = 0.0
     tasks.query.targets[1] = 0.0
-    loop = InnerLoop(model, LOSS, SGD(RATE), method, ["*"], STEPS)
-    found = MetaGradientOf(loop, STEPS, chunk)(tasks)
+    loop = InnerLoop(model, LOSS, SGD(RATE), ["*"], STEPS)
+    found = MetaGradientOf(loop, method, STEPS, chunk)(tasks)
     assert bool(found.finite.all())
     assert float(found.losses[1]) == 0
-    alone = MetaGradientOf(loop, STEPS)(select(tasks, [1]))
+    alone = MetaGradientOf(loop, method, STEPS)(select(tasks, [1]))
     assert bool(alone.finite.all())
     assert not any(gradient.any() for gradient in alone.gradients.values())
 
 
 def test_fast_weights_that_fit_nothing() -> None:
     with pytest.raises(ValueError, match=r"fast_weights: 'tail.\*' fits none .* body.0.weight, body.0.bias"):
-        InnerLoop(Tiny(), LOSS, SGD(), SecondOrder(), ["head.*", "tail.*"], 1)
+        InnerLoop(Tiny(), LOSS, SGD(), ["head.*", "tail.*"], 1)
     with pytest.raises(ValueError, match="fast_weights: names no parameter; there is nothing to adapt"):
-        InnerLoop(Tiny(), LOSS, SGD(), SecondOrder(), [], 1)
+        InnerLoop(Tiny(), LOSS, SGD(), [], 1)
     frozen = Tiny().requires_grad_(False)
     with pytest.raises(ValueError, match=r"model: none of its parameters is trainable; .*requires_grad=True"):
-        InnerLoop(frozen, LOSS, SGD(), SecondOrder(), ["*"], 1)
+        InnerLoop(frozen, LOSS, SGD(), ["*"], 1)
 
 
 @pytest.mark.filterwarnings("ignore:Lazy modules are a new feature:UserWarning")
 def test_lazy_layers_need_a_shape() -> None:
     with pytest.raises(ValueError, match="model: weight has no shape yet; run one batch"):
-        InnerLoop(nn.LazyLinear(1), LOSS, SGD(), SecondOrder(), ["*"], 1)
+        InnerLoop(nn.LazyLinear(1), LOSS, SGD(), ["*"], 1)
 
 
 @pytest.mark.parametrize("which", ["support", "hessian"])
 def test_batches_that_do_not_fit_the_steps(which: str) -> None:
     tasks = random_tasks(2, supports=2 if which == "support" else 1, hessians=2 if which == "hessian" else 0)
-    loop = InnerLoop(Tiny(), LOSS, SGD(), SecondOrder(), ["*"], 3)
-    with pytest.raises(ValueError, match="2 support or Hessian batches a task do not fit 3 inner steps"):
-        loop(tasks, 3)
+    loop = InnerLoop(Tiny(), LOSS, SGD(), ["*"], 3)
+    with pytest.raises(ValueError, match="support_batches, hessian_batches: 2 per task do not fit 3 inner steps"):
+        SecondOrder().solve(loop, OuterLoss(), *loop.start(tasks.size), tasks, 3)
 
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_a_hundred_steps(recompute: bool) -> None:
     """Errors of rounding do not build up, neither unrolled nor recomputed."""
     tasks = random_tasks(2)
-    loop = InnerLoop(Tiny(), LOSS, SGD(0.05), SecondOrder(recompute), ["*"], 100)
+    loop = InnerLoop(Tiny(), LOSS, SGD(0.05), ["*"], 100)
     true = unrolled(loop, tasks, 100, ["body.0.weight", "body.0.bias", "head.weight"], sgd()).gradients
-    assert relative(MetaGradientOf(loop, 100)(tasks).gradients, true) < 1e-9
+    assert relative(MetaGradientOf(loop, SecondOrder(recompute), 100)(tasks).gradients, true) < 1e-9

@@ -40,8 +40,8 @@ class Network(nn.Module):
 
 
 def tried(model: nn.Module, method: OuterGradient | None = None) -> InnerLoop:
-    loop = InnerLoop(model, nn.MSELoss(), SGD(0.1), method or SecondOrder(), ["*"], 2)
-    try_first_batch(loop, random_tasks(2))
+    loop = InnerLoop(model, nn.MSELoss(), SGD(0.1), ["*"], 2)
+    try_first_batch(loop, random_tasks(2), method or SecondOrder())
     return loop
 
 
@@ -50,7 +50,7 @@ def tried(model: nn.Module, method: OuterGradient | None = None) -> InnerLoop:
 def test_an_empty_parameter(method: OuterGradient, chunk: int | None) -> None:
     tasks = random_tasks(3)
     found, true = (
-        MetaGradientOf(tried(model, method), 2, chunk)(tasks)
+        MetaGradientOf(tried(model, method), method, 2, chunk)(tasks)
         for model in (Network(nn.Parameter(torch.empty(0, 3))), Network())
     )
     assert bool(found.finite.all())
@@ -68,7 +68,7 @@ def test_a_scripted_part(method: OuterGradient) -> None:
     plain, scripted = Network(), Network()
     scripted.first = torch.jit.script(scripted.first)  # type: ignore[no-untyped-call]
     tasks = random_tasks(3)
-    found, true = (MetaGradientOf(tried(model, method), 2)(tasks).gradients for model in (scripted, plain))
+    found, true = (MetaGradientOf(tried(model, method), method, 2)(tasks).gradients for model in (scripted, plain))
     assert relative(found, true) < 1e-6
     assert true["model.first.weight"].any()
 
@@ -137,7 +137,7 @@ def test_outputs_of_a_subclass_of_tensors() -> None:
             return super().forward(x).as_subclass(Marked)
 
     tasks = random_tasks(3)
-    found, true = (MetaGradientOf(tried(model), 2)(tasks).gradients for model in (Marking(), Network()))
+    found, true = (MetaGradientOf(tried(model), SecondOrder(), 2)(tasks).gradients for model in (Marking(), Network()))
     assert relative(found, true) < 1e-12
 
 
@@ -151,7 +151,7 @@ def test_names_with_brackets_are_patterns_of_themselves() -> None:
             return sum(self.weights.values()) * x  # type: ignore[no-any-return]
 
     def fast(*patterns: str) -> list[str]:
-        return InnerLoop(Several(), nn.MSELoss(), SGD(), SecondOrder(), patterns, 1).fast_names
+        return InnerLoop(Several(), nn.MSELoss(), SGD(), patterns, 1).fast_names
 
     assert fast("weights.w[0]") == ["weights.w[0]"]
     assert fast("weights.w[?]") == ["weights.w[0]", "weights.w[1]"]

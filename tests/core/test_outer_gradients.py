@@ -14,9 +14,16 @@ from oracles import Directions, Tiny, dense_hessian, fourth_moments, random_task
 from torch import nn
 from unrolling import unrolled
 
-from litmaml import outer_gradient
 from litmaml.inner.loop import InnerLoop
-from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.outer import (
+    FiniteDifference,
+    FirstOrder,
+    GaussianSmoothing,
+    OuterGradient,
+    SecondOrder,
+    ZerothOrder,
+    estimators,
+)
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Tasks
 from litmaml.weights import Params
@@ -61,12 +68,12 @@ OUTER: dict[str, Outer] = {
 FAST = {"*": ["body.0.weight", "body.0.bias", "head.weight"], "head.*": ["head.weight"]}
 
 
-def inner_loop_of(inner: str, outer_gradient: OuterGradient, fast: str) -> InnerLoop:
+def inner_loop_of(inner: str, fast: str) -> InnerLoop:
     """Always the same weights, and learnt rates that all differ."""
     torch.manual_seed(0)
-    loop = InnerLoop(Tiny(), nn.MSELoss(), INNER[inner][0](), outer_gradient, [fast], STEPS)
+    loop = InnerLoop(Tiny(), nn.MSELoss(), INNER[inner][0](), [fast], STEPS)
     with torch.no_grad():
-        for rate in loop.optimizer.parameters():
+        for rate in loop.learnt.parameters():
             rate.mul_(torch.rand_like(rate) + 0.5)
     return loop
 
@@ -79,7 +86,7 @@ def tasks() -> Tasks:
 
 @functools.cache
 def oracle(inner: str, fast: str, hop: str) -> Params:
-    loop = inner_loop_of(inner, SecondOrder(), fast)
+    loop = inner_loop_of(inner, fast)
     return unrolled(loop, tasks(), STEPS, FAST[fast], INNER[inner][1], HOPS[hop]).gradients
 
 
@@ -100,13 +107,13 @@ def test_every_outer_gradient_with_every_inner_optimizer(
     make, hop, tolerance, points = OUTER[outer]
     fast_count = 6 if fast == "*" else 2
     if points is not None:
-        monkeypatch.setattr(outer_gradient, "_normal", Directions(points(fast_count)))
-    loop = inner_loop_of(inner, make(fast_count), fast)
-    found = MetaGradientOf(loop, STEPS, tasks_per_chunk=chunk)(tasks())
+        monkeypatch.setattr(estimators, "normal_directions", Directions(points(fast_count)))
+    loop = inner_loop_of(inner, fast)
+    found = MetaGradientOf(loop, make(fast_count), STEPS, tasks_per_chunk=chunk)(tasks())
     assert bool(found.finite.all())
     true = oracle(inner, fast, hop)
     assert found.gradients.keys() == true.keys()
-    for part in ("model.", "optimizer.rates."):  # the learnt rates' by themselves
+    for part in ("model.", "learnt."):  # the learnt rates' by themselves
         names = [name for name in true if name.startswith(part)]
         if names:
             of_part = ({name: gradients[name] for name in names} for gradients in (found.gradients, true))

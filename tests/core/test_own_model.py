@@ -130,11 +130,11 @@ HONEST = [over_itself, over_a_module, over_a_global_module, by_a_feature_hook]
 @pytest.mark.parametrize("reference", HONEST)
 def test_modules_that_are_held_elsewhere_are_right(reference: Callable[[Body], Forward]) -> None:
     model, tasks = Body(Body.plain), random_tasks(3)
-    true = MetaGradientOf(loop_of(model), 2)(tasks).gradients
+    true = MetaGradientOf(loop_of(model), SecondOrder(), 2)(tasks).gradients
     model.own = reference(model)
     loop, _ = tried(model)
-    assert relative(MetaGradientOf(loop, 2)(tasks).gradients, true) < 1e-12
-    try_first_batch(loop, tasks)  # also after a pass has left its features in the hook's dictionary
+    assert relative(MetaGradientOf(loop, SecondOrder(), 2)(tasks).gradients, true) < 1e-12
+    try_first_batch(loop, tasks, SecondOrder())  # also after a pass has left its features in the hook's dictionary
 
 
 @pytest.mark.parametrize("reference", [over_itself, over_a_module, by_a_feature_hook])
@@ -232,10 +232,10 @@ def test_a_second_reference_of_little_weight_in_float32(norm: nn.Module, share: 
     model = Body(forward, norm=norm, scale=nn.Parameter(torch.full((8,), 0.5))).float()
     batch = Batch(torch.randn(2, 5, 1).float(), torch.randn(2, 5, 1).float())
     tasks = Tasks((batch,), batch, torch.arange(2))
-    assert try_first_batch(loop_of(model), tasks) == []
+    assert try_first_batch(loop_of(model), tasks, SecondOrder()) == []
     GLOBAL["scale"] = model.scale
     with pytest.raises(ValueError, match=r"model: .* furthest off is the gradient by scale: .* second reference"):
-        try_first_batch(loop_of(model), tasks)
+        try_first_batch(loop_of(model), tasks, SecondOrder())
 
 
 # What cannot be copied
@@ -447,12 +447,12 @@ def test_batches_of_one_size(forward: Forward, loss: nn.Module | None) -> None:
     tasks = Tasks((batch,), batch, torch.arange(3))
     model = Body(forward)
     loop = loop_of(model, loss=loss)
-    try_first_batch(loop, tasks)
+    try_first_batch(loop, tasks, SecondOrder())
     model.own = lambda self, x: forward(self, x) * self.scales[0]
     model.scale = nn.Parameter(torch.ones(1))
     model.scales = [model.scale]
     with pytest.raises(ValueError, match="second reference"):
-        try_first_batch(loop_of(model, loss=loss), tasks)
+        try_first_batch(loop_of(model, loss=loss), tasks, SecondOrder())
 
 
 # Frozen and unfrozen
@@ -462,8 +462,8 @@ def test_weights_that_are_frozen_or_unfrozen_later() -> None:
     model, tasks = Body(Body.plain), random_tasks(3)
     model.first.requires_grad_(False)
     for outer_gradient in (SecondOrder(), SecondOrder(recompute=True), FiniteDifference()):
-        loop = loop_of(model, outer_gradient)
-        gradient = MetaGradientOf(loop, 2)
+        loop = loop_of(model)
+        gradient = MetaGradientOf(loop, outer_gradient, 2)
         gradient(tasks)
         model.first.requires_grad_(True)
         with pytest.raises(ValueError, match=r"model: first.bias, first.weight are trainable only now"):
@@ -486,4 +486,4 @@ def test_one_is_frozen_and_another_unfrozen() -> None:
     model.first.bias.requires_grad_(True)
     model.last.bias.requires_grad_(False)
     with pytest.raises(ValueError, match=r"last.bias is no longer trainable"):
-        MetaGradientOf(loop, 2)(random_tasks(3))
+        MetaGradientOf(loop, SecondOrder(), 2)(random_tasks(3))

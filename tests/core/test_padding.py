@@ -49,7 +49,7 @@ def test_the_row_of_padding_stays(padding: int, outer_gradient: OuterGradient, c
     batch = Batch(words, torch.randint(3, (3, 9)))
     tasks = Tasks((batch,), batch, torch.arange(3))
     found, true = (
-        MetaGradientOf(InnerLoop(m, nn.CrossEntropyLoss(), SGD(0.5), outer_gradient, ["*"], 2), 2, c)(tasks).gradients
+        MetaGradientOf(InnerLoop(m, nn.CrossEntropyLoss(), SGD(0.5), ["*"], 2), outer_gradient, 2, c)(tasks).gradients
         for m, c in ((model, chunk), (by_hand, 1))
     )
     assert relative(found, true) < 1e-12

@@ -49,8 +49,8 @@ def system(
     model: nn.Module, tasks: Tasks, loss: nn.Module, inner: InnerOptimizer, outer: OuterGradient, chunk: int
 ) -> Params:
     """By the model's own names."""
-    loop = InnerLoop(model, loss, inner, outer, ["*"], STEPS)
-    gradients = MetaGradientOf(loop, STEPS, chunk)(tasks).gradients
+    loop = InnerLoop(model, loss, inner, ["*"], STEPS)
+    gradients = MetaGradientOf(loop, outer, STEPS, chunk)(tasks).gradients
     return {name.removeprefix("model."): gradient for name, gradient in gradients.items()}
 
 

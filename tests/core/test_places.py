@@ -70,12 +70,13 @@ def test_aliases() -> None:
 def test_the_gradient(outer_gradient: OuterGradient, chunk: int | None, fast: str) -> None:
     model, tasks = SharedModules(), random_tasks(3)
     before = {name: (weight, weight.clone()) for name, weight in model.named_parameters(remove_duplicate=False)}
-    loop = InnerLoop(model, nn.MSELoss(), SGD(0.1), outer_gradient, [fast], 2)
-    assert try_first_batch(loop, tasks) == []
-    plain = InnerLoop(
-        WrittenOut(model), nn.MSELoss(), SGD(0.1), outer_gradient, ["weights." + fast.replace(".", "/")], 2
+    loop = InnerLoop(model, nn.MSELoss(), SGD(0.1), [fast], 2)
+    assert try_first_batch(loop, tasks, outer_gradient) == []
+    plain = InnerLoop(WrittenOut(model), nn.MSELoss(), SGD(0.1), ["weights." + fast.replace(".", "/")], 2)
+    found, true = (
+        MetaGradientOf(loop, outer_gradient, 2, chunk)(tasks),
+        MetaGradientOf(plain, outer_gradient, 2, 1)(tasks),
     )
-    found, true = MetaGradientOf(loop, 2, chunk)(tasks), MetaGradientOf(plain, 2, 1)(tasks)
     renamed = {f"model.weights.{n.removeprefix('model.').replace('.', '/')}": g for n, g in found.gradients.items()}
     assert set(renamed) == set(true.gradients)
     assert relative({name: renamed[name] for name in true.gradients}, true.gradients) < 1e-9
@@ -86,7 +87,7 @@ def test_the_gradient(outer_gradient: OuterGradient, chunk: int | None, fast: st
 
 def test_training_moves_a_shared_module() -> None:
     model, tasks = SharedModules(), random_tasks(3)
-    loop = InnerLoop(model, nn.MSELoss(), SGD(0.1), SecondOrder(), ["*"], 2)
-    gradients = MetaGradientOf(loop, 2)(tasks).gradients
+    loop = InnerLoop(model, nn.MSELoss(), SGD(0.1), ["*"], 2)
+    gradients = MetaGradientOf(loop, SecondOrder(), 2)(tasks).gradients
     for name in ("body.1.weight", "body.2.weight", "last.weight"):
         assert gradients[f"model.{name}"].abs().max() > 0

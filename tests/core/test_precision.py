@@ -15,6 +15,7 @@ from litmaml.inner.loop import InnerLoop
 from litmaml.models import MLP
 from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
 from litmaml.outer.meta_gradient import MetaGradient, MetaGradientOf
+from litmaml.randomness import Streams, normal_directions
 from litmaml.tasks import Batch, Tasks
 from litmaml.weights import Params
 
@@ -37,32 +38,25 @@ def single(tasks: Tasks) -> Tasks:
 
 
 def meta_gradient(model: nn.Module, method: OuterGradient, tasks: Tasks, **options: Any) -> MetaGradient:
-    loop = InnerLoop(model, nn.MSELoss(), SGD(0.1), method, ["*"], STEPS)
-    return MetaGradientOf(loop, STEPS, **options)(tasks)
+    loop = InnerLoop(model, nn.MSELoss(), SGD(0.1), ["*"], STEPS)
+    return MetaGradientOf(loop, method, STEPS, **options)(tasks)
 
 
 def double(gradients: Params) -> Params:
     return {name: gradient.double() for name, gradient in gradients.items()}
 
 
-class Sequence:
+def in_double(like: Params, count: int, streams: Streams, steps: int) -> tuple[Params, ...]:
     """In place of the core's draws: the same directions in single and in double precision."""
-
-    def __init__(self) -> None:
-        self.generator = torch.Generator().manual_seed(0)
-
-    def __call__(self, like: Params) -> Params:
-        return {
-            name: torch.randn(weight.shape, generator=self.generator).to(weight.dtype) for name, weight in like.items()
-        }
+    drawn = normal_directions(double(like), count, streams, steps)
+    return tuple({name: part.to(like[name]) for name, part in step.items()} for step in drawn)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_single_precision_agrees_with_double(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, tasks = MLP(hidden=(8, 8)), random_tasks(targets=lambda x: torch.sin(2 * x))
-    monkeypatch.setattr("litmaml.outer._normal", Sequence())
+    monkeypatch.setattr("litmaml.outer.estimators.normal_directions", in_double)
     true = meta_gradient(model, METHODS[name], tasks).gradients
-    monkeypatch.setattr("litmaml.outer._normal", Sequence())
     found = meta_gradient(model.float(), METHODS[name], single(tasks)).gradients
     assert all(gradient.dtype == torch.float32 for gradient in found.values())
     tolerance = {"FiniteDifference": 1e-4, "GaussianSmoothing": 1e-3, "ZerothOrder": 1e-2}.get(name, 1e-5)
@@ -117,8 +111,8 @@ def test_the_casts_that_autocast_keeps_are_never_those_of_other_weights(name: st
     for keep in (True, False):
         torch.manual_seed(0)
         model, tasks = MLP(hidden=(8,)).float(), single(random_tasks(4))
-        loop = InnerLoop(model, nn.MSELoss(), SGD(0.1), METHODS[name], ["*"], STEPS)
-        of = MetaGradientOf(loop, STEPS, tasks_per_chunk=2)
+        loop = InnerLoop(model, nn.MSELoss(), SGD(0.1), ["*"], STEPS)
+        of = MetaGradientOf(loop, METHODS[name], STEPS, tasks_per_chunk=2)
         with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=keep):
             first = of(tasks).gradients
             with torch.no_grad():
@@ -139,8 +133,8 @@ def test_integer_inputs(autocast: bool) -> None:
     tasks = Tasks((batch,), batch, torch.arange(2))
 
     def gradients(model: nn.Module) -> Params:
-        loop = InnerLoop(model, nn.CrossEntropyLoss(), SGD(0.1), SecondOrder(), ["*"], STEPS)
-        return double(MetaGradientOf(loop, STEPS)(tasks).gradients)
+        loop = InnerLoop(model, nn.CrossEntropyLoss(), SGD(0.1), ["*"], STEPS)
+        return double(MetaGradientOf(loop, SecondOrder(), STEPS)(tasks).gradients)
 
     true = gradients(model.double())
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
@@ -156,8 +150,8 @@ compiles = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarni
 def test_compiled_is_eager(method: OuterGradient) -> None:
     """In double precision, with learnt rates, for a model whose weights change between two calls."""
     model, tasks = Tiny(), random_tasks(2)
-    loop = InnerLoop(model, nn.MSELoss(), SGD(0.1, momentum=0.5, learn="tensor"), method, ["*"], 1)
-    compiled, eager = MetaGradientOf(loop, 1, compile=True), MetaGradientOf(loop, 1)
+    loop = InnerLoop(model, nn.MSELoss(), SGD(0.1, momentum=0.5, learn="tensor"), ["*"], 1)
+    compiled, eager = MetaGradientOf(loop, method, 1, compile=True), MetaGradientOf(loop, method, 1)
     for _ in range(2):
         found, true = compiled(tasks), eager(tasks)
         assert relative(found.gradients, true.gradients) < (1e-10 if isinstance(method, SecondOrder) else 1e-7)
@@ -172,23 +166,23 @@ def test_compiled_is_eager(method: OuterGradient) -> None:
 @compiles
 def test_compiled_programs_are_kept_apart() -> None:
     """The compiler's guards are left out: other sizes and other methods must not be given each other's program."""
-    loops = [
-        InnerLoop(Tiny(), nn.MSELoss(), SGD(rate), method, ["*"], 1)
+    pairs: list[tuple[InnerLoop, OuterGradient]] = [
+        (InnerLoop(Tiny(), nn.MSELoss(), SGD(rate), ["*"], 1), method)
         for method, rate in ((SecondOrder(), 0.1), (FirstOrder(), 0.5))
     ]
-    compiled = [MetaGradientOf(loop, 1, compile=True) for loop in loops]
+    compiled = [MetaGradientOf(*pair, 1, compile=True) for pair in pairs]
     for size in (2, 3, 2):
         tasks = random_tasks(size)
-        for loop, program in zip(loops, compiled, strict=True):
-            assert relative(program(tasks).gradients, MetaGradientOf(loop, 1)(tasks).gradients) < 1e-10
+        for pair, program in zip(pairs, compiled, strict=True):
+            assert relative(program(tasks).gradients, MetaGradientOf(*pair, 1)(tasks).gradients) < 1e-10
     assert [len(program._programs) for program in compiled] == [2, 2]
 
 
 @compiles
 def test_compiled_draws_are_those_of_the_tasks() -> None:
     """The call that compiles draws what later ones draw, or a resumed run would be another."""
-    loop = InnerLoop(Tiny(), nn.MSELoss(), SGD(0.1), GaussianSmoothing(1), ["*"], 1)
-    compiled, tasks = MetaGradientOf(loop, 1, compile=True), random_tasks(2)
+    loop = InnerLoop(Tiny(), nn.MSELoss(), SGD(0.1), ["*"], 1)
+    compiled, tasks = MetaGradientOf(loop, GaussianSmoothing(1), 1, compile=True), random_tasks(2)
     first = compiled(tasks).gradients
     assert relative(compiled(tasks).gradients, first) == 0
     assert relative(compiled(tasks._replace(numbers=tasks.numbers + 2)).gradients, first) > 1e-3
@@ -210,9 +204,9 @@ def by_a_generator(y: Tensor, x: Tensor) -> Tensor:
 
 
 def compiled_of(around: Callable[[Tensor, Tensor], Tensor], method: OuterGradient | None = None) -> MetaGradientOf:
-    loop = InnerLoop(Net(around), nn.MSELoss(), SGD(0.1), method or FirstOrder(), ["*"], 1)
+    loop = InnerLoop(Net(around), nn.MSELoss(), SGD(0.1), ["*"], 1)
     loop.mapped, loop.draws = False, around is by_dropout
-    return MetaGradientOf(loop, 1, compile=True)
+    return MetaGradientOf(loop, method or FirstOrder(), 1, compile=True)
 
 
 @compiles
@@ -245,6 +239,6 @@ def test_what_cannot_be_traced(around: Callable[[Tensor, Tensor], Tensor]) -> No
 
 
 def test_what_cannot_be_compiled() -> None:
-    loop = InnerLoop(Tiny(), nn.MSELoss(), HigherOptimizer(), SecondOrder(), ["*"], 1)
+    loop = InnerLoop(Tiny(), nn.MSELoss(), HigherOptimizer(), ["*"], 1)
     with pytest.raises(ValueError, match="compile: HigherOptimizer cannot be compiled; set compile to false"):
-        MetaGradientOf(loop, 1, compile=True)
+        MetaGradientOf(loop, SecondOrder(), 1, compile=True)

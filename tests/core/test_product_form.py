@@ -9,15 +9,23 @@ import torch
 from oracles import Directions, Tiny, fourth_moments, product_form, random_tasks, relative, second_moments
 from torch import Tensor, nn
 
-from litmaml import outer_gradient
 from litmaml.inner import SGD
-from litmaml.inner.gradient_rule import Losses
 from litmaml.inner.loop import InnerLoop
 from litmaml.models import MLP
-from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.outer import (
+    FiniteDifference,
+    FirstOrder,
+    GaussianSmoothing,
+    OuterGradient,
+    PathGradient,
+    SecondOrder,
+    ZerothOrder,
+    estimators,
+)
+from litmaml.outer.gradient import Point
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Batch, Tasks
-from litmaml.weights import Params
+from litmaml.weights import Params, Weights
 
 # torch itself scripts what torch.func.hessian differentiates forwards with.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
@@ -36,7 +44,7 @@ def system(
     alpha: float = ALPHA,
     fast: str = "*",
 ) -> Params:
-    return MetaGradientOf(InnerLoop(model, LOSS, SGD(alpha), method, [fast], steps), steps)(tasks).gradients
+    return MetaGradientOf(InnerLoop(model, LOSS, SGD(alpha), [fast], steps), method, steps)(tasks).gradients
 
 
 def sines(supports: int, hessians: int) -> Tasks:
@@ -94,7 +102,7 @@ def test_every_factor_has_its_batch(
     """Every outer gradient, with and without weights that are not adapted."""
     if method.sampled:
         points = second_moments(6 if fast == "*" else 2) if isinstance(method, GaussianSmoothing) else fourth_moments()
-        monkeypatch.setattr(outer_gradient, "_normal", Directions(points))
+        monkeypatch.setattr(estimators, "normal_directions", Directions(points))
     model, tasks = Tiny(), sines(supports, hessians)
     product = product_form(model, LOSS, tasks, 3, 0.1, fast.removesuffix("*"))
     assert relative(system(model, tasks, method, 3, 0.1, fast), product) < tolerance
@@ -104,34 +112,26 @@ def test_every_factor_has_its_batch(
 
 
 @final
-class TwoBatches(OuterGradient):
+class TwoBatches(PathGradient):
     """HF-MAML done wrong: each of the two probes of a product has half the batch."""
 
     probes = True
 
-    def hop(
-        self,
-        losses: Losses,
-        fast: Params,
-        slow: Params,
-        batch: Batch,
-        vector: Params,
-        gradient: Params | None,
-    ) -> tuple[Params, Params]:
-        half, radius = len(batch.inputs[0]) // 2, 1e-4
+    def hop(self, at: Point, vector: Params) -> Weights:
+        half, radius = len(at.batch.inputs[0]) // 2, 1e-4
 
         def probe(sign: int, part: slice) -> tuple[Tensor, ...]:
             length = torch.stack([v.flatten(1).norm(dim=1) ** 2 for v in vector.values()]).sum(0).sqrt()
             moved = {
                 n: (w + sign * radius * vector[n] / length.reshape(-1, *[1] * (w.dim() - 1))).requires_grad_()
-                for n, w in fast.items()
+                for n, w in at.fast.items()
             }
-            of = Batch(batch.inputs[:, part], batch.targets[:, part])
-            total = (losses(moved, slow, of) * length.detach()).sum() / (2 * radius)
+            of = Batch(at.batch.inputs[:, part], at.batch.targets[:, part])
+            total = (at.losses(moved, at.slow, of) * length.detach()).sum() / (2 * radius)
             return torch.autograd.grad(total, list(moved.values()))
 
         ahead, behind = probe(1, slice(half)), probe(-1, slice(half, None))
-        return {n: a - b for n, a, b in zip(fast, ahead, behind, strict=True)}, {}
+        return Weights({n: a - b for n, a, b in zip(at.fast, ahead, behind, strict=True)}, {})
 
 
 def test_both_probes_have_the_same_batch() -> None:
@@ -140,11 +140,11 @@ def test_both_probes_have_the_same_batch() -> None:
     def trained(method: OuterGradient) -> Params:
         torch.manual_seed(1)
         model = MLP(hidden=(8,))
-        loop = InnerLoop(model, LOSS, SGD(0.1), method, ["*"], 1)
+        loop = InnerLoop(model, LOSS, SGD(0.1), ["*"], 1)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
         for _ in range(60):
             tasks = random_tasks(2, examples=8, hessians=1, targets=lambda x: torch.sin(x) + torch.randn_like(x))
-            found = MetaGradientOf(loop, 1)(tasks)
+            found = MetaGradientOf(loop, method, 1)(tasks)
             for name, weight in loop.named_parameters():
                 weight.grad = found.gradients[name]
             optimizer.step()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from litmaml import trial_derivatives
-from litmaml.outer import FirstOrder
+from litmaml.outer import FirstOrder, SecondOrder
 from litmaml.tasks import Batch, Tasks
 from litmaml.trial import try_first_batch
 
@@ -195,10 +195,12 @@ def test_models_that_take_float32_only() -> None:
 
     batch = Batch(torch.randn(2, 5, 1).float(), torch.randn(2, 5, 1).float())
     tasks = Tasks((batch,), batch, torch.arange(2))
-    remark = try_first_batch(loop_of(Body(lambda self, x: forward(self, x, torch.sin)).float()), tasks)[0]
+    remark = try_first_batch(loop_of(Body(lambda self, x: forward(self, x, torch.sin)).float()), tasks, SecondOrder())[
+        0
+    ]
     assert "it does not compute in float64" in remark
     with pytest.raises(ValueError, match="model: the derivative of the backward pass of WrongSine"):
-        try_first_batch(loop_of(Body(lambda self, x: forward(self, x, WrongSine.apply)).float()), tasks)
+        try_first_batch(loop_of(Body(lambda self, x: forward(self, x, WrongSine.apply)).float()), tasks, SecondOrder())
 
 
 def test_a_row_of_padding_is_no_altered_gradient() -> None:
@@ -216,6 +218,6 @@ def test_a_row_of_padding_is_no_altered_gradient() -> None:
 
     batch = Batch(torch.randint(7, (1, 6, 5)), torch.randn(1, 6, 1))
     tasks = Tasks((batch,), batch, torch.arange(1))
-    assert try_first_batch(loop_of(Words(torch.sin)), tasks) == []
+    assert try_first_batch(loop_of(Words(torch.sin)), tasks, SecondOrder()) == []
     with pytest.raises(ValueError, match="model: an exact Hessian product"):
-        try_first_batch(loop_of(Words(WrongSine.apply)), tasks)
+        try_first_batch(loop_of(Words(WrongSine.apply)), tasks, SecondOrder())

@@ -50,11 +50,11 @@ def test_where_the_size_is_not_told_by_the_inputs() -> None:
     assert tasks_at_once(first_convolution(larger), images(9, 2)) == 1
 
 
-def problem(queries: int, outer_gradient: OuterGradient, steps: int = 2) -> tuple[InnerLoop, Tasks]:
+def problem(queries: int, steps: int = 2) -> tuple[InnerLoop, Tasks]:
     support, query = (Batch(images(5, n), torch.arange(5).repeat(n // 5).expand(5, -1)) for n in (5, queries))
     model = Conv4(filters=32)
     return (
-        InnerLoop(model, nn.CrossEntropyLoss(), SGD(0.1), outer_gradient, ["*"], steps),
+        InnerLoop(model, nn.CrossEntropyLoss(), SGD(0.1), ["*"], steps),
         Tasks((support,), query, torch.arange(5)),
     )
 
@@ -63,10 +63,10 @@ def problem(queries: int, outer_gradient: OuterGradient, steps: int = 2) -> tupl
 @pytest.mark.parametrize("recompute", [False, True])
 def test_the_gradient_is_the_same(queries: int, recompute: bool) -> None:
     """With the tasks in chunks or together, their queries at once (5) or in a loop (15)."""
-    loop, tasks = problem(queries, SecondOrder(recompute))
+    loop, tasks = problem(queries)
     assert loop.default_chunk(tasks, 2) == 5
     assert loop.tasks_at_once(tasks.query.inputs) == (5 if queries == 5 else 1)
-    one_by_one, default, some = (MetaGradientOf(loop, 2, size)(tasks) for size in (1, None, 3))
+    one_by_one, default, some = (MetaGradientOf(loop, SecondOrder(recompute), 2, size)(tasks) for size in (1, None, 3))
     for found in (default, some):
         assert relative(found.gradients, one_by_one.gradients) < 1e-12
         torch.testing.assert_close(found.losses, one_by_one.losses, rtol=1e-12, atol=0)
@@ -85,8 +85,8 @@ def test_the_gradient_is_the_same(queries: int, recompute: bool) -> None:
     ],
 )
 def test_default_chunks(outer_gradient: OuterGradient, steps: int, compile: bool, queries: int, size: int) -> None:
-    loop, tasks = problem(queries, outer_gradient, steps)
-    assert MetaGradientOf(loop, steps, compile=compile).default_chunk(tasks) == size
+    loop, tasks = problem(queries, steps)
+    assert MetaGradientOf(loop, outer_gradient, steps, compile=compile).default_chunk(tasks) == size
 
 
 def test_a_model_that_cannot_be_mapped() -> None:
@@ -95,10 +95,10 @@ def test_a_model_that_cannot_be_mapped() -> None:
             hidden = super().forward(images)
             return hidden.flatten(1)[:, :2] if hidden.max() > 0 else hidden.flatten(1)[:, 2:4]
 
-    loop = InnerLoop(Branching(1, 2, 3), nn.CrossEntropyLoss(), SGD(0.1), SecondOrder(), ["*"], 1)
+    loop = InnerLoop(Branching(1, 2, 3), nn.CrossEntropyLoss(), SGD(0.1), ["*"], 1)
     batch = Batch(images(5, 2, size=8), torch.tensor([0, 1]).expand(5, -1))
     tasks = Tasks((batch,), batch, torch.arange(5))
     with pytest.raises(RuntimeError, match="vmap") as raised:
-        MetaGradientOf(loop, 1)(tasks)
+        MetaGradientOf(loop, SecondOrder(), 1)(tasks)
     assert any("set tasks_per_chunk to 1" in note for note in raised.value.__notes__)
-    assert MetaGradientOf(loop, 1, tasks_per_chunk=1)(tasks).finite.all()
+    assert MetaGradientOf(loop, SecondOrder(), 1, tasks_per_chunk=1)(tasks).finite.all()

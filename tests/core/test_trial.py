@@ -42,7 +42,7 @@ def test_functions_that_draw_get_a_stream_of_their_own(forward: Forward) -> None
     loop, _ = tried(Body(forward))
     assert loop.draws
     tasks = random_tasks(3)
-    first, again = (MetaGradientOf(loop, 2)(tasks).gradients for _ in range(2))
+    first, again = (MetaGradientOf(loop, SecondOrder(), 2)(tasks).gradients for _ in range(2))
     assert relative(first, again) == 0
 
 
@@ -92,7 +92,7 @@ def test_no_stream_moves_on_and_nothing_is_changed() -> None:
     before = {name: value.clone() for name, value in loop.state_dict().items()}
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[2]  # noqa: NPY002
     inputs = tasks.support[0].inputs.clone()
-    try_first_batch(loop, tasks)
+    try_first_batch(loop, tasks, SecondOrder())
     assert torch.equal(torch.get_rng_state(), states[0])
     assert (random.getstate(), np.random.get_state()[2]) == states[1:]  # noqa: NPY002
     assert torch.equal(tasks.support[0].inputs, inputs)
@@ -188,7 +188,7 @@ def test_an_embedding_that_normalises_its_weights_in_place() -> None:
 
     batch = Batch(torch.randint(7, (2, 5, 1)), torch.randn(2, 5, 1))
     with pytest.raises(ValueError, match=r"changes its own weights \(words.weight\), .*max_norm"):
-        try_first_batch(loop_of(Words()), Tasks((batch,), batch, torch.arange(2)))
+        try_first_batch(loop_of(Words()), Tasks((batch,), batch, torch.arange(2)), SecondOrder())
 
 
 @pytest.mark.parametrize("cached", [True, False])
@@ -218,18 +218,18 @@ def test_a_model_that_writes_into_its_inputs_gets_copies(outer_gradient: OuterGr
 
     model, tasks = Body(writes), random_tasks(3)
     kept = tasks.support[0].inputs.clone()
-    loop = loop_of(model, outer_gradient)
-    try_first_batch(loop, tasks)
+    loop = loop_of(model)
+    try_first_batch(loop, tasks, outer_gradient)
     assert loop.changes_inputs
-    found = MetaGradientOf(loop, 2, chunk)(tasks).gradients
+    found = MetaGradientOf(loop, outer_gradient, 2, chunk)(tasks).gradients
     assert torch.equal(tasks.support[0].inputs, kept)
     model.own = lambda self, x: self.plain(x - 1)
-    assert relative(found, MetaGradientOf(loop_of(model, outer_gradient), 2, 1)(tasks).gradients) < 1e-10
+    assert relative(found, MetaGradientOf(loop_of(model), outer_gradient, 2, 1)(tasks).gradients) < 1e-10
 
 
 def test_inputs_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match=r"model: MLP cannot take the tasks' inputs of shape \(3,\) and torch.float64"):
-        try_first_batch(loop_of(MLP(inputs=2)), random_tasks(2, inputs=3))
+        try_first_batch(loop_of(MLP(inputs=2)), random_tasks(2, inputs=3), SecondOrder())
 
 
 @pytest.mark.parametrize("output", [lambda y: (y, y), lambda y: {"logits": y}, lambda y: None])
@@ -309,7 +309,7 @@ def test_complex_weights() -> None:
     with pytest.raises(ValueError, match=r"model: filter is complex, .* use SecondOrder or FirstOrder"):
         check_model(Waves(), FiniteDifference())
     with pytest.raises(ValueError, match=r"learn: a rate of the complex weight filter"):
-        InnerLoop(Waves(), nn.MSELoss(), SGD(0.1, learn="parameter"), SecondOrder(), ["*"], 1)
+        InnerLoop(Waves(), nn.MSELoss(), SGD(0.1, learn="parameter"), ["*"], 1)
 
 
 def test_what_a_pass_over_several_tasks_leaves_in_a_model() -> None:
@@ -318,15 +318,15 @@ def test_what_a_pass_over_several_tasks_leaves_in_a_model() -> None:
         return self.last(self.hidden)  # type: ignore[no-any-return]
 
     loop, _ = tried(Body(forward, hidden=None))
-    MetaGradientOf(loop, 2)(random_tasks(3))
-    assert try_first_batch(loop, random_tasks(3)) == []  # the model can be copied still
+    MetaGradientOf(loop, SecondOrder(), 2)(random_tasks(3))
+    assert try_first_batch(loop, random_tasks(3), SecondOrder()) == []  # the model can be copied still
 
 
 def test_hardsigmoid_has_a_second_derivative_here() -> None:
     model = nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 4), nn.Hardsigmoid(), nn.Linear(4, 1))
     written_out = nn.Sequential(*model[:3], *(HardsigmoidWrittenOut(),), model[4])
     tasks = random_tasks(3)
-    found, true = (MetaGradientOf(loop_of(m), 2, 1)(tasks).gradients for m in (model, written_out))
+    found, true = (MetaGradientOf(loop_of(m), SecondOrder(), 2, 1)(tasks).gradients for m in (model, written_out))
     assert relative(found, true) < 1e-12
     tried(model)
 
@@ -348,7 +348,7 @@ def test_a_sparse_gradient() -> None:
 
     batch = Batch(torch.randint(7, (2, 5, 1)), torch.randn(2, 5, 1))
     with pytest.raises(ValueError, match=r"model: the gradient by words.weight is sparse, .* sparse=False"):
-        try_first_batch(loop_of(Words()), Tasks((batch,), batch, torch.arange(2)))
+        try_first_batch(loop_of(Words()), Tasks((batch,), batch, torch.arange(2)), SecondOrder())
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
@@ -450,7 +450,7 @@ def test_recurrent_layers_run_by_default(cells: Any) -> None:
     tasks = random_tasks(3, inputs=4)
     loop = loop_of(Recurrent())
     assert not loop.mapped
-    by_default, one_by_one = (MetaGradientOf(loop, 2, chunk)(tasks).gradients for chunk in (None, 1))
+    by_default, one_by_one = (MetaGradientOf(loop, SecondOrder(), 2, chunk)(tasks).gradients for chunk in (None, 1))
     assert relative(by_default, one_by_one) < 1e-12
 
 
@@ -463,7 +463,7 @@ def test_a_model_that_cannot_be_mapped_is_looped(outer_gradient: OuterGradient) 
     assert not loop.mapped
     assert "tasks are computed one after another, since PyTorch cannot map it" in remarks[0]
     tasks = random_tasks(3)
-    by_default, one_by_one = (MetaGradientOf(loop, 2, chunk)(tasks).gradients for chunk in (None, 1))
+    by_default, one_by_one = (MetaGradientOf(loop, outer_gradient, 2, chunk)(tasks).gradients for chunk in (None, 1))
     assert relative(by_default, one_by_one) < 1e-12
 
 
@@ -472,7 +472,7 @@ def test_a_model_of_float32() -> None:
     model = Body(lambda self, x: self.plain(x.float())).float()
     batch = Batch(torch.randn(2, 5, 1).float(), torch.randn(2, 5, 1).float())
     loop = loop_of(model)
-    try_first_batch(loop, Tasks((batch,), batch, torch.arange(2)))
+    try_first_batch(loop, Tasks((batch,), batch, torch.arange(2)), SecondOrder())
     assert loop.mapped
 
 
@@ -480,7 +480,7 @@ def test_a_model_of_float32() -> None:
 def test_it_takes_little_time(norm: str) -> None:
     model = Conv4(norm=norm).float()  # type: ignore[arg-type]
     batch = Batch(torch.rand(4, 25, 1, 28, 28).float(), torch.arange(5).repeat(5).expand(4, -1))
-    loop = InnerLoop(model, nn.CrossEntropyLoss(), SGD(0.1), SecondOrder(), ["*"], 1)
+    loop = InnerLoop(model, nn.CrossEntropyLoss(), SGD(0.1), ["*"], 1)
     began = time.process_time()
-    assert try_first_batch(loop, Tasks((batch,), batch, torch.arange(4))) == []
+    assert try_first_batch(loop, Tasks((batch,), batch, torch.arange(4)), SecondOrder()) == []
     assert time.process_time() - began < 10  # about 1 on a quiet core

@@ -30,7 +30,7 @@ def test_a_loss_that_draws_has_the_stream_of_its_task(outer_gradient: OuterGradi
     tasks, found = random_tasks(3), []
     for seed in range(2):
         torch.manual_seed(seed)
-        found.append(MetaGradientOf(loop, 2)(tasks).gradients)
+        found.append(MetaGradientOf(loop, outer_gradient, 2)(tasks).gradients)
     assert relative(*found) == 0
 
 
@@ -45,8 +45,8 @@ def test_a_loss_that_draws_has_the_stream_of_its_task(outer_gradient: OuterGradi
 def test_a_loss_that_draws_where_a_step_is_taken_twice(outer_gradient: OuterGradient, why: str) -> None:
     with pytest.raises(ValueError, match=f"loss: Drawing draws anew {why}.*take another loss"):
         tried(Body(Body.plain), outer_gradient, Drawing())
-    loop = loop_of(Body(Body.plain), outer_gradient, Drawing())
-    assert try_first_batch(loop, random_tasks(3), trains=False) == []  # evaluation takes no step twice
+    loop = loop_of(Body(Body.plain), Drawing())
+    assert try_first_batch(loop, random_tasks(3), None) == []  # evaluation takes no step twice
 
 
 class Elsewhere(nn.Module):
@@ -116,7 +116,7 @@ def test_what_is_wrong_with_a_loss_is_told_of_it(loss: Any, why: str) -> None:
     made = loss(model) if loss is Penalty else loss()
     loop = loop_of(model, loss=made)
     with pytest.raises(ValueError, match=f"^loss: {loss.__name__}:? .*{why}"):
-        try_first_batch(loop, random_tasks(3))
+        try_first_batch(loop, random_tasks(3), SecondOrder())
     assert loop.loss is made
 
 
@@ -133,11 +133,11 @@ def test_what_is_wrong_with_a_model_is_not_told_of_the_loss() -> None:
 def test_evaluation_alone_needs_no_second_derivative() -> None:
     model = Body(lambda self, x: self.plain(x) + 1e-3 * functional.pdist(self.first.weight).sum())
     loop, tasks = loop_of(model), random_tasks(3)
-    try_first_batch(loop, tasks, trains=False)
+    try_first_batch(loop, tasks, None)
     *_, adapted = loop.path(tasks, 2)
     assert all(bool(weight.isfinite().all()) for weight in adapted.values())
     with pytest.raises(ValueError, match="no second derivative exists"):
-        try_first_batch(loop, tasks)
+        try_first_batch(loop, tasks, SecondOrder())
 
 
 # Draws for some data only
@@ -164,7 +164,7 @@ def test_a_model_that_draws_for_some_data_only(outer_gradient: OuterGradient, ch
     plain, outlier, found = random_tasks(3), with_outlier(random_tasks(3)), []
     for seed in range(2):
         torch.manual_seed(seed)
-        gradient = MetaGradientOf(loop, 2, chunk)
+        gradient = MetaGradientOf(loop, outer_gradient, 2, chunk)
         loop.draws = False
         gradient(plain)
         found.append(gradient(outlier).gradients)
@@ -176,7 +176,7 @@ def test_a_model_that_draws_for_some_data_only(outer_gradient: OuterGradient, ch
 @pytest.mark.parametrize("outer_gradient", [SecondOrder(recompute=True), FiniteDifference()])
 def test_a_model_that_draws_for_some_data_where_a_step_is_taken_twice(outer_gradient: OuterGradient) -> None:
     loop, _ = tried(Body(sometimes), outer_gradient)
-    gradient, plain, outlier = MetaGradientOf(loop, 2), random_tasks(3), with_outlier(random_tasks(3))
+    gradient, plain, outlier = MetaGradientOf(loop, outer_gradient, 2), random_tasks(3), with_outlier(random_tasks(3))
     before = torch.get_rng_state()
     gradient(plain)
     with pytest.raises(ValueError, match=r"model: it, or its loss, draws anew .*"):
@@ -187,7 +187,7 @@ def test_a_model_that_draws_for_some_data_where_a_step_is_taken_twice(outer_grad
 def test_nothing_is_drawn_from_the_global_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step without draws costs two looks at the generator, and computes once."""
     loop, calls = loop_of(Body(Body.plain)), []
-    gradient = MetaGradientOf(loop, 2)
+    gradient = MetaGradientOf(loop, SecondOrder(), 2)
     part = gradient._part
     monkeypatch.setattr(gradient, "_part", lambda *args: (calls.append(1), part(*args))[1])
     gradient(random_tasks(3))

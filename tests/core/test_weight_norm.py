@@ -74,10 +74,10 @@ class Unfused(nn.Module):
 @pytest.mark.parametrize("recompute", [False, True])
 def test_the_exact_outer_gradient(chunk: int | None, recompute: bool) -> None:
     model, tasks = layers("parametrized"), random_tasks(3)
-    loop = InnerLoop(model, nn.MSELoss(), SGD(0.1), SecondOrder(recompute), ["*"], 2)
-    plain = InnerLoop(Unfused(model), nn.MSELoss(), SGD(0.1), SecondOrder(), ["*"], 2)
+    loop = InnerLoop(model, nn.MSELoss(), SGD(0.1), ["*"], 2)
+    plain = InnerLoop(Unfused(model), nn.MSELoss(), SGD(0.1), ["*"], 2)
     true = unrolled(plain, tasks, 2, plain.fast_names, sgd()).gradients
-    found = MetaGradientOf(loop, 2, chunk)(tasks).gradients
+    found = MetaGradientOf(loop, SecondOrder(recompute), 2, chunk)(tasks).gradients
     renamed = {f"model.weights.{n.removeprefix('model.').replace('.', '/')}": g for n, g in found.items()}
     assert relative(renamed, true) < 1e-12
 
@@ -85,7 +85,7 @@ def test_the_exact_outer_gradient(chunk: int | None, recompute: bool) -> None:
 def test_the_older_kind_by_hooks() -> None:
     model, tasks = layers("hooked"), random_tasks(3)
     looped, mapped = (
-        MetaGradientOf(InnerLoop(model, nn.MSELoss(), SGD(0.1), SecondOrder(), ["*"], 2), 2, chunk)(tasks)
+        MetaGradientOf(InnerLoop(model, nn.MSELoss(), SGD(0.1), ["*"], 2), SecondOrder(), 2, chunk)(tasks)
         for chunk in (1, None)
     )
     assert relative(looped.gradients, mapped.gradients) < 1e-12

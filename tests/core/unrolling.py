@@ -72,10 +72,9 @@ def unrolled(
         return outcome(theta, batches[j if len(batches) > 1 else 0], task, j)[0]
 
     def rate(name: str, j: int) -> Any:
-        table = leaves.get("optimizer.rates.values.all")
+        table = leaves.get("learnt.rate")
         if table is None:
-            key = name.replace(".", "/") if "." in name else f"/{name}"
-            table = leaves.get(f"optimizer.rates.values.{key}")
+            table = leaves.get("learnt.rate/" + name.replace(".", "/"))
         if table is None:
             return inner_loop.optimizer.lr
         return table[j] if inner_loop.optimizer.per_step else table

@@ -22,6 +22,7 @@ from unrolling import Unrolled, unrolled
 
 from litmaml.inner.loop import InnerLoop
 from litmaml.model_checks import check_model
+from litmaml.outer import FirstOrder
 from litmaml.outer.meta_gradient import MetaGradient, MetaGradientOf
 from litmaml.tasks import Tasks
 from litmaml.trial import try_first_batch
@@ -50,14 +51,14 @@ def _verdict(case: Case) -> Verdict:
         method = OUTER[case.outer]()
         check_model(model, method)
         fast = case.fast(model)
-        loop = InnerLoop(model, case.loss(), INNER[case.inner][0](), method, fast or ["*"], case.steps)
+        loop = InnerLoop(model, case.loss(), INNER[case.inner][0](), fast or ["*"], case.steps)
         with torch.no_grad():
             torch.manual_seed(case.number + 2)
-            for rate in loop.optimizer.parameters():
+            for rate in loop.learnt.parameters():
                 rate.mul_(torch.rand_like(rate) + 0.5)
         loop.train(case.training)
         twin.train(case.training)
-        try_first_batch(loop, tasks)
+        try_first_batch(loop, tasks, method)
     except ValueError as error:
         return _refused(case, str(error))
     except Exception as error:
@@ -67,7 +68,7 @@ def _verdict(case: Case) -> Verdict:
     before, given = _copies(loop), case.tasks()
     try:
         with FixedDirections(directions):
-            found = MetaGradientOf(loop, case.steps, case.chunk)(tasks)
+            found = MetaGradientOf(loop, method, case.steps, case.chunk)(tasks)
     except Exception as error:
         return Verdict(CRASH, f"in the meta-gradient: {_short(error)}")
     finally:
@@ -78,7 +79,7 @@ def _verdict(case: Case) -> Verdict:
     if changed := _changed(before, loop, given, tasks):
         return Verdict(WRONG, changed)
     if drawn:
-        again = MetaGradientOf(loop, case.steps, case.chunk)(tasks)
+        again = MetaGradientOf(loop, method, case.steps, case.chunk)(tasks)
         if not all(torch.equal(gradient, again.gradients[name]) for name, gradient in found.gradients.items()):
             return Verdict(WRONG, "another gradient in a second call")
         if drawn.mapped:
@@ -186,7 +187,7 @@ def _by_its_loss(case: Case, loop: InnerLoop, tasks: Tasks, found: MetaGradient)
         with torch.no_grad():
             for name, weight in weights.items():
                 weight.add_(length * direction[name])
-            loss = MetaGradientOf(loop, case.steps, case.chunk)(tasks).loss
+            loss = MetaGradientOf(loop, FirstOrder(), case.steps, case.chunk)(tasks).loss
             for name, weight in weights.items():
                 weight.sub_(length * direction[name])
         return loss

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
-from litmaml.outer import SecondOrder
 from litmaml.tasks import Batch, Tasks
 
 
@@ -58,7 +57,7 @@ def linear(weights: Tensor) -> nn.Linear:
 
 
 def loop(model: nn.Module, loss: nn.Module, lr: float, steps: int) -> InnerLoop:
-    return InnerLoop(model, loss, SGD(lr), SecondOrder(), ["*"], steps)
+    return InnerLoop(model, loss, SGD(lr), ["*"], steps)
 
 
 def tasks_of(rows: Tensor, targets: Tensor, queries: int = 0) -> Tasks:

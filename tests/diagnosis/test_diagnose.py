@@ -122,7 +122,7 @@ def test_conv4_on_real_omniglot(omniglot: Path | None) -> None:
 @pytest.mark.slow
 def test_on_the_sinusoid_it_agrees_with_what_training_shows() -> None:
     """First order ends at a larger loss than the exact gradient, and the diagnosis said so before and after."""
-    from litmaml.outer import FirstOrder, OuterGradient, SecondOrder
+    from litmaml.outer import FirstOrder, OuterGradient
 
     sinusoid, test = Sinusoid(), _sines(400, "test")
 
@@ -288,5 +288,5 @@ def test_whether_the_support_loss_falls_is_told_of_all_its_batches() -> None:
     nn.init.zeros_(model.weight)
     one = torch.ones(2, 3, 1)
     tasks = Tasks((Batch(one, one), Batch(one, -3 * one)), Batch(one, 0 * one), torch.arange(2))
-    loop = InnerLoop(model, nn.MSELoss(), SGD(0.1), SecondOrder(), ["*"], 2)
+    loop = InnerLoop(model, nn.MSELoss(), SGD(0.1), ["*"], 2)
     assert stability(loop, tasks, 2).support_falls == 1

@@ -13,8 +13,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from litmaml import outer_gradient
 from litmaml.data import Sinusoid
+from litmaml.outer import estimators
 from litmaml.tasks import Split, Tasks
 
 
@@ -56,14 +56,15 @@ class Notes(Callback):
         self.directions: list[float] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        draw = outer_gradient._normal
+        draw = estimators.normal_directions
 
-        def noting(like: dict[str, Tensor]) -> dict[str, Tensor]:
-            drawn = draw(like)
-            self.directions.append(float(next(iter(drawn.values())).flatten()[0]))
+        def noting(*arguments: Any) -> tuple[dict[str, Tensor], ...]:
+            drawn = draw(*arguments)
+            for step in drawn:
+                self.directions += next(iter(step.values())).flatten(1)[:, 0].tolist()  # of each task
             return drawn
 
-        outer_gradient._normal = noting
+        estimators.normal_directions = noting  # type: ignore[assignment]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self.tasks.append(batch.numbers.tolist())

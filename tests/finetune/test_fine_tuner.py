@@ -26,7 +26,7 @@ def learner(optimizer: InnerOptimizer | None = None, **changes: object) -> MetaL
     torch.manual_seed(0)
     made = MetaLearner(MLP(inputs=4, outputs=3), optimizer or SGD(lr=0.1), **changes)  # type: ignore[arg-type]
     with torch.no_grad():
-        for rate in made.inner_loop.optimizer.parameters():
+        for rate in made.inner_loop.learnt.parameters():
             rate.mul_(torch.rand_like(rate) + 0.5)
     return made
 

@@ -89,12 +89,12 @@ def test_learnt_rates_of_a_new_head_are_means_over_the_classes(per_step: bool) -
     learner = MetaLearner(
         MLP(inputs=4, outputs=3, hidden=[5]), SGD(lr=0.1, learn="parameter", per_step=per_step), inner_steps=2
     )
-    rates = dict(learner.inner_loop.optimizer.named_parameters())
+    rates = dict(learner.inner_loop.learnt.named_parameters())
     with torch.no_grad():
         for rate in rates.values():
             rate.uniform_(0.1, 1.0)
     tuner = FineTuner(learner, torch.randn(2, 4), 6)
-    new = dict(tuner.inner_loop.optimizer.named_parameters())
+    new = dict(tuner.inner_loop.learnt.named_parameters())
     for name, rate in rates.items():
         if "head" in name:
             lead = 1 if per_step else 0

@@ -53,8 +53,8 @@ def test_float32_convolutions_do_not_round(device: torch.device) -> None:
 
 def loop_of(method: OuterGradient, device: torch.device, norm: str = "batch") -> tuple[InnerLoop, MetaGradientOf]:
     problem = images(norm, small=True).to(device, torch.float64)
-    loop = InnerLoop(problem.model, problem.loss, SGD(problem.rate), method, ["*"], problem.steps)
-    return loop, MetaGradientOf(loop, problem.steps)
+    loop = InnerLoop(problem.model, problem.loss, SGD(problem.rate), ["*"], problem.steps)
+    return loop, MetaGradientOf(loop, method, problem.steps)
 
 
 @pytest.mark.parametrize("method", [GaussianSmoothing(2), ZerothOrder(2)], ids=type)

@@ -52,8 +52,8 @@ def test_other_strides_than_contiguous(device: torch.device) -> None:
 
 
 def meta(problem: Problem, method: OuterGradient, compile: bool) -> MetaGradientOf:
-    loop = InnerLoop(problem.model, problem.loss, SGD(problem.rate), method, ["*"], problem.steps)
-    return MetaGradientOf(loop, problem.steps, tasks_per_chunk=problem.tasks.size, compile=compile)
+    loop = InnerLoop(problem.model, problem.loss, SGD(problem.rate), ["*"], problem.steps)
+    return MetaGradientOf(loop, method, problem.steps, tasks_per_chunk=problem.tasks.size, compile=compile)
 
 
 def doubles(gradients: Params) -> Params:

@@ -94,16 +94,16 @@ def test_it_is_named(model: type[nn.Module], tmp_path: Path) -> None:
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("method", [SecondOrder(), SecondOrder(True), FirstOrder()])
 def test_the_gradient_is_that_of_the_others(model: type[nn.Module], method: OuterGradient) -> None:
-    loop = InnerLoop(model(), nn.MSELoss(), SGD(0.01), method, ["*"], 4)
+    loop = InnerLoop(model(), nn.MSELoss(), SGD(0.01), ["*"], 4)
     tasks = Wild(shots=5, queries=5).sample("train", range(4, 8), 0)
-    found = MetaGradientOf(loop, 4)(tasks)
+    found = MetaGradientOf(loop, method, 4)(tasks)
     assert found.finite.tolist() == [True, False, True, True]
     assert found.predictions[1].isnan().all()
-    others = MetaGradientOf(loop, 4)(select(tasks, [0, 2, 3]))
+    others = MetaGradientOf(loop, method, 4)(select(tasks, [0, 2, 3]))
     torch.testing.assert_close(found.predictions[found.finite], others.predictions)
     for name, gradient in others.gradients.items():
         torch.testing.assert_close(found.gradients[name], gradient)
-    alone = MetaGradientOf(loop, 4)(select(tasks, [1]))
+    alone = MetaGradientOf(loop, method, 4)(select(tasks, [1]))
     assert alone.finite.tolist() == [False]
     assert not any(gradient.any() for gradient in alone.gradients.values())
 
@@ -115,10 +115,10 @@ def test_an_error_at_finite_numbers_stays_one() -> None:
                 raise LookupError("seven")
             return super().forward(x)
 
-    loop = InnerLoop(Choosy(), nn.MSELoss(), SGD(0.01), SecondOrder(), ["*"], 1)
+    loop = InnerLoop(Choosy(), nn.MSELoss(), SGD(0.01), ["*"], 1)
     tasks = Sinusoid(shots=5, queries=7).sample("train", range(4), 0)
     with pytest.raises(LookupError, match="seven"):
-        MetaGradientOf(loop, 1)(tasks)
+        MetaGradientOf(loop, SecondOrder(), 1)(tasks)
 
 
 def test_what_vmap_cannot_take_is_not_looped_in_silence() -> None:
@@ -126,10 +126,10 @@ def test_what_vmap_cannot_take_is_not_looped_in_silence() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x) if float(x.detach().sum()) > 0 else super().forward(-x)
 
-    loop = InnerLoop(Branching(), nn.MSELoss(), SGD(0.01), SecondOrder(), ["*"], 1)
+    loop = InnerLoop(Branching(), nn.MSELoss(), SGD(0.01), ["*"], 1)
     tasks = Sinusoid(shots=5, queries=5).sample("train", range(4), 0)
     with pytest.raises(RuntimeError, match="vmap"):
-        MetaGradientOf(loop, 1)(tasks)
+        MetaGradientOf(loop, SecondOrder(), 1)(tasks)
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -19,7 +19,15 @@ from litmaml.inner import SGD, HigherOptimizer
 from litmaml.learner_checks import check_labels
 from litmaml.meta_learner import MetaLearner
 from litmaml.models import MLP, Conv4
-from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.outer import (
+    FiniteDifference,
+    FirstOrder,
+    GaussianSmoothing,
+    OuterGradient,
+    OuterLoss,
+    SecondOrder,
+    ZerothOrder,
+)
 from litmaml.tasks import Batch, Tasks
 from quiet_trainer import quiet_trainer
 
@@ -143,11 +151,12 @@ def test_evaluation_reports_every_inner_step_and_leaves_the_model(tmp_path: Path
 def test_evaluation_agrees_with_unrolling_by_hand(tmp_path: Path, optimizer: Any, inference_mode: bool) -> None:
     module, data = learner(inner_optimizer=optimizer, inner_steps=2), sinusoids(test_tasks=4)
     with torch.no_grad():
-        for weight in module.inner_loop.optimizer.parameters():
+        for weight in module.inner_loop.learnt.parameters():
             weight.fill_(0.05)
     trainer(tmp_path, inference_mode=inference_mode).test(module, data, verbose=False)
     tasks = data.tasks.render(data.tasks.sample("test", range(4), 0))
-    losses, _ = module.inner_loop(tasks, 2)
+    loop = module.inner_loop
+    losses, _ = SecondOrder().solve(loop, OuterLoss(), *loop.start(tasks.size), tasks, 2)
     assert module.results["loss"][-1].mean == pytest.approx(float(losses.detach().mean()), rel=1e-5)
 
 
@@ -253,8 +262,8 @@ def test_checkpoint_rebuilds_the_learner(tmp_path: Path, changes: dict[str, Any]
     fit.save_checkpoint(tmp_path / "a.ckpt", weights_only=False)
     again = MetaLearner.load_from_checkpoint(tmp_path / "a.ckpt")
     assert again.hparams == module.hparams
-    assert isinstance(again.inner_loop.outer_gradient, FiniteDifference)
-    assert again.inner_loop.outer_gradient.radius == 0.01
+    assert isinstance(again.outer_gradient, FiniteDifference)
+    assert again.outer_gradient.radius == 0.01
     for name, weight in module.inner_loop.state_dict().items():
         assert torch.equal(weight, again.inner_loop.state_dict()[name])
     # What is given wins over what was recorded; per-step rates of more steps go on with the last.

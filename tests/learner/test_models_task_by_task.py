@@ -14,7 +14,7 @@ from litmaml.diagnosis.diagnose import diagnose
 from litmaml.engine import derivatives
 from litmaml.inner import SGD
 from litmaml.meta_learner import MetaLearner
-from litmaml.outer import FirstOrder, OuterGradient, SecondOrder
+from litmaml.outer import FirstOrder, OuterGradient, OuterLoss, SecondOrder
 from quiet_trainer import quiet_trainer
 
 
@@ -78,7 +78,7 @@ def test_recurrence_is_not_cudnns(monkeypatch: pytest.MonkeyPatch) -> None:
         return lstm(*args)
 
     monkeypatch.setitem(derivatives._IN_OTHER_FORM, torch.lstm, derivatives._without_cudnn(noted))
-    loop(tasks, 1)
+    SecondOrder().solve(loop, OuterLoss(), *loop.start(tasks.size), tasks, 1)
     assert seen == [False] * 4  # support and query of two tasks
     assert torch.backends.cudnn.enabled
 

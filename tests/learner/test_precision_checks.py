@@ -143,26 +143,26 @@ def test_coarse_weights_are_refused_for_probes(start: dict[str, Tensor], tmp_pat
 def test_rounding_convolutions_are_told_of() -> None:
     """Torch's own setting, on a GPU and in a program that has set nothing."""
     on_gpu: Any = SimpleNamespace(precision="32-true", strategy=SimpleNamespace(root_device=torch.device("cuda", 0)))
-    loops = [MetaLearner(model, outer_gradient=SecondOrder()).inner_loop for model in (Conv4(filters=4), MLP())]
+    conv4, mlp = Conv4(filters=4), MLP()
     torch.backends.cudnn.allow_tf32 = True
     with pytest.warns(UserWarning, match="float32_matmul_precision: torch rounds float32 convolutions to TF32 here"):
-        check_precision(on_gpu, loops[0], "fit")
-    check_precision(on_gpu, loops[1], "fit")
+        check_precision(on_gpu, conv4, SecondOrder(), "fit")
+    check_precision(on_gpu, mlp, SecondOrder(), "fit")
     set_float32_precision("highest")
-    check_precision(on_gpu, loops[0], "fit")
+    check_precision(on_gpu, conv4, SecondOrder(), "fit")
 
 
 @pytest.mark.parametrize(("method", "figure"), [(SecondOrder(), "0.6%"), (GaussianSmoothing(2), "28%")], ids=type)
 def test_tf32_is_warned_of_with_its_error(method: OuterGradient, figure: str) -> None:
     on_gpu: Any = SimpleNamespace(precision="32-true", strategy=SimpleNamespace(root_device=torch.device("cuda", 0)))
     exact: Any = SimpleNamespace(precision="64-true", strategy=on_gpu.strategy)
-    loop = MetaLearner(MLP(), outer_gradient=method).inner_loop
+    model = MLP()
     set_float32_precision("high")
     try:
         with pytest.warns(UserWarning, match=f"under TF32 the outer gradient of {type(method).__name__} .* {figure}"):
-            check_precision(on_gpu, loop, "fit")
-        check_precision(on_gpu, loop, "test")
-        check_precision(exact, loop, "fit")
+            check_precision(on_gpu, model, method, "fit")
+        check_precision(on_gpu, model, method, "test")
+        check_precision(exact, model, method, "fit")
     finally:
         set_float32_precision("highest")
-    check_precision(on_gpu, loop, "fit")
+    check_precision(on_gpu, model, method, "fit")

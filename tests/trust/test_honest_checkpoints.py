@@ -278,7 +278,7 @@ def test_a_checkpoint_of_an_earlier_version(tmp_path: Path) -> None:
     assert FORMAT_KEY not in torch.load(file, weights_only=True)
     use(file, ("test", "fit", "init"))
     learner = MetaLearner.load_from_checkpoint(file)
-    assert learner.inner_loop.optimizer.rates.values["head/bias"].item() == pytest.approx(0.013036064803600311)
+    assert learner.inner_loop.learnt["rate.head.bias"].item() == pytest.approx(0.013036064803600311)
 
 
 def test_moved_and_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
