@@ -12,7 +12,7 @@ from litmaml.data import LinearRegression
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
 from litmaml.losses import LogCoshLoss
-from litmaml.outer import FiniteDifference, GaussianSmoothing, OuterGradient, PathGradient, ZerothOrder
+from litmaml.outer import FiniteDifference, GaussianSmoothing, PathGradient, ZerothOrder
 from litmaml.outer.gradient import Point
 from litmaml.randomness import task_streams
 from litmaml.tasks import Tasks
@@ -33,7 +33,7 @@ _SECOND: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
 }
 
 
-def estimator(method: str, samples: int, probe: float | None) -> OuterGradient:
+def estimator(method: str, samples: int, probe: float | None) -> PathGradient:
     """An estimator by its name, number of directions and probe length."""
     if method == "HF":
         return FiniteDifference(probe)

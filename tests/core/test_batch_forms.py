@@ -180,8 +180,11 @@ def test_the_record_is_compared_on_all_of_them(place: str) -> None:
     loop = loop_of(Wider(2.0))
     recorded = {"model": {"class_path": "test_batch_forms.Wider", "init_args": {"scale": 4.0}}}
     tasks = random_tasks(3, supports=2, hessians=2)
-    assert not not_made_again(loop, {}, recorded, tasks, [])
-    assert "gives other numbers" in not_made_again(loop, {}, recorded, changed(tasks, place, wide), [])["model"]
+    assert not not_made_again(loop, SecondOrder(), {}, recorded, tasks, [])
+    assert (
+        "gives other numbers"
+        in not_made_again(loop, SecondOrder(), {}, recorded, changed(tasks, place, wide), [])["model"]
+    )
 
 
 def test_batches_of_inference_mode_can_all_be_differentiated() -> None:

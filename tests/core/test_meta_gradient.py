@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from oracles import Tiny, random_tasks, relative
@@ -149,9 +151,24 @@ def test_other_tasks_have_other_directions(method: OuterGradient, chunk: int | N
     one, other = (MetaGradientOf(loop, method, STEPS, 1)(select(tasks, [k])).gradients for k in (0, 1))
     assert relative(one, other) > 1e-3
     assert relative(both, one) > 1e-3
-    if chunk == 1:
-        mean = {name: (gradient + other[name]) / 2 for name, gradient in one.items()}
-        assert relative(both, mean) < 1e-12
+    mean = {name: (gradient + other[name]) / 2 for name, gradient in one.items()}
+    assert relative(both, mean) < 1e-12
+
+
+@pytest.mark.parametrize("method", SAMPLED, ids=name_of)
+def test_directions_do_not_depend_on_chunks(method: OuterGradient) -> None:
+    """Nor are two streams one: not by the seed, by the number, or by the two together."""
+    loop, tasks = loop_of(), random_tasks(5)
+    whole = MetaGradientOf(loop, method, STEPS)(tasks).gradients
+    for size in (1, 2, 3, 5):
+        assert relative(MetaGradientOf(loop, method, STEPS, size)(tasks).gradients, whole) < 1e-12
+    keys = ((0, 0), (1, 0), (0, 1), (0, 1_000_003), (1_000_003, 0))
+    one = select(tasks, [0])
+    found = [
+        MetaGradientOf(loop, method, STEPS, seed=seed)(one._replace(numbers=torch.tensor([number]))).gradients
+        for seed, number in keys
+    ]
+    assert all(relative(*pair) > 1e-3 for pair in itertools.combinations(found, 2))
 
 
 def test_dropout_draws_from_the_stream_of_the_tasks() -> None:
@@ -162,8 +179,8 @@ def test_dropout_draws_from_the_stream_of_the_tasks() -> None:
     assert relative(MetaGradientOf(loop, SecondOrder(), STEPS)(tasks).gradients, first.gradients) == 0
     others = tasks._replace(numbers=tasks.numbers + 3)
     assert relative(MetaGradientOf(loop, SecondOrder(), STEPS)(others).gradients, first.gradients) > 1e-3
-    # Each task has a mask of its own.
-    equal = select(random_tasks(1), [0, 0])
+    # Each task has a mask of its own, by its number.
+    equal = select(random_tasks(1), [0, 0])._replace(numbers=torch.tensor([0, 1]))
     assert MetaGradientOf(loop, SecondOrder(), STEPS)(equal).losses.unique().numel() == 2
 
 

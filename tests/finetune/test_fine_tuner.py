@@ -111,7 +111,7 @@ def test_an_optimizer_without_a_rate_refuses_one() -> None:
         def start(self, fast: Params) -> None:
             return None
 
-        def step(self, j: int, fast: Params, gradient: Params, state: None) -> tuple[Params, None]:
+        def step(self, j: int, fast: Params, gradient: Params, state: None, learnt: Params) -> tuple[Params, None]:
             return {name: theta - 0.01 * gradient[name].sign() for name, theta in fast.items()}, None
 
     meta = MetaLearner(MLP(inputs=4, outputs=3), Sign())
