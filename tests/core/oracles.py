@@ -105,15 +105,17 @@ def fourth_moments() -> Tensor:
 
 
 class Directions:
-    """Takes the place of ``normal_directions``: the same points (Q, d) in every step, for every task."""
+    """Takes the place of ``normal_directions``: the same points (Q, d) in every step, for every task, in turn."""
 
     def __init__(self, points: Tensor) -> None:
         self.points = points
 
     def __call__(self, like: Params, count: int, streams: Streams, steps: int) -> tuple[Params, ...]:
-        assert count == len(self.points)
+        assert count % len(self.points) == 0
         tasks = sum(1 for _ in streams)
-        parts = self.points.split([weight.numel() for weight in like.values()], dim=1)
+        parts = self.points.repeat(count // len(self.points), 1).split(
+            [weight.numel() for weight in like.values()], dim=1
+        )
         step = {
             name: part.reshape(1, count, *weight.shape).expand(tasks, -1, *weight.shape)
             for (name, weight), part in zip(like.items(), parts, strict=True)

@@ -152,10 +152,11 @@ def test_other_tasks_have_other_directions(method: OuterGradient, chunk: int | N
     assert relative(one, other) > 1e-3
     assert relative(both, one) > 1e-3
     mean = {name: (gradient + other[name]) / 2 for name, gradient in one.items()}
-    assert relative(both, mean) < 1e-12
+    # Tasks at once round otherwise, by what differences divide by the smoothing.
+    assert relative(both, mean) < (1e-12 if chunk == 1 else 1e-5)
 
 
-@pytest.mark.parametrize("method", SAMPLED, ids=name_of)
+@pytest.mark.parametrize("method", [GaussianSmoothing(10, 0.1), ZerothOrder(10, 0.3)], ids=name_of)
 def test_directions_do_not_depend_on_chunks(method: OuterGradient) -> None:
     """Nor are two streams one: not by the seed, by the number, or by the two together."""
     loop, tasks = loop_of(), random_tasks(5)
