@@ -25,12 +25,14 @@ class _Part(NamedTuple):
     kinds: tuple[type, ...]
 
 
-_OWN = tuple(f"litmaml.{name}" for name in ("data", "inner_optimizer", "losses", "metrics", "models", "outer_gradient"))
-_MOVED = {"litmaml.inner": "litmaml.inner", "litmaml.outer": "litmaml.outer"}
+_OWN = tuple(f"litmaml.{name}" for name in ("data", "inner", "losses", "metrics", "models", "outer"))
+_MOVED = {"litmaml.inner_optimizer": "litmaml.inner", "litmaml.outer_gradient": "litmaml.outer"}
 """Modules of checkpoints of version 0.1, by where their classes are now."""
+_CHOICES = r"data|inner\.(adam|higher|sgd)|losses|metrics|models|outer\.(estimators|exact|loss)"
+"""Where the classes are that a learner is made with, which are not all of the rooms."""
 _METRICS = "(aggregation|classification|clustering|nominal|regression|retrieval|segmentation)"
 _PARTS = {
-    "litmaml": [_Part(rf"({'|'.join(map(re.escape, _OWN))})(\.\w+)*", r"litmaml\..*", (object,))],
+    "litmaml": [_Part(rf"({'|'.join(map(re.escape, _OWN))})(\.\w+)*", rf"litmaml\.({_CHOICES})(\..*)?", (object,))],
     "torch": [
         _Part(r"torch\.nn(\.modules(\.\w+)?)?", r"torch\.nn\.modules\..*", (nn.Module,)),
         _Part(
