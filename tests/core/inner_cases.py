@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from unrolling import Rule
-from update_rules import adadelta, adagrad, adam, adamax, rmsprop, sgd
+from update_rules import adadelta, adagrad, adam, adam_of_torch, adamax, rmsprop, sgd
 
-from litmaml.inner import SGD, HigherOptimizer, InnerOptimizer
+from litmaml.inner import SGD, Adam, AdamW, HigherOptimizer, InnerOptimizer
 
 # The eps are large, or the first steps would hardly depend on the gradient's length.
 INNER: dict[str, tuple[Callable[[], InnerOptimizer], Rule]] = {
@@ -23,6 +23,19 @@ INNER: dict[str, tuple[Callable[[], InnerOptimizer], Rule]] = {
     "one rate a parameter and step": (
         lambda: SGD(0.1, 0.5, True, 0.1, learn="parameter", per_step=True),
         sgd(0.5, True, 0.1),
+    ),
+    "Adam": (lambda: Adam(0.1, eps=0.1), adam_of_torch(0.1)),
+    "Adam, one rate a tensor and step": (
+        lambda: Adam(0.1, (0.5, 0.7), 0.1, 0.2, learn="tensor", per_step=True),
+        adam_of_torch(0.1, 0.5, 0.7, 0.2),
+    ),
+    "AdamW": (
+        lambda: AdamW(0.1, (0.5, 0.7), 0.1, 0.5),
+        adam_of_torch(0.1, 0.5, 0.7, 0.5, decoupled=True),
+    ),
+    "AdamW, one rate a parameter": (
+        lambda: AdamW(0.1, (0.5, 0.7), 0.1, 0.5, learn="parameter"),
+        adam_of_torch(0.1, 0.5, 0.7, 0.5, decoupled=True),
     ),
     "higher SGD": (
         lambda: HigherOptimizer("torch.optim.SGD", {"lr": 0.1, "momentum": 0.9}),

@@ -10,7 +10,7 @@ import torch
 from oracles import Tiny, random_tasks, relative
 from torch import Tensor, nn
 
-from litmaml.inner import SGD, HigherOptimizer, InnerOptimizer
+from litmaml.inner import SGD, Adam, AdamW, HigherOptimizer, InnerOptimizer
 from litmaml.inner.loop import InnerLoop
 from litmaml.outer import SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
@@ -27,6 +27,18 @@ SAME: dict[str, tuple[InnerOptimizer, str, dict[str, Any]]] = {
         SGD(0.1, momentum=0.9, nesterov=True, weight_decay=0.2),
         "SGD",
         {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.2},
+    ),
+    "Adam": (Adam(0.05), "Adam", {"lr": 0.05}),
+    "Adam everything": (
+        Adam(0.05, (0.5, 0.6), 0.1, weight_decay=0.2),
+        "Adam",
+        {"lr": 0.05, "betas": (0.5, 0.6), "eps": 0.1, "weight_decay": 0.2},
+    ),
+    "AdamW": (AdamW(0.05), "AdamW", {"lr": 0.05}),
+    "AdamW everything": (
+        AdamW(0.05, (0.5, 0.6), 0.1, weight_decay=0.8),
+        "AdamW",
+        {"lr": 0.05, "betas": (0.5, 0.6), "eps": 0.1, "weight_decay": 0.8},
     ),
 } | {
     f"higher {name} {' '.join(options)}": (HigherOptimizer(f"torch.optim.{name}", options), name, options)
@@ -83,6 +95,58 @@ def test_eps_of_adam_is_added_before_the_correction_of_bias() -> None:
         assert weight.grad is not None
         step = start[name][0] - moved[name][0]
         torch.testing.assert_close(step, weight.grad / (weight.grad.abs() + eps / (1 - beta2) ** 0.5))
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.5, 0.6), (0.0, 0.9)])
+def test_adam_is_that_of_higher(betas: tuple[float, float]) -> None:
+    """Where eps is so small that it does not matter when it is added; its outer gradient and that of its rate."""
+    loops = [
+        InnerLoop(Tiny(), LOSS, optimizer, ["*"], 3)
+        for optimizer in (
+            Adam(0.05, betas, 1e-14, 0.1, learn="one"),
+            HigherOptimizer("Adam", {"lr": 0.05, "betas": betas, "eps": 1e-14, "weight_decay": 0.1}, learn="one"),
+        )
+    ]
+    loops[1].load_state_dict(loops[0].state_dict())
+    tasks = random_tasks()
+    found, true = (MetaGradientOf(loop, SecondOrder(), 3)(tasks).gradients for loop in loops)
+    assert relative(found, true) < 1e-9
+
+
+@pytest.mark.parametrize("make", [Adam, AdamW])
+@pytest.mark.parametrize("learn", ["none", "one", "tensor", "parameter"])
+def test_the_gradient_through_adam_is_the_slope_of_the_loss(make: Any, learn: Any) -> None:
+    """Along a random direction of all that is trained, by a central difference; with torch's own eps."""
+    loop, tasks = InnerLoop(Tiny(), LOSS, make(0.05, weight_decay=0.3, learn=learn), ["*"], 3), random_tasks()
+    gradient_of, weights = MetaGradientOf(loop, SecondOrder(), 3), dict(loop.named_parameters())
+    gradients = gradient_of(tasks).gradients
+    along = {name: torch.randn_like(weight) * weight.detach().abs() for name, weight in weights.items()}
+
+    def loss_at(length: float) -> float:
+        with torch.no_grad():
+            for name, weight in weights.items():
+                weight.add_(length * along[name])
+            loss = float(gradient_of(tasks).loss)
+            for name, weight in weights.items():
+                weight.sub_(length * along[name])
+        return loss
+
+    slope = sum(float((gradients[name] * part).sum()) for name, part in along.items())
+    assert (loss_at(1e-6) - loss_at(-1e-6)) / 2e-6 == pytest.approx(slope, rel=1e-6)
+
+
+def test_a_weight_without_a_gradient_stays_where_adam_leaves_it() -> None:
+    """Its second moment is 0, where the derivative of the root is infinite and has no part in the step's."""
+    tasks = random_tasks(2)
+    model = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1))
+    with torch.no_grad():
+        model[0].bias.fill_(-100.0)  # so that no unit is active
+    loop = InnerLoop(model, LOSS, Adam(0.1), ["*"], 2)
+    found = MetaGradientOf(loop, SecondOrder(), 2)(tasks)
+    assert bool(found.finite.all())
+    assert not found.gradients["model.0.weight"].any()
+    *_, end = loop.path(tasks, 2)
+    assert torch.equal(end["0.weight"][0], model[0].weight)
 
 
 def test_more_steps_than_trained_repeat_the_last_rate() -> None:
@@ -190,6 +254,12 @@ def test_rates_of_weights_of_any_name(learn: Any) -> None:
         (lambda: SGD(weight_decay=-1.0), "weight_decay: has to be at least 0, got -1.0"),
         (lambda: SGD(learn="all"), "learn: got 'all'; one of none, one, tensor, parameter"),  # type: ignore[arg-type]
         (lambda: SGD(per_step=True), "per_step: only learnt rates can differ by step"),
+        (lambda: Adam(betas=(0.9, 1.0)), r"betas: have to be two numbers in \[0, 1\), got \(0.9, 1.0\)"),
+        (lambda: AdamW(betas=[0.9]), r"betas: have to be two numbers in \[0, 1\), got \(0.9,\)"),  # type: ignore[arg-type]
+        (lambda: Adam(eps=0.0), "eps: has to be above 0, got 0.0"),
+        (lambda: AdamW(weight_decay=-1.0), "weight_decay: has to be at least 0, got -1.0"),
+        (lambda: Adam(lr=0.0), "lr: the inner rate has to be a positive number, got 0.0"),
+        (lambda: AdamW(per_step=True), "per_step: only learnt rates can differ by step"),
         (
             lambda: HigherOptimizer("torch.optim.AdamW"),
             "differentiate 'torch.optim.AdamW'; one of .*Adam",

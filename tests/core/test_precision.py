@@ -10,7 +10,7 @@ import torch
 from oracles import Tiny, random_tasks, relative
 from torch import Tensor, nn
 
-from litmaml.inner import SGD, HigherOptimizer
+from litmaml.inner import SGD, Adam, HigherOptimizer, InnerOptimizer
 from litmaml.inner.loop import InnerLoop
 from litmaml.models import MLP
 from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
@@ -146,11 +146,19 @@ compiles = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarni
 
 
 @compiles
-@pytest.mark.parametrize("method", [SecondOrder(), FiniteDifference()], ids=["SecondOrder", "FiniteDifference"])
-def test_compiled_is_eager(method: OuterGradient) -> None:
+@pytest.mark.parametrize(
+    ("method", "inner"),
+    [
+        (SecondOrder(), SGD(0.1, momentum=0.5, learn="tensor")),
+        (FiniteDifference(), SGD(0.1, momentum=0.5, learn="tensor")),
+        (SecondOrder(), Adam(0.1, eps=1e-3, learn="tensor")),
+    ],
+    ids=["SecondOrder", "FiniteDifference", "Adam"],
+)
+def test_compiled_is_eager(method: OuterGradient, inner: InnerOptimizer) -> None:
     """In double precision, with learnt rates, for a model whose weights change between two calls."""
     model, tasks = Tiny(), random_tasks(2)
-    loop = InnerLoop(model, nn.MSELoss(), SGD(0.1, momentum=0.5, learn="tensor"), ["*"], 1)
+    loop = InnerLoop(model, nn.MSELoss(), inner, ["*"], 1)
     compiled, eager = MetaGradientOf(loop, method, 1, compile=True), MetaGradientOf(loop, method, 1)
     for _ in range(2):
         found, true = compiled(tasks), eager(tasks)

@@ -35,6 +35,24 @@ def adam(eps: float, beta1: float = 0.9, beta2: float = 0.999) -> Rule:
     return rule
 
 
+def adam_of_torch(
+    eps: float, beta1: float = 0.9, beta2: float = 0.999, weight_decay: float = 0.0, decoupled: bool = False
+) -> Rule:
+    """As torch has Adam, and AdamW if the decay is decoupled: both moments without bias before eps is added."""
+
+    def rule(state: State, theta: Tensor, g: Tensor, lr: Any) -> Tensor:
+        t = state["t"] = state.get("t", 0) + 1
+        if decoupled:
+            theta = theta - lr * weight_decay * theta
+        else:
+            g = g + weight_decay * theta
+        m = state["m"] = beta1 * state.get("m", 0.0) + (1 - beta1) * g
+        v = state["v"] = beta2 * state.get("v", 0.0) + (1 - beta2) * g**2
+        return theta - lr * (m / (1 - beta1**t)) / (_root(v / (1 - beta2**t)) + eps)
+
+    return rule
+
+
 def rmsprop(eps: float, alpha: float = 0.99, momentum: float = 0.0) -> Rule:
     def rule(state: State, theta: Tensor, g: Tensor, lr: Any) -> Tensor:
         v = state["v"] = alpha * state.get("v", 0.0) + (1 - alpha) * g**2
