@@ -42,6 +42,15 @@ def count_finite(numbers: Tensor, finite: Tensor, processes: int) -> Count:
     return Count(all_kept, sizes, bad)
 
 
+def of_all_processes(values: Tensor, processes: int) -> Tensor:
+    """The values (T,) of every process one after another, of which each may have another number."""
+    if processes == 1:
+        return values
+    parts: list[Tensor] = [values] * processes
+    torch.distributed.all_gather_object(parts, values)
+    return torch.cat([part.to(values.device) for part in parts])
+
+
 class OuterStep:
     """Weighs the batches of one outer step by their finite tasks; see above."""
 

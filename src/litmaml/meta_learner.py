@@ -19,7 +19,7 @@ from torchmetrics.aggregation import CatMetric
 
 from litmaml.checkpoint import FORMAT, FORMAT_KEY, read_checkpoint
 from litmaml.evaluation import Interval, curve
-from litmaml.finite_tasks import Count, OuterStep, count_finite
+from litmaml.finite_tasks import Count, OuterStep, count_finite, of_all_processes
 from litmaml.inner import SGD, InnerOptimizer
 from litmaml.inner.divergence import diverges
 from litmaml.inner.layers import normalisation_policy
@@ -147,6 +147,7 @@ class MetaLearner(LightningModule):
         self._episodes = nn.ModuleDict({name: CatMetric(nan_strategy="disable") for name in ("loss", *metrics)})
         self.skipped_tasks = self.evaluated_tasks = 0
         self._outer_step, self._steps_without = OuterStep(), 0
+        self._losses: list[tuple[Tensor, Tensor]] = []  # of the finite tasks of an outer step, with their numbers
         self._tried: set[bool] = set()  # by whether the learner was in training
         self._seen: Tasks | None = None  # a task that the record is compared on
         self._recorded: dict[str, Any] | None = None  # what the record was found to make again
@@ -192,12 +193,18 @@ class MetaLearner(LightningModule):
             self._log_before(tasks)
         weights: Params = {n: w for n, w in self.inner_loop.named_parameters() if w.requires_grad}
         gradients = result.gradients
+        if type(self.outer_loss).update is not OuterLoss.update:
+            self._losses.append((tasks.numbers[kept], result.losses[kept]))
         if share != 1:
             gradients = {name: share * gradient for name, gradient in gradients.items()}
         return hand_over(loss, gradients, weights)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Make the gradient the mean over the finite tasks of the whole step, over all processes; log its norm."""
+        if self._losses:
+            numbers, losses = (torch.cat(parts) for parts in zip(*self._losses, strict=True))
+            self._losses = []
+            self.outer_loss.update(*(of_all_processes(part, self.trainer.world_size) for part in (numbers, losses)))
         correction = self._outer_step.correction(self.trainer.accumulate_grad_batches)
         if correction is None:
             self._steps_without += 1
@@ -210,6 +217,9 @@ class MetaLearner(LightningModule):
         if self._writes_line():
             gradients = [w.grad for w in self.inner_loop.parameters() if w.grad is not None]
             self.log("train/gradient_norm", nn.utils.get_total_norm(gradients))
+
+    def on_train_epoch_start(self) -> None:
+        self.meta_gradient.epoch = self.current_epoch
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self._steps_without >= self.max_skipped:
@@ -435,7 +445,7 @@ class MetaLearner(LightningModule):
                 super().train()
                 self.evaluated = self._evaluated
         self.skipped_tasks = self._steps_without = 0
-        self._outer_step = OuterStep()
+        self._outer_step, self._losses = OuterStep(), []
         self._tried.clear()
         # Random directions follow the tasks: other tasks by --data.seed, other directions.
         self.meta_gradient.seed = getattr(getattr(self.trainer, "datamodule", None), "seed", 0)

@@ -47,6 +47,7 @@ class Tasks(NamedTuple):
     hessian: N batches for the Hessian products (D_j, D_h), or None: each step's own support batch.
     numbers: (T,) int64, the task numbers; they name a task in errors and seed its random directions.
     directions: What a sampled outer gradient draws for each of N inner steps, by weight (T, Q, ...), or None.
+    weights: (T,) what each task counts in the outer loss, 1 on the average, or None: all alike.
     """
 
     support: tuple[Batch, ...]
@@ -54,6 +55,7 @@ class Tasks(NamedTuple):
     numbers: Tensor
     hessian: tuple[Batch, ...] | None = None
     directions: tuple[Params, ...] | None = None
+    weights: Tensor | None = None
 
     def step(self, j: int) -> StepTasks:
         """What inner step ``j`` takes; where there are fewer batches than steps, they go round."""
@@ -110,6 +112,7 @@ def select(tasks: Tasks, which: slice | Sequence[int]) -> Tasks:
         directions=None
         if tasks.directions is None
         else tuple({name: part[which] for name, part in step.items()} for step in tasks.directions),
+        weights=None if tasks.weights is None else tasks.weights[which],
     )
 
 

@@ -156,7 +156,7 @@ def with_outlier(tasks: Tasks) -> Tasks:
     return tasks._replace(support=(tasks.support[0]._replace(inputs=inputs),))
 
 
-@pytest.mark.parametrize("outer_gradient", [SecondOrder(), FirstOrder(), GaussianSmoothing(2)])
+@pytest.mark.parametrize("outer_gradient", [SecondOrder(), FirstOrder()])
 @pytest.mark.parametrize("chunk", [1, None])
 def test_a_model_that_draws_for_some_data_only(outer_gradient: OuterGradient, chunk: int | None) -> None:
     loop, _ = tried(Body(sometimes), outer_gradient)
@@ -168,12 +168,12 @@ def test_a_model_that_draws_for_some_data_only(outer_gradient: OuterGradient, ch
         loop.draws = False
         gradient(plain)
         found.append(gradient(outlier).gradients)
-        assert loop.draws != outer_gradient.sampled  # a sampled one has the stream in any case
+        assert loop.draws
         assert torch.equal(torch.get_rng_state(), torch.Generator().manual_seed(seed).get_state())
     assert relative(*found) == 0
 
 
-@pytest.mark.parametrize("outer_gradient", [SecondOrder(recompute=True), FiniteDifference()])
+@pytest.mark.parametrize("outer_gradient", [SecondOrder(recompute=True), FiniteDifference(), GaussianSmoothing(2)])
 def test_a_model_that_draws_for_some_data_where_a_step_is_taken_twice(outer_gradient: OuterGradient) -> None:
     loop, _ = tried(Body(sometimes), outer_gradient)
     gradient, plain, outlier = MetaGradientOf(loop, outer_gradient, 2), random_tasks(3), with_outlier(random_tasks(3))

@@ -56,8 +56,8 @@ class InnerLoop(nn.Module):
         steps: N, for which rates and weights per step are made.
         frozen_weights: Patterns of the parameters that are neither adapted nor trained.
         per_step_weights: Patterns of the parameters that have a row for each inner step, as the batch norms of MAML++
-            (Antoniou et al. 2019, arXiv 1810.09502). They are not adapted; row j is taken in step j, and the last one
-            on the query and in further steps.
+            (Antoniou et al. 2019, arXiv 1810.09502). They are not adapted; row j is taken in step j and by the query
+            after it, and the last one in further steps.
 
     Attributes:
         rows: The names that ``per_step_weights`` fits.
@@ -227,6 +227,10 @@ class InnerLoop(nn.Module):
             return slow
         return slow | {name: slow[name][min(j, self.trained_steps - 1)] for name in self.rows}
 
+    def at_query(self, slow: Params, j: int) -> Params:
+        """The slow weights that a query takes after ``j`` inner steps: those of the last one."""
+        return self.at_step(slow, max(j - 1, 0))
+
     def forward(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """The function of this inner loop, as it stands: by ``functional_call`` with other weights and rates."""
         return function(self, *arguments)
@@ -258,7 +262,7 @@ class InnerLoop(nn.Module):
         for j in range(steps + 1):
             with torch.inference_mode(False), torch.no_grad():
                 fast = next(found)
-                row = self.at_step(slow, j)
+                row = self.at_query(slow, j)
                 rows = {name: row[name].expand(tasks.size, *row[name].shape) for name in self.rows}
             yield {name: weight.detach() for name, weight in (fast | rows).items()}
 

@@ -24,6 +24,9 @@ class Inner(Protocol):
     ) -> Iterator[Params]:
         """theta_0, ..., theta_N along the rule's gradients."""
 
+    def at_query(self, slow: Params, j: int) -> Params:
+        """The slow weights that a query takes after ``j`` inner steps, from those of all steps."""
+
     def outcome(
         self, fast: Params, slow: Params, batch: Batch, loss: torch.nn.Module | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -47,12 +50,12 @@ class OuterGradient(ABC):
 
     @abstractmethod
     def solve(
-        self, inner: Inner, outer_loss: OuterLoss, start: Params, slow: Params, tasks: Tasks, steps: int
+        self, inner: Inner, outer_loss: OuterLoss, start: Params, slow: Params, tasks: Tasks, steps: int, epoch: int = 0
     ) -> tuple[Tensor, Tensor]:
         """The outer losses (T,) of adapted tasks, and the predictions on their query (T, n, ...).
 
         The losses' *gradient* by start, slow weights and what the inner loop learns is G_i; their *value* is the outer
-        loss, whatever the gradient is.
+        loss, whatever the gradient is. How steps are weighed may depend on the epoch of the run.
         """
 
     def directions(self, weights: Weights, streams: Streams, steps: int) -> tuple[Params, ...] | None:
@@ -104,15 +107,15 @@ class PathGradient(OuterGradient):
 
     @final
     def solve(
-        self, inner: Inner, outer_loss: OuterLoss, start: Params, slow: Params, tasks: Tasks, steps: int
+        self, inner: Inner, outer_loss: OuterLoss, start: Params, slow: Params, tasks: Tasks, steps: int, epoch: int = 0
     ) -> tuple[Tensor, Tensor]:
         tasks.check_batches(steps)
-        shares = outer_loss.step_weights(steps)
+        shares = outer_loss.step_weights(steps, epoch)
         total: Tensor | None = None
         for j, fast in enumerate(inner.steps(start, slow, tasks, steps, self.gradient)):
             term = outer_loss.along(j, fast, slow, tasks.step(j).support) if j < steps else None
             if j == steps or (shares is not None and shares[j] != 0):
-                losses, predictions = inner.outcome(fast, slow, tasks.query, outer_loss.loss)
+                losses, predictions = inner.outcome(fast, inner.at_query(slow, j), tasks.query, outer_loss.loss)
                 if shares is not None:
                     losses = shares[j] * losses
                 term = losses if term is None else term + losses

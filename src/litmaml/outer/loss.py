@@ -17,17 +17,14 @@ class OuterLoss(nn.Module):
 
     Args:
         loss: (predictions, targets) -> scalar, of the query; by default the loss of the inner loop.
-
-    Attributes:
-        epoch: The epoch of the run, set by the learner before each.
     """
 
     def __init__(self, loss: nn.Module | None = None) -> None:
         super().__init__()
-        self.loss, self.epoch = loss, 0
+        self.loss = loss
 
-    def step_weights(self, steps: int) -> Sequence[float] | None:
-        """w_0, ..., w_N, of which the last may not be left out; None for (0, ..., 0, 1)."""
+    def step_weights(self, steps: int, epoch: int) -> Sequence[float] | None:
+        """w_0, ..., w_N in an epoch of the run, of which w_N may not be left out; None for (0, ..., 0, 1)."""
         return None
 
     def task_weights(self, numbers: Tensor) -> Tensor | None:
@@ -39,4 +36,4 @@ class OuterLoss(nn.Module):
         return None
 
     def update(self, numbers: Tensor, losses: Tensor) -> None:
-        """Look at the losses (T,) of an outer step's tasks, of all processes."""
+        """Look at the losses (T,) of an outer step's finite tasks, of all processes, at the weights before the step."""

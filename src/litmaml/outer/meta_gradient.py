@@ -33,17 +33,19 @@ class MetaGradient(NamedTuple):
     losses: (T,) outer losses l(theta_N; query). predictions: (T, n, ...) on the query, NaN where there are none.
     gradients: of the mean loss over the finite tasks, by the name of the trained parameter of the inner loop.
     finite: (T,) whether a task's loss and gradient are; the others are in no mean.
+    weights: (T,) what each task counts in the mean, or None: all alike.
     """
 
     losses: Tensor
     predictions: Tensor
     gradients: Params
     finite: Tensor
+    weights: Tensor | None = None
 
     @property
     def loss(self) -> Tensor:
         """The mean over the finite tasks; zero where there is none."""
-        kept = self.losses[self.finite]
+        kept = (self.losses if self.weights is None else self.weights * self.losses)[self.finite]
         return kept.mean() if len(kept) else torch.zeros_like(self.losses[0])
 
 
@@ -73,6 +75,9 @@ class MetaGradientOf:
         seed: With a task's number the key of the streams that its random directions and random layers draw from.
         outer_loss: What is minimised; by default the mean loss after the last step.
 
+    Attributes:
+        epoch: Of the run, by which an outer loss may weigh the steps.
+
     Raises:
         ValueError: tasks_per_chunk is below 1, or the inner optimizer cannot be compiled.
     """
@@ -96,7 +101,7 @@ class MetaGradientOf:
             )
         self.inner_loop, self.outer_gradient, self.steps, self.seed = inner_loop, outer_gradient, steps, seed
         self.outer_loss = OuterLoss() if outer_loss is None else outer_loss
-        self.tasks_per_chunk, self.compile = tasks_per_chunk, compile
+        self.tasks_per_chunk, self.compile, self.epoch = tasks_per_chunk, compile, 0
         self._tied = aliases(inner_loop)
         self._modules = list(inner_loop.modules())
         self._names: list[str] = []
@@ -112,6 +117,7 @@ class MetaGradientOf:
         if self._names != (names := [*weights]):
             self.inner_loop.check_trainable()
             self._names = names
+        tasks = tasks._replace(weights=self.outer_loss.task_weights(tasks.numbers))
         raised: Exception | None = None
         try:
             parts, gradient = self._over(
@@ -135,6 +141,7 @@ class MetaGradientOf:
             predictions=torch.cat(_of_one_shape([part.predictions for part in parts])),
             gradients=dict(zip(weights, gradient, strict=True)),
             finite=torch.cat([part.finite.expand(len(part.losses)) for part in parts]),
+            weights=tasks.weights,
         )
 
     def chunk_size(self, tasks: Tasks) -> int:
@@ -205,7 +212,8 @@ class MetaGradientOf:
         with torch.enable_grad():
             everywhere = leaves | {alias: leaves[name] for alias, name in self._tied.items() if name in leaves}
             losses, predictions = functional_call(self.inner_loop, everywhere, (self._solved, tasks), tie_weights=False)
-            gradient = differentiate([losses.mean()], list(leaves.values()))
+            mean = (losses if tasks.weights is None else tasks.weights * losses).mean()
+            gradient = differentiate([mean], list(leaves.values()))
         losses = losses.detach()
         # The largest of all numbers is finite where every one is; NaN counts as the largest.
         numbers = [values for values in (losses, *gradient) if values.numel()]
@@ -214,7 +222,7 @@ class MetaGradientOf:
 
     def _solved(self, inner_loop: InnerLoop, tasks: Tasks) -> tuple[Tensor, Tensor]:
         start, slow = inner_loop.start(tasks.size)
-        return self.outer_gradient.solve(inner_loop, self.outer_loss, start, slow, tasks, self.steps)
+        return self.outer_gradient.solve(inner_loop, self.outer_loss, start, slow, tasks, self.steps, self.epoch)
 
     def _alone(self, weights: Params, task: Tasks) -> _Part:
         """The part of a single task; not finite where the model raises an error because its numbers are not."""
@@ -238,7 +246,7 @@ class MetaGradientOf:
             torch.get_num_threads(),
             torch.are_deterministic_algorithms_enabled(),
             len(tasks.support),
-            tuple(self.outer_loss.step_weights(self.steps) or ()),
+            tuple(self.outer_loss.step_weights(self.steps, self.epoch) or ()),
         )
         with torch.no_grad():
             program = self._programs.get(key)
@@ -283,33 +291,41 @@ def _tensors(tasks: Tasks) -> list[Tensor]:
     """What the inner loop computes with."""
     batches = (tasks.query, *tasks.support, *(tasks.hessian or ()))
     drawn = [direction for step in tasks.directions or () for direction in step.values()]
-    tensors = [tasks.numbers, *drawn, *(tensor for batch in batches for tensor in (batch.inputs, batch.targets))]
+    weights = () if tasks.weights is None else (tasks.weights,)
+    tensors = [
+        tasks.numbers,
+        *weights,
+        *drawn,
+        *(tensor for batch in batches for tensor in (batch.inputs, batch.targets)),
+    ]
     # What is expanded to all tasks has one place in memory for many numbers: a program's own places cannot.
     return [tensor.contiguous() if 0 in tensor.stride() else tensor for tensor in tensors]
 
 
 class _Form(NamedTuple):
-    """Of tasks' tensors: the number of support batches, whether there are Hessian batches, the directions' names."""
+    """Of tasks' tensors: the number of support batches, whether Hessian batches and weights are there, the names."""
 
     supports: int
     hessians: bool
+    weights: bool
     directions: tuple[tuple[str, ...], ...] | None
 
 
 def _form(tasks: Tasks) -> _Form:
     drawn = None if tasks.directions is None else tuple(tuple(step) for step in tasks.directions)
-    return _Form(len(tasks.support), tasks.hessian is not None, drawn)
+    return _Form(len(tasks.support), tasks.hessian is not None, tasks.weights is not None, drawn)
 
 
 def _of_tensors(form: _Form, tensors: Sequence[Tensor]) -> Tasks:
     """The reverse of ``_tensors``, for tasks of this form."""
     left = iter(tensors)
     numbers, directions = next(left), None
+    weights = next(left) if form.weights else None
     if form.directions is not None:
         directions = tuple({name: next(left) for name in step} for step in form.directions)
     query, *batches = (Batch(inputs, next(left)) for inputs in left)
     hessian = tuple(batches[form.supports :]) if form.hessians else None
-    return Tasks(tuple(batches[: form.supports]), query, numbers, hessian, directions)
+    return Tasks(tuple(batches[: form.supports]), query, numbers, hessian, directions, weights)
 
 
 def hand_over(loss: Tensor, gradients: Params, weights: Params) -> Tensor:
