@@ -102,16 +102,18 @@ def gradient(
     return [found.losses, *found.gradients.values()]
 
 
-def record() -> dict[str, list[Tensor]]:
-    """The gradients of all problems, by their description."""
+def record(only: str = "") -> dict[str, list[Tensor]]:
+    """The gradients of all problems, or of those whose description has these words, by the description."""
     found = {}
     choices = (OUTER, INNER, CHUNKS, ("*", "head.*"), ("mlp", "norm"), (torch.float32, torch.float64))
     for outer, inner, chunk, fast, kind, dtype in itertools.product(*choices):
         name = f"{outer}, {inner}, {chunk}, {fast}, {kind}, {dtype}"
-        found[name] = gradient(outer, inner, CHUNKS[chunk], fast, kind, dtype, compile=False)
+        if only in name:
+            found[name] = gradient(outer, inner, CHUNKS[chunk], fast, kind, dtype, compile=False)
     for outer, dtype in itertools.product(OUTER, (torch.float32, torch.float64)):
         name = f"{outer}, SGD, together, *, mlp, {dtype}, compiled"
-        found[name] = gradient(outer, "SGD", TASKS, "*", "mlp", dtype, compile=True)
+        if only in name:
+            found[name] = gradient(outer, "SGD", TASKS, "*", "mlp", dtype, compile=True)
     return found
 
 
@@ -134,9 +136,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("file", help="where the record is written")
     parser.add_argument("--against", help="the record of another commit")
+    parser.add_argument("--only", default="", help="words in the description of a problem")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    found = record()
+    found = record(arguments.only)
     torch.save(found, arguments.file)
     print(f"{len(found)} problems recorded in {arguments.file}")
     if arguments.against is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import litmaml.inner_loop  # noqa: F401 - which mends it
+import litmaml.engine.autocast  # noqa: F401 - which mends it
 import pytest
 import torch
 from torch import Tensor
