@@ -20,7 +20,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from litmaml.nameable import FUNCTIONS, NotNameable, find_class, is_the_users
+from litmaml.nameable import FUNCTIONS, NotNameable, find_class, is_the_users, name_now
 from litmaml.shown import UNSEEN
 from litmaml.signatures import LISTS, PLAIN, options, parameters
 from litmaml.typed import Typed
@@ -205,7 +205,7 @@ class _Reader:
             if not isinstance(inner := record.get(part) or {}, Mapping):
                 raise at.refuse(f"{part} has to be arguments by name, got {short(inner)}")
             given |= inner
-        return Recipe(found, self.arguments(found, given, at), name, later)
+        return Recipe(found, self.arguments(found, given, at), name_now(name), later)
 
     def _put(self, admitted: dict[str, Any], key: Any, value: Any, annotation: Any, at: _Place) -> None:
         if at.typed.replaces(key, value):

@@ -77,6 +77,12 @@ class NotNameable(ValueError):
     """A name that is not looked up, or stands for nothing that may be made."""
 
 
+def name_now(name: str) -> str:
+    """The name that a class has in this version, of which a file may give an older one."""
+    module, _, last = name.rpartition(".")
+    return f"{_MOVED[module]}.{last}" if module in _MOVED else name
+
+
 def find_class(name: object, kinds: tuple[type, ...]) -> type:
     """The class of a dotted name, a subclass of one of ``kinds``.
 
@@ -89,8 +95,7 @@ def find_class(name: object, kinds: tuple[type, ...]) -> type:
     """
     if not isinstance(name, str) or len(name) > 300 or not _NAME.fullmatch(name):
         raise NotNameable("is no name of a class")
-    module, _, last = name.rpartition(".")
-    module = _MOVED.get(module, module)
+    module, _, last = name_now(name).rpartition(".")
     top = module.partition(".")[0]
     part = next((part for part in _PARTS.get(top, ()) if re.fullmatch(part.spelled, module)), None)
     if name in _OF_A_RUN:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import litmaml.engine.autocast  # noqa: F401 - which mends it
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
+
+import litmaml.engine.autocast  # noqa: F401 - which mends it
 
 
 class Softmaxes(TorchDispatchMode):

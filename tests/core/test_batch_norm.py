@@ -15,8 +15,9 @@ from litmaml.engine.derivatives import Derivatives
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
 from litmaml.models import Conv4
-from litmaml.outer import FirstOrder, OuterGradient, SecondOrder
-from litmaml.tasks import Batch
+from litmaml.outer import FirstOrder, PathGradient, SecondOrder
+from litmaml.tasks import Batch, StepTasks
+from litmaml.weights import Params
 
 SHAPES = [(6, 3), (4, 3, 5), (3, 3, 4, 2), (2, 3, 2, 3, 2)]
 
@@ -130,11 +131,19 @@ def test_there_is_no_third_derivative() -> None:
 
 
 @pytest.mark.parametrize(("outer_gradient", "lean"), [(SecondOrder(), True), (FirstOrder(), False)])
-def test_inner_loops_take_it_where_they_differentiate_twice(outer_gradient: OuterGradient, lean: bool) -> None:
+def test_inner_steps_take_it_where_they_are_differentiated_twice(outer_gradient: PathGradient, lean: bool) -> None:
     model = Conv4(ways=2, filters=2, size=16)
     loop = InnerLoop(model, nn.CrossEntropyLoss(), SGD(), ["*"], 1)
     batch = Batch(torch.rand(1, 4, 1, 16, 16), torch.tensor([[0, 1, 0, 1]]))
-    nodes, names = [loop.losses(*loop.start(1), batch).grad_fn], set()
+    nodes: list[Any] = []
+    names = set()
+
+    def noted(fast: Params, slow: Params, batch: Batch, twice: bool = False) -> Tensor:
+        losses = loop.losses(fast, slow, batch, twice)
+        nodes.append(losses.grad_fn)
+        return losses
+
+    outer_gradient.gradient(noted, *loop.start(1), StepTasks(batch))
     while nodes:
         if (node := nodes.pop()) is not None:
             names.add(node.name())

@@ -85,7 +85,6 @@ def made(
     folder: Path, model: nn.Module, loss: nn.Module, tasks: Any, inner: Any = None, outer: Any = None, **more: Any
 ) -> Path:
     """The checkpoint of a learner that was not trained."""
-    inner = None if inner is None else copy_of(inner)  # a learner takes rates into it, by the names of its weights
     learner = MetaLearner(model, inner, outer, loss, inner_steps=2, **more)
     data = TaskDataModule(tasks, meta_batch=2, train_tasks=4, val_tasks=2, test_tasks=2)
     trainer = quiet_trainer(folder, max_steps=1, limit_val_batches=0)
