@@ -99,9 +99,9 @@ def test_a_stream_is_that_of_a_new_generator_whatever_was_drawn_before() -> None
 
 
 def test_negative_seeds_and_numbers_are_refused() -> None:
-    with pytest.raises(ValueError, match="seed must not be negative, got -1"):
+    with pytest.raises(ValueError, match="seed: has to be at least 0, got -1"):
         task_stream(-1, "train", 0)
-    with pytest.raises(ValueError, match="task number must not be negative, got -3"):
+    with pytest.raises(ValueError, match="task number: has to be at least 0, got -3"):
         Sinusoid().sample("train", [-3], seed=0)
 
 
