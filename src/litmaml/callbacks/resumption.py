@@ -33,7 +33,7 @@ class Resumption(Callback):
         if trainer.state.fn != "fit":
             return
         before, now = checkpoint["hyper_parameters"], dict(pl_module.hparams)
-        check_resumed(before, now, learns_rates=any(".optimizer." in name for name in checkpoint["state_dict"]))
+        check_resumed(before, now, learns_rates=any(map(_is_rate, checkpoint["state_dict"])))
         if trainer.max_epochs not in (None, -1) and checkpoint["epoch"] > trainer.max_epochs:
             raise ValueError(
                 f"trainer.max_epochs: the checkpoint is of epoch {checkpoint['epoch']} (the first is 0), got "
@@ -48,6 +48,11 @@ class Resumption(Callback):
         recorded = checkpoint.get("configuration")
         if recorded and (differences := list(_differences(recorded, self.configuration))):
             rank_zero_info(one_line("resumed with other settings: " + ", ".join(differences))[:2000])
+
+
+def _is_rate(key: str) -> bool:
+    """Whether a tensor of a checkpoint is a learnt inner rate; in those of version 0.1 the optimizer held them."""
+    return ".learnt.rate" in key or ".optimizer.rates." in key
 
 
 def check_resumed(before: Mapping[str, Any], now: Mapping[str, Any], learns_rates: bool) -> None:
