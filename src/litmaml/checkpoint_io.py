@@ -37,7 +37,8 @@ class DurableCheckpointIO(CheckpointIO):
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = _write_beside(path, lambda file: torch.save(checkpoint, file))
         try:
-            check_archive(fresh, sums=False)
+            with fresh.open("rb") as file:
+                check_archive(file, sums=False)
         except NotTensors as error:
             fresh.unlink()
             raise ValueError(

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import Metric
 from torchmetrics.aggregation import CatMetric
 
-from litmaml.checkpoint import FORMAT, FORMAT_KEY, read_checkpoint
+from litmaml.checkpoint import FORMAT, FORMAT_KEY, check_form, read_checkpoint
 from litmaml.divergence import diverges
 from litmaml.evaluation import Interval, curve
 from litmaml.finite_tasks import Count, OuterStep, count_finite
@@ -39,6 +39,7 @@ from litmaml.trial import try_first_batch
 from litmaml.types import Params, Tasks, chunks, select
 from litmaml.weights_record import (
     WEIGHTS_KEY,
+    check_kinds,
     check_ties,
     check_weights,
     evaluated_parts,
@@ -453,7 +454,8 @@ class MetaLearner(LightningModule):
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = dict(self.hparams)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Of Lightning, which loads into a learner that is there already."""
+        """Of Lightning, which reads the file by itself and loads it into a learner that is there already."""
+        check_form(checkpoint, "the file")
         check_weights(self.inner_loop.model, checkpoint)
         self._restore_modes(checkpoint, told=self.trainer.state.fn == TrainerFn.FITTING)
 
@@ -501,6 +503,7 @@ class MetaLearner(LightningModule):
         return learner.to(map_location)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        check_kinds(self.state_dict(), state_dict)
         try:
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
         except RuntimeError as error:

@@ -54,7 +54,8 @@ def trained(learner: MetaLearner, file: Path, steps: int = 4) -> dict[str, Any]:
         if schedule is not None:
             schedule.step()
     states = [] if schedule is None else [schedule.state_dict()]
-    torch.save({"optimizer_states": [optimizer.state_dict()], "lr_schedulers": states}, file)
+    saved = {"optimizer_states": [optimizer.state_dict()], "lr_schedulers": states}
+    torch.save(saved | {"global_step": steps, "hyper_parameters": {}}, file)
     content: dict[str, Any] = load_plain(file)
     return content
 

@@ -16,6 +16,7 @@ from litmaml.checkpoint_io import link_checkpoint
 from litmaml.meta_learner import MetaLearner
 from litmaml.monitored import metric_of, no_such_metric
 from litmaml.run_folder import BEST, CHECKPOINTS
+from litmaml.training_form import cannot_go_on
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -82,8 +83,10 @@ class BestCheckpoint(ModelCheckpoint):
         return {"monitor": self.monitor, "kept": kept, "metrics": {k: v for k, v in self._metrics.items() if k in kept}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if self.dirpath is None or "kept" not in state_dict:
-            return  # a test, or a checkpoint of Lightning's own callback
+        if self.dirpath is None:
+            return  # a test
+        if not _is_state(state_dict):
+            raise cannot_go_on("callbacks.BestCheckpoint", "is no record of scores by files")
         kept: Mapping[str, Tensor] = state_dict["kept"]
         self._metrics = dict(state_dict["metrics"])
         if state_dict["monitor"] != self.monitor:
@@ -111,6 +114,22 @@ class BestCheckpoint(ModelCheckpoint):
         in_order = sorted(kept, key=lambda path: float(kept[path]), reverse=self.mode == "max")
         self.best_model_path, self.kth_best_model_path = in_order[0], in_order[-1]
         self.best_model_score, self.kth_value = kept[in_order[0]], kept[in_order[-1]]
+
+
+def _is_state(state: Any) -> bool:
+    """Whether this is what ``BestCheckpoint.state_dict`` gives."""
+    if not isinstance(state, Mapping) or state.keys() != {"monitor", "kept", "metrics"}:
+        return False
+    tables = [state["kept"], *(state["metrics"].values() if isinstance(state["metrics"], Mapping) else [None])]
+    return isinstance(state["monitor"], str | None) and all(
+        isinstance(table, Mapping)
+        and all(
+            isinstance(name, str)
+            and (isinstance(score, int | float) or (isinstance(score, Tensor) and score.dim() == 0))
+            for name, score in table.items()
+        )
+        for table in tables
+    )
 
 
 def best_checkpoint(trainer: Trainer) -> Path | None:

@@ -8,9 +8,10 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from litmaml.callbacks.training_state import check_training_state
+from litmaml.callbacks.training_state import check_callbacks, check_training_state
 from litmaml.meta_learner import MetaLearner
 from litmaml.shown import one_line
+from litmaml.training_form import cannot_go_on
 
 _PLACES = ("trainer.default_root_dir", "trainer.logger", "trainer.callbacks", "trainer.enable_", "report", "preemption")
 """What says where and how a run is shown, not what it computes."""
@@ -39,6 +40,9 @@ class Resumption(Callback):
                 f"trainer.max_epochs: the checkpoint is of epoch {checkpoint['epoch']} (the first is 0), got "
                 f"{trainer.max_epochs}; set it to at least {checkpoint['epoch'] + 1}"
             )
+        if not checkpoint.get("loops"):
+            raise cannot_go_on("loops", "has none")
+        check_callbacks(trainer.callbacks, checkpoint.get("callbacks", {}))  # type: ignore[attr-defined]  # Lightning sets it outside the class
         if isinstance(pl_module, MetaLearner):
             check_training_state(pl_module, checkpoint)
         for name, (_, value) in _changed(before, now, "optimizer").items():
