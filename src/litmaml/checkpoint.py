@@ -76,7 +76,10 @@ def load_plain(path: str | Path, map_location: Any = "cpu") -> Any:
     """
     path = expanded(path)
     if not path.is_file():  # nor a pipe, at which one would wait
-        raise FileNotFoundError(f"checkpoint: there is no file {str(path)!r}")
+        is_other = os.path.lexists(path)
+        raise FileNotFoundError(
+            f"checkpoint: {str(path)!r} is no file" if is_other else f"checkpoint: there is no file {str(path)!r}"
+        )
     for tries_left in reversed(range(_TRIES)):
         with path.open("rb") as file:
             known = checksums(path)

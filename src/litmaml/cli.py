@@ -36,10 +36,10 @@ from litmaml.float32 import Float32Precision, set_float32_precision
 from litmaml.guarded_logger import guard
 from litmaml.imports import HELP, import_named
 from litmaml.meta_learner import MetaLearner
-from litmaml.processes import check_devices, end_others
+from litmaml.processes import check_backend, check_devices, end_others
 from litmaml.recorded import SealedParser
 from litmaml.recorded_run import with_records
-from litmaml.run_folder import DEFAULT_FOLDER, local_folder, put_back, remove_unfinished, set_aside
+from litmaml.run_folder import DEFAULT_FOLDER, check_places, local_folder, put_back, remove_unfinished, set_aside
 from litmaml.run_owner import FolderOwner, claim
 from litmaml.sealed import unseal
 from litmaml.whole_files import check_writable, write_text
@@ -155,6 +155,7 @@ class MetaCLI(LightningCLI):
             rank_zero_info(f"{folder} held an earlier run: it is now {moved}")
             folder.resolve().mkdir(parents=True, exist_ok=True)  # where it is a link
             self.owner = claim(folder)
+        check_places(folder, (logger.log_dir for logger in self.trainer.loggers))
         remove_unfinished(folder)
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it outside the class
             if isinstance(callback, LastCheckpoint):
@@ -181,7 +182,10 @@ class MetaCLI(LightningCLI):
     def _resumes_in(self, folder: Path) -> bool:
         """Whether the run goes on from a checkpoint of its own folder, not of another run's."""
         named = self.config.fit.ckpt_path
-        return named is not None and Path(named).resolve().is_relative_to(folder.resolve())
+        if named is None:
+            return False
+        # Also where it lies there by a link, which ``check_places`` then refuses.
+        return any(path.is_relative_to(folder.resolve()) for path in (Path(named).resolve(), _in_place(Path(named))))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         given = self._get(self.config_init, "trainer").get("plugins") or []
@@ -201,6 +205,7 @@ class MetaCLI(LightningCLI):
             callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
         trainer = super()._instantiate_trainer(unseal(config), callbacks)
         check_devices(trainer)
+        check_backend(trainer)
         for logger in trainer.loggers if _is_first_process() else ():
             guard(logger)
         return trainer
@@ -217,6 +222,11 @@ class MetaCLI(LightningCLI):
         best = best_checkpoint(self.trainer)
         if self.trainer.is_global_zero and best is not None:
             rank_zero_info(f"best checkpoint: {best}\ntest it: litmaml test --ckpt_path {best}")
+
+
+def _in_place(checkpoint: Path) -> Path:
+    """Where a checkpoint of a run seems to lie, as if its folder of checkpoints were no link."""
+    return checkpoint.parent.parent.resolve() / checkpoint.parent.name / checkpoint.name
 
 
 def _is_first_process() -> bool:

@@ -58,7 +58,7 @@ def restore(model: nn.Module, saved: Mapping[str, Any]) -> None:
         return
     record = saved[WEIGHTS_KEY]
     tie(model, record["tied"])
-    _check_names(model, record)
+    _check_names(model, saved)
     trained = {*record["fast"], *record["slow"]}
     for name, weight in model.named_parameters():
         if weight.is_floating_point() or weight.is_complex():
@@ -144,13 +144,17 @@ def check_ties(model: nn.Module, saved: Mapping[str, Any]) -> None:
     """
     if WEIGHTS_KEY in saved:
         _check_ties(model, saved[WEIGHTS_KEY]["tied"])
-        _check_names(model, saved[WEIGHTS_KEY])
+        _check_names(model, saved)
 
 
-def _check_names(model: nn.Module, record: Mapping[str, Any]) -> None:
+def _check_names(model: nn.Module, saved: Mapping[str, Any]) -> None:
+    """Refuse names that stand for nothing, here or there. (Another architecture is told when it is loaded.)"""
     own = dict(model.named_parameters(remove_duplicate=False))
-    if other := next((name for name in (*record["fast"], *record["slow"]) if name not in own), None):
-        raise ValueError(f"model: the checkpoint records a weight {other[:80]!r}, and the model has none of this name")
+    for name in (*saved[WEIGHTS_KEY]["fast"], *saved[WEIGHTS_KEY]["slow"]):
+        if name not in own and f"inner_loop.model.{name}" not in saved["state_dict"]:
+            raise ValueError(
+                f"model: the checkpoint records a weight {name[:80]!r}, and the model has none of this name"
+            )
 
 
 def check_kinds(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +13,16 @@ import pytest
 import torch
 from test_honest_checkpoints import made
 from torch import nn
+from watch import told
 
 from litmaml.callbacks import BestCheckpoint
+from litmaml.checkpoint_io import link_checkpoint
 from litmaml.cli import main
 from litmaml.data import Sinusoid
 from litmaml.finetuning.adapted_model import AdaptedModel, Recipe
 from litmaml.models import MLP
 from litmaml.plots import plot_adaptation
+from litmaml.run_folder import resolve_checkpoint
 from litmaml.run_owner import OWNER, claim
 
 WRITTEN = [
@@ -66,6 +71,72 @@ def test_a_pipe_in_place_of_a_file_holds_nothing_up(tmp_path: Path) -> None:
     claim(tmp_path).release()
     plot_adaptation(tmp_path / "x.png", {"loss": []}, "")
     assert (tmp_path / "x.png").is_file()
+
+
+@pytest.mark.filterwarnings("ignore:The number of training batches")
+def test_folders_of_a_run_that_are_links_are_not_written_into(tmp_path: Path) -> None:
+    run, mine = tmp_path / "run", tmp_path / "mine"
+    file = made(run, MLP(hidden=[3]), nn.MSELoss(), Sinusoid())
+    link_checkpoint(file, file.with_name("last.ckpt"))
+    shutil.copytree(run, mine)
+    quick = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.max_steps=2"]
+    before = {path: path.stat().st_mtime_ns for path in mine.rglob("*")}
+    for name in ("checkpoints", "logs", "wandb"):
+        here = run / name
+        kept = here.rename(tmp_path / "kept") if here.is_dir() else None
+        (mine / name).mkdir(exist_ok=True)
+        here.symlink_to(mine / name)
+        before |= {mine / name: (mine / name).stat().st_mtime_ns}
+        said = told(lambda: main(["fit", f"--ckpt_path={run}", *quick]))
+        assert said.startswith(f"trainer.default_root_dir: {str(here)!r} is a link or a file, and a run writes into"), (
+            said
+        )
+        main(["test", f"--ckpt_path={run}", *quick[:2]])  # which reads there
+        here.unlink()
+        if kept is not None:
+            kept.rename(here)
+    assert {path: path.stat().st_mtime_ns for path in mine.rglob("*")} | {mine: 0} == before | {mine: 0}
+    (tmp_path / "link").symlink_to(run)
+    main(["fit", f"--ckpt_path={tmp_path / 'link'}", f"--trainer.default_root_dir={tmp_path / 'link'}", *quick])
+    assert (run / "logs").is_dir()
+
+
+NO_FILES = {
+    "pipe": os.mkfifo,
+    "folder": Path.mkdir,
+    "link to nothing": lambda path: path.symlink_to("/nowhere"),
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "socket": lambda path: socket.socket(socket.AF_UNIX).bind(str(path)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The number of training batches", "ignore:unclosed <socket")
+@pytest.mark.parametrize("kind", NO_FILES)
+def test_what_is_no_file_in_a_checkpoints_place(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's name has to be short
+    best = made(Path("run"), MLP(hidden=[3]), nn.MSELoss(), Sinusoid())
+    last = best.with_name("last.ckpt")
+    link_checkpoint(best, last)
+    best.unlink()
+    NO_FILES[kind](best)
+    commands = [[name, "--ckpt_path=run"] for name in ("test", "validate", "predict")]
+    commands += [["diagnose", "--checkpoint=run"], ["finetune", "--checkpoint=run", "--data=.", "--output=out"]]
+    commands += [["fit", "--init_weights=run", "--data.tasks=Sinusoid"]]
+    for command in commands:
+        said = told(lambda command=command: main(command))  # type: ignore[misc]
+        assert said.endswith(f": {best} is no file; there is {last}"), said
+    said = told(lambda: main(["test", f"--ckpt_path={best}"]))
+    assert "there is no file" not in said
+    assert "run/checkpoints/best.ckpt" in said
+    last.rename(last.with_name("other.ckpt"))
+    NO_FILES[kind](last)
+    assert resolve_checkpoint("run", Path(), resume=True).name == "other.ckpt"
+    said = told(lambda: main(["fit", "--ckpt_path=run", "--trainer.accelerator=cpu", "--trainer.max_steps=2"]))
+    if kind == "folder":
+        assert "best.ckpt' is a folder in a checkpoint's place; move it away" in said
+    else:
+        assert said == ""
+        assert last.is_file()
 
 
 def test_what_was_best_lies_in_the_runs_own_folder(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from litmaml.training_form import cannot_go_on
 
 _SHAPE = 2, 3
 """Of the weight that a state is begun for, to see of what form one is."""
+_MOST_STEPS = 1 << 53
 
 
 def check_training_state(learner: MetaLearner, checkpoint: Mapping[str, Any]) -> None:
@@ -76,9 +77,11 @@ def check_callbacks(callbacks: Iterable[Callback], states: Mapping[str, Any]) ->
         if not type(callback).__module__.startswith(("lightning.", "litmaml.")) or not states.get(callback.state_key):
             continue
         begun, state, what = callback.state_dict(), states[callback.state_key], f"callbacks.{type(callback).__name__}"
-        _compare(begun, state, what)
-        if missing := begun.keys() - state.keys():
-            raise cannot_go_on(what, f"has no {min(missing)}")
+        # What is None when it begins may be anything later, such as a score or a file's name.
+        _compare({name: value for name, value in begun.items() if value is not None}, state, what)
+        for name, value in begun.items():
+            if name not in state or (isinstance(value, Tensor) and not isinstance(state[name], Tensor)):
+                raise cannot_go_on(f"{what}.{name}", f"is of another form, got {short(state.get(name))}")
 
 
 def _step(optimizer: torch.optim.Optimizer, weight: nn.Parameter) -> None:
@@ -102,11 +105,21 @@ def _check_memory(kept: Mapping[int, Any]) -> None:
     """Refuse tensors that share memory, within or with each other: a step would write to one what is another's."""
     seen = set()
     for tensor in (value for state in kept.values() for value in state.values() if isinstance(value, Tensor)):
-        storage = tensor.untyped_storage()
-        if storage.nbytes() < tensor.numel() * tensor.element_size() or (address := storage.data_ptr()) in seen:
+        address = tensor.untyped_storage().data_ptr()
+        if address in seen or _overlaps(tensor):
             raise cannot_go_on("optimizer_states", f"{short(tensor)} shares its memory")
         if tensor.numel():
             seen.add(address)
+
+
+def _overlaps(tensor: Tensor) -> bool:
+    """Whether elements may lie in one place, as in an expanded tensor."""
+    reach = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and stride < reach:
+            return True
+        reach += (size - 1) * stride
+    return False
 
 
 def _compare(expected: Any, got: Any, what: str) -> None:
@@ -120,7 +133,8 @@ def _compare(expected: Any, got: Any, what: str) -> None:
         for one, other in zip(expected, got, strict=True) if fits else ():
             _compare(one, other, what)
     elif isinstance(expected, bool | int | float | Tensor):
-        fits = isinstance(got, bool | int | float) or (isinstance(got, Tensor) and got.numel() == 1)
+        number = got.item() if isinstance(got, Tensor) and got.numel() == 1 else got
+        fits = isinstance(number, bool | int | float) and (math.isfinite(number) or not math.isfinite(expected))
     elif isinstance(expected, str):
         fits = isinstance(got, str)
     else:
@@ -151,7 +165,7 @@ def _check_weight(expected: Mapping[str, Any], got: Any, shape: torch.Size) -> N
             fits = isinstance(kept, Tensor) and kept.shape == shape and kept.is_floating_point()
         elif isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1):
             number = kept.item() if isinstance(kept, Tensor) and kept.numel() == 1 else kept
-            fits = isinstance(number, int | float) and math.isfinite(number) and number >= 0
+            fits = isinstance(number, int | float) and 0 <= number < _MOST_STEPS
         else:
             fits = True
         if not fits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from litmaml.training_form import cannot_go_on, is_count
@@ -42,10 +43,9 @@ def read_place(state: Any, begun: int, recorded: int | None, now: int) -> Saved:
     Raises:
         ValueError: It is no such place.
     """
-    try:
-        saved = Saved(Place(*state["place"]), state["whole"], state["train_tasks"], state["together"])
-    except (TypeError, KeyError, ValueError):
-        raise cannot_go_on("TaskDataModule", "is no place in training") from None
+    if not isinstance(state, Mapping) or {*Saved._fields} - state.keys() or not _three(state["place"]):
+        raise cannot_go_on("TaskDataModule", "is no place in training")
+    saved = Saved(Place(*state["place"]), *(state[name] for name in Saved._fields[1:]))
     counts = {**saved.place._asdict(), "train_tasks": saved.train_tasks, "together": saved.together}
     if odd := [name for name, value in counts.items() if not is_count(value)]:
         raise cannot_go_on(f"TaskDataModule.{odd[0]}", "is no count")
@@ -62,6 +62,10 @@ def read_place(state: Any, begun: int, recorded: int | None, now: int) -> Saved:
             "TaskDataModule.place", f"lies beyond the {begun} epochs of {saved.train_tasks} tasks that the run began"
         )
     return saved
+
+
+def _three(place: object) -> bool:
+    return isinstance(place, list) and len(place) == 3
 
 
 class Batches(NamedTuple):
