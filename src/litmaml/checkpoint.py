@@ -17,6 +17,7 @@ from torch import Tensor
 from litmaml.archive import NotTensors, check_archive
 from litmaml.paths import expanded
 from litmaml.plain_files import count_values
+from litmaml.shown import one_line
 from litmaml.training_form import wrong_progress
 from litmaml.weights_record import WEIGHTS_KEY, wrong_record
 
@@ -173,5 +174,5 @@ def _leads_out(value: Any) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    text = str(error).partition("\n")[0]
+    text = one_line(str(error).partition("\n")[0])
     return text if len(text) <= 200 else text[:197] + "..."

@@ -34,7 +34,7 @@ from litmaml.outer_gradient import OuterGradient, SecondOrder
 from litmaml.precision_checks import check_precision
 from litmaml.processes import failing_together
 from litmaml.round_trip import not_in_checkpoints, not_made_again, others_of
-from litmaml.shown import first_line
+from litmaml.shown import first_line, one_line
 from litmaml.trial import try_first_batch
 from litmaml.types import Params, Tasks, chunks, select
 from litmaml.weights_record import (
@@ -507,7 +507,7 @@ class MetaLearner(LightningModule):
         try:
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
         except RuntimeError as error:
-            what = " ".join(str(error).split())[:500]
+            what = one_line(" ".join(str(error).split()))[:500]
             raise ValueError(
                 "the checkpoint holds the weights of another architecture than the model or inner optimizer that is "
                 f"configured; leave these out of the configuration to take the checkpoint's own. {what}"

@@ -18,7 +18,7 @@ import torch
 import yaml
 from hostile import KEPT, PLACES, _of, canary, honest, payloads, put
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save, save_file
 from watch import told, watched
 
 import litmaml
@@ -266,6 +266,17 @@ def folders(good: Path, mark: Path) -> Iterator[tuple[str, Callable[[Path], obje
     header = json.dumps({"w": {"dtype": "F32", "shape": [10**6, 10**6], "data_offsets": [0, 4 * 10**12]}}).encode()
     lie = len(header).to_bytes(8, "little") + header
     yield "weights that lie", lambda folder: _with_weights(folder, config, lie)
+    weights = load_file(good / "model.safetensors")
+    name, weight = next(iter(weights.items()))
+    for what, others in {
+        "an imaginary part": {name: weight.to(torch.complex64)},
+        "another shape": {name: torch.zeros(0)},
+        "a name that moves the cursor": {"\x1b[31mx\n": weight.clone()},
+        "endless names": {f"x{k}": torch.zeros(1) for k in range(5000)},
+    }.items():
+        yield f"weights of {what}", lambda folder, others=others: _with_weights(folder, config, save(weights | others))
+    yield "no weights", lambda folder: _with_weights(folder, config, save({}))
+    yield "a weight tied to itself", changed(tied={name: name})
 
 
 def _with_weights(folder: Path, config: dict[str, Any], content: bytes) -> None:
@@ -286,6 +297,7 @@ def test_adapted_models(adapted: Path, tmp_path: Path, monkeypatch: pytest.Monke
             said = told(lambda folder=folder: litmaml.load(folder))  # type: ignore[misc]
         assert said.startswith("model"), f"{name}: {said!r}"
         assert len(said) < 1000, name
+        assert not {"\n", "\x1b"} & {*said}, f"{name}: {said!r}"
         assert not watch.events, f"{name}: {watch.events}"
         assert not mark.exists(), name
         assert watch.seconds < 1, name
