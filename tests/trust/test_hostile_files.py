@@ -27,6 +27,7 @@ from litmaml.cli import main
 from litmaml.data import ImageFolderTasks, ImageFormat, Omniglot
 from litmaml.finetuning.adapted_model import AdaptedModel, Recipe
 from litmaml.finetuning.artifact import fetch_artifact
+from litmaml.finetuning.meta_checkpoint import locate
 from litmaml.meta_learner import MetaLearner
 from litmaml.models import MLP
 from litmaml.shown import markdown, one_line, printable, table_cell
@@ -389,8 +390,10 @@ def test_classify_stays_in_its_folder(adapted: Path, tmp_path: Path) -> None:
     ],
 )
 def test_references_are_words(reference: str) -> None:
-    with pytest.raises(ValueError, match="is no artifact"):
+    with pytest.raises(ValueError, match=r"^checkpoint: .* is no artifact"):
         fetch_artifact(reference)
+    with pytest.raises(ValueError, match=r"^init_weights: .* is no artifact"):
+        locate(reference, "init_weights")
 
 
 def test_names_are_text() -> None:

@@ -102,7 +102,7 @@ def locate(named: str | Path, argument: str = "checkpoint") -> Path:
         argument: What the user called it, for the errors.
     """
     if str(named).startswith(PREFIX):
-        return fetch_artifact(str(named))
+        return fetch_artifact(str(named), argument)
     path = expanded(named)
     if path.is_file():
         return path
