@@ -173,6 +173,13 @@ def test_states_of_lightnings_callbacks(callback: Any) -> None:
                     check_callbacks([callback], {callback.state_key: changed})
 
 
+def test_a_reason_to_stop_that_lightning_does_not_know() -> None:
+    callback = EarlyStopping("val/loss")
+    with pytest.raises(ValueError, match=r"^checkpoint\.callbacks\.EarlyStopping: 99 is not a valid .*--init_weights$"):
+        check_callbacks([callback], {callback.state_key: {**callback.state_dict(), "stopping_reason": 99}})
+    assert callback.stopping_reason.value == 0
+
+
 def test_a_run_whose_first_steps_had_no_finite_task_goes_on(tmp_path: Path) -> None:
     """Its optimizer has no state after steps."""
     skip = ["--model.on_nonfinite=skip", "--model.inner_optimizer.lr=1e38", "--model.inner_steps=5"]

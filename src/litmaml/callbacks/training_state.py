@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 from litmaml.admission import short
 from litmaml.meta_learner import MetaLearner
+from litmaml.shown import first_line
 from litmaml.training_form import cannot_go_on
 
 _SHAPE = 2, 3
@@ -82,6 +85,17 @@ def check_callbacks(callbacks: Iterable[Callback], states: Mapping[str, Any]) ->
         for name, value in begun.items():
             if name not in state or (isinstance(value, Tensor) and not isinstance(state[name], Tensor)):
                 raise cannot_go_on(f"{what}.{name}", f"is of another form, got {short(state.get(name))}")
+        if type(callback).__module__.startswith("lightning."):  # ours look at theirs themselves
+            _check_taken(callback, state, what)
+
+
+def _check_taken(callback: Callback, state: Mapping[str, Any], what: str) -> None:
+    """Let a copy of a callback take its state, as the callback itself will."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # they come again
+            copy.copy(callback).load_state_dict(dict(state))
+    except Exception as error:  # of any class
+        raise cannot_go_on(what, first_line(error)) from error
 
 
 def _step(optimizer: torch.optim.Optimizer, weight: nn.Parameter) -> None:
