@@ -22,8 +22,7 @@ from litmaml.run_folder import checkpoints_in, resolve_checkpoint, set_aside
 
 
 def content(step: int) -> dict[str, Any]:
-    weights, version = {"w": torch.full((1000,), float(step))}, {"pytorch-lightning_version": "2.6.6"}
-    return {"state_dict": weights, "hyper_parameters": {}, "global_step": step, **version}
+    return {"state_dict": {"w": torch.full((1000,), float(step))}, "hyper_parameters": {}, "global_step": step}
 
 
 @pytest.fixture

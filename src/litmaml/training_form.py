@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 _MOST = 1 << 53
 """Steps, epochs and tasks that anything was counted to."""
+VERSION_KEY = "pytorch-lightning_version"
 _VERSION = re.compile(r"([2-9]|\d\d+)(\.\w+){1,5}(\+\w+)?")
 """Of Lightning, from 2 on: before, loops were others."""
 _BATCHES = {"batch_progress": lightning._BatchProgress().state_dict()}
@@ -46,7 +47,8 @@ def wrong_progress(saved: Mapping[Any, Any]) -> str | None:
     for name in ("epoch", "global_step"):
         if name in saved and not is_count(saved[name]):
             return f"its {name} is no count"
-    if not _VERSION.fullmatch(str(saved.get("pytorch-lightning_version"))[:40]):
+    # A file of weights with a recipe alone has neither loops nor a version.
+    if ("loops" in saved or VERSION_KEY in saved) and not _VERSION.fullmatch(str(saved.get(VERSION_KEY))[:40]):
         return "its version of Lightning is none"
     return _wrong_loops(saved)
 

@@ -18,6 +18,7 @@ from test_honest_checkpoints import made
 from torch import optim
 from watch import told, watched
 
+import litmaml
 from litmaml import checkpoint as checkpoint_module
 from litmaml.callbacks import BestCheckpoint
 from litmaml.callbacks.training_state import check_callbacks
@@ -123,6 +124,15 @@ def test_what_fit_did_not_write_gets_one_line_before_a_step(
     with pytest.raises(ValueError, match=message):
         raise ValueError(go_on(content, tmp_path, "--trainer.max_steps=5"))
     assert not list(tmp_path.rglob("on/**/*.ckpt"))
+
+
+def test_weights_with_a_recipe_alone_are_adapted_and_not_resumed(under_way: dict[str, Any], tmp_path: Path) -> None:
+    content = {name: under_way[name] for name in ("state_dict", "hyper_parameters")}
+    assert go_on(content, tmp_path).endswith(
+        "x.ckpt' has weights and a recipe, and nothing of a run; begin one with --init_weights, or adapt it"
+    )
+    inputs = torch.zeros(2, 1)
+    assert litmaml.adapt(tmp_path / "x.ckpt", inputs, inputs, steps=1)(inputs).shape == (2, 1)
 
 
 def _leaves(value: Any) -> Iterator[tuple[Any, Any]]:
