@@ -102,23 +102,23 @@ def _check_copies(
     parameters = dict(loop.model.named_parameters())
     weights = {name: parameters[name].detach().clone() for name in (*loop.fast_names, *loop.slow_names)}
     here = nearby(weights, 1, share)
-    there = {**nearby(weights, 2, share), **{name: here[name] for name in loop.slow_names}}  # which tasks share
+    elsewhere = nearby(weights, 2, share)
+    there = {**elsewhere, **{name: here[name] for name in loop.slow_names}}  # which tasks share
     along = direction({name: weights[name] for name in loop.fast_names}) if twice else None
-    looped, tolerance, applied = copy_of(loop, share_weights=True), _tolerance(here), Applied()
-    looped.mapped = False
+    looped, tolerance, applied = _looped(loop), _tolerance(here), Applied()
     if tried.light:
         with _remedies(twice):
             with applied:
                 ours = by_inner_loop(looped, [here], batch, along)[0]
-            check_gradient(torch.zeros(()), inner_gradient(looped, here, batch, trains), ours, tolerance)
+            check_gradient(torch.zeros(()), inner_gradient(_looped(loop), here, batch, trains), ours, tolerance)
         names = {function.__name__ for function, _ in applied.calls.values()}
         why = "it would take long in float64"
         return ([here, there], None), [check_functions(applied, names, why)] if along else []
     plain = PlainCopy(loop)
     with _remedies(twice):
         with torch.no_grad():
-            plain.loss(there, batch)  # what it keeps of these weights shows at the others
-        taken = inner_gradient(looped, here, batch, trains)
+            plain.loss(elsewhere, batch)  # what it keeps of these weights shows at the others
+        taken = inner_gradient(_looped(loop), here, batch, trains)
         if along:  # not where no gradient is taken, as by the row of an embedding that is padding
             along = {name: part * (taken[name] != 0) for name, part in along.items()}
         theirs = plain.at(here, batch, along)
@@ -139,6 +139,13 @@ def _check_copies(
     if tried.exact:
         why = "its gradient is not the slope of its loss (reversed, straight through, cut off, or altered by a hook)"
     return ([here, there], along), [check_functions(applied, plain.functions, why)]
+
+
+def _looped(loop: InnerLoop) -> InnerLoop:
+    """A copy that takes one task after the other and has kept nothing yet."""
+    copied = copy_of(loop, share_weights=True)
+    copied.mapped = False
+    return copied
 
 
 def _tolerance(weights: Params) -> float:
@@ -203,17 +210,17 @@ def _double(batch: Batch) -> Batch:
 
 
 def _why_not_mapped(tried: _Tried, weights: list[Params], along: Params | None) -> str:
-    """Why several tasks at once are not to be had, or nothing; what draws, draws the same for each in here."""
+    """Why several tasks at once are not to be had, or nothing; to be compared, they draw the same numbers in here."""
     loop, batch = tried.loop, tried.batch
-    looped, mapped = copy_of(loop, share_weights=True), copy_of(loop, share_weights=True)
-    looped.mapped, mapped.draws_alike = False, True
+    looped, mapped = _looped(loop), copy_of(loop, share_weights=True)
     each = (Batch(batch.inputs[k:], batch.targets[k:]) for k in range(len(weights)))
     one_by_one = [by_inner_loop(looped, [own], one, along)[0] for own, one in zip(weights, each, strict=True)]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of operations that vmap takes slowly
-            if not tried.light:
+            if loop.draws or not tried.light:
                 by_inner_loop(mapped, weights[::-1], batch, None)  # what a first pass keeps may spoil a second
+            mapped.draws_alike = True
             found = by_inner_loop(mapped, weights, batch, along)
     except Exception as error:  # whatever somebody's model does with tensors that are no plain ones
         how = " with the same random numbers for each, to compare it" if loop.draws else ""

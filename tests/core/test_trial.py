@@ -214,6 +214,32 @@ def test_what_is_kept_without_an_effect_passes(cached: bool) -> None:
     tried(model)
 
 
+@pytest.mark.parametrize("fast", ["last.*", "first.*"])
+def test_what_is_kept_of_a_slow_weight_is_refused(fast: str) -> None:
+    """Whoever takes an inner step first keeps it without its derivative."""
+
+    def forward(self: Body, x: Tensor) -> Tensor:
+        if self.kept is None:
+            self.kept = self.first.weight.norm()
+        return self.last(torch.tanh(self.first(x)) / self.kept)  # type: ignore[no-any-return]
+
+    loop = InnerLoop(Body(forward, kept=None), nn.MSELoss(), SGD(0.1), SecondOrder(), [fast], 2)
+    with pytest.raises(ValueError, match="does not give what it gives when they are written"):
+        try_first_batch(loop, random_tasks(3))
+
+
+def test_a_branch_on_a_draw_is_taken_task_by_task() -> None:
+    """With the same draw for all tasks, by which they are compared, it could be mapped."""
+
+    def forward(self: Body, x: Tensor) -> Tensor:
+        return self.plain(x) if torch.rand(()) < 0.5 else self.last(self.first(x))  # type: ignore[no-any-return]
+
+    loop, (remark,) = tried(Body(forward))
+    assert not loop.mapped
+    assert "one after another, since PyTorch cannot map it" in remark
+    MetaGradientOf(loop, 2, tasks_per_chunk=3)(random_tasks(3))
+
+
 # Inputs
 
 
