@@ -21,7 +21,15 @@ from litmaml.model_checks import random_layers
 from litmaml.outer_gradient import FirstOrder, OuterGradient, SecondOrder
 from litmaml.places import aliases
 from litmaml.shown import listed
-from litmaml.task_batching import Convolution, can_be_mapped, first_convolution, task_by_task, tasks_at_once, tasks_held
+from litmaml.task_batching import (
+    Convolution,
+    Drawn,
+    can_be_mapped,
+    first_convolution,
+    task_by_task,
+    tasks_at_once,
+    tasks_held,
+)
 from litmaml.types import Batch, Params, Tasks, map_batches
 
 NO_HOOKS = (
@@ -51,7 +59,6 @@ class InnerLoop(nn.Module):
         draws: Whether a forward pass draws random numbers.
         mapped: Whether ``vmap`` can take the model and its loss; else tasks are computed in a loop.
         changes_inputs: Whether a forward pass writes into its inputs, so that it gets a copy.
-        draws_alike: Whether tasks that are mapped draw the same numbers, so that they can be compared with others.
 
     What the layers tell of the first three is set at once; ``try_first_batch`` finds the rest.
 
@@ -92,7 +99,6 @@ class InnerLoop(nn.Module):
         self._images = any(isinstance(module, nn.Conv2d) for module in model.modules())
         self._batch_norm, self._written_out = has_batch_norm(model), needs_other_operations(model)
         self.draws, self.mapped, self.changes_inputs = bool(random_layers(model)), can_be_mapped(model), False
-        self.draws_alike = False
         optimizer.bind({name: trainable[name].detach() for name in self.fast_names}, steps)
         self.channels_last = any(
             weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
@@ -162,7 +168,11 @@ class InnerLoop(nn.Module):
         # On a GPU grouped convolutions are slow, and under vmap torch's own batch norm takes no channels-last images.
         other = self._written_out or (inputs.is_cuda and self._images)
         with unfused_attention(), _no_hooks(), Derivatives() if other else nullcontext():
-            return task_by_task(function, at_once, fast, inputs, *others, alike=self.draws_alike)
+            try:
+                return task_by_task(function, at_once, fast, inputs, *others, draws=self.draws)
+            except Drawn:  # for this data only: the trial has seen nothing of it
+                self.mapped = False
+                return task_by_task(function, False, fast, inputs, *others)
 
     def call(self, weights: Params, slow: Params | None, inputs: Tensor) -> Tensor:
         """The model's predictions (n, ...) with a single task's weights."""

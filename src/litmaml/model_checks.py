@@ -15,15 +15,22 @@ from litmaml.places import in_the_same_memory
 
 def random_layers(model: nn.Module) -> list[str]:
     """Names of the layers that draw random numbers in training, such as dropout, also in attention and recurrence."""
-    found = []
-    for name, module in model.named_modules():
-        rate = getattr(module, "dropout", getattr(module, "p", 0.0))
-        inside = isinstance(module, nn.MultiheadAttention | nn.RNNBase)
-        if isinstance(module, nn.RReLU | nn.FractionalMaxPool2d | nn.FractionalMaxPool3d) or (
-            (inside or isinstance(module, nn.modules.dropout._DropoutNd)) and rate > 0
-        ):
-            found.append(f"{name or 'model'} ({type(module).__name__})")
-    return found
+    return [f"{name or 'model'} ({type(module).__name__})" for name, module in model.named_modules() if _draws(module)]
+
+
+def put_out_random_layers(model: nn.Module) -> None:
+    """Let torch's own layers that draw in training draw no more; a class of somebody else's does what it does."""
+    for module in model.modules():
+        if _draws(module) and type(module).__module__.startswith("torch.nn."):
+            module.training = False
+
+
+def _draws(module: nn.Module) -> bool:
+    rate = getattr(module, "dropout", getattr(module, "p", 0.0))
+    inside = isinstance(module, nn.MultiheadAttention | nn.RNNBase)
+    return isinstance(module, nn.RReLU | nn.FractionalMaxPool2d | nn.FractionalMaxPool3d) or (
+        (inside or isinstance(module, nn.modules.dropout._DropoutNd)) and rate > 0
+    )
 
 
 def kinked_layers(model: nn.Module) -> list[str]:

@@ -14,6 +14,7 @@ from litmaml.autograd_functions import Applied
 from litmaml.function_modes import in_double
 from litmaml.inner_loop import NO_HOOKS, InnerLoop
 from litmaml.loop_derivatives import by_inner_loop, inner_gradient, loss_in_place_of
+from litmaml.model_checks import put_out_random_layers
 from litmaml.model_copy import copy_of, in_double_precision
 from litmaml.outer_gradient import SecondOrder
 from litmaml.own_model import check_own_model
@@ -210,21 +211,30 @@ def _double(batch: Batch) -> Batch:
 
 
 def _why_not_mapped(tried: _Tried, weights: list[Params], along: Params | None) -> str:
-    """Why several tasks at once are not to be had, or nothing; to be compared, they draw the same numbers in here."""
+    """Why several tasks at once are not to be had, or nothing.
+
+    Dropout and the like are put out to be compared. Whatever else draws is computed one by one: mapped, a generator
+    that each task begins anew would go on from task to task, and a branch on a draw would be one for all.
+    """
     loop, batch = tried.loop, tried.batch
     looped, mapped = _looped(loop), copy_of(loop, share_weights=True)
+    put_out_random_layers(looped.model)
+    put_out_random_layers(mapped.model)
+    mapped.draws = False
     each = (Batch(batch.inputs[k:], batch.targets[k:]) for k in range(len(weights)))
     one_by_one = [by_inner_loop(looped, [own], one, along)[0] for own, one in zip(weights, each, strict=True)]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of operations that vmap takes slowly
-            if loop.draws or not tried.light:
+            if not tried.light:
                 by_inner_loop(mapped, weights[::-1], batch, None)  # what a first pass keeps may spoil a second
-            mapped.draws_alike = True
             found = by_inner_loop(mapped, weights, batch, along)
+            if loop.draws:
+                by_inner_loop(copy_of(loop, share_weights=True), weights, batch, None)  # with dropout
     except Exception as error:  # whatever somebody's model does with tensors that are no plain ones
-        how = " with the same random numbers for each, to compare it" if loop.draws else ""
-        return f"PyTorch cannot map it over them{how} ({first_line(error)[:200]})"
+        return f"PyTorch cannot map it over them ({first_line(error)[:200]})"
+    if not mapped.mapped:
+        return "it draws random numbers by functions (layers such as nn.Dropout are computed at once)"
     for one, other in zip(found, one_by_one, strict=True):
         pairs = [(one.gradient, other.gradient)]
         if one.product is not None and other.product is not None:
