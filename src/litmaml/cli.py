@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 import sys
 import tempfile
 import warnings
@@ -42,6 +43,7 @@ from litmaml.recorded_run import with_records
 from litmaml.run_folder import DEFAULT_FOLDER, check_places, local_folder, put_back, remove_unfinished, set_aside
 from litmaml.run_owner import FolderOwner, claim
 from litmaml.sealed import unseal
+from litmaml.stub_types import look_up_types
 from litmaml.whole_files import check_writable, write_text
 
 # Such as a loss's weights of the classes: weight: [1.0, 2.0].
@@ -254,11 +256,14 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def program(arguments: Sequence[str]) -> None:
     """Run the command line; errors end it with a line and a status."""
+    # Nor do the processes that it starts look for modules in the current folder, which may be a stranger's.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     with errors_in_one_line(arguments[0] if arguments else "", list(arguments[1:])):
         _run(list(arguments) or ["--help"])
 
 
 def _run(arguments: list[str]) -> None:
+    look_up_types()
     # The arguments are those of the command line, with the checkpoint's own before them.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     # A test does not need the callback that chose the checkpoint, and a resumed run writes where it wrote.

@@ -164,3 +164,27 @@ def test_a_style_in_the_current_folder_starts_no_latex(tmp_path: Path) -> None:
     nowhere = {**os.environ, "PATH": ""}  # without a latex to be found
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=nowhere, check=True)
     assert (tmp_path / "x.png").is_file()
+
+
+@pytest.mark.parametrize("name", ["json", "yaml"])
+@pytest.mark.parametrize("where", ["current folder", "folder of a configuration"])
+def test_no_module_beside_a_file_is_run(name: str, where: str, tmp_path: Path) -> None:
+    """Nor by a process that the command line starts to look for types."""
+    strange, own, mark = tmp_path / "strange", tmp_path / "own", tmp_path / "ran"
+    strange.mkdir()
+    own.mkdir()
+    (strange / f"{name}.py").write_text(f"open({str(mark)!r}, 'w').close(); raise SystemExit(3)", encoding="utf-8")
+    config = strange / "config.yaml"
+    config.write_bytes((Path(__file__).parents[2] / "configs" / "sinusoid.yaml").read_bytes())
+    options = ["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1", "--trainer.max_steps=1"]
+    small = ["--data.meta_batch=1", "--data.train_tasks=1", "--data.val_tasks=1", "--trainer.accelerator=cpu"]
+    script = "import sys; from litmaml.cli import main; main()"
+    subprocess.run(
+        # As the installed command is called, which has its own folder first and not the current one.
+        [sys.executable, "-P", "-c", script, "fit", "-c", str(config), *options, *small]
+        + [f"--trainer.default_root_dir={tmp_path / 'run'}"],
+        cwd=strange if where == "current folder" else own,
+        check=True,
+        capture_output=True,
+    )
+    assert not mark.exists()
