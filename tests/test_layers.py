@@ -38,6 +38,7 @@ CORE = {
     "own_model",
     "places",
     "plain_copy",
+    "probed_gradients",
     "reached",
     "second_derivatives",
     "shown",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -58,24 +59,32 @@ class PlainCopy:
     def _leaves(self) -> Params:
         return {name: self._parameters[name] for name in self._names}
 
-    def slope_by_difference(self, weights: Params, batch: Batch, along: Params, radius: float) -> float:
+    def slope_by_difference(
+        self, weights: Params, batch: Batch, along: Params, radius: float, held: bool = True
+    ) -> float:
         """The loss at ``weights`` + r ``along`` less that at ``weights`` - r ``along``, over 2 r.
 
-        What gradients take for a constant (``detach``) is held at what it was in ``at``.
+        Args:
+            held: Whether what gradients take for a constant (``detach``) is held at what it was in ``at``.
 
         Raises:
             OtherFunctions: It could not be held.
         """
-        ahead, behind = (
-            float(self.loss(_moved(weights, along, r), batch, self._held).detach()) for r in (radius, -radius)
-        )
+        ahead, behind = (float(loss.detach()) for loss in self._around(weights, batch, along, radius, held))
         return (ahead - behind) / (2 * radius)
 
-    def product_by_difference(self, weights: Params, batch: Batch, along: Params, radius: float) -> Params:
+    def product_by_difference(
+        self, weights: Params, batch: Batch, along: Params, radius: float, held: bool = True
+    ) -> Params:
         """The same of the gradient."""
-        losses = (self.loss(_moved(weights, along, r), batch, self._held) for r in (radius, -radius))
+        losses = self._around(weights, batch, along, radius, held)
         ahead, behind = (derivatives_of(loss, self._leaves, None).gradient for loss in losses)
         return {name: (ahead[name] - behind[name]) / (2 * radius) for name in ahead}
+
+    def _around(self, weights: Params, batch: Batch, along: Params, radius: float, held: bool) -> Iterator[Tensor]:
+        """The losses at both points, each to be differentiated before the next is taken."""
+        recorded = self._held if held else None
+        return (self.loss(_moved(weights, along, r), batch, recorded) for r in (radius, -radius))
 
     def loss(self, weights: Params, batch: Batch, held: Held | None = None) -> Tensor:
         """The loss at these weights, on the first task of the batch."""

@@ -19,6 +19,7 @@ from litmaml.model_copy import copy_of, in_double_precision
 from litmaml.outer_gradient import SecondOrder
 from litmaml.own_model import check_own_model
 from litmaml.plain_copy import PlainCopy
+from litmaml.probed_gradients import warn_of_probes
 from litmaml.second_derivatives import check_against_plain, check_functions, check_product
 from litmaml.shown import first_line
 from litmaml.trial_faults import blaming, check_gradient, check_not_kept
@@ -131,6 +132,8 @@ def _check_copies(
     check_gradient(ours.loss - theirs.loss, ours.gradient, theirs, tolerance)
     check_gradient(torch.zeros(()), taken, theirs, tolerance)
     check_not_kept(in_place - theirs.loss, theirs.loss, tolerance)
+    if tried.exact and trains and loop.outer_gradient.probes:
+        warn_of_probes(plain, loop.outer_gradient, here, loop.fast_names, batch, theirs.gradient)
     if along is None or ours.product is None:
         return ([here, there], along), []
     if tried.exact and check_product(plain, here, batch, along, ours.product, theirs.gradient):
