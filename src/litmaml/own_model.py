@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from litmaml.autocast import no_kept_casts
 from litmaml.derivatives import Derivatives
 from litmaml.inner_loop import InnerLoop, unfused_attention
 from litmaml.loop_derivatives import by_inner_loop
@@ -91,7 +92,14 @@ def check_copy(inner_loop: InnerLoop, copied: InnerLoop, inputs: Tensor) -> None
     for share in _SHARES:
         near = nearby(own, 1, share)
         try:
-            with as_it_was(inner_loop), as_it_was(copied), torch.no_grad(), Derivatives(), unfused_attention():
+            with (
+                as_it_was(inner_loop),
+                as_it_was(copied),
+                torch.no_grad(),
+                no_kept_casts(),
+                Derivatives(),
+                unfused_attention(),
+            ):
                 _write(parameters, near)
                 with own_streams(4, inputs.device):
                     theirs: Tensor = inner_loop.eval().model(inputs.clone())

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from litmaml.autocast import no_kept_casts
 from litmaml.inner_loop import InnerLoop, ordinary, unfused_attention
 from litmaml.loss_checks import check_loss_on, check_output
 from litmaml.model_checks import check_draws, check_hooks
@@ -47,7 +48,7 @@ def try_first_batch(inner_loop: InnerLoop, tasks: Tasks, trains: bool = True) ->
     """
     device = tasks.query.inputs.device
     made = [name for name, value in kept_values(inner_loop.model).items() if _is_computed(value)]
-    with torch.inference_mode(False), torch.enable_grad(), own_streams(0, device):
+    with torch.inference_mode(False), torch.enable_grad(), no_kept_casts(), own_streams(0, device):
         check_hooks(inner_loop.model)
         try:
             copy_of(inner_loop)
