@@ -168,6 +168,7 @@ def _descended(theta: Tensor, direction: Tensor, rate: float | Tensor) -> Tensor
 # Compared with torch and with finite differences in the tests; higher knows no AdamW, NAdam or RAdam.
 _HIGHER_KNOWS = ("SGD", "Adam", "RMSprop", "Adagrad", "Adadelta", "Adamax", "ASGD", "Rprop")
 _RATE_NOT_LEARNT = ("ASGD", "Rprop")  # higher's derivative by their rate is wrong, or of the first step alone
+_LINEAR = ("SGD", "ASGD")  # others take squares, magnitudes or signs, which higher has of real numbers only
 
 
 @final
@@ -234,6 +235,12 @@ class HigherOptimizer(InnerOptimizer):
         self.rates = _Rates(self.lr, learn, per_step)
 
     def bind(self, fast: Params, steps: int) -> None:
+        name = self._class.__name__
+        if name not in _LINEAR and (complex_ones := [n for n, weight in fast.items() if weight.is_complex()]):
+            raise ValueError(
+                f"optimizer: higher's steps of torch.optim.{name} are not torch's for complex weights, got "
+                f"{complex_ones[0]}; hold it as a real parameter with torch.view_as_complex, or use SGD"
+            )
         self.rates.bind(fast, steps)
 
     def start(self, fast: Params) -> Any:

@@ -14,6 +14,10 @@ from litmaml.inner_loop import InnerLoop, unfused_attention
 from litmaml.model_copy import copy_of
 from litmaml.trial_state import own_streams
 from litmaml.types import Batch, Params
+from litmaml.weight_vectors import norm
+
+SLOPE_RADIUS = 1e-6
+"""For a difference of losses in float64."""
 
 
 class TaskDerivatives(NamedTuple):
@@ -118,6 +122,11 @@ def derivatives_of(loss: Tensor, leaves: Params, along: Params | None) -> TaskDe
             second = torch.autograd.grad(*parts, retain_graph=True, materialize_grads=True)
             product = dict(zip(leaves, second, strict=True))
     return TaskDerivatives(loss.detach(), {name: g.detach() for name, g in gradient.items()}, product)
+
+
+def slope_rounding(at: TaskDerivatives) -> float:
+    """How far rounding in float64 may take a difference of losses from the slope along a vector of length 1."""
+    return 1e-7 * norm(at.gradient) + 8 * torch.finfo(torch.float64).eps * float(at.loss.abs()) / SLOPE_RADIUS
 
 
 def _functions_in(loss: Tensor) -> set[str]:

@@ -6,17 +6,22 @@ import warnings
 
 from litmaml.derivatives import Derivatives
 from litmaml.outer_gradient import OuterGradient, ZerothOrder
-from litmaml.plain_copy import PlainCopy
+from litmaml.plain_copy import SLOPE_RADIUS, PlainCopy, TaskDerivatives, slope_rounding
 from litmaml.types import Batch, Params
-from litmaml.weight_vectors import direction, distance, norm
+from litmaml.weight_vectors import direction, distance, inner
 
-_RADII = (1e-6, 4e-6)
+_RADII = (SLOPE_RADIUS, 4 * SLOPE_RADIUS)
 _WRONG = 1e-3
 """The share of a slope or of a product that rounding does not explain, in float64 at these radii."""
 
 
 def warn_of_probes(
-    plain: PlainCopy, outer_gradient: OuterGradient, weights: Params, fast: list[str], batch: Batch, gradient: Params
+    plain: PlainCopy,
+    outer_gradient: OuterGradient,
+    weights: Params,
+    fast: list[str],
+    batch: Batch,
+    theirs: TaskDerivatives,
 ) -> None:
     """Warn of probes of a model whose gradient g is not the slope of its loss l.
 
@@ -30,11 +35,11 @@ def warn_of_probes(
         weights: Where it is looked at.
         fast: The names of the fast weights.
         batch: Support examples.
-        gradient: g by all weights.
+        theirs: l and g there, by all weights.
     """
     # Not where no gradient is taken, as by the row of an embedding that is padding.
-    along = {name: part * (gradient[name] != 0) for name, part in direction(weights).items()}
-    if _is_slope(plain, weights, batch, along, gradient):
+    along = {name: part * (theirs.gradient[name] != 0) for name, part in direction(weights).items()}
+    if _is_slope(plain, weights, batch, along, theirs):
         return
     name, share = type(outer_gradient).__name__, ""
     if not isinstance(outer_gradient, ZerothOrder):
@@ -50,10 +55,10 @@ def warn_of_probes(
     )
 
 
-def _is_slope(plain: PlainCopy, weights: Params, batch: Batch, along: Params, gradient: Params) -> bool:
+def _is_slope(plain: PlainCopy, weights: Params, batch: Batch, along: Params, theirs: TaskDerivatives) -> bool:
     """Whether the gradient along the direction is the slope of the loss, or two radii disagree, as across a kink."""
-    found = float(sum((gradient[name] * along[name]).sum() for name in along))
-    allowed = _WRONG * abs(found) + 1e-7 * norm(gradient)
+    found = inner(theirs.gradient, along)
+    allowed = _WRONG * abs(found) + slope_rounding(theirs)
     near, far = (plain.slope_by_difference(weights, batch, along, radius, held=False) for radius in _RADII)
     off = min(abs(near - found), abs(far - found))
     return not (off > allowed and abs(near - far) < 0.1 * off)

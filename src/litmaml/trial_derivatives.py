@@ -133,10 +133,10 @@ def _check_copies(
     check_gradient(torch.zeros(()), taken, theirs, tolerance)
     check_not_kept(in_place - theirs.loss, theirs.loss, tolerance)
     if tried.exact and trains and loop.outer_gradient.probes:
-        warn_of_probes(plain, loop.outer_gradient, here, loop.fast_names, batch, theirs.gradient)
+        warn_of_probes(plain, loop.outer_gradient, here, loop.fast_names, batch, theirs)
     if along is None or ours.product is None:
         return ([here, there], along), []
-    if tried.exact and check_product(plain, here, batch, along, ours.product, theirs.gradient):
+    if tried.exact and check_product(plain, here, batch, along, ours.product, theirs):
         return ([here, there], along), []
     check_against_plain(plain, here, batch, along, ours.product)
     why = "it does not compute in float64"

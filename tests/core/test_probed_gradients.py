@@ -21,6 +21,7 @@ from litmaml.outer_gradient import (
     ZerothOrder,
 )
 from litmaml.trial import try_first_batch
+from litmaml.types import Batch, map_batches
 
 
 class Reversed(torch.autograd.Function):
@@ -137,3 +138,9 @@ def test_a_number_beside_the_gradient_matters_to_probes_by_losses_alone() -> Non
     try_first_batch(loop_of(Body(lambda self, x: self.plain(x)), FiniteDifference(), loss=Told()), random_tasks(3))
     with pytest.warns(UserWarning, match="its gradient is not the slope"):
         try_first_batch(loop_of(Body(lambda self, x: self.plain(x)), ZerothOrder(), loss=Told()), random_tasks(3))
+
+
+@pytest.mark.parametrize("outer_gradient", [SecondOrder(), *PROBES], ids=lambda by: type(by).__name__)
+def test_the_rounding_of_a_large_loss_is_no_slope(outer_gradient: OuterGradient) -> None:
+    tasks = map_batches(lambda batch: Batch(batch.inputs, 1e8 + batch.targets), random_tasks(3))
+    assert try_first_batch(loop_of(Body(lambda self, x: self.plain(x)), outer_gradient), tasks) == []

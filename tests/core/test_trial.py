@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from litmaml.inner_loop import InnerLoop
-from litmaml.inner_optimizer import SGD
+from litmaml.inner_optimizer import SGD, HigherOptimizer
 from litmaml.meta_gradient import MetaGradientOf
 from litmaml.model_checks import check_model
 from litmaml.models import MLP, Conv4
@@ -329,16 +329,37 @@ def test_a_model_that_asks_whether_gradients_are_taken(
         tried(Body(lambda self, x: self.plain(x) * (2 if asks(self, x) else 1)), outer_gradient)
 
 
+class Waves(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.filter = nn.Parameter(torch.randn(3, 1, dtype=torch.complex128))
+
+    def forward(self, x: Tensor) -> Tensor:
+        bent: Tensor = (x * (1 + 2j) @ self.filter.mT).exp().imag
+        return bent.mean(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("optimizer", ["Adam", "RMSprop", "Adagrad", "Adadelta", "Adamax", "Rprop"])
+def test_complex_weights_are_not_given_to_higher(optimizer: str) -> None:
+    with pytest.raises(ValueError, match=rf"optimizer: .*torch.optim.{optimizer} are not .* got filter; hold it as"):
+        InnerLoop(Waves(), nn.MSELoss(), HigherOptimizer(optimizer), SecondOrder(), ["*"], 1)
+
+
+@pytest.mark.parametrize(("optimizer", "options"), [("SGD", {"momentum": 0.9}), ("ASGD", {})])
+def test_complex_weights_by_higher_are_those_of_torch(optimizer: str, options: dict[str, Any]) -> None:
+    model, tasks = Waves(), random_tasks(2)
+    loop = InnerLoop(model, nn.MSELoss(), HigherOptimizer(optimizer, {"lr": 0.05, **options}), SecondOrder(), ["*"], 3)
+    found = loop.adapt(tasks, 3)["filter"][0]
+    theirs = getattr(torch.optim, optimizer)(model.parameters(), lr=0.05, **options)
+    for _ in range(3):
+        theirs.zero_grad()
+        nn.functional.mse_loss(model(tasks.support[0].inputs[0]), tasks.support[0].targets[0]).backward()
+        theirs.step()
+    torch.testing.assert_close(found, model.filter)
+
+
 def test_complex_weights() -> None:
-    class Waves(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.filter = nn.Parameter(torch.randn(1, dtype=torch.complex128))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return (x * self.filter).real
-
-    tried(Waves())
+    assert tried(Waves())[1] == []
     with pytest.raises(ValueError, match=r"model: filter is complex, .* use SecondOrder or FirstOrder"):
         check_model(Waves(), FiniteDifference())
     with pytest.raises(ValueError, match=r"learn: a rate of the complex weight filter"):
