@@ -15,7 +15,7 @@ from litmaml.inner_loop import InnerLoop, unfused_attention
 from litmaml.loop_derivatives import by_inner_loop
 from litmaml.plain_copy import TaskDerivatives, derivatives_of
 from litmaml.trial_faults import Fault, check_each, check_gradient
-from litmaml.trial_state import equal, own_streams
+from litmaml.trial_state import dense_parts, equal, own_streams
 from litmaml.types import Batch, Params
 from litmaml.weight_vectors import nearby, norm
 
@@ -164,7 +164,7 @@ def as_it_was(module: nn.Module) -> Iterator[None]:
                 container.update(kept)
         with torch.no_grad():
             for tensor, number, trains in zip(tensors, numbers, trained, strict=True):
-                if not torch.equal(tensor, number):
+                if not all(map(torch.equal, dense_parts(tensor), dense_parts(number))):
                     tensor.copy_(number)
                 if tensor.requires_grad != trains:
                     tensor.requires_grad_(trains)

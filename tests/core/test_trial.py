@@ -538,3 +538,49 @@ def test_it_takes_little_time(norm: str) -> None:
     began = time.process_time()
     assert try_first_batch(loop, Tasks((batch,), batch, torch.arange(4))) == []
     assert time.process_time() - began < 10  # about 1 on a quiet core
+
+
+# Rounding and sparse tensors
+
+
+def test_a_kernel_that_rounds_otherwise_each_time() -> None:
+    """As torch.linalg.lstsq does, by where in memory its arguments begin."""
+    rounded = iter(range(10**6))
+
+    def forward(self: Body, x: Tensor) -> Tensor:
+        return self.plain(x) * (1 + 1e-16 * torch.tensor([3.0 * (next(rounded) % 2)]))
+
+    assert tried(Body(forward))[1] == []
+
+
+def test_a_count_that_hardly_shows_yet() -> None:
+    def forward(self: Body, x: Tensor) -> Tensor:
+        self.count += 1
+        return self.plain(x) * (1 + 1e-15 * self.count)
+
+    with pytest.raises(ValueError, match="by what it keeps in count"):
+        tried(Body(forward, count=0))
+
+
+def of_neighbours(self: Body, x: Tensor) -> Tensor:
+    return self.last((self.graph @ torch.tanh(self.first(x)).mT).mT)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+@pytest.mark.filterwarnings("ignore:Sparse (CSR|invariant):UserWarning")
+def test_a_sparse_buffer(layout: torch.layout) -> None:
+    model = Body(of_neighbours)
+    model.register_buffer("graph", (torch.eye(4) + torch.eye(4).roll(1, 0)).to_sparse(layout=layout))
+    (remark,) = tried(model)[1]
+    assert "sparse" in remark.lower()
+
+
+def test_a_sparse_buffer_that_changes() -> None:
+    def forward(self: Body, x: Tensor) -> Tensor:
+        self.graph.mul_(0.9)
+        return of_neighbours(self, x)
+
+    model = Body(forward)
+    model.register_buffer("graph", torch.eye(4).to_sparse())
+    with pytest.raises(ValueError, match="its forward pass changes graph"):
+        tried(model)
