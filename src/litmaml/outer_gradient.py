@@ -165,7 +165,7 @@ class FiniteDifference(OuterGradient):
         gradient: Params | None,
     ) -> tuple[Params, Params]:
         length = _norm(vector)
-        radius = probe_length(fast) if self.radius is None else torch.full_like(length, self.radius)
+        radius = probe_length(fast, slow) if self.radius is None else torch.full_like(length, self.radius)
         unit = _scaled(vector, torch.where(length > 0, 1 / length, 0.0))
         weights = length / (2 * radius)
         ahead = _weighted(losses, _moved(fast, unit, radius), slow, batch, weights)
@@ -207,7 +207,7 @@ class GaussianSmoothing(OuterGradient):
         vector: Params,
         gradient: Params | None,
     ) -> tuple[Params, Params]:
-        mu = 0.3 * _precision(fast) ** 0.5 if self.smoothing is None else self.smoothing
+        mu = 0.3 * _precision(fast, slow) ** 0.5 if self.smoothing is None else self.smoothing
         total = [torch.zeros_like(weight) for weight in (*fast.values(), *slow.values())]
         weight_sum = torch.zeros_like(_norm(vector))
         for _ in range(self.samples):
@@ -270,7 +270,7 @@ class ZerothOrder(OuterGradient):
         vector: Params,
         gradient: Params | None,
     ) -> tuple[Params, Params]:
-        mu = 0.5 * _precision(fast) ** 0.25 if self.smoothing is None else self.smoothing
+        mu = 0.5 * _precision(fast, slow) ** 0.25 if self.smoothing is None else self.smoothing
         tasks = len(_norm(vector))
         # Every task moves in its own direction, also along the weights that tasks share.
         weights = {**fast, **{name: weight.expand(tasks, *weight.shape) for name, weight in slow.items()}}
@@ -296,9 +296,12 @@ class ZerothOrder(OuterGradient):
         return rows, {name: total[name].sum(0) for name in slow}
 
 
-def probe_length(theta: Params) -> Tensor:
-    """r = 0.2 eps^(1/3) (1 + |theta|) of each task (T,), for stacked weights theta of precision eps."""
-    length: Tensor = 0.2 * _precision(theta) ** (1 / 3) * (1 + _norm(theta))
+def probe_length(theta: Params, slow: Params | None = None) -> Tensor:
+    """r = 0.2 eps^(1/3) (1 + |theta|) of each task (T,), for stacked weights theta.
+
+    eps is the precision of the coarsest of all weights, also of the slow ones.
+    """
+    length: Tensor = 0.2 * _precision(theta, slow or {}) ** (1 / 3) * (1 + _norm(theta))
     return length
 
 
@@ -415,7 +418,7 @@ def _split(values: list[Tensor] | tuple[Tensor, ...], fast: Params, slow: Params
 
 
 def _per_task(scale: Tensor, like: Tensor) -> Tensor:
-    return scale.reshape(-1, *[1] * (like.dim() - 1))
+    return scale.reshape(-1, *[1] * (like.dim() - 1)).to(like.dtype)
 
 
 def _scaled(weights: Params, scale: Tensor) -> Params:
@@ -446,8 +449,8 @@ def _normal(like: Params) -> Params:
     return {name: torch.randn_like(weight) for name, weight in like.items()}
 
 
-def _precision(weights: Params) -> float:
-    return float(torch.finfo(next(iter(weights.values())).dtype).eps)
+def _precision(*weights: Params) -> float:
+    return max(float(torch.finfo(weight.dtype).eps) for some in weights for weight in some.values())
 
 
 def _positive(name: str, value: float | None) -> float | None:

@@ -66,7 +66,8 @@ def check_own_model(inner_loop: InnerLoop, batch: Batch) -> float:
             parameters[name].requires_grad_(True)
         _write(parameters, own)  # so that another reference has other weights
         ours = by_inner_loop(inner_loop, [here], batch, None)[0]
-    tolerance = min(1e3 * torch.finfo(theirs.loss.dtype).eps, 0.05)
+    # A float32 weight may stand in a model whose loss is float64.
+    tolerance = min(1e3 * max(torch.finfo(part.dtype).eps for part in (theirs.loss, *own.values())), 0.05)
     if abs(float(without - theirs.loss)) > tolerance * abs(float(theirs.loss)):
         otherwise = (
             "another one where no gradient is taken, as in evaluation and in estimates by losses alone; let it not "

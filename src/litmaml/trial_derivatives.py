@@ -153,8 +153,7 @@ def _looped(loop: InnerLoop) -> InnerLoop:
 
 
 def _tolerance(weights: Params) -> float:
-    dtype = next(iter(weights.values())).dtype
-    return 1e-7 if dtype in (torch.float64, torch.complex128) else min(1e3 * torch.finfo(dtype).eps, 0.05)
+    return min(max(1e3 * max(torch.finfo(weight.dtype).eps for weight in weights.values()), 1e-7), 0.05)
 
 
 @contextmanager
