@@ -274,3 +274,33 @@ def test_weights_of_other_classes_than_the_examples_are_refused() -> None:
     assert litmaml.adapt(learner, X, LABELS, steps=1).classes is not None
     with pytest.raises(ValueError, match="loss: its weight is for 3 classes, but the model gives 4 logits"):
         litmaml.adapt(learner, X, torch.arange(30) % 4)
+
+
+MASKED = np.ma.masked_array(Y.numpy(), mask=Y.numpy() > 1)
+HIDDEN = int((Y > 1).sum())
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets", "message"),
+    [
+        (X, MASKED, rf"targets: {HIDDEN} of 30 numbers are masked; fill them in"),
+        (X, [*MASKED[:, :]], "targets: 1 of 1 numbers are masked"),
+        (np.ma.masked_array(X.numpy(), mask=X.numpy() > 2), Y, r"inputs: \d+ of 120 numbers are masked"),
+        (X, Y + 1j, "targets: are complex .torch.complex64., but"),
+        (X, (Y + 1j).numpy(), "targets: are complex"),
+    ],
+)
+def test_what_would_be_lost_is_refused(inputs: Any, targets: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        litmaml.adapt(regression(), inputs, targets)
+
+
+def test_complex_classes_are_refused() -> None:
+    with pytest.raises(ValueError, match="targets: are complex"):
+        litmaml.adapt(classifier(), X, LABELS + 0j)
+
+
+def test_a_mask_that_hides_nothing() -> None:
+    found = read_examples(regression().inner_loop, np.ma.masked_array(X.numpy()), np.ma.masked_array(Y.numpy()))
+    assert torch.equal(found.inputs, X)
+    assert torch.equal(found.targets, Y)
