@@ -22,6 +22,10 @@ from litmaml.types import Batch, Tasks, of_each_form
 _EXAMPLES = 6
 """How many examples of a support batch are tried: enough for batch norm."""
 
+_NUMBERS = 200_000
+"""How many numbers a task's inputs may hold for its whole batch to be passed through the model, and a hundred times as
+many weights over all examples."""
+
 
 def try_first_batch(inner_loop: InnerLoop, tasks: Tasks, trains: bool = True) -> list[str]:
     """Try the model on a few examples of the first tasks: nothing of it is changed, no stream moves on.
@@ -77,17 +81,22 @@ def _try_batch(
         twice: Whether it differentiates the gradient on such batches; of a query it does not.
     """
     device = batch.inputs.device
+    everything = [_few(part, part.inputs.shape[1]) for part in (batch, others)]
     most, whole = 2 if _is_slow(copy_of(inner_loop), batch) else _EXAMPLES, False
     few, other = _few(batch, most), _few(others, most)
     try:
         _try_passes(inner_loop, copy_of(inner_loop), few, other, made, trains)
     except Exception:
-        few, other = (_few(part, part.inputs.shape[1]) for part in (batch, others))
+        few, other = everything
         whole = max(part.inputs.shape[1] for part in (few, other)) > most
         if not whole:
             raise
         # A model or a loss may take batches of one size only.
         _try_passes(inner_loop, copy_of(inner_loop), few, other, made, trains)
+    else:
+        if few.inputs.shape[1] < batch.inputs.shape[1] and all(_is_cheap(inner_loop, part) for part in everything):
+            # A model may go another way for more examples.
+            _try_passes(inner_loop, copy_of(inner_loop), *everything, made, trains)
     with torch.autocast(device.type, enabled=False), torch.autocast("cpu", enabled=False):
         at_once = max(inner_loop.tasks_at_once(part.inputs) for part in (batch, others)) > 1
         return try_derivatives(inner_loop, few, at_once, twice, whole)
@@ -109,6 +118,12 @@ def _few(batch: Batch, most: int) -> Batch:
     count = batch.inputs.shape[1]
     which = torch.linspace(0, count - 1, min(count, most), device=batch.inputs.device).round().long()
     return Batch(*(part[:2].index_select(1, which) for part in (batch.inputs, batch.targets)))
+
+
+def _is_cheap(inner_loop: InnerLoop, batch: Batch) -> bool:
+    """Whether forward passes of all the examples of a task cost little: by a count, the same on every machine."""
+    inputs, weights = batch.inputs[0], sum(weight.numel() for weight in inner_loop.model.parameters())
+    return inputs.numel() <= _NUMBERS and len(inputs) * weights <= 100 * _NUMBERS
 
 
 def _is_slow(copied: InnerLoop, batch: Batch) -> bool:

@@ -584,3 +584,45 @@ def test_a_sparse_buffer_that_changes() -> None:
     model.register_buffer("graph", torch.eye(4).to_sparse())
     with pytest.raises(ValueError, match="its forward pass changes graph"):
         tried(model)
+
+
+# Whole batches
+
+
+def counts(self: Body, x: Tensor) -> Tensor:
+    self.count += 1
+    return self.plain(x) * (1 + 0.1 * self.count)
+
+
+def writes(self: Body, x: Tensor) -> Tensor:
+    return self.plain(x.mul_(1.5).clone())
+
+
+def averages(self: Body, x: Tensor) -> Tensor:
+    self.mean.add_(x.detach().mean())
+    return self.plain(x) - self.mean
+
+
+def draws_by_numpy(self: Body, x: Tensor) -> Tensor:
+    return self.plain(x) + float(np.random.rand())  # noqa: NPY002
+
+
+@pytest.mark.parametrize(
+    ("forward", "message"), [(counts, "keeps in count"), (averages, "changes mean"), (draws_by_numpy, "numpy.random")]
+)
+def test_another_way_for_many_examples(forward: Forward, message: str) -> None:
+    model = Body(lambda self, x: forward(self, x) if len(x) > 6 else self.plain(x), count=0)
+    model.register_buffer("mean", torch.zeros(()))
+    with pytest.raises(ValueError, match=message):
+        try_first_batch(loop_of(model), long_tasks())
+
+
+def test_many_examples_that_are_written_into() -> None:
+    loop = loop_of(Body(lambda self, x: writes(self, x) if len(x) > 6 else self.plain(x)))
+    try_first_batch(loop, long_tasks())
+    assert loop.changes_inputs
+
+
+def long_tasks() -> Tasks:
+    batch = Batch(torch.randn(2, 9, 1), torch.randn(2, 9, 1))
+    return Tasks((batch,), batch, torch.arange(2))
