@@ -81,22 +81,23 @@ def _try_batch(
         twice: Whether it differentiates the gradient on such batches; of a query it does not.
     """
     device = batch.inputs.device
-    everything = [_few(part, part.inputs.shape[1]) for part in (batch, others)]
+    all_own, all_other = (_few(part, part.inputs.shape[1]) for part in (batch, others))
     most, whole = 2 if _is_slow(copy_of(inner_loop), batch) else _EXAMPLES, False
     few, other = _few(batch, most), _few(others, most)
     try:
         _try_passes(inner_loop, copy_of(inner_loop), few, other, made, trains)
     except Exception:
-        few, other = everything
+        few, other = all_own, all_other
         whole = max(part.inputs.shape[1] for part in (few, other)) > most
         if not whole:
             raise
         # A model or a loss may take batches of one size only.
         _try_passes(inner_loop, copy_of(inner_loop), few, other, made, trains)
     else:
-        if few.inputs.shape[1] < batch.inputs.shape[1] and all(_is_cheap(inner_loop, part) for part in everything):
+        larger = few.inputs.shape[1] < batch.inputs.shape[1]
+        if larger and _is_cheap(inner_loop, all_own) and _is_cheap(inner_loop, all_other):
             # A model may go another way for more examples.
-            _try_passes(inner_loop, copy_of(inner_loop), *everything, made, trains)
+            _try_passes(inner_loop, copy_of(inner_loop), all_own, all_other, made, trains)
     with torch.autocast(device.type, enabled=False), torch.autocast("cpu", enabled=False):
         at_once = max(inner_loop.tasks_at_once(part.inputs) for part in (batch, others)) > 1
         return try_derivatives(inner_loop, few, at_once, twice, whole)

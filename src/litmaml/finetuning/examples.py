@@ -117,7 +117,7 @@ def _of_array(argument: str, values: Any) -> Tensor:
 def _check_masks(argument: str, values: Any) -> None:
     """Refuse numbers that a masked array, or one in a list, has hidden: torch would take what lies below."""
     for part in values if isinstance(values, list | tuple) else (values,):
-        if masked := int(np.ma.count_masked(part)) if isinstance(part, np.ma.MaskedArray) else 0:
+        if masked := int(np.ma.getmaskarray(part).sum()) if isinstance(part, np.ma.MaskedArray) else 0:
             raise ValueError(
                 f"{argument}: {masked} of {part.size} numbers are masked; fill them in (.filled(value)) or remove "
                 "their rows"
