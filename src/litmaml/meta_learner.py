@@ -18,6 +18,7 @@ from torchmetrics import Metric
 from torchmetrics.aggregation import CatMetric
 
 from litmaml.checkpoint import FORMAT, FORMAT_KEY, check_form, read_checkpoint
+from litmaml.data.task_checks import check_splits
 from litmaml.divergence import diverges
 from litmaml.evaluation import Interval, curve
 from litmaml.finite_tasks import Count, OuterStep, count_finite
@@ -393,6 +394,8 @@ class MetaLearner(LightningModule):
                 rank_zero_info(remark)
             predictions = check_labels(self.inner_loop, tasks)
             check_metrics(dict(self._metrics()), self.inner_loop.loss, predictions, tasks.query.targets)
+            if self._seen is not None and not shares:
+                check_splits(*((tasks, self._seen) if self.training else (self._seen, tasks)))
             self._seen = select(tasks, [0])
             if self.training:
                 self._check_record()
