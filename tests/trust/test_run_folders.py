@@ -178,11 +178,11 @@ def test_no_module_beside_a_file_is_run(name: str, where: str, tmp_path: Path) -
     config.write_bytes((Path(__file__).parents[2] / "configs" / "sinusoid.yaml").read_bytes())
     options = ["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1", "--trainer.max_steps=1"]
     small = ["--data.meta_batch=1", "--data.train_tasks=1", "--data.val_tasks=1", "--trainer.accelerator=cpu"]
+    small.append(f"--trainer.default_root_dir={tmp_path / 'run'}")
     script = "import sys; from litmaml.cli import main; main()"
     subprocess.run(
         # As the installed command is called, which has its own folder first and not the current one.
-        [sys.executable, "-P", "-c", script, "fit", "-c", str(config), *options, *small]
-        + [f"--trainer.default_root_dir={tmp_path / 'run'}"],
+        [sys.executable, "-P", "-c", script, "fit", "-c", str(config), *options, *small],
         cwd=strange if where == "current folder" else own,
         check=True,
         capture_output=True,
