@@ -59,6 +59,8 @@ class SaveConfig(SaveConfigCallback):
     def __init__(self, *args: Any, recorded: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.recorded = recorded
+        self.owner: FolderOwner | None = None
+        self._written = False
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for logger in trainer.loggers:
@@ -67,7 +69,18 @@ class SaveConfig(SaveConfigCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Not before: what is typed may be refused, and is then not what the run in this folder was made with.
-        if trainer.is_global_zero:
+        if trainer.ckpt_path is None:
+            self._write(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        # A run that goes on may fail in its first step, and is then still the one that is recorded.
+        self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero and not self._written:
+            self._written = True
+            if self.owner is not None:
+                self.owner.check()
             text = yaml.safe_dump(self.recorded, sort_keys=False, allow_unicode=True)
             write_text(Path(trainer.default_root_dir) / "config.yaml", text)
 
@@ -160,7 +173,7 @@ class MetaCLI(LightningCLI):
         check_places(folder, (logger.log_dir for logger in self.trainer.loggers))
         remove_unfinished(folder)
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it outside the class
-            if isinstance(callback, LastCheckpoint):
+            if isinstance(callback, LastCheckpoint | SaveConfig):
                 callback.owner = self.owner
 
     def before_test(self) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 from test_checkpoints import same
-from tiny import FIT, finish, fit, saved, slow, start, steps
+from tiny import FIT, finish, fit, saved, slow, start, steps, sums
 
 from litmaml.callbacks.resumption import check_resumed
+from litmaml.cli import main
 
 NOTED = "--trainer.callbacks=counting.Counting"
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
@@ -137,6 +138,33 @@ def test_what_cannot_be_changed_in_the_middle_is_refused(before: list[str], type
     assert saved("runs/tiny")["global_step"] == kept
     assert Path("runs/tiny/config.yaml").read_text() == config  # what is refused is not recorded either
     assert [path.name for path in Path("runs").iterdir()] == ["tiny"]
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "--data.meta_batch=7",
+        "--model.inner_optimizer.lr=1e30",
+        *slow("--data.train_tasks=41", "--data.tasks=Glyphs", "--trainer.val_check_interval=30"),
+        *slow("--model.loss=torch.nn.CrossEntropyLoss", "--trainer.accumulate_grad_batches=0"),
+    ],
+)
+@pytest.mark.parametrize("stop", [5, *slow(4, 8)])  # in the middle of an epoch, at the end of one, and of the run
+def test_a_run_that_fails_before_its_first_step_leaves_everything_as_it_was(typed: str, stop: int) -> None:
+    fit(f"--trainer.max_steps={stop}")
+    before = [sums("runs/tiny"), Path("runs/tiny/config.yaml").read_bytes()]
+    with pytest.raises(Exception, match=r"."):
+        fit(typed, "--ckpt_path=last", "--trainer.max_epochs=3")
+    assert [sums("runs/tiny"), Path("runs/tiny/config.yaml").read_bytes()] == before
+    main(["fit", "--ckpt_path=runs/tiny", "--trainer.max_epochs=3", "--trainer.max_steps=-1"])
+    assert steps("runs/tiny")["last"] == 12
+
+
+def test_the_configuration_is_that_of_the_steps_in_the_checkpoint() -> None:
+    fit("--trainer.max_steps=5")
+    fit("--ckpt_path=last", "--trainer.max_steps=6", "--model.optimizer.lr=0.5")
+    assert yaml.safe_load(Path("runs/tiny/config.yaml").read_text())["model"]["optimizer"]["init_args"]["lr"] == 0.5
+    assert rates() == [0.5]
 
 
 @pytest.mark.slow
