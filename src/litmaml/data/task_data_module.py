@@ -290,7 +290,7 @@ class TaskLoader:
             batch_size=None,
             sampler=numbers,
             num_workers=self._num_workers,
-            worker_init_fn=_leave_ctrl_c_to_training,
+            worker_init_fn=_leave_stopping_to_training,
             pin_memory=self._pin_memory,
             collate_fn=_unchanged,
         )
@@ -315,8 +315,9 @@ class _Sampled(Dataset[Tasks]):
         return self.tasks.sample(self.split, numbers, self.seed)
 
 
-def _leave_ctrl_c_to_training(worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _leave_stopping_to_training(worker: int) -> None:
+    for number in (signal.SIGINT, signal.SIGHUP):  # from the terminal, to all processes
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _unchanged(tasks: Any) -> Any:
