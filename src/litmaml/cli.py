@@ -44,6 +44,7 @@ from litmaml.run_folder import DEFAULT_FOLDER, check_places, local_folder, put_b
 from litmaml.run_owner import FolderOwner, claim
 from litmaml.sealed import unseal
 from litmaml.stub_types import look_up_types
+from litmaml.trainer_checks import check_monitors, check_numbers
 from litmaml.whole_files import check_writable, write_text
 
 # Such as a loss's weights of the classes: weight: [1.0, 2.0].
@@ -160,6 +161,7 @@ class MetaCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Own the folder and make room in it, once all that was typed has proved right."""
+        check_monitors(self.trainer, self.model)
         if self.config.fit.trainer.fast_dev_run or not _is_first_process():
             return
         folder = Path(self.trainer.default_root_dir)
@@ -221,6 +223,7 @@ class MetaCLI(LightningCLI):
         trainer = super()._instantiate_trainer(unseal(config), callbacks)
         check_devices(trainer)
         check_backend(trainer)
+        check_numbers(trainer)
         for logger in trainer.loggers if _is_first_process() else ():
             guard(logger)
         return trainer

@@ -227,8 +227,24 @@ class MetaLearner(LightningModule):
             value = value_of(metric, predictions.flatten(0, 1), targets.flatten(0, 1))
             self.log(f"{stage}/{name}{suffix}", value, prog_bar=prog_bar, batch_size=len(predictions))
 
+    def outer_optimizer(self, weights: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimizer of the outer loop, for these weights.
+
+        Raises:
+            ValueError: It does not take its options, or its rate is no single number.
+        """
+        try:
+            made = self.optimizer(weights)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"model.optimizer: {error}") from error
+        for group in made.param_groups:
+            rate = group.get("lr")
+            if isinstance(rate, Tensor) and rate.dim():  # torch would only say so later, or never
+                raise ValueError(f"model.optimizer.lr: has to be one number, got {rate.tolist()}")
+        return made
+
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer([w for w in self.inner_loop.parameters() if w.requires_grad])
+        optimizer = self.outer_optimizer([w for w in self.inner_loop.parameters() if w.requires_grad])
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)

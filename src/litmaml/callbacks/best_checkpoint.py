@@ -50,6 +50,7 @@ class BestCheckpoint(ModelCheckpoint):
         )
         self._typed_mode = mode
         self._metrics: dict[str, dict[str, float]] = {}
+        self._elsewhere: Mapping[str, Tensor] = {}  # the best ones of a run that goes on in another folder
 
     @property
     def state_key(self) -> str:
@@ -66,6 +67,8 @@ class BestCheckpoint(ModelCheckpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
+        if trainer.is_global_zero and trainer.ckpt_path is not None and self.dirpath is not None:
+            self._fetch(Path(trainer.ckpt_path).parent, Path(self.dirpath))
         # Each process looked for the files; where they share no disk the first one knows.
         self._take(trainer.strategy.broadcast(self.best_k_models))
 
@@ -94,9 +97,12 @@ class BestCheckpoint(ModelCheckpoint):
             kept = {name: torch.tensor(value) for name, value in values.items() if value is not None}
             rank_zero_info(f"checkpoint.monitor: the best was chosen by {state_dict['monitor']}, now by {self.monitor}")
         folder = Path(self.dirpath)
+        self._elsewhere = {}
         # A worse one is removed in the end: only files of this folder, whatever the checkpoint says.
         kept = {name: score for name, score in kept.items() if Path(name).name == name and name.endswith(".ckpt")}
         there = {str(folder / name): score for name, score in kept.items() if (folder / name).is_file()}
+        if not there:
+            self._elsewhere = kept
         if self.save_top_k == 1 and there:
             score = (min if self.mode == "min" else max)(there.values(), key=float)
             there = {str(folder / BEST): score} if (folder / BEST).is_file() else {}
@@ -106,6 +112,25 @@ class BestCheckpoint(ModelCheckpoint):
             self._metrics[own.name] = self._metrics.pop(BEST, {})
             there[str(own)] = there.pop(str(folder / BEST))
         self._take(there)
+
+    def _fetch(self, earlier: Path, folder: Path) -> None:
+        """Let the best checkpoints of a run that goes on in another folder be the first there, as copies."""
+        kept, self._elsewhere = self._elsewhere, {}
+        if earlier.resolve() == folder.resolve() or not kept or self.save_top_k == 0:
+            return
+        best = (min if self.mode == "min" else max)(kept, key=lambda name: float(kept[name]))
+        # Where several are kept, best.ckpt is a second name of one.
+        source = earlier / (BEST if self.save_top_k == 1 else best)
+        if not source.is_file():
+            rank_zero_info(f"the best checkpoint so far is not in {earlier}: the best is the best from now on")
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        own = f"earlier-{BEST}" if source.name == BEST and self.save_top_k != 1 else source.name
+        for name in dict.fromkeys([own, BEST]):
+            link_checkpoint(source, folder / name)
+        rank_zero_info(f"best so far, in {folder} too: {source} ({self.monitor} {float(kept[best]):.4g})")
+        self._metrics[own] = self._metrics.get(best, {})
+        self._take({str(folder / own): kept[best]})
 
     def _take(self, kept: Mapping[str, Tensor]) -> None:
         self.best_k_models = dict(kept)

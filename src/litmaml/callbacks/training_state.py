@@ -42,7 +42,7 @@ def check_training_state(learner: MetaLearner, checkpoint: Mapping[str, Any]) ->
         raise cannot_go_on("optimizer_states", f"there has to be one, of the outer optimizer, got {len(states)}")
     device = torch.device("cpu") if learner._trainer is None else learner.trainer.strategy.root_device
     weight = nn.Parameter(torch.zeros(_SHAPE, device=device))
-    optimizer = learner.optimizer([weight])
+    optimizer = learner.outer_optimizer([weight])
     schedule = None if learner.lr_scheduler is None else learner.lr_scheduler(optimizer)
     if len(schedules) != (schedule is not None):
         raise cannot_go_on("lr_schedulers", f"there have to be {int(schedule is not None)}, got {len(schedules)}")

@@ -222,7 +222,10 @@ class TaskDataModule(LightningDataModule):
             )
         # Lightning counts batches and epochs. It takes its counts from the checkpoint after this.
         counted = batches["current"]
-        if whole := saved.whole or seen >= self.train_tasks:
+        limit = self.trainer.limit_train_batches
+        batches_of_epoch = self.train_tasks // together
+        most = limit if isinstance(limit, int) else int(limit * batches_of_epoch)  # as Lightning takes it
+        if whole := saved.whole or self._left(seen).done >= min(most, batches_of_epoch):
             self._resumed = Place(epoch + 1, first + (saved.train_tasks if saved.whole else seen))
             done = counted["processed"]
         else:
