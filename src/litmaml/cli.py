@@ -40,12 +40,13 @@ from litmaml.meta_learner import MetaLearner
 from litmaml.processes import check_backend, check_devices, end_others
 from litmaml.recorded import SealedParser
 from litmaml.recorded_run import with_records
+from litmaml.run_configuration import check_configuration, write_configuration
 from litmaml.run_folder import DEFAULT_FOLDER, check_places, local_folder, put_back, remove_unfinished, set_aside
 from litmaml.run_owner import FolderOwner, claim
 from litmaml.sealed import unseal
 from litmaml.stub_types import look_up_types
 from litmaml.trainer_checks import check_monitors, check_numbers
-from litmaml.whole_files import check_writable, write_text
+from litmaml.whole_files import check_writable
 
 # Such as a loss's weights of the classes: weight: [1.0, 2.0].
 register_type(torch.Tensor, serializer=torch.Tensor.tolist, deserializer=torch.tensor)
@@ -82,8 +83,7 @@ class SaveConfig(SaveConfigCallback):
             self._written = True
             if self.owner is not None:
                 self.owner.check()
-            text = yaml.safe_dump(self.recorded, sort_keys=False, allow_unicode=True)
-            write_text(Path(trainer.default_root_dir) / "config.yaml", text)
+            write_configuration(Path(trainer.default_root_dir), self.recorded)
 
 
 class CommandParser(SealedParser, OneLineParser):
@@ -161,17 +161,20 @@ class MetaCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Own the folder and make room in it, once all that was typed has proved right."""
+        _check_trains(self.trainer)
         check_monitors(self.trainer, self.model)
         if self.config.fit.trainer.fast_dev_run or not _is_first_process():
             return
         folder = Path(self.trainer.default_root_dir)
         self.owner = claim(folder)
-        if not self._resumes_in(folder) and (moved := set_aside(folder)):
-            self._earlier = moved
-            self.owner.release(moved)
-            rank_zero_info(f"{folder} held an earlier run: it is now {moved}")
-            folder.resolve().mkdir(parents=True, exist_ok=True)  # where it is a link
-            self.owner = claim(folder)
+        if not self._resumes_in(folder):
+            if moved := set_aside(folder):
+                self._earlier = moved
+                self.owner.release(moved)
+                rank_zero_info(f"{folder} held an earlier run: it is now {moved}")
+                folder.resolve().mkdir(parents=True, exist_ok=True)  # where it is a link
+                self.owner = claim(folder)
+            check_configuration(folder)
         check_places(folder, (logger.log_dir for logger in self.trainer.loggers))
         remove_unfinished(folder)
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it outside the class
@@ -188,11 +191,11 @@ class MetaCLI(LightningCLI):
             super()._run_subcommand(subcommand)
         except BaseException:
             end_others(self.trainer)
+            raise
+        finally:
             folder = Path(self.trainer.default_root_dir)
             if self._earlier is not None and self.trainer.global_step == 0 and put_back(self._earlier, folder):
                 rank_zero_info(f"{self._earlier} is {folder} again: the new run did not come to its first step")
-            raise
-        finally:
             if self.owner is not None:
                 self.owner.release()
 
@@ -240,6 +243,13 @@ class MetaCLI(LightningCLI):
         best = best_checkpoint(self.trainer)
         if self.trainer.is_global_zero and best is not None:
             rank_zero_info(f"best checkpoint: {best}\ntest it: litmaml test --ckpt_path {best}")
+
+
+def _check_trains(trainer: Trainer) -> None:
+    """Refuse a run of no step, which would take the place of an earlier one."""
+    for name in ("max_epochs", "max_steps", "limit_train_batches"):
+        if getattr(trainer, name) == 0:
+            raise ValueError(f"trainer.{name}: nothing would be trained, got 0; leave it out, or take 1 or more")
 
 
 def _in_place(checkpoint: Path) -> Path:

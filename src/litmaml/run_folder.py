@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from litmaml.checkpoint import read_checkpoint
 from litmaml.paths import expanded
-from litmaml.run_owner import OWNER
+from litmaml.run_owner import OWNER, FolderInUse, living_owner
 
 CHECKPOINTS = "checkpoints"
 BEST = "best.ckpt"
@@ -119,6 +119,7 @@ def set_aside(folder: Path) -> Path | None:
 
     Raises:
         ValueError: It holds the folder that the program runs in, so more than a run.
+        FolderInUse: A run is going on in a folder within it, which would move along.
     """
     if not checkpoints_in(folder):
         return None
@@ -128,6 +129,13 @@ def set_aside(folder: Path) -> Path | None:
             f"trainer.default_root_dir: {str(folder)!r} has the checkpoints of an earlier run and cannot be moved, as "
             "it holds the current folder; name a folder of its own for the run, such as runs/NAME"
         )
+    for inner in (file.parent for file in real.rglob(OWNER) if file.parent != real):
+        if owner := living_owner(inner):
+            raise FolderInUse(
+                f"trainer.default_root_dir: {str(folder)!r} has the checkpoints of an earlier run and cannot be moved, "
+                f"as {str(inner)!r} in it is in use by another run ({owner}); wait for its end, stop it, or name "
+                "another folder"
+            )
     number = next(n for n in range(1, 10**6) if not os.path.lexists(real.with_name(f"{real.name}.{n}")))
     moved = real.rename(real.with_name(f"{real.name}.{number}"))
     return moved if folder.is_symlink() else folder.with_name(moved.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from tiny import FIT, TINY, everything, fit, saved, slow, steps, sums
 
 from litmaml.cli import main
 from litmaml.run_folder import put_back
+from litmaml.run_owner import OWNER, FolderInUse, claim
 
 
 def test_a_run_from_an_earlier_runs_configuration_leaves_that_run_alone() -> None:
@@ -45,6 +47,62 @@ def test_a_run_that_does_not_come_to_its_first_step_leaves_the_earlier_one_where
     assert [path.name for path in Path("runs").iterdir()] == ["tiny"]
     fit("--trainer.max_epochs=1")
     assert sorted(path.name for path in Path("runs").iterdir()) == ["tiny", "tiny.1"]
+
+
+@pytest.mark.parametrize("wrong", ["max_epochs", *slow("max_steps", "limit_train_batches")])
+def test_a_run_that_would_train_nothing_takes_no_place(wrong: str) -> None:
+    fit("--trainer.max_epochs=1")
+    before = everything("runs")
+    for resumed in ([], ["--ckpt_path=last"]):
+        with pytest.raises(ValueError, match=rf"trainer\.{wrong}: nothing would be trained, got 0"):
+            fit(f"--trainer.{wrong}=0", *resumed)
+    assert everything("runs") == before
+    assert [path.name for path in Path("runs").iterdir()] == ["tiny"]
+
+
+def test_a_run_that_ends_before_its_first_step_makes_room_again() -> None:
+    fit("--trainer.max_epochs=1")
+    before = everything("runs")
+    fit("--trainer.max_time=00:00:00:00")
+    assert everything("runs") == before
+    assert [path.name for path in Path("runs").iterdir()] == ["tiny"]
+
+
+def test_a_run_that_goes_on_within_an_earlier_one_is_not_moved() -> None:
+    fit("--trainer.max_epochs=1")
+    before = everything("runs")
+    inner = claim(Path("runs/tiny/sub/b"))
+    inside = rf"'.*/runs/tiny/sub/b' in it is in use by another run \(process {os.getpid()} on .*, since 20"
+    with pytest.raises(FolderInUse, match=rf"trainer\.default_root_dir: 'runs/tiny' .* cannot be moved, as {inside}"):
+        fit()
+    assert everything("runs") == before
+    assert [path.name for path in Path("runs").iterdir()] == ["tiny"]
+    dead = (inner.folder / OWNER).read_text()
+    inner.release()
+    (inner.folder / OWNER).write_text(dead.replace(f'"pid": {os.getpid()}', '"pid": 1'))
+    fit("--trainer.max_epochs=1")  # one that was killed moves along
+    assert Path("runs/tiny.1/sub/b", OWNER).is_file()
+
+
+def test_a_configuration_that_no_fit_wrote_is_not_written_over() -> None:
+    own = TINY.replace("max_epochs: 2", "max_epochs: 1  # enough")
+    Path("exp").mkdir()
+    Path("exp/config.yaml").write_text(own)
+    message = r"trainer\.default_root_dir: 'exp/config\.yaml' is your own or an adapted model's.*name another folder"
+    with pytest.raises(ValueError, match=message):
+        main(["fit", "-c", "exp/config.yaml", "--trainer.default_root_dir=exp"])
+    assert everything("exp") == {"config.yaml": own.encode()}
+    main(["fit", "-c", "exp/config.yaml"])
+    # A run that was killed before its first checkpoint begins again in its folder, and what it wrote is no user's.
+    shutil.rmtree("runs/tiny/checkpoints")
+    fit("--trainer.max_epochs=1", "--ckpt_path=last")
+    assert [path.name for path in Path("runs").iterdir()] == ["tiny"]
+    edited = Path("runs/tiny/config.yaml").read_text().replace("max_epochs: 1", "max_epochs: 2  # more")
+    Path("runs/tiny/config.yaml").write_text(edited)
+    main(["fit", "-c", "runs/tiny/config.yaml", "--ckpt_path=last"])
+    assert steps("runs/tiny")["last"] == 8
+    assert Path("runs/tiny/config.1.yaml").read_text() == edited
+    assert yaml.safe_load(Path("runs/tiny/config.yaml").read_text())["trainer"]["max_epochs"] == 2
 
 
 def test_a_failed_run_in_a_linked_folder_leaves_link_and_run() -> None:

@@ -125,7 +125,11 @@ LEARNT = ["--model.inner_optimizer.learn=one", "--model.inner_optimizer.per_step
             ),
             (COSINE, ["--model.lr_scheduler_interval=epoch"], r"model\.lr_scheduler_interval: .* 'step', got 'epoch'"),
             (LEARNT, ["--model.inner_steps=2"], r"model\.inner_steps: rates were learnt for each of 1 steps, got 2"),
-            ([], ["--trainer.max_epochs=0"], r"trainer\.max_epochs: the checkpoint is of epoch 1"),
+            (
+                ["--trainer.max_epochs=3"],
+                ["--trainer.max_epochs=1"],
+                r"trainer\.max_epochs: the checkpoint is of epoch 2",
+            ),
         ),
     ],
     ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else "",
