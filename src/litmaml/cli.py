@@ -41,7 +41,15 @@ from litmaml.processes import check_backend, check_devices, end_others
 from litmaml.recorded import SealedParser
 from litmaml.recorded_run import with_records
 from litmaml.run_configuration import check_configuration, write_configuration
-from litmaml.run_folder import DEFAULT_FOLDER, check_places, local_folder, put_back, remove_unfinished, set_aside
+from litmaml.run_folder import (
+    DEFAULT_FOLDER,
+    check_places,
+    checkpoints_in,
+    local_folder,
+    put_back,
+    remove_unfinished,
+    set_aside,
+)
 from litmaml.run_owner import FolderOwner, claim
 from litmaml.sealed import unseal
 from litmaml.stub_types import look_up_types
@@ -167,7 +175,7 @@ class MetaCLI(LightningCLI):
             return
         folder = Path(self.trainer.default_root_dir)
         self.owner = claim(folder)
-        if not self._resumes_in(folder):
+        if not self._starts_in(folder):
             if moved := set_aside(folder):
                 self._earlier = moved
                 self.owner.release(moved)
@@ -182,7 +190,15 @@ class MetaCLI(LightningCLI):
                 callback.owner = self.owner
 
     def before_test(self) -> None:
-        check_writable(Path(self.trainer.default_root_dir))  # before hours are spent on what cannot be kept
+        """See that the results can be kept, before hours are spent on them, and take the place of no other run's."""
+        folder = Path(self.trainer.default_root_dir)
+        check_writable(folder)
+        if checkpoints_in(folder) and not self._starts_in(folder):
+            named = self.config[self.subcommand].ckpt_path or "no checkpoint"
+            raise ValueError(
+                f"trainer.default_root_dir: {str(folder)!r} holds a run, whose own results would be replaced by those "
+                f"of {named}; name another folder for these"
+            )
 
     before_predict = before_test
 
@@ -199,9 +215,9 @@ class MetaCLI(LightningCLI):
             if self.owner is not None:
                 self.owner.release()
 
-    def _resumes_in(self, folder: Path) -> bool:
-        """Whether the run goes on from a checkpoint of its own folder, not of another run's."""
-        named = self.config.fit.ckpt_path
+    def _starts_in(self, folder: Path) -> bool:
+        """Whether a command starts from a checkpoint of the run in this folder, not of another run's."""
+        named = self.config[self.subcommand].ckpt_path
         if named is None:
             return False
         # Also where it lies there by a link, which ``check_places`` then refuses.
@@ -295,6 +311,8 @@ def _run(arguments: list[str]) -> None:
     # A test does not need the callback that chose the checkpoint, and a resumed run writes where it wrote.
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+    # A ModelCheckpoint beside ours writes to the logs, which are others after resuming.
+    warnings.filterwarnings("ignore", message="The dirpath has changed from")
     # Under trainer.barebones, whose own message says that there are no logs.
     warnings.filterwarnings("ignore", message="You are trying to `self.log")
     # torch.utils._pytree as lightning 2.6 calls it.

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors import safe_open
 from tiny import FIT, TINY, everything, fit, saved, slow, steps, sums
 
 from litmaml.cli import main
@@ -310,6 +311,32 @@ def test_a_folder_alone_resumes_the_run_with_its_trainer_and_callbacks() -> None
     assert saved("moved")["global_step"] == 4
 
 
+CALLBACKS = "lightning.pytorch.callbacks"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("ModelCheckpoint", {"every_n_train_steps": 3, "filename": "{epoch}-{val/loss:.2f}", "monitor": "val/loss"}),
+        ("EMAWeightAveraging", {"decay": 0.9}),
+        *slow(("WeightAveraging", {}), ("ModelSummary", {"max_depth": 2}), ("LearningRateMonitor", {})),
+        *slow(("Timer", {"duration": "00:01:00:00"})),
+        *slow(("GradientAccumulationScheduler", {"scheduling": {0: 2}})),
+    ],
+)
+def test_lightnings_own_callbacks_come_back(name: str, arguments: dict[str, object]) -> None:
+    recipe = [{"class_path": f"{CALLBACKS}.{name}", "init_args": arguments}]
+    Path("more.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": recipe}}))
+    fit("-c", "more.yaml", "--trainer.max_epochs=4", "--trainer.default_root_dir=straight")
+    fit("-c", "more.yaml")
+    main(["fit", "--ckpt_path=runs/tiny", "--trainer.max_epochs=4"])
+    resumed, straight = saved("runs/tiny"), saved("straight")
+    assert resumed["configuration"]["trainer"]["callbacks"] == straight["configuration"]["trainer"]["callbacks"]
+    assert resumed["global_step"] == straight["global_step"]
+    for part in {"state_dict", "current_model_state"} & straight.keys():
+        assert all(torch.equal(weight, straight[part][key]) for key, weight in resumed[part].items())
+
+
 @pytest.mark.slow
 def test_own_classes_of_a_recorded_run_have_to_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("more.yaml").write_text("trainer: {callbacks: [{class_path: counting.Counting}]}")
@@ -335,6 +362,30 @@ def test_an_evaluation_needs_a_checkpoint_or_none(command: str) -> None:
         main([command, "-c", "tiny.yaml"])
     assert everything("runs/tiny") == before
     main([command, "-c", "tiny.yaml", "--trainer.default_root_dir=fresh", "--ckpt_path", "none"])
+
+
+@pytest.mark.parametrize("command", ["test", *slow("predict")])
+def test_results_of_another_checkpoint_do_not_take_the_place_of_a_runs_own(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit("--trainer.max_epochs=1")
+    Path("runs/tiny").rename("runs/a")
+    fit("--trainer.max_epochs=1")
+    main([command, "--ckpt_path=runs/tiny"])
+    before = everything("runs/tiny")
+    for other, named in (("none", "no checkpoint"), ("runs/a", "runs/a/checkpoints/best.ckpt")):
+        message = rf"trainer\.default_root_dir: 'runs/tiny' holds a run, .* by those of {named}; name another folder"
+        with pytest.raises(ValueError, match=message):
+            main([command, "-c", "tiny.yaml", "--trainer.default_root_dir=runs/tiny", f"--ckpt_path={other}"])
+        assert everything("runs/tiny") == before
+        main([command, "-c", "tiny.yaml", f"--trainer.default_root_dir=beside/{other}", f"--ckpt_path={other}"])
+    assert "in place of" not in capsys.readouterr().out
+    main([command, "--ckpt_path=runs/tiny/checkpoints/last.ckpt"])
+    if command == "test":
+        assert "in place of those of runs/tiny/checkpoints/best.ckpt" in capsys.readouterr().out
+    else:
+        with safe_open("runs/tiny/predictions.safetensors", "pt") as file:
+            assert file.metadata() == {"checkpoint": "runs/tiny/checkpoints/last.ckpt"}
 
 
 @pytest.mark.slow
@@ -387,6 +438,19 @@ HOSTILE = [
     ("logger", {"class_path": WANDB, "init_args": {"settings": {"base_url": "http://3232235777"}}}),
     ("logger", {"class_path": WANDB, "init_args": {"experiment": {"class_path": "wandb.sdk.wandb_run.Run"}}}),
     ("callbacks", [{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"dirpath": "/tmp"}}]),
+    (
+        "callbacks",
+        [
+            {
+                "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+                "init_args": {"filename": "{epoch:09999999999}"},
+            }
+        ],
+    ),
+    (
+        "callbacks",
+        [{"class_path": "lightning.pytorch.callbacks.WeightAveraging", "init_args": {"avg_fn": "os.system"}}],
+    ),
     ("callbacks", [{"class_path": "lightning.pytorch.callbacks.LambdaCallback", "init_args": {"setup": "os.system"}}]),
 ]
 
