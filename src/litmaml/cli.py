@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import os
+import shlex
 import sys
 import tempfile
 import warnings
@@ -22,6 +23,7 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks.timer import Interval
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
@@ -58,6 +60,8 @@ from litmaml.whole_files import check_writable
 
 # Such as a loss's weights of the classes: weight: [1.0, 2.0].
 register_type(torch.Tensor, serializer=torch.Tensor.tolist, deserializer=torch.tensor)
+# The default of a Timer, which takes a text.
+yaml.SafeDumper.add_representer(Interval, lambda dumper, value: dumper.represent_str(value.value))
 
 
 class SaveConfig(SaveConfigCallback):
@@ -258,12 +262,12 @@ class MetaCLI(LightningCLI):
     def after_fit(self) -> None:
         best = best_checkpoint(self.trainer)
         if self.trainer.is_global_zero and best is not None:
-            rank_zero_info(f"best checkpoint: {best}\ntest it: litmaml test --ckpt_path {best}")
+            rank_zero_info(f"best checkpoint: {best}\ntest it: litmaml test --ckpt_path {shlex.quote(str(best))}")
 
 
 def _check_trains(trainer: Trainer) -> None:
     """Refuse a run of no step, which would take the place of an earlier one."""
-    for name in ("max_epochs", "max_steps", "limit_train_batches"):
+    for name in ("max_epochs", "max_steps", "limit_train_batches", "accumulate_grad_batches"):
         if getattr(trainer, name) == 0:
             raise ValueError(f"trainer.{name}: nothing would be trained, got 0; leave it out, or take 1 or more")
 
@@ -354,6 +358,8 @@ def _run(arguments: list[str]) -> None:
             seed_everything_default=0,
             parser_kwargs={
                 "prog": "litmaml",
+                # Of a command's own parser it would become a part of the name.
+                **({} if command in commands else {"usage": "litmaml {fit,validate,test,predict} [options]"}),
                 "description": "Few-shot learning by MAML with a selectable outer gradient.",
                 "epilog": f"And, each with its own --help: {others}",
             },
