@@ -157,7 +157,8 @@ def _wrong_part(saved: Mapping[Any, Any]) -> str | None:
         return "its state_dict is no dictionary of tensors"
     if WEIGHTS_KEY in saved and (wrong := wrong_record(saved[WEIGHTS_KEY])):
         return wrong
-    for name in ("hyper_parameters", "datamodule_hyper_parameters", "callbacks", "loops"):
+    averages = ("current_model_state", "averaging_state")  # of Lightning's WeightAveraging
+    for name in ("hyper_parameters", "datamodule_hyper_parameters", "callbacks", "loops", *averages):
         if name in saved and not isinstance(saved[name], Mapping):
             return f"its {name} are no dictionary"
     if _leads_out(saved.get("callbacks", {})):
