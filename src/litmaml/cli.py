@@ -56,6 +56,7 @@ from litmaml.run_owner import FolderOwner, claim
 from litmaml.sealed import unseal
 from litmaml.stub_types import look_up_types
 from litmaml.trainer_checks import check_monitors, check_numbers
+from litmaml.wandb_server import keep_to_own_server
 from litmaml.whole_files import check_writable
 
 # Such as a loss's weights of the classes: weight: [1.0, 2.0].
@@ -304,6 +305,7 @@ def program(arguments: Sequence[str]) -> None:
     """Run the command line; errors end it with a line and a status."""
     # Nor do the processes that it starts look for modules in the current folder, which may be a stranger's.
     os.environ.setdefault("PYTHONSAFEPATH", "1")
+    keep_to_own_server()
     with errors_in_one_line(arguments[0] if arguments else "", list(arguments[1:])):
         _run(list(arguments) or ["--help"])
 
