@@ -16,6 +16,7 @@ from torch import nn
 from watch import told
 
 from litmaml.callbacks import BestCheckpoint
+from litmaml.checkpoint import read_checkpoint
 from litmaml.checkpoint_io import link_checkpoint
 from litmaml.cli import main
 from litmaml.data import Sinusoid
@@ -188,3 +189,16 @@ def test_no_module_beside_a_file_is_run(name: str, where: str, tmp_path: Path) -
         capture_output=True,
     )
     assert not mark.exists()
+
+
+def test_a_run_with_the_loggers_of_the_configurations_goes_on_by_its_folder(tmp_path: Path) -> None:
+    """TensorBoard's takes arguments that it hands on, which the run records as they are by default."""
+    pytest.importorskip("tensorboard")
+    configs = Path(__file__).parents[2] / "configs"
+    run, small = tmp_path / "run", ["--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1"]
+    typed = ["-c", str(configs / "sinusoid.yaml"), "-c", str(configs / "logger" / "tensorboard.yaml")]
+    sizes = ["--data.meta_batch=1", "--data.train_tasks=4", "--data.val_tasks=1", f"--trainer.default_root_dir={run}"]
+    main(["fit", *typed, *small, *sizes, "--trainer.max_steps=1"])
+    main(["fit", f"--ckpt_path={run}", *small, "--trainer.max_steps=2"])
+    assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 2
+    assert [*(run / "tensorboard").rglob("events.*")]
