@@ -55,7 +55,7 @@ from litmaml.run_folder import (
 from litmaml.run_owner import FolderOwner, claim
 from litmaml.sealed import unseal
 from litmaml.stub_types import look_up_types
-from litmaml.trainer_checks import check_monitors, check_numbers
+from litmaml.trainer_checks import check_monitors, check_numbers, check_trains
 from litmaml.wandb_server import keep_to_own_server
 from litmaml.whole_files import check_writable
 
@@ -174,7 +174,7 @@ class MetaCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Own the folder and make room in it, once all that was typed has proved right."""
-        _check_trains(self.trainer)
+        check_trains(self.trainer)
         check_monitors(self.trainer, self.model)
         if self.config.fit.trainer.fast_dev_run or not _is_first_process():
             return
@@ -264,13 +264,6 @@ class MetaCLI(LightningCLI):
         best = best_checkpoint(self.trainer)
         if self.trainer.is_global_zero and best is not None:
             rank_zero_info(f"best checkpoint: {best}\ntest it: litmaml test --ckpt_path {shlex.quote(str(best))}")
-
-
-def _check_trains(trainer: Trainer) -> None:
-    """Refuse a run of no step, which would take the place of an earlier one."""
-    for name in ("max_epochs", "max_steps", "limit_train_batches", "accumulate_grad_batches"):
-        if getattr(trainer, name) == 0:
-            raise ValueError(f"trainer.{name}: nothing would be trained, got 0; leave it out, or take 1 or more")
 
 
 def _in_place(checkpoint: Path) -> Path:

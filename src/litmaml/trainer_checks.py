@@ -32,6 +32,17 @@ def check_numbers(trainer: Trainer) -> None:
             raise ValueError(f"trainer.{name}: has to be at least {least}, got {getattr(trainer, name)}")
 
 
+def check_trains(trainer: Trainer) -> None:
+    """Refuse a run of no step, which would take the place of an earlier one.
+
+    Raises:
+        ValueError: Naming the option.
+    """
+    for name in ("max_epochs", "max_steps", "limit_train_batches"):
+        if getattr(trainer, name) == 0:
+            raise ValueError(f"trainer.{name}: nothing would be trained, got 0; leave it out, or take 1 or more")
+
+
 def check_monitors(trainer: Trainer, learner: MetaLearner) -> None:
     """Refuse callbacks that watch a metric which nobody logs, unless there is somebody else's code that may.
 

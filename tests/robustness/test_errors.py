@@ -108,7 +108,6 @@ def told(*arguments: str) -> tuple[object, str]:
         (["--trainer.precision=1_000"], "trainer.precision: got '1_000'; one of 64"),
         (["--checkpoint.mode=0x10"], "checkpoint.mode: got '0x10'; one of min, max"),
         (["--trainer.max_time=abc"], "trainer.max_time: `Timer(duration='abc')` is not a valid duration"),
-        (["--trainer.accumulate_grad_batches=0"], "trainer.accumulate_grad_batches: nothing would be trained, got 0"),
         (["-c", "twice.yaml"], "config: 'twice.yaml': no YAML: 'max_epochs' stands there twice in"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
