@@ -100,12 +100,18 @@ def training(process: subprocess.Popen[str], said: IO[bytes] | None = None) -> N
         time.sleep(0.01)
 
 
+def at_a_terminal(terminal: int) -> None:
+    """In a new process: it has this terminal, and listens where the tests themselves were started by nohup."""
+    os.login_tty(terminal)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("workers", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_closed_terminal_ends_in_a_checkpoint(workers: int) -> None:
     long = ["--data.train_tasks=100000", "--trainer.callbacks=counting.Counting", f"--data.num_workers={workers}"]
     ours, theirs = pty.openpty()
     process = subprocess.Popen([sys.executable, "-m", "litmaml", *FIT, *long], stdin=theirs, stdout=theirs,
-                               stderr=theirs, preexec_fn=lambda: os.login_tty(theirs))  # fmt: skip
+                               stderr=theirs, preexec_fn=lambda: at_a_terminal(theirs))  # fmt: skip
     os.close(theirs)
     with open(ours, "rb", buffering=0) as terminal:
         training(process, terminal)
