@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from bodies import Body, loop_of, tried
+from bodies import Body, Reversed, loop_of, tried
 from oracles import random_tasks
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,16 +22,6 @@ from litmaml.outer_gradient import (
 )
 from litmaml.trial import try_first_batch
 from litmaml.types import Batch, map_batches
-
-
-class Reversed(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:
-        return -0.5 * g
 
 
 class Once(Reversed):
