@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gpu_checks.parts import Case, Setting
 from litmaml.compilation import Program
+from litmaml.cuda_graph import recorded
 from litmaml.inner_loop import InnerLoop
 from litmaml.inner_optimizer import SGD
 from litmaml.meta_gradient import MetaGradientOf, _tensors
@@ -62,22 +63,14 @@ class Training:
         tasks = sampler()
         gradient = self._meta._function([*self._weights], tasks)
         self._gradient = (
-            Program(gradient, [*self._weights.values(), *_tensors(tasks)])._compiled if compile else gradient
+            Program(gradient, [*self._weights.values(), *_tensors(tasks)], loop)._compiled if compile else gradient
         )
-        self._on_device = device.type == "cuda"
-        self._adam = torch.optim.Adam(self._weights.values(), OUTER_RATE, capturable=self._on_device, fused=True)
+        on_device = device.type == "cuda"
+        self._adam = torch.optim.Adam(self._weights.values(), OUTER_RATE, capturable=on_device, fused=True)
         self.loss = torch.zeros((), device=device)
         self.step = self._step
-        if self._on_device:
-            aside = torch.cuda.Stream()
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):
-                for _ in range(3):
-                    self._step()
-            torch.cuda.current_stream().wait_stream(aside)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                self._step()
+        if on_device:
+            graph, _ = recorded(self._step, device)
             self.step = graph.replay
 
     @torch.no_grad()
