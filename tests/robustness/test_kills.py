@@ -18,7 +18,7 @@ from test_checkpoints import same
 from tiny import FIT, finish, fit, saved, start
 
 from litmaml.run_folder import checkpoints_in
-from started import start_process
+from started import hear_signals, start_process
 
 
 @pytest.mark.slow
@@ -101,9 +101,9 @@ def training(process: subprocess.Popen[str], said: IO[bytes] | None = None) -> N
 
 
 def at_a_terminal(terminal: int) -> None:
-    """In a new process: it has this terminal, and listens where the tests themselves were started by nohup."""
+    """In a new process: it has this terminal."""
     os.login_tty(terminal)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    hear_signals()
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(0, marks=pytest.mark.slow)])
