@@ -60,6 +60,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "numpy float64, flat": (X.double().numpy(), Y[:, 0].double().numpy()),
     "lists": (X.tolist(), Y[:, 0].tolist()),
     "lists of tensors": (list(X), list(Y)),
+    "sparse": (X.to_sparse(), Y),
     "reversed and big-endian": (X.numpy()[::-1].astype(">f8"), Y.numpy()[::-1].astype(">f4")),
     "with a graph": (X.clone().requires_grad_(), Y),
 }
@@ -99,6 +100,7 @@ CLASSES: dict[str, tuple[Any, list[str] | None, list[str]]] = {
     "numbers as text": ([str(int(k)) for k in LABELS], None, ["0", "1", "2"]),
     "numbers as text, with names": ([str(int(k)) for k in LABELS], ["x", "y", "z"], ["x", "y", "z"]),
     "numbers that are names": ([["7", "8", "9"][k] for k in LABELS], ["7", "8", "9"], ["7", "8", "9"]),
+    "numbers that are names, unsaid": ([["10", "2", "9"][k] for k in LABELS], None, ["10", "2", "9"]),
     "one-hot": (nn.functional.one_hot(LABELS), None, ["0", "1", "2"]),
     "one-hot, real": (nn.functional.one_hot(LABELS).double(), ["x", "y", "z"], ["x", "y", "z"]),
 }
@@ -111,6 +113,16 @@ def test_classes_in_any_form(form: str) -> None:
     model = litmaml.adapt(learner, X, targets, classes=classes, steps=5)
     assert model.classes == names
     assert torch.equal(model(X), litmaml.adapt(learner, X, LABELS, steps=5)(X))
+
+
+@pytest.mark.parametrize(("labels", "without"), [(LABELS + 1, "0;"), (2 * LABELS, "1, 3;"), (LABELS + 7, None)])
+def test_classes_without_examples_are_told(labels: Tensor, without: str | None) -> None:
+    told = f"targets: of the classes 0 .. [0-9]+ there is no example of {without or ''}.*name all classes"
+    with pytest.raises(ValueError, match=told):
+        litmaml.adapt(classifier(), X, labels)
+    if without is not None:
+        names = [str(k) for k in range(int(labels.max()) + 1)]
+        assert litmaml.adapt(classifier(), X, labels, classes=names, steps=1).classes == names
 
 
 def test_probabilities_are_targets_of_cross_entropy() -> None:

@@ -79,7 +79,7 @@ def tensor_of(argument: str, values: Any) -> Tensor:
         ValueError: They are no numbers, or rows of different lengths.
     """
     if isinstance(values, Tensor):
-        found = values.detach()
+        found = values.detach().to_dense() if values.layout != torch.strided else values.detach()
     elif isinstance(values, list | tuple) and values and all(isinstance(value, Tensor) for value in values):
         found = _stacked(argument, [value.detach() for value in values])
     else:
@@ -219,6 +219,7 @@ def _in_range(
     low, high = int(counted.min()), int(counted.max())
     dense = len(shape) > 2
     if names is None:
+        _check_without_gaps(counted, low, high, dense)
         names = [str(k) for k in range(max(high + 1, shape[1] if dense else 0))]
         if low == high and not dense:
             raise ValueError(
@@ -230,9 +231,22 @@ def _in_range(
     return indices, names
 
 
+def _check_without_gaps(indices: Tensor, low: int, high: int, dense: bool) -> None:
+    """Refuse indices that count from 1, or that are names: the model would get outputs that nothing is known of."""
+    there = {*indices.flatten().tolist()}
+    without = [str(k) for k in range(min(high, len(there) + 3)) if k not in there]
+    if 0 <= low < high and not dense and without:
+        raise ValueError(
+            f"targets: of the classes 0 .. {high} there is no example of {listed(without)}; number them from 0 on, "
+            "give names in place of numbers, or name all classes (classes)"
+        )
+
+
 def _indices_of_names(labels: list[str], names: list[str] | None) -> tuple[Tensor, list[str] | None]:
-    """Indices of names; of numbers that are written as text, the numbers."""
-    if (names is None or not {*labels} <= {*names}) and all(label.isdecimal() for label in labels):
+    """Indices of names; of indices that are written as text, the numbers."""
+    different = {*labels}
+    numbers = [int(label) for label in different] if all(label.isdecimal() for label in different) else []
+    if numbers and (sorted(numbers) == [*range(len(numbers))] if names is None else not different <= {*names}):
         return torch.tensor([int(label) for label in labels]), names
     names = sorted({*labels}) if names is None else names
     if unknown := sorted({*labels} - {*names}):
