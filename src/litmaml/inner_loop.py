@@ -19,7 +19,7 @@ from litmaml.derivatives import Derivatives, needs_other_operations
 from litmaml.inner_optimizer import InnerOptimizer
 from litmaml.model_checks import random_layers
 from litmaml.outer_gradient import FirstOrder, OuterGradient, SecondOrder
-from litmaml.places import aliases
+from litmaml.places import aliases, all_places
 from litmaml.shown import listed
 from litmaml.task_batching import (
     Convolution,
@@ -38,6 +38,8 @@ NO_HOOKS = (
     "save memory by SecondOrder(recompute=True) or tasks_per_chunk"
 )
 
+_COPIES = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
 
 class InnerLoop(nn.Module):
     """theta_{j+1} = U_j(theta_j, grad l(theta_j; S_j)) from theta_0, the model's weights, for every task.
@@ -52,7 +54,8 @@ class InnerLoop(nn.Module):
         optimizer: U, the inner optimizer.
         outer_gradient: How the outer loop differentiates through the steps.
         fast_weights: Patterns (``*`` and ``?``; a bracket is a bracket) of the names of the parameters to adapt: ``*``
-            is MAML, ``head.*`` of a model with a head ANIL. Parameters that need no gradient are never adapted.
+            is MAML, ``head.*`` of a model with a head ANIL. A tied parameter fits by any of its names. Parameters that
+            need no gradient are never adapted.
         steps: N, for which per-step rates are made.
 
     Attributes:
@@ -81,16 +84,24 @@ class InnerLoop(nn.Module):
         for name, weight in model.named_parameters():
             if isinstance(weight, nn.parameter.UninitializedParameter):
                 raise ValueError(f"model: {name} has no shape yet; run one batch through lazy layers first")
+        if wrapped := [module for module in model.modules() if isinstance(module, _COPIES)]:
+            raise ValueError(
+                f"model: holds a {type(wrapped[0]).__name__}, which computes with copies of the weights; give what it "
+                "wraps (.module), and the number of devices as trainer.devices"
+            )
         if not trainable:
             raise ValueError(
                 "model: none of its parameters is trainable; leave those to adapt or to train with requires_grad=True"
             )
+        called = {name: [name] for name in trainable}  # and by the names of a tied weight's other places
+        for name, first in all_places(model).items():
+            called.get(first, []).append(name)
         for pattern in fast_weights:
-            if not any(_fits(name, pattern) for name in trainable):
+            if not any(_fits(names, pattern) for names in called.values()):
                 raise ValueError(
                     f"fast_weights: {pattern!r} fits none of the model's trainable parameters: " + ", ".join(trainable)
                 )
-        self.fast_names = [n for n in trainable if any(_fits(n, p) for p in fast_weights)]
+        self.fast_names = [name for name, names in called.items() if any(_fits(names, p) for p in fast_weights)]
         if not self.fast_names:
             raise ValueError("fast_weights: names no parameter; there is nothing to adapt")
         self.slow_names = [name for name in trainable if name not in set(self.fast_names)]
@@ -257,9 +268,12 @@ def unfused_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fused_layers)
 
 
-def _fits(name: str, pattern: str) -> bool:
-    """Whether a parameter's name is one of a pattern; names have brackets too, as in ``nn.ParameterDict``."""
-    return fnmatch.fnmatchcase(name, pattern.replace("[", "[[]"))
+def _fits(names: Sequence[str], pattern: str) -> bool:
+    """Whether a parameter's name, or one of several, is one of a pattern.
+
+    Names have brackets too, as in ``nn.ParameterDict``.
+    """
+    return any(fnmatch.fnmatchcase(name, pattern.replace("[", "[[]")) for name in names)
 
 
 def _batch(j: int, batches: Sequence[Batch], steps: int) -> int:
