@@ -20,9 +20,16 @@ def start_process(command: Sequence[str], **env: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=hear_signals,
     )
     _started.append(process)
     return process
+
+
+def hear_signals() -> None:
+    """In a new process: what ``nohup`` or a shell's ``&`` made the tests deaf to is no longer ignored."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def clear_up() -> None:

@@ -235,8 +235,26 @@ def test_killed_while_writing_again_and_again(run: Path) -> None:
 
 
 def test_removing_takes_the_checksum_along(run: Path) -> None:
-    DurableCheckpointIO().remove_checkpoint(run / "checkpoints" / "other.ckpt")
+    io, other = DurableCheckpointIO(), run / "checkpoints" / "other.ckpt"
+    io.save_checkpoint(torch.load(other), other)
+    io.remove_checkpoint(other)
     assert {p.name for p in (run / "checkpoints").glob("other*")} == set()
+
+
+def test_nothing_is_removed_where_no_checkpoint_was_written(run: Path, tmp_path: Path) -> None:
+    """A callback takes the names of what it once wrote from a checkpoint, and so from whoever made that."""
+    io, there = DurableCheckpointIO(), run / "checkpoints"
+    io.save_checkpoint(torch.load(there / "other.ckpt"), there / "other.ckpt")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    (there / "link").symlink_to(tmp_path / "mine")
+    for named in (there / "link" / "thesis.txt", tmp_path / "mine" / "thesis.txt"):
+        io.remove_checkpoint(named)
+        assert named.read_text() == "precious"
+    (there / "epoch=1-val").mkdir()  # of a metric's name
+    (there / "epoch=1-val" / "loss.ckpt").touch()
+    io.remove_checkpoint(there / "epoch=1-val" / "loss.ckpt")
+    assert not list((there / "epoch=1-val").iterdir())
 
 
 def test_storage_options_are_refused(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ CORE = {
     "modes",
     "own_model",
     "plain_copy",
+    "probed_gradients",
     "reached",
     "second_derivatives",
     "trial",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gpu_checks.parts import Case, Setting
+from litmaml.engine.cuda_graph import recorded
 from litmaml.engine.program import Program
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
@@ -64,20 +65,12 @@ class Training:
         self._gradient = (
             Program(gradient, [*self._weights.values(), *_tensors(tasks)], loop)._compiled if compile else gradient
         )
-        self._on_device = device.type == "cuda"
-        self._adam = torch.optim.Adam(self._weights.values(), OUTER_RATE, capturable=self._on_device, fused=True)
+        on_device = device.type == "cuda"
+        self._adam = torch.optim.Adam(self._weights.values(), OUTER_RATE, capturable=on_device, fused=True)
         self.loss = torch.zeros((), device=device)
         self.step = self._step
-        if self._on_device:
-            aside = torch.cuda.Stream()
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):
-                for _ in range(3):
-                    self._step()
-            torch.cuda.current_stream().wait_stream(aside)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                self._step()
+        if on_device:
+            graph, _ = recorded(self._step, device)
             self.step = graph.replay
 
     @torch.no_grad()

@@ -185,6 +185,9 @@ class _Reader:
                 raise at.refuse(f"{short(name)} is no name of an argument")
             if name not in known and not more:
                 raise at.within(name).refuse(f"{kind.__name__} takes no argument of this name")
+            if value == "" and name not in known:
+                admitted[name] = ""  # the default of an argument that is handed on; it can name nothing
+                continue
             self._put(admitted, name, value, known.get(name, Any), at)
         return admitted
 

@@ -6,11 +6,12 @@ a pickle of plain data can still ask for a gigabyte of zeros. torch.save writes 
 
 from __future__ import annotations
 
+import io
 import pickletools
 import re
 import struct
 import zipfile
-from pathlib import Path
+from typing import IO
 
 _MEMBER = re.compile(
     r"[\w.-]+/(data\.pkl|data/\d+|version|byteorder|\.format_version|\.storage_alignment|\.data/serialization_id)"
@@ -47,11 +48,11 @@ class NotTensors(ValueError):
     """The file holds more than tensors and plain data."""
 
 
-def check_archive(path: Path, sums: bool) -> None:
+def check_archive(file: IO[bytes], sums: bool) -> None:
     """Refuse a file that torch.save would not have written of tensors and plain data.
 
     Args:
-        path: The file.
+        file: The opened file, which may be read from anywhere.
         sums: Whether to compare the content with the archive's own sums, too.
 
     Raises:
@@ -59,8 +60,8 @@ def check_archive(path: Path, sums: bool) -> None:
         ValueError: It is damaged.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            _check_members(path, archive)
+        with zipfile.ZipFile(file) as archive:
+            _check_members(file, archive)
             pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
             if len(pickles) != 1:
                 raise NotTensors("it is no file of torch.save")
@@ -68,16 +69,16 @@ def check_archive(path: Path, sums: bool) -> None:
             if sums and (damaged := archive.testzip()):
                 raise ValueError(f"its part {damaged!r} does not fit its sum")
     except zipfile.BadZipFile as error:
-        with path.open("rb") as file:
-            begun = file.read(4) in (b"PK\3\4", b"")
+        file.seek(0)
+        begun = file.read(4) in (b"PK\3\4", b"")
         raise (ValueError if begun else NotTensors)(str(error)) from error
     except (NotImplementedError, RuntimeError, struct.error, OverflowError, EOFError, UnicodeError) as error:
         raise ValueError(str(error)) from error
 
 
-def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
+def _check_members(file: IO[bytes], archive: zipfile.ZipFile) -> None:
     members = archive.infolist()
-    size = path.stat().st_size
+    size = file.seek(0, io.SEEK_END)
     names = {member.filename for member in members}
     odd = next((m.filename for m in members if not _MEMBER.fullmatch(m.filename)), None)
     if odd is not None or len({name.partition("/")[0] for name in names}) != 1:
@@ -90,22 +91,21 @@ def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
         raise NotTensors("it is compressed")
     if sum(m.file_size for m in members) > size:
         raise NotTensors("its parts overlap")
-    if archive.start_dir != _directory(path, size) or archive.comment:
+    if archive.start_dir != _directory(file, size) or archive.comment:
         raise NotTensors("it is more than one archive")
 
 
-def _directory(path: Path, size: int) -> int:
+def _directory(file: IO[bytes], size: int) -> int:
     """Where the archive's end says that its directory is; -1 if the end is not at the file's end."""
-    with path.open("rb") as file:
-        file.seek(size - _END.size)
-        signature, *_, offset, _ = _END.unpack(file.read(_END.size))
-        if signature != b"PK\5\6":
+    file.seek(size - _END.size)
+    signature, *_, offset, _ = _END.unpack(file.read(_END.size))
+    if signature != b"PK\5\6":
+        return -1
+    if offset == 0xFFFFFFFF:
+        file.seek(size - _END.size - _LOCATOR_SIZE - _END_64.size)
+        signature, *_, offset = _END_64.unpack(file.read(_END_64.size))
+        if signature != b"PK\6\6":
             return -1
-        if offset == 0xFFFFFFFF:
-            file.seek(size - _END.size - _LOCATOR_SIZE - _END_64.size)
-            signature, *_, offset = _END_64.unpack(file.read(_END_64.size))
-            if signature != b"PK\6\6":
-                return -1
     return int(offset)
 
 

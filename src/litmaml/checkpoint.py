@@ -9,15 +9,16 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import LRScheduler
 
 from litmaml.archive import NotTensors, check_archive
 from litmaml.paths import expanded
 from litmaml.plain_files import count_values
+from litmaml.shown import one_line
+from litmaml.training_form import wrong_progress
 from litmaml.weights_record import WEIGHTS_KEY, wrong_record
 
 FORMAT = 1
@@ -25,6 +26,8 @@ FORMAT = 1
 FORMAT_KEY = "litmaml_format"
 _MOST_VALUES = 1_000_000
 """Plain values in a checkpoint, where each is counted as often as it is referred to."""
+_TRIES = 5
+"""To read a file that is replaced meanwhile."""
 
 
 def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
@@ -35,41 +38,68 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         ValueError: The file is damaged, holds more than plain data, is no checkpoint of a MetaLearner, or is one of a
             later version.
     """
-    saved = load_plain(path, map_location)
+    saved: dict[str, Any] = load_plain(path, map_location)
+    check_form(saved, repr(str(path)))
+    return saved
+
+
+def check_form(saved: Any, name: str) -> None:
+    """Refuse what was read of a file where it is no checkpoint of a MetaLearner.
+
+    Args:
+        saved: What was read.
+        name: What the file is called in errors.
+
+    Raises:
+        ValueError: It is none, or one of a later version.
+    """
     if not isinstance(saved, dict) or "state_dict" not in saved or "hyper_parameters" not in saved:
-        raise ValueError(f"checkpoint: {str(path)!r} was not written by litmaml fit: it has no weights with a recipe")
+        raise ValueError(f"checkpoint: {name} was not written by litmaml fit: it has no weights with a recipe")
     written = saved.get(FORMAT_KEY, 0)  # none before there was a number
     if type(written) is not int or not 0 <= written <= FORMAT:
         raise ValueError(
-            f"checkpoint: {str(path)!r} is of the format {str(written)[:20]!r}, and this litmaml reads those up to "
-            f"{FORMAT}; install a later one"
+            f"checkpoint: {name} is of the format {str(written)[:20]!r}, and this litmaml reads those up to {FORMAT}; "
+            "install a later one"
         )
     if wrong := _wrong_part(saved):
-        raise ValueError(f"checkpoint: {str(path)!r} was not written by litmaml fit: {wrong}")
-    return saved
+        raise ValueError(f"checkpoint: {name} was not written by litmaml fit: {wrong}")
 
 
 def load_plain(path: str | Path, map_location: Any = "cpu") -> Any:
     """Tensors and plain data from a file.
 
-    The content has to fit the checksum that lies beside it, or else the archive's own sums.
+    The content has to fit the checksum that lies beside it, or else the archive's own sums. What is checked is what is
+    loaded, also where the file is replaced meanwhile.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file is damaged or holds more than plain data.
     """
     path = expanded(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"checkpoint: there is no file {str(path)!r}")
-    known = checksums(path)
-    if known and sha256(path) not in known:
-        raise ValueError(f"checkpoint: {str(path)!r} is damaged: its content does not fit {checksum_file(path).name}")
+    if not path.is_file():  # nor a pipe, at which one would wait
+        is_other = os.path.lexists(path)
+        raise FileNotFoundError(
+            f"checkpoint: {str(path)!r} is no file" if is_other else f"checkpoint: there is no file {str(path)!r}"
+        )
+    for tries_left in reversed(range(_TRIES)):
+        with path.open("rb") as file:
+            known = checksums(path)
+            if not known or hashlib.file_digest(file, "sha256").hexdigest() in known:
+                return _load(file, path, map_location, sums=not known)
+            replaced = not os.path.samestat(os.fstat(file.fileno()), path.stat())
+        if not replaced or not tries_left:  # else by a run under way, between the file and its sum
+            break
+    raise ValueError(f"checkpoint: {str(path)!r} is damaged: its content does not fit {checksum_file(path).name}")
+
+
+def _load(file: IO[bytes], path: Path, map_location: Any, sums: bool) -> Any:
     try:
-        check_archive(path, sums=not known)
+        check_archive(file, sums)
+        file.seek(0)
         with warnings.catch_warnings():
             # torch speaks of a pickle's protocol before it refuses the pickle.
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            loaded = torch.load(path, map_location=map_location, weights_only=True)
+            loaded = torch.load(file, map_location=map_location, weights_only=True)
     except (pickle.UnpicklingError, NotTensors) as error:
         raise ValueError(
             f"checkpoint: {str(path)!r} holds more than tensors and plain data, or is damaged; it was not "
@@ -127,29 +157,13 @@ def _wrong_part(saved: Mapping[Any, Any]) -> str | None:
         return "its state_dict is no dictionary of tensors"
     if WEIGHTS_KEY in saved and (wrong := wrong_record(saved[WEIGHTS_KEY])):
         return wrong
-    for name in ("hyper_parameters", "datamodule_hyper_parameters", "callbacks", "loops"):
+    averages = ("current_model_state", "averaging_state")  # of Lightning's WeightAveraging
+    for name in ("hyper_parameters", "datamodule_hyper_parameters", "callbacks", "loops", *averages):
         if name in saved and not isinstance(saved[name], Mapping):
             return f"its {name} are no dictionary"
     if _leads_out(saved.get("callbacks", {})):
         return "its callbacks name files by way of '..', which they might remove"
-    for name in ("optimizer_states", "lr_schedulers"):
-        parts = saved.get(name, [])
-        if not isinstance(parts, list) or not all(isinstance(part, Mapping) for part in parts):
-            return f"its {name} are no list of dictionaries"
-    if not all(isinstance(state.get("state"), Mapping) for state in saved.get("optimizer_states", ())):
-        return "its optimizer_states have no state"
-    loops = saved.get("loops", {})
-    if loops and not ("fit_loop" in loops and all(isinstance(loop, Mapping) for loop in loops.values())):
-        return "its loops are none of Lightning"
-    # A scheduler's state becomes its attributes, and would take its methods' places.
-    if any(callable(getattr(LRScheduler, str(key), None)) for state in saved.get("lr_schedulers", ()) for key in state):
-        return "the state of a scheduler names its methods"
-    for name in ("epoch", "global_step"):
-        if name in saved and not (type(saved[name]) is int and saved[name] >= 0):
-            return f"its {name} is no count"
-    if not re.fullmatch(r"\d+(\.\w+){1,5}(\+\w+)?", str(saved.get("pytorch-lightning_version", "2.0"))[:40]):
-        return "its version of Lightning is none"
-    return None
+    return wrong_progress(saved)
 
 
 def _leads_out(value: Any) -> bool:
@@ -161,5 +175,5 @@ def _leads_out(value: Any) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    text = str(error).partition("\n")[0]
+    text = one_line(str(error).partition("\n")[0])
     return text if len(text) <= 200 else text[:197] + "..."

@@ -23,6 +23,9 @@ class DurableCheckpointIO(CheckpointIO):
     while a checkpoint is being replaced, it names the new content and the old.
     """
 
+    def __init__(self) -> None:
+        self._written: set[Path] = set()  # folders, where they really lie
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write a local file; on error an earlier one of this name is untouched.
 
@@ -37,7 +40,8 @@ class DurableCheckpointIO(CheckpointIO):
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = _write_beside(path, lambda file: torch.save(checkpoint, file))
         try:
-            check_archive(fresh, sums=False)
+            with fresh.open("rb") as file:
+                check_archive(file, sums=False)
         except NotTensors as error:
             fresh.unlink()
             raise ValueError(
@@ -45,6 +49,7 @@ class DurableCheckpointIO(CheckpointIO):
                 "modules save of themselves may be tensors, numbers, texts, lists, sets and dictionaries"
             ) from error
         _put(path, fresh)
+        self._written.add(path.parent.resolve())
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
@@ -59,6 +64,10 @@ class DurableCheckpointIO(CheckpointIO):
         return loaded
 
     def remove_checkpoint(self, path: str | Path) -> None:
+        """Delete a file, if it lies where this run writes: its name may be from a checkpoint of somebody else's, and
+        lead through a link of theirs."""
+        if not any(Path(path).parent.resolve().is_relative_to(folder) for folder in self._written):
+            return
         Path(path).unlink(missing_ok=True)
         checksum_file(Path(path)).unlink(missing_ok=True)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
+import shlex
 import sys
 import tempfile
 import warnings
@@ -21,6 +23,7 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks.timer import Interval
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
@@ -36,16 +39,30 @@ from litmaml.float32 import Float32Precision, set_float32_precision
 from litmaml.guarded_logger import guard
 from litmaml.imports import HELP, import_named
 from litmaml.meta_learner import MetaLearner
-from litmaml.processes import check_devices, end_others
+from litmaml.processes import check_backend, check_devices, end_others
 from litmaml.recorded import SealedParser
 from litmaml.recorded_run import with_records
-from litmaml.run_folder import DEFAULT_FOLDER, local_folder, put_back, remove_unfinished, set_aside
+from litmaml.run_configuration import check_configuration, write_configuration
+from litmaml.run_folder import (
+    DEFAULT_FOLDER,
+    check_places,
+    checkpoints_in,
+    local_folder,
+    put_back,
+    remove_unfinished,
+    set_aside,
+)
 from litmaml.run_owner import FolderOwner, claim
 from litmaml.sealed import unseal
-from litmaml.whole_files import check_writable, write_text
+from litmaml.stub_types import look_up_types
+from litmaml.trainer_checks import check_monitors, check_numbers, check_trains
+from litmaml.wandb_server import keep_to_own_server
+from litmaml.whole_files import check_writable
 
 # Such as a loss's weights of the classes: weight: [1.0, 2.0].
 register_type(torch.Tensor, serializer=torch.Tensor.tolist, deserializer=torch.tensor)
+# The default of a Timer, which takes a text.
+yaml.SafeDumper.add_representer(Interval, lambda dumper, value: dumper.represent_str(value.value))
 
 
 class SaveConfig(SaveConfigCallback):
@@ -57,6 +74,8 @@ class SaveConfig(SaveConfigCallback):
     def __init__(self, *args: Any, recorded: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.recorded = recorded
+        self.owner: FolderOwner | None = None
+        self._written = False
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for logger in trainer.loggers:
@@ -65,9 +84,19 @@ class SaveConfig(SaveConfigCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Not before: what is typed may be refused, and is then not what the run in this folder was made with.
-        if trainer.is_global_zero:
-            text = yaml.safe_dump(self.recorded, sort_keys=False, allow_unicode=True)
-            write_text(Path(trainer.default_root_dir) / "config.yaml", text)
+        if trainer.ckpt_path is None:
+            self._write(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        # A run that goes on may fail in its first step, and is then still the one that is recorded.
+        self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero and not self._written:
+            self._written = True
+            if self.owner is not None:
+                self.owner.check()
+            write_configuration(Path(trainer.default_root_dir), self.recorded)
 
 
 class CommandParser(SealedParser, OneLineParser):
@@ -145,23 +174,36 @@ class MetaCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Own the folder and make room in it, once all that was typed has proved right."""
+        check_trains(self.trainer)
+        check_monitors(self.trainer, self.model)
         if self.config.fit.trainer.fast_dev_run or not _is_first_process():
             return
         folder = Path(self.trainer.default_root_dir)
         self.owner = claim(folder)
-        if not self._resumes_in(folder) and (moved := set_aside(folder)):
-            self._earlier = moved
-            self.owner.release(moved)
-            rank_zero_info(f"{folder} held an earlier run: it is now {moved}")
-            folder.resolve().mkdir(parents=True, exist_ok=True)  # where it is a link
-            self.owner = claim(folder)
+        if not self._starts_in(folder):
+            if moved := set_aside(folder):
+                self._earlier = moved
+                self.owner.release(moved)
+                rank_zero_info(f"{folder} held an earlier run: it is now {moved}")
+                folder.resolve().mkdir(parents=True, exist_ok=True)  # where it is a link
+                self.owner = claim(folder)
+            check_configuration(folder)
+        check_places(folder, (logger.log_dir for logger in self.trainer.loggers))
         remove_unfinished(folder)
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it outside the class
-            if isinstance(callback, LastCheckpoint):
+            if isinstance(callback, LastCheckpoint | SaveConfig):
                 callback.owner = self.owner
 
     def before_test(self) -> None:
-        check_writable(Path(self.trainer.default_root_dir))  # before hours are spent on what cannot be kept
+        """See that the results can be kept, before hours are spent on them, and take the place of no other run's."""
+        folder = Path(self.trainer.default_root_dir)
+        check_writable(folder)
+        if checkpoints_in(folder) and not self._starts_in(folder):
+            named = self.config[self.subcommand].ckpt_path or "no checkpoint"
+            raise ValueError(
+                f"trainer.default_root_dir: {str(folder)!r} holds a run, whose own results would be replaced by those "
+                f"of {named}; name another folder for these"
+            )
 
     before_predict = before_test
 
@@ -170,18 +212,21 @@ class MetaCLI(LightningCLI):
             super()._run_subcommand(subcommand)
         except BaseException:
             end_others(self.trainer)
+            raise
+        finally:
             folder = Path(self.trainer.default_root_dir)
             if self._earlier is not None and self.trainer.global_step == 0 and put_back(self._earlier, folder):
                 rank_zero_info(f"{self._earlier} is {folder} again: the new run did not come to its first step")
-            raise
-        finally:
             if self.owner is not None:
                 self.owner.release()
 
-    def _resumes_in(self, folder: Path) -> bool:
-        """Whether the run goes on from a checkpoint of its own folder, not of another run's."""
-        named = self.config.fit.ckpt_path
-        return named is not None and Path(named).resolve().is_relative_to(folder.resolve())
+    def _starts_in(self, folder: Path) -> bool:
+        """Whether a command starts from a checkpoint of the run in this folder, not of another run's."""
+        named = self.config[self.subcommand].ckpt_path
+        if named is None:
+            return False
+        # Also where it lies there by a link, which ``check_places`` then refuses.
+        return any(path.is_relative_to(folder.resolve()) for path in (Path(named).resolve(), _in_place(Path(named))))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         given = self._get(self.config_init, "trainer").get("plugins") or []
@@ -201,6 +246,8 @@ class MetaCLI(LightningCLI):
             callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
         trainer = super()._instantiate_trainer(unseal(config), callbacks)
         check_devices(trainer)
+        check_backend(trainer)
+        check_numbers(trainer)
         for logger in trainer.loggers if _is_first_process() else ():
             guard(logger)
         return trainer
@@ -216,7 +263,12 @@ class MetaCLI(LightningCLI):
     def after_fit(self) -> None:
         best = best_checkpoint(self.trainer)
         if self.trainer.is_global_zero and best is not None:
-            rank_zero_info(f"best checkpoint: {best}\ntest it: litmaml test --ckpt_path {best}")
+            rank_zero_info(f"best checkpoint: {best}\ntest it: litmaml test --ckpt_path {shlex.quote(str(best))}")
+
+
+def _in_place(checkpoint: Path) -> Path:
+    """Where a checkpoint of a run seems to lie, as if its folder of checkpoints were no link."""
+    return checkpoint.parent.parent.resolve() / checkpoint.parent.name / checkpoint.name
 
 
 def _is_first_process() -> bool:
@@ -244,16 +296,22 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def program(arguments: Sequence[str]) -> None:
     """Run the command line; errors end it with a line and a status."""
+    # Nor do the processes that it starts look for modules in the current folder, which may be a stranger's.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
+    keep_to_own_server()
     with errors_in_one_line(arguments[0] if arguments else "", list(arguments[1:])):
         _run(list(arguments) or ["--help"])
 
 
 def _run(arguments: list[str]) -> None:
+    look_up_types()
     # The arguments are those of the command line, with the checkpoint's own before them.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     # A test does not need the callback that chose the checkpoint, and a resumed run writes where it wrote.
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+    # A ModelCheckpoint beside ours writes to the logs, which are others after resuming.
+    warnings.filterwarnings("ignore", message="The dirpath has changed from")
     # Under trainer.barebones, whose own message says that there are no logs.
     warnings.filterwarnings("ignore", message="You are trying to `self.log")
     # torch.utils._pytree as lightning 2.6 calls it.
@@ -295,6 +353,8 @@ def _run(arguments: list[str]) -> None:
             seed_everything_default=0,
             parser_kwargs={
                 "prog": "litmaml",
+                # Of a command's own parser it would become a part of the name.
+                **({} if command in commands else {"usage": "litmaml {fit,validate,test,predict} [options]"}),
                 "description": "Few-shot learning by MAML with a selectable outer gradient.",
                 "epilog": f"And, each with its own --help: {others}",
             },

@@ -22,6 +22,8 @@ from litmaml.shown import printable
 
 _LONGEST = 700
 _LOST = r"\bgloo\b|\bNCCL\b|\bc10d\b|TCPStore"
+_END = r"(?= - | Given value type: |\. Got value: |$)"
+"""Of a part of what jsonargparse says, which goes on with the other types that an option might have had."""
 _THE_USERS = (ValueError, OSError, ImportError, FloatingPointError, MisconfigurationException)
 """What is raised of wrong options and data; others are said with their names."""
 
@@ -86,11 +88,13 @@ def _told(message: str, options: dict[str, Any]) -> str:
     flat = " ".join(message.split())
     if found := re.search(r"unrecognized arguments: (?:--?)?([^\s=]+)|does not accept option '([^']+)'", flat):
         return _no_option(found[1] or found[2], options)
-    if found := re.search(r"arguments are required: (.+)", flat):
-        names = re.sub(r"\b(?:fit|validate|test|predict)\.", "", found[1])
-        return f"{names}: have to be given; a configuration does so: -c FILE.yaml"
     keys = re.findall(r'Parser key "([^"]+)"', flat)
     key = ".".join(k for place, k in enumerate(keys) if k not in keys[:place]) or "arguments"
+    if found := re.search(rf"arguments are required: (.+?){_END}", flat):
+        names = re.sub(r"\b(?:fit|validate|test|predict)\.", "", found[1])
+        if keys:  # of a class that was named
+            names = ", ".join(f"{key}.{name}" for name in names.split(", "))
+        return f"{names}: have to be given, as options or in a configuration file"
     if found := re.search(r"(?:Option|Key) '([^']+)' is not (?:accepted|expected)", flat):
         made = re.search(r"class_path[ =]'([^']+)'", flat)
         return _no_option(f"{key}.{found[1]}", [f"{key}.{name}" for name in _parameters_of(made[1])] if made else [])
@@ -110,8 +114,10 @@ def _told(message: str, options: dict[str, Any]) -> str:
         return f"{key}: got {_value(flat)}; one of {', '.join(map(str, choices))}"
     if found := re.search(r"Not a valid subclass of (\w+)\. Got value: (.+?)(?: Subclass types|$)", flat):
         return f"{key}: expected a {found[1]} by its class_path, got {found[2]}"
-    if found := re.search(r"Expected an? (.+?)\. Got value: (.+)", flat):
-        return f"{key}: expected {_kind(found[1])}, got {found[2]!r}"
+    if found := re.search(
+        rf"Expected an? (?!path but)(<class '[^']+'>|[\w.\[\], ']+?)(?:{_END}.*)?\. Got value: ", flat
+    ):
+        return f"{key}: expected {_kind(found[1])}, got {_value(flat)}"
     if "Union subtypes" in flat and hint is not None:
         return f"{key}: expected {_kind(str(hint))}, got {_value(flat)}"
     return f"{key}: {re.sub(r'Parser key .[^ ]+: ', '', flat).removeprefix('- ')}" if key != "arguments" else flat
@@ -162,7 +168,8 @@ def _choices(hint: Any) -> list[Any]:
 
 
 def _value(flat: str) -> str:
-    found = re.search(r"(?:Given value|Got value): (.+?)$", flat)
+    found = re.search(rf"Given value type: (?:<class ')?str(?:'>)? Given value: (.*?){_END}", flat)  # as it was typed
+    found = found or re.search(rf"(?:Given|Got) value: (.*?){_END}", flat)
     return repr(found[1]) if found else "another value"
 
 
@@ -193,7 +200,8 @@ def _named(message: str, arguments: Sequence[str]) -> str:
     """The message with its argument's whole name, where just one that was typed fits."""
     if "Union subtypes" in message:  # an error in making an object that may also be null
         errors = re.split(r"\n\s*- ", message.partition("Errors:")[2].partition("Given value type")[0])
-        message = next((e.strip() for e in errors if e.strip() and "NoneType" not in e), message)
+        told = [e.strip() for e in errors if e.strip() and not re.match(r"\s*Expected an? <class '\w+'>", e)]
+        message = next((e for e in told if "NoneType" not in e), message)
     given = Arguments(arguments)
     options = {argument[2:].partition("=")[0] for argument in arguments if argument.startswith("--")}
     if found := re.match(r"(\w+)(?=:|=| must | has )", message):
@@ -205,8 +213,13 @@ def _named(message: str, arguments: Sequence[str]) -> str:
         return typed[0] + message[found.end() :] if len({*typed}) == 1 else message
     if re.match(r"[\w.]+: ", message):
         return message
-    typed = [key for key in options if re.search(rf"\b{re.escape(key.rpartition('.')[2])}\b", message)]
-    return f"{typed[0]}: {message}" if len(typed) == 1 else message
+    words = {key: key.rpartition(".")[2] for key in options}
+    values = {key: value for key in options if re.fullmatch(r"[^\W\d]\w+", value := str(given.option(key)))}
+    for said in (words, values):
+        typed = [key for key, word in said.items() if re.search(rf"\b{re.escape(word)}\b", message)]
+        if len(typed) == 1:
+            return f"{typed[0]}: {message}"
+    return message
 
 
 def _keys(value: Any, key: str = "") -> Iterator[str]:

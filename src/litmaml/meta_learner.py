@@ -17,7 +17,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import Metric
 from torchmetrics.aggregation import CatMetric
 
-from litmaml.checkpoint import FORMAT, FORMAT_KEY, read_checkpoint
+from litmaml.checkpoint import FORMAT, FORMAT_KEY, check_form, read_checkpoint
+from litmaml.data.task_checks import check_splits
 from litmaml.evaluation import Interval, curve
 from litmaml.finite_tasks import Count, OuterStep, count_finite, of_all_processes
 from litmaml.inner import SGD, InnerOptimizer
@@ -35,12 +36,13 @@ from litmaml.outer.meta_gradient import MetaGradientOf, hand_over
 from litmaml.precision_checks import check_precision
 from litmaml.processes import failing_together
 from litmaml.round_trip import not_in_checkpoints, not_made_again, others_of
-from litmaml.shown import first_line
+from litmaml.shown import first_line, one_line
 from litmaml.tasks import Tasks, chunks, select
 from litmaml.trial import try_first_batch
 from litmaml.weights import Params
 from litmaml.weights_record import (
     WEIGHTS_KEY,
+    check_kinds,
     check_ties,
     check_weights,
     evaluated_parts,
@@ -254,8 +256,24 @@ class MetaLearner(LightningModule):
             value = value_of(metric, predictions.flatten(0, 1), targets.flatten(0, 1))
             self.log(f"{stage}/{name}{suffix}", value, prog_bar=prog_bar, batch_size=len(predictions))
 
+    def outer_optimizer(self, weights: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimizer of the outer loop, for these weights.
+
+        Raises:
+            ValueError: It does not take its options, or its rate is no single number.
+        """
+        try:
+            made = self.optimizer(weights)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"model.optimizer: {error}") from error
+        for group in made.param_groups:
+            rate = group.get("lr")
+            if isinstance(rate, Tensor) and rate.dim():  # torch would only say so later, or never
+                raise ValueError(f"model.optimizer.lr: has to be one number, got {rate.tolist()}")
+        return made
+
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer([w for w in self.inner_loop.parameters() if w.requires_grad])
+        optimizer = self.outer_optimizer([w for w in self.inner_loop.parameters() if w.requires_grad])
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)
@@ -421,6 +439,8 @@ class MetaLearner(LightningModule):
                 rank_zero_info(remark)
             predictions = check_labels(self.inner_loop, tasks)
             check_metrics(dict(self._metrics()), self.inner_loop.loss, predictions, tasks.query.targets)
+            if self._seen is not None and not shares:
+                check_splits(*((tasks, self._seen) if self.training else (self._seen, tasks)))
             self._seen = select(tasks, [0])
             if self.training:
                 self._check_record()
@@ -482,7 +502,8 @@ class MetaLearner(LightningModule):
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = dict(self.hparams)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Of Lightning, which loads into a learner that is there already."""
+        """Of Lightning, which reads the file by itself and loads it into a learner that is there already."""
+        check_form(checkpoint, "the file")
         check_weights(self.inner_loop.model, checkpoint)
         self._restore_modes(checkpoint, told=self.trainer.state.fn == TrainerFn.FITTING)
 
@@ -530,10 +551,11 @@ class MetaLearner(LightningModule):
         return learner.to(map_location)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        check_kinds(self.state_dict(), state_dict)
         try:
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
         except RuntimeError as error:
-            what = " ".join(str(error).split())[:500]
+            what = one_line(" ".join(str(error).split()))[:500]
             raise ValueError(
                 "the checkpoint holds the weights of another architecture than the model or inner optimizer that is "
                 f"configured; leave these out of the configuration to take the checkpoint's own. {what}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import FunctionType
 from typing import Any, TypeVar
 
@@ -41,7 +41,7 @@ def copy_of(module: M, share_weights: bool = False) -> M:
 def _copy(module: M, shared: Sequence[Any]) -> M:
     everything = reached(module)
     memo: dict[int, Any] = {id(t): values_of(t) for t in everything if isinstance(t, Tensor) and _cannot_be_copied(t)}
-    memo |= {id(value): value for value in shared}
+    memo |= {id(value): value for value in (*shared, *_profilers(module))}
     functions = FunctionCopies([value for value in everything if isinstance(value, FunctionType)], memo)
     with torch.no_grad():  # a scripted part would hold its copies as computed from its own
         copied = copy.deepcopy(module, memo)
@@ -83,6 +83,15 @@ def values_of(kept: Tensor) -> Tensor:
 
 def _cannot_be_copied(kept: Tensor) -> bool:
     return not kept.is_leaf or torch._C._functorch.is_functorch_wrapped_tensor(kept)
+
+
+def _profilers(module: nn.Module) -> Iterator[Any]:
+    """What notes the calls of parts for ``trainer.profiler=pytorch``: it only looks on, and cannot be copied."""
+    for part in module.modules():
+        for hook in (*part._forward_pre_hooks.values(), *part._forward_hooks.values()):
+            owner = getattr(getattr(hook, "func", None), "__self__", None)
+            if type(owner).__module__.startswith("lightning.pytorch.profilers"):
+                yield owner
 
 
 _OWN = frozenset(vars(nn.Module()))

@@ -46,8 +46,8 @@ _OF_A_RUN = {
     f"{module}.{name}"
     for module, names in {
         "lightning.pytorch.callbacks": (
-            "DeviceStatsMonitor EarlyStopping GradientAccumulationScheduler LearningRateMonitor ModelSummary "
-            "RichModelSummary RichProgressBar TQDMProgressBar Timer"
+            "DeviceStatsMonitor EMAWeightAveraging EarlyStopping GradientAccumulationScheduler LearningRateMonitor "
+            "ModelCheckpoint ModelSummary RichModelSummary RichProgressBar TQDMProgressBar Timer WeightAveraging"
         ),
         "lightning.pytorch.loggers": "CSVLogger TensorBoardLogger WandbLogger",
         "lightning.pytorch.strategies": "DDPStrategy",

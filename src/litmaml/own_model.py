@@ -9,13 +9,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from litmaml.engine.autocast import no_kept_casts
 from litmaml.engine.derivatives import Derivatives
 from litmaml.inner.loop import InnerLoop, unfused_attention
 from litmaml.loop_derivatives import by_inner_loop
 from litmaml.plain_copy import TaskDerivatives, derivatives_of
 from litmaml.tasks import Batch
 from litmaml.trial_faults import Fault, check_each, check_gradient
-from litmaml.trial_state import equal, own_streams
+from litmaml.trial_state import dense_parts, equal, own_streams
 from litmaml.weight_vectors import nearby, norm
 from litmaml.weights import Params
 
@@ -66,7 +67,8 @@ def check_own_model(inner_loop: InnerLoop, batch: Batch) -> float:
             parameters[name].requires_grad_(True)
         _write(parameters, own)  # so that another reference has other weights
         ours = by_inner_loop(inner_loop, [here], batch, None)[0]
-    tolerance = min(1e3 * torch.finfo(theirs.loss.dtype).eps, 0.05)
+    # A float32 weight may stand in a model whose loss is float64.
+    tolerance = min(1e3 * max(torch.finfo(part.dtype).eps for part in (theirs.loss, *own.values())), 0.05)
     if abs(float(without - theirs.loss)) > tolerance * abs(float(theirs.loss)):
         otherwise = (
             "another one where no gradient is taken, as in evaluation and in estimates by losses alone; let it not "
@@ -92,7 +94,14 @@ def check_copy(inner_loop: InnerLoop, copied: InnerLoop, inputs: Tensor) -> None
     for share in _SHARES:
         near = nearby(own, 1, share)
         try:
-            with as_it_was(inner_loop), as_it_was(copied), torch.no_grad(), Derivatives(), unfused_attention():
+            with (
+                as_it_was(inner_loop),
+                as_it_was(copied),
+                torch.no_grad(),
+                no_kept_casts(),
+                Derivatives(),
+                unfused_attention(),
+            ):
                 _write(parameters, near)
                 with own_streams(4, inputs.device):
                     theirs: Tensor = inner_loop.eval().model(inputs.clone())
@@ -157,7 +166,7 @@ def as_it_was(module: nn.Module) -> Iterator[None]:
                 container.update(kept)
         with torch.no_grad():
             for tensor, number, trains in zip(tensors, numbers, trained, strict=True):
-                if not torch.equal(tensor, number):
+                if not all(map(torch.equal, dense_parts(tensor), dense_parts(number))):
                     tensor.copy_(number)
                 if tensor.requires_grad != trains:
                     tensor.requires_grad_(trains)

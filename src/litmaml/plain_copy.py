@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -13,7 +14,11 @@ from litmaml.inner.loop import InnerLoop, unfused_attention
 from litmaml.model_copy import copy_of
 from litmaml.tasks import Batch
 from litmaml.trial_state import own_streams
+from litmaml.weight_vectors import norm
 from litmaml.weights import Params
+
+SLOPE_RADIUS = 1e-6
+"""For a difference of losses in float64."""
 
 
 class TaskDerivatives(NamedTuple):
@@ -59,24 +64,32 @@ class PlainCopy:
     def _leaves(self) -> Params:
         return {name: self._parameters[name] for name in self._names}
 
-    def slope_by_difference(self, weights: Params, batch: Batch, along: Params, radius: float) -> float:
+    def slope_by_difference(
+        self, weights: Params, batch: Batch, along: Params, radius: float, held: bool = True
+    ) -> float:
         """The loss at ``weights`` + r ``along`` less that at ``weights`` - r ``along``, over 2 r.
 
-        What gradients take for a constant (``detach``) is held at what it was in ``at``.
+        Args:
+            held: Whether what gradients take for a constant (``detach``) is held at what it was in ``at``.
 
         Raises:
             OtherFunctions: It could not be held.
         """
-        ahead, behind = (
-            float(self.loss(_moved(weights, along, r), batch, self._held).detach()) for r in (radius, -radius)
-        )
+        ahead, behind = (float(loss.detach()) for loss in self._around(weights, batch, along, radius, held))
         return (ahead - behind) / (2 * radius)
 
-    def product_by_difference(self, weights: Params, batch: Batch, along: Params, radius: float) -> Params:
+    def product_by_difference(
+        self, weights: Params, batch: Batch, along: Params, radius: float, held: bool = True
+    ) -> Params:
         """The same of the gradient."""
-        losses = (self.loss(_moved(weights, along, r), batch, self._held) for r in (radius, -radius))
+        losses = self._around(weights, batch, along, radius, held)
         ahead, behind = (derivatives_of(loss, self._leaves, None).gradient for loss in losses)
         return {name: (ahead[name] - behind[name]) / (2 * radius) for name in ahead}
+
+    def _around(self, weights: Params, batch: Batch, along: Params, radius: float, held: bool) -> Iterator[Tensor]:
+        """The losses at both points, each to be differentiated before the next is taken."""
+        recorded = self._held if held else None
+        return (self.loss(_moved(weights, along, r), batch, recorded) for r in (radius, -radius))
 
     def loss(self, weights: Params, batch: Batch, held: Held | None = None) -> Tensor:
         """The loss at these weights, on the first task of the batch."""
@@ -110,6 +123,11 @@ def derivatives_of(loss: Tensor, leaves: Params, along: Params | None) -> TaskDe
             second = torch.autograd.grad(*parts, retain_graph=True, materialize_grads=True)
             product = dict(zip(leaves, second, strict=True))
     return TaskDerivatives(loss.detach(), {name: g.detach() for name, g in gradient.items()}, product)
+
+
+def slope_rounding(at: TaskDerivatives) -> float:
+    """How far rounding in float64 may take a difference of losses from the slope along a vector of length 1."""
+    return 1e-7 * norm(at.gradient) + 8 * torch.finfo(torch.float64).eps * float(at.loss.abs()) / SLOPE_RADIUS
 
 
 def _functions_in(loss: Tensor) -> set[str]:

@@ -32,6 +32,24 @@ def check_devices(trainer: Trainer) -> None:
     rank_zero_warn(f"{said}, got {trainer.num_devices}: set it to at most {cores}, unless it is to try things out")
 
 
+def check_backend(trainer: Trainer) -> None:
+    """Refuse a way for processes to talk to each other that torch does not have, before they are started.
+
+    Raises:
+        ValueError: Naming those that there are.
+    """
+    named = getattr(trainer.strategy, "process_group_backend", None)
+    if named is None or not torch.distributed.is_available():
+        return
+    known = torch.distributed.Backend.backend_list
+    # Such as gloo, or cpu:gloo,cuda:nccl.
+    if other := [part for part in named.split(",") if part.rpartition(":")[2].lower() not in known]:
+        raise ValueError(
+            f"trainer.strategy.process_group_backend: there is no {other[0][:80]!r}; leave it out, or take one of "
+            f"{', '.join(known[1:])}"
+        )
+
+
 def end_others(trainer: Trainer, patience: float = 10.0) -> None:
     """End the processes that this one started and that do not end by themselves, as where one hangs.
 

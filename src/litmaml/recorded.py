@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -100,6 +101,8 @@ def _check_stays(admitted: Mapping[str, Any], what: str) -> None:
                 f"{name}: may lead out of the run's folder, which a checkpoint alone does not, got {short(text)}; type "
                 f"--{option}"
             )
+        if re.search(r"\{[^}]*(\{|:[^}]*\d{3})", text):  # a file's name that metrics are written into, so wide
+            raise NotAdmitted(f"{name}: may stand for a text without end, got {short(text)}")
     devices = admitted.get("devices")
     if str(devices).isdecimal() and int(str(devices)) > (cores := os.cpu_count() or 1):
         raise NotAdmitted(

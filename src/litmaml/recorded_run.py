@@ -16,6 +16,7 @@ from litmaml.finetuning.meta_checkpoint import locate
 from litmaml.recorded import configuration, training
 from litmaml.run_folder import CHECKPOINTS, DEFAULT_FOLDER, checkpoints_in, local_folder, resolve_checkpoint
 from litmaml.sealed import seal
+from litmaml.training_form import VERSION_KEY
 
 _EVALUATIONS = ("validate", "test", "predict")
 
@@ -78,6 +79,11 @@ def with_checkpoint(arguments: list[str], scratch: Path) -> tuple[list[str], Map
         return [command, *typed.without("ckpt_path")], None
     path = resolve_checkpoint(named, folder, resume=command == "fit")
     saved = read_checkpoint(path)
+    if VERSION_KEY not in saved:  # Lightning asks for it
+        raise ValueError(
+            f"ckpt_path: {str(path)!r} has weights and a recipe, and nothing of a run; begin one with --init_weights, "
+            "or adapt it"
+        )
     file = _written(configuration(saved, arguments[1:]), scratch / "checkpoint.yaml")
     return [command, "--config", file, *typed.without("ckpt_path"), f"--ckpt_path={path}"], saved
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_info
 
 from litmaml.checkpoint import read_checkpoint
 from litmaml.paths import expanded
-from litmaml.run_owner import OWNER
+from litmaml.run_owner import OWNER, FolderInUse, living_owner
 
 CHECKPOINTS = "checkpoints"
 BEST = "best.ckpt"
@@ -65,29 +66,39 @@ def resolve_checkpoint(named: str, folder: Path, resume: bool, argument: str = "
     there = checkpoints_in(wanted.parent.parent)
     if wanted.name == LAST and there:
         return _newest_valid(there, argument)
-    if not wanted.is_file() and there:
+    if there and not os.path.lexists(wanted):
         last = _newest_valid(there, argument)
         rank_zero_info(f"{argument}: {wanted.parent.parent} has no best checkpoint, so no validation: using {last}")
         return last
-    if not wanted.is_file():
-        listed = ", ".join(str(p) for p in there) or "no checkpoint at all"
-        raise FileNotFoundError(f"{argument}: there is no {wanted}; there is {listed}")
-    return wanted
+    return existing(wanted, argument)
+
+
+def existing(checkpoint: Path, argument: str) -> Path:
+    """The checkpoint itself, if it is a file.
+
+    Raises:
+        FileNotFoundError: It is none; the message says which there are.
+    """
+    if checkpoint.is_file():
+        return checkpoint
+    others = ", ".join(str(path) for path in checkpoints_in(checkpoint.parent.parent) if path.is_file())
+    wrong = f"{checkpoint} is no file" if os.path.lexists(checkpoint) else f"there is no {checkpoint}"
+    raise FileNotFoundError(f"{argument}: {wrong}; there is {others or 'no checkpoint at all'}")
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """All checkpoints of the run in a folder."""
+    """All that is called a checkpoint of the run in a folder."""
     return sorted((folder / CHECKPOINTS).glob("*.ckpt"))
 
 
 def _newest_valid(checkpoints: list[Path], argument: str) -> Path:
     # By name before time, which copying changes: last.ckpt is never older than the others.
-    newest_first = sorted(checkpoints, key=lambda p: (p.name == LAST, p.stat().st_mtime_ns), reverse=True)
+    newest_first = sorted(checkpoints, key=lambda p: (p.name == LAST, p.lstat().st_mtime_ns), reverse=True)
     skipped: list[str] = []
     for path in newest_first:
         try:
             read_checkpoint(path)
-        except ValueError as error:
+        except (ValueError, FileNotFoundError) as error:
             skipped.append(str(error))
             continue
         if skipped:
@@ -108,6 +119,7 @@ def set_aside(folder: Path) -> Path | None:
 
     Raises:
         ValueError: It holds the folder that the program runs in, so more than a run.
+        FolderInUse: A run is going on in a folder within it, which would move along.
     """
     if not checkpoints_in(folder):
         return None
@@ -117,9 +129,41 @@ def set_aside(folder: Path) -> Path | None:
             f"trainer.default_root_dir: {str(folder)!r} has the checkpoints of an earlier run and cannot be moved, as "
             "it holds the current folder; name a folder of its own for the run, such as runs/NAME"
         )
+    for inner in (file.parent for file in real.rglob(OWNER) if file.parent != real):
+        if owner := living_owner(inner):
+            raise FolderInUse(
+                f"trainer.default_root_dir: {str(folder)!r} has the checkpoints of an earlier run and cannot be moved, "
+                f"as {str(inner)!r} in it is in use by another run ({owner}); wait for its end, stop it, or name "
+                "another folder"
+            )
     number = next(n for n in range(1, 10**6) if not os.path.lexists(real.with_name(f"{real.name}.{n}")))
     moved = real.rename(real.with_name(f"{real.name}.{number}"))
     return moved if folder.is_symlink() else folder.with_name(moved.name)
+
+
+def check_places(folder: Path, logs: Iterable[str | None] = ()) -> None:
+    """Refuse a run's folder in which something else lies where the run is to write: before hours are spent.
+
+    A folder that somebody else made may have links in it, by which other runs' files would be written over.
+
+    Args:
+        folder: The run's folder, which may be a link itself.
+        logs: Folders of its loggers.
+
+    Raises:
+        ValueError: Naming it, and what to do.
+    """
+    written = [folder / CHECKPOINTS, folder / "wandb"]
+    for log in (Path(log) for log in logs if log):
+        written += [part for part in (log, *log.parents) if folder in part.parents]
+    for place in written:
+        if place.is_symlink() or (place.exists() and not place.is_dir()):
+            raise ValueError(
+                f"trainer.default_root_dir: {str(place)!r} is a link or a file, and a run writes into folders of its "
+                f"own; move it away, or make {str(folder)!r} itself the link"
+            )
+    if odd := next((file for file in written[0].glob("*.ckpt*") if file.is_dir()), None):
+        raise ValueError(f"trainer.default_root_dir: {str(odd)!r} is a folder in a checkpoint's place; move it away")
 
 
 def put_back(earlier: Path, folder: Path) -> bool:

@@ -161,6 +161,22 @@ def claim(folder: Path) -> FolderOwner:
         os.close(descriptor)
 
 
+def living_owner(folder: Path) -> str | None:
+    """Who owns a folder, which is left as it is; None where nobody does, or one that is dead."""
+    file = folder / OWNER
+    try:
+        descriptor = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:  # there is none, or something that is no owner's
+        return None
+    try:
+        locked, known = _lock(descriptor), _read(file)
+        if locked is False or (known is not None and _lives(known, file, locked)):
+            return str(known or "it just began")
+        return None
+    finally:
+        os.close(descriptor)
+
+
 def _cannot_write(folder: Path, error: OSError) -> OSError:
     return OSError(
         f"trainer.default_root_dir: cannot write to {str(folder)!r}: {error.strerror or error}; name another folder, "

@@ -7,10 +7,10 @@ from typing import NoReturn
 from litmaml.autograd_functions import Applied, names_tried
 from litmaml.engine.derivatives import Derivatives
 from litmaml.function_modes import OtherFunctions
-from litmaml.plain_copy import PlainCopy
+from litmaml.plain_copy import SLOPE_RADIUS, PlainCopy, TaskDerivatives, slope_rounding
 from litmaml.shown import listed
 from litmaml.tasks import Batch
-from litmaml.weight_vectors import distance, norm
+from litmaml.weight_vectors import distance, inner
 from litmaml.weights import Params
 
 _RADII = (1e-7, 4e-7)
@@ -19,7 +19,7 @@ _WRONG = 1e-3
 
 
 def check_product(
-    plain: PlainCopy, weights: Params, batch: Batch, along: Params, found: Params, gradient: Params
+    plain: PlainCopy, weights: Params, batch: Batch, along: Params, found: Params, theirs: TaskDerivatives
 ) -> bool:
     """Compare a Hessian product of the inner loop in float64 with a central difference of the model's gradient.
 
@@ -29,7 +29,7 @@ def check_product(
     Raises:
         ValueError: It is wrong.
     """
-    slope = _is_slope(plain, weights, batch, along, gradient)
+    slope = _is_slope(plain, weights, batch, along, theirs)
     if slope and (wrong := _wrong_product(plain, weights, batch, along, found)) is not None:
         _refuse(wrong, plain)
     return slope
@@ -75,14 +75,14 @@ def _refuse(wrong: float, plain: PlainCopy) -> NoReturn:
     )
 
 
-def _is_slope(plain: PlainCopy, weights: Params, batch: Batch, along: Params, gradient: Params) -> bool:
+def _is_slope(plain: PlainCopy, weights: Params, batch: Batch, along: Params, theirs: TaskDerivatives) -> bool:
     """Whether the gradient along the direction is the slope of the loss."""
     try:
-        slope = plain.slope_by_difference(weights, batch, along, 10 * _RADII[0])
+        slope = plain.slope_by_difference(weights, batch, along, SLOPE_RADIUS)
     except OtherFunctions:
         return False
-    found = float(sum((gradient[name] * along[name]).sum() for name in along).real)
-    return abs(slope - found) <= _WRONG * abs(found) + 1e-7 * norm(gradient)
+    found = inner(theirs.gradient, along)
+    return abs(slope - found) <= _WRONG * abs(found) + slope_rounding(theirs)
 
 
 def _wrong_product(plain: PlainCopy, weights: Params, batch: Batch, along: Params, found: Params) -> float | None:

@@ -18,6 +18,7 @@ from litmaml.model_copy import copy_of, in_double_precision
 from litmaml.outer import OuterGradient, SecondOrder
 from litmaml.own_model import check_own_model
 from litmaml.plain_copy import PlainCopy
+from litmaml.probed_gradients import warn_of_probes
 from litmaml.second_derivatives import check_against_plain, check_functions, check_product
 from litmaml.shown import first_line
 from litmaml.tasks import Batch
@@ -62,7 +63,7 @@ def try_derivatives(
     tried = _copy_for(inner_loop, batch, whole)
     with in_double() if tried.exact else nullcontext():
         at, remarks = blaming(tried.loop, lambda: _check_copies(tried, share, outer_gradient))
-        if not (at_once and tried.loop.mapped and len(tried.batch.inputs) > 1):
+        if tried.loop.draws or not (at_once and tried.loop.mapped and len(tried.batch.inputs) > 1):
             return remarks
         reason = _why_not_mapped(tried, *at)
     inner_loop.mapped &= not reason
@@ -104,23 +105,23 @@ def _check_copies(
     parameters = dict(loop.model.named_parameters())
     weights = {name: parameters[name].detach().clone() for name in (*loop.fast_names, *loop.slow_names)}
     here = nearby(weights, 1, share)
-    there = {**nearby(weights, 2, share), **{name: here[name] for name in loop.slow_names}}  # which tasks share
+    elsewhere = nearby(weights, 2, share)
+    there = {**elsewhere, **{name: here[name] for name in loop.slow_names}}  # which tasks share
     along = direction({name: weights[name] for name in loop.fast_names}) if twice else None
-    looped, tolerance, applied = copy_of(loop, share_weights=True), _tolerance(here), Applied()
-    looped.mapped = False
+    looped, tolerance, applied = _looped(loop), _tolerance(here), Applied()
     if tried.light:
         with _remedies(twice):
             with applied:
                 ours = by_inner_loop(looped, [here], batch, along)[0]
-            check_gradient(torch.zeros(()), inner_gradient(looped, here, batch, outer_gradient), ours, tolerance)
+            check_gradient(torch.zeros(()), inner_gradient(_looped(loop), here, batch, outer_gradient), ours, tolerance)
         names = {function.__name__ for function, _ in applied.calls.values()}
         why = "it would take long in float64"
         return ([here, there], None), [check_functions(applied, names, why)] if along else []
     plain = PlainCopy(loop)
     with _remedies(twice):
         with torch.no_grad():
-            plain.loss(there, batch)  # what it keeps of these weights shows at the others
-        taken = inner_gradient(looped, here, batch, outer_gradient)
+            plain.loss(elsewhere, batch)  # what it keeps of these weights shows at the others
+        taken = inner_gradient(_looped(loop), here, batch, outer_gradient)
         if along:  # not where no gradient is taken, as by the row of an embedding that is padding
             along = {name: part * (taken[name] != 0) for name, part in along.items()}
         theirs = plain.at(here, batch, along)
@@ -132,9 +133,11 @@ def _check_copies(
     check_gradient(ours.loss - theirs.loss, ours.gradient, theirs, tolerance)
     check_gradient(torch.zeros(()), taken, theirs, tolerance)
     check_not_kept(in_place - theirs.loss, theirs.loss, tolerance)
+    if tried.exact and outer_gradient is not None and outer_gradient.probes:
+        warn_of_probes(plain, outer_gradient, here, loop.fast_names, batch, theirs)
     if along is None or ours.product is None:
         return ([here, there], along), []
-    if tried.exact and check_product(plain, here, batch, along, ours.product, theirs.gradient):
+    if tried.exact and check_product(plain, here, batch, along, ours.product, theirs):
         return ([here, there], along), []
     check_against_plain(plain, here, batch, along, ours.product)
     why = "it does not compute in float64"
@@ -143,9 +146,15 @@ def _check_copies(
     return ([here, there], along), [check_functions(applied, plain.functions, why)]
 
 
+def _looped(loop: InnerLoop) -> InnerLoop:
+    """A copy that takes one task after the other and has kept nothing yet."""
+    copied = copy_of(loop, share_weights=True)
+    copied.mapped = False
+    return copied
+
+
 def _tolerance(weights: Params) -> float:
-    dtype = next(iter(weights.values())).dtype
-    return 1e-7 if dtype in (torch.float64, torch.complex128) else min(1e3 * torch.finfo(dtype).eps, 0.05)
+    return min(max(1e3 * max(torch.finfo(weight.dtype).eps for weight in weights.values()), 1e-7), 0.05)
 
 
 @contextmanager
@@ -205,10 +214,12 @@ def _double(batch: Batch) -> Batch:
 
 
 def _why_not_mapped(tried: _Tried, weights: list[Params], along: Params | None) -> str:
-    """Why several tasks at once are not to be had, or nothing; what draws, draws the same for each in here."""
+    """Why several tasks at once are not possible, or nothing.
+
+    Not where it draws from a generator that each task begins anew; what draws from torch's is not mapped anyway.
+    """
     loop, batch = tried.loop, tried.batch
-    looped, mapped = copy_of(loop, share_weights=True), copy_of(loop, share_weights=True)
-    looped.mapped, mapped.draws_alike = False, True
+    looped, mapped = _looped(loop), copy_of(loop, share_weights=True)
     each = (Batch(batch.inputs[k:], batch.targets[k:]) for k in range(len(weights)))
     one_by_one = [by_inner_loop(looped, [own], one, along)[0] for own, one in zip(weights, each, strict=True)]
     try:
@@ -218,8 +229,9 @@ def _why_not_mapped(tried: _Tried, weights: list[Params], along: Params | None) 
                 by_inner_loop(mapped, weights[::-1], batch, None)  # what a first pass keeps may spoil a second
             found = by_inner_loop(mapped, weights, batch, along)
     except Exception as error:  # whatever somebody's model does with tensors that are no plain ones
-        how = " with the same random numbers for each, to compare it" if loop.draws else ""
-        return f"PyTorch cannot map it over them{how} ({first_line(error)[:200]})"
+        return f"PyTorch cannot map it over them ({first_line(error)[:200]})"
+    if not mapped.mapped:
+        return "it draws random numbers"
     for one, other in zip(found, one_by_one, strict=True):
         pairs = [(one.gradient, other.gradient)]
         if one.product is not None and other.product is not None:

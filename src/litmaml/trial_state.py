@@ -39,8 +39,22 @@ def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 def _same(first: Any, second: Any) -> bool:
     if isinstance(first, Tensor) and isinstance(second, Tensor):
-        return first.shape == second.shape and first.dtype == second.dtype and equal(first, second)
+        alike = first.shape == second.shape and first.dtype == second.dtype and first.layout == second.layout
+        parts, others = (dense_parts(tensor) if alike else [] for tensor in (first, second))
+        return alike and all(a.shape == b.shape and equal(a, b) for a, b in zip(parts, others, strict=True))
     return type(first) is type(second) and (first == second or first != first)
+
+
+def dense_parts(tensor: Tensor) -> list[Tensor]:
+    """The tensor, or the indices and values of a sparse one."""
+    if tensor.layout == torch.strided:
+        return [tensor]
+    if tensor.layout == torch.sparse_coo:
+        tensor = tensor.coalesce()
+        return [tensor.indices(), tensor.values()]
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+    return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
 
 
 def equal(first: Tensor, second: Tensor, tolerance: float = 0.0) -> bool:

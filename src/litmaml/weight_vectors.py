@@ -26,6 +26,11 @@ def direction(like: Params) -> Params:
     return {name: part / length for name, part in vector.items()}
 
 
+def inner(first: Params, second: Params) -> float:
+    """Re <first, second> over the weights of the second: of a gradient and a direction, the slope along it."""
+    return float(sum(((first[name].conj() * part).sum() for name, part in second.items()), torch.zeros(())).real)
+
+
 def distance(first: Params, second: Params) -> float:
     """|first - second| / |second| over all weights; 0 where both are zero, NaN where one is not finite."""
     apart = norm({name: first[name] - part for name, part in second.items()})

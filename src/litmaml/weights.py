@@ -61,7 +61,7 @@ def gradient_of(loss: Tensor, weights: Params, create_graph: bool = False) -> Pa
 
 def per_task(scale: Tensor, like: Tensor) -> Tensor:
     """One number per task (T,), to be multiplied with a stacked tensor (T, ...)."""
-    return scale.reshape(-1, *[1] * (like.dim() - 1))
+    return scale.reshape(-1, *[1] * (like.dim() - 1)).to(like.dtype)
 
 
 def scaled(weights: Params, scale: Tensor) -> Params:
@@ -91,6 +91,6 @@ def norm(weights: Params) -> Tensor:
     return inner_product(weights, weights).sqrt()
 
 
-def precision(weights: Params) -> float:
-    """eps, the distance from 1 to the next number of the weights' type."""
-    return float(torch.finfo(next(iter(weights.values())).dtype).eps)
+def precision(*weights: Params) -> float:
+    """eps, the distance from 1 to the next number, of the coarsest type among all these weights."""
+    return max(float(torch.finfo(weight.dtype).eps) for some in weights for weight in some.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from litmaml.engine.places import all_places
 from litmaml.inner.loop import InnerLoop
@@ -52,12 +52,13 @@ def restore(model: nn.Module, saved: Mapping[str, Any]) -> None:
     """Freeze and tie the weights of a model that was made anew as they were; older files record nothing of it.
 
     Raises:
-        ValueError: Weights that are to be one have other names or shapes, or are one where they were not.
+        ValueError: Weights have other names, or such as are to be one other shapes, or are one where they were not.
     """
     if WEIGHTS_KEY not in saved:
         return
     record = saved[WEIGHTS_KEY]
     tie(model, record["tied"])
+    _check_names(model, saved)
     trained = {*record["fast"], *record["slow"]}
     for name, weight in model.named_parameters():
         if weight.is_floating_point() or weight.is_complex():
@@ -136,13 +137,40 @@ def other_trained(model: nn.Module, saved: Mapping[str, Any]) -> str:
 
 
 def check_ties(model: nn.Module, saved: Mapping[str, Any]) -> None:
-    """Refuse to load into a model in which other weights are one than in the checkpoint.
+    """Refuse to load into a model in which other weights are one than in the checkpoint, or that has not all of them.
 
     Raises:
         ValueError: Naming the first two, with the remedy.
     """
     if WEIGHTS_KEY in saved:
         _check_ties(model, saved[WEIGHTS_KEY]["tied"])
+        _check_names(model, saved)
+
+
+def _check_names(model: nn.Module, saved: Mapping[str, Any]) -> None:
+    """Refuse names that stand for nothing, here or there. (Another architecture is told when it is loaded.)"""
+    own = dict(model.named_parameters(remove_duplicate=False))
+    for name in (*saved[WEIGHTS_KEY]["fast"], *saved[WEIGHTS_KEY]["slow"]):
+        if name not in own and f"inner_loop.model.{name}" not in saved["state_dict"]:
+            raise ValueError(
+                f"model: the checkpoint records a weight {name[:80]!r}, and the model has none of this name"
+            )
+
+
+def check_kinds(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    """Refuse numbers that loading would cut: the imaginary part of complex ones, the fraction of real ones.
+
+    Raises:
+        ValueError: Naming the first.
+    """
+    for name, tensor in own.items():
+        other = saved.get(name)
+        if isinstance(other, Tensor) and isinstance(tensor, Tensor) and _kind(other) > _kind(tensor):
+            raise ValueError(f"model: {name} holds {tensor.dtype}, and the checkpoint has {other.dtype} for it")
+
+
+def _kind(tensor: Tensor) -> int:
+    return 2 if tensor.is_complex() else int(tensor.is_floating_point())
 
 
 def _check_ties(model: nn.Module, ties: Mapping[str, str]) -> None:

@@ -48,6 +48,18 @@ class WrongSine(torch.autograd.Function):
         return g * ctx.kept
 
 
+class Reversed(torch.autograd.Function):
+    """Its input, whose gradient is turned round and halved."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return -0.5 * g
+
+
 def loop_of(model: nn.Module, loss: nn.Module | None = None) -> InnerLoop:
     return InnerLoop(model, loss or nn.MSELoss(), SGD(0.1), ["*"], 2)
 

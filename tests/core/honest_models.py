@@ -18,6 +18,7 @@ class Honest(NamedTuple):
     """A model and one example's shape of input and target; ``words`` are whole numbers below 7.
 
     ``classes``: targets are of three classes, in that shape. ``random``: it draws in training.
+    ``detached``: its gradient leaves a part of it out, so that it is not the slope of the loss.
     """
 
     make: Callable[[], nn.Module]
@@ -26,6 +27,7 @@ class Honest(NamedTuple):
     classes: bool = True
     words: bool = False
     random: bool = False
+    detached: bool = False
 
 
 def function(make: Callable[[], nn.Module], random: bool = False) -> Honest:
@@ -64,7 +66,7 @@ HONEST: dict[str, Honest] = {
         IMAGE,
     ),
     "DenseNet": Honest(images.Dense, (1, 8, 8)),
-    "capsules": Honest(images.Capsules, IMAGE),
+    "capsules": Honest(images.Capsules, IMAGE, detached=True),
     "spatial transformer": Honest(images.SpatialTransformer, IMAGE),
     "Inception": Honest(images.Inception, (1, 8, 8)),
     "attention pooling": Honest(images.AttentionPooling, (1, 8, 8)),

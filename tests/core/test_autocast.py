@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from bodies import loop_of
+from oracles import random_tasks
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import litmaml.engine.autocast  # noqa: F401 - which mends it
+from litmaml.outer import FiniteDifference, FirstOrder, OuterGradient, SecondOrder
+from litmaml.tasks import Batch, map_batches
+from litmaml.trial import try_first_batch
 
 
 class Softmaxes(TorchDispatchMode):
@@ -44,3 +49,36 @@ def test_softmax_is_float32_mapped_and_not(dtype: torch.dtype) -> None:
         assert len(seen.dtypes) >= 2
         assert set().union(*seen.dtypes) == {torch.float32}
     assert float((found[0] - found[1]).norm() / found[1].norm()) < 4 * torch.finfo(dtype).eps
+
+
+class Half(nn.Module):
+    """Casts its first layers itself; its output is float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(1, 8, dtype=torch.float32), nn.Linear(8, 1, dtype=torch.float32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = torch.tanh(self.first(x))
+        predicted: Tensor = self.last(hidden.float())
+        return predicted
+
+
+@pytest.mark.parametrize("outer_gradient", [SecondOrder(), FirstOrder(), FiniteDifference()])
+@pytest.mark.parametrize("around", [None, True, False])
+def test_a_model_that_casts_itself_passes(outer_gradient: OuterGradient, around: bool | None) -> None:
+    loop = loop_of(Half())
+    tasks = map_batches(lambda batch: Batch(batch.inputs.float(), batch.targets.float()), random_tasks(3))
+    with nullcontext() if around is None else torch.autocast("cpu", torch.bfloat16, enabled=around):
+        assert try_first_batch(loop, tasks, outer_gradient) == []
+        assert torch.is_autocast_cache_enabled()
+
+
+def test_a_trial_leaves_no_cast_without_a_gradient() -> None:
+    loop = loop_of(Half())
+    tasks = map_batches(lambda batch: Batch(batch.inputs.float(), batch.targets.float()), random_tasks(3))
+    with torch.autocast("cpu", torch.bfloat16):
+        try_first_batch(loop, tasks, SecondOrder())
+        loop.model(tasks.query.inputs[0]).sum().backward()
+    assert loop.model.first.weight.grad is not None

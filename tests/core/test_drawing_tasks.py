@@ -1,4 +1,4 @@
-"""Several tasks at once of models that draw: compared with one by one at the same random numbers."""
+"""Tasks of models that draw are computed one after another, each from its own stream."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def test_what_several_at_once_change_is_computed_one_by_one(
     """What is drawn is too little to see, so that any numbers give the same gradient."""
     tasks, loop = random_tasks(3), loop_of(make(draw))
     remarks = try_first_batch(loop, tasks, outer_gradient)
-    assert not loop.mapped
-    assert "mapped over them it gives another gradient" in remarks[-1]
+    assert loop.tasks_at_once(tasks.query.inputs) == 1
+    assert loop.draws or "mapped over them it gives another gradient" in remarks[-1]
     at_once, alone = (MetaGradientOf(loop, outer_gradient, 2, size)(tasks).gradients for size in (3, 1))
     assert relative(at_once, alone) < 1e-9
 
@@ -86,25 +86,70 @@ def by_a_distribution(h: Tensor) -> Tensor:
     return torch.distributions.Normal(h, 0.1 + h.square()).rsample()
 
 
-HONEST: list[Any] = [
-    nn.Dropout(0.3),
-    nn.AlphaDropout(0.3),
+def by_a_branch(h: Tensor) -> Tensor:
+    return h if torch.rand(()) < 0.5 else 2 * h
+
+
+def by_its_own_generator(h: Tensor) -> Tensor:
+    return h + torch.randn(h.shape, generator=torch.Generator().manual_seed(3), dtype=h.dtype)
+
+
+def seeded_anew(h: Tensor) -> Tensor:
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        return h * torch.rand(h.shape[-1], dtype=h.dtype)
+
+
+class OwnDropout(nn.Dropout):
+    """Draws from its own generator, in the place of torch's layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return by_its_own_generator(x) if self.training else x
+
+
+LAYERS: list[Any] = [nn.Dropout(0.3), nn.AlphaDropout(0.3), nn.FeatureAlphaDropout(0.3)]
+FUNCTIONS: list[Any] = [
     lambda h: functional.dropout(h, 0.3),
-    lambda h: functional.dropout1d(h[..., None], 0.3)[..., 0],
     lambda h: h + 0.1 * torch.randn_like(h),
     lambda h: h * functional.gumbel_softmax(h),
     mixed_up,
     kept_in_part,
     by_a_distribution,
+    by_a_branch,
+    by_its_own_generator,
+    seeded_anew,
+    OwnDropout(0.3),
+    nn.Sequential(nn.Dropout(0.3), OwnDropout(0.3)),
+    lambda h: h * torch.bernoulli(torch.sigmoid(h).detach()),
+    lambda h: h * (1 + int(torch.randint(3, ()))),
 ]
 
 
-@pytest.mark.parametrize("draw", HONEST)
-def test_models_that_draw_are_computed_at_once_still(draw: Draw) -> None:
-    loop = loop_of(Body(lambda self, x: self.last(draw(torch.tanh(self.first(x))))))
-    assert try_first_batch(loop, random_tasks(3), SecondOrder()) == []
-    assert loop.draws
-    assert loop.mapped
+def drawing(draw: Draw) -> nn.Module:
+    model = Body(lambda self, x: self.last(draw(torch.tanh(self.first(x)))))
+    model.draw = draw if isinstance(draw, nn.Module) else None
+    return model
+
+
+@pytest.mark.parametrize("draw", LAYERS + FUNCTIONS)
+def test_what_draws_is_computed_one_by_one(draw: Draw) -> None:
+    tasks, loop = random_tasks(3), loop_of(drawing(draw))
+    remarks = try_first_batch(loop, tasks, SecondOrder())
+    assert loop.draws or "model: tasks are computed one after another, since it draws" in remarks[0]
+    assert loop.tasks_at_once(tasks.query.inputs) == 1
+    at_once, alone = (MetaGradientOf(loop, SecondOrder(), 2, size)(tasks) for size in (3, 1))
+    assert torch.equal(at_once.losses, alone.losses)
+    assert relative(at_once.gradients, alone.gradients) < 1e-12
+
+
+@pytest.mark.parametrize("draw", [by_its_own_generator, seeded_anew])
+def test_numbers_that_each_pass_draws_again_are_the_model_s(draw: Draw) -> None:
+    """Without a trial too."""
+    tasks, model = random_tasks(3), drawing(draw)
+    found = MetaGradientOf(loop_of(model), SecondOrder(), 2, 3)(tasks)
+    alone = MetaGradientOf(loop_of(model), SecondOrder(), 2, 1)(tasks)
+    assert relative(found.gradients, alone.gradients) < 1e-9
+    torch.testing.assert_close(found.losses, alone.losses)
 
 
 @pytest.mark.parametrize("drop", [nn.Dropout, nn.Dropout2d])
@@ -112,24 +157,16 @@ def test_a_convolutional_network_with_dropout(drop: type[nn.Module]) -> None:
     layers = [nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), drop(0.2), nn.Flatten(), nn.Linear(64, 3)]  # type: ignore[call-arg]
     loop = InnerLoop(nn.Sequential(*layers), nn.CrossEntropyLoss(), SGD(0.1), ["*"], 1)
     batch = Batch(torch.randn(3, 6, 1, 6, 6), torch.arange(3).repeat(2).expand(3, -1))
-    assert loop.tasks_at_once(batch.inputs) == 3
     assert try_first_batch(loop, Tasks((batch,), batch, torch.arange(3)), SecondOrder()) == []
     assert loop.mapped
-
-
-def test_what_cannot_draw_alike_is_computed_one_by_one() -> None:
-    loop = loop_of(Body(lambda self, x: self.plain(x) * torch.bernoulli(torch.sigmoid(self.first(x)).detach())[:, :1]))
-    (remark,) = try_first_batch(loop, random_tasks(3), SecondOrder())
-    assert "with the same random numbers for each, to compare it" in remark
-    assert not loop.mapped
+    assert loop.tasks_at_once(batch.inputs) == 1
 
 
 def test_tasks_draw_numbers_of_their_own_in_training() -> None:
-    """Only the comparison draws the same for all."""
-    model = Body(lambda self, x: self.plain(0 * x + 1) + torch.randn_like(x))
+    drop = nn.Dropout(0.5)
+    model = Body(lambda self, x: self.plain(0 * x + 1) + drop(torch.ones_like(x)), drop=drop)
     loop = loop_of(model)
     try_first_batch(loop, random_tasks(3), SecondOrder())
-    assert not loop.draws_alike
     predictions = MetaGradientOf(loop, SecondOrder(), 1, 3)(random_tasks(3)).predictions
     spread = (predictions - predictions.mean(1, keepdim=True)).flatten(1)
     assert float((spread[0] - spread[1]).abs().max()) > 1e-3

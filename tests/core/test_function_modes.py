@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from bodies import Body, Forward, loop_of, tried
+from bodies import Body, Forward, Reversed, loop_of, tried
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -117,16 +117,6 @@ class Rounded(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Tensor:
         return g
-
-
-class Reversed(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:
-        return -0.5 * g
 
 
 def by_masks(self: Body, x: Tensor) -> Tensor:

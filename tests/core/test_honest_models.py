@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -101,7 +102,9 @@ def test_every_outer_gradient_that_suits_it(name: str) -> None:
                 try_first_batch(loop_of(honest, method), tasks, method)
             continue
         loop = loop_of(honest, method)
-        try_first_batch(loop, tasks, method)
+        told = pytest.warns(UserWarning, match="its gradient is not the slope of its loss")
+        with told if honest.detached and method.probes else nullcontext():
+            try_first_batch(loop, tasks, method)
         found = MetaGradientOf(loop, method, STEPS)(tasks)
         assert bool(found.finite.all())
         if isinstance(method, SecondOrder):

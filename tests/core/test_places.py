@@ -64,6 +64,28 @@ def test_aliases() -> None:
     assert aliases(nn.ParameterList([layer.bias, layer.bias])) == {"1": "0"}
 
 
+@pytest.mark.parametrize(
+    ("pattern", "adapted"),
+    [
+        ("tied.*", {"last.weight", "tied.bias"}),
+        ("tied.weight", {"last.weight"}),
+        ("again.*", {"body.2.weight", "body.2.bias"}),
+        ("last.*", {"last.weight"}),
+    ],
+)
+def test_a_pattern_fits_by_every_name_of_a_weight(pattern: str, adapted: set[str]) -> None:
+    loop = InnerLoop(SharedModules(), nn.MSELoss(), SGD(0.1), [pattern], 1)
+    assert {*loop.fast_names} == adapted
+    with pytest.raises(ValueError, match=r"fast_weights: 'tie.\*' fits none of the model's trainable"):
+        InnerLoop(SharedModules(), nn.MSELoss(), SGD(0.1), [pattern, "tie.*"], 1)
+
+
+def test_a_model_of_copies_is_refused() -> None:
+    model = nn.Sequential(nn.DataParallel(nn.Linear(1, 1)))
+    with pytest.raises(ValueError, match=r"model: holds a DataParallel, .* give what it wraps \(.module\)"):
+        InnerLoop(model, nn.MSELoss(), SGD(0.1), ["*"], 1)
+
+
 @pytest.mark.parametrize("outer_gradient", [SecondOrder(), SecondOrder(True), FirstOrder(), FiniteDifference()])
 @pytest.mark.parametrize("chunk", [1, 2, None])
 @pytest.mark.parametrize("fast", ["*", "body.*"])
@@ -72,7 +94,10 @@ def test_the_gradient(outer_gradient: OuterGradient, chunk: int | None, fast: st
     before = {name: (weight, weight.clone()) for name, weight in model.named_parameters(remove_duplicate=False)}
     loop = InnerLoop(model, nn.MSELoss(), SGD(0.1), [fast], 2)
     assert try_first_batch(loop, tasks, outer_gradient) == []
-    plain = InnerLoop(WrittenOut(model), nn.MSELoss(), SGD(0.1), ["weights." + fast.replace(".", "/")], 2)
+    assert (fast == "*") == ("last.weight" in loop.fast_names)
+    assert "first.weight" in loop.fast_names  # body.0.weight by another name
+    written_out = ["weights." + name.replace(".", "/") for name in loop.fast_names]
+    plain = InnerLoop(WrittenOut(model), nn.MSELoss(), SGD(0.1), written_out, 2)
     found, true = (
         MetaGradientOf(loop, outer_gradient, 2, chunk)(tasks),
         MetaGradientOf(plain, outer_gradient, 2, 1)(tasks),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,8 @@ from litmaml.models import MLP
 from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
 from litmaml.outer.meta_gradient import MetaGradient, MetaGradientOf
 from litmaml.randomness import Streams, normal_directions
-from litmaml.tasks import Batch, Tasks
+from litmaml.tasks import Batch, Tasks, map_batches
+from litmaml.trial import try_first_batch
 from litmaml.weights import Params
 
 STEPS = 2
@@ -250,3 +252,37 @@ def test_what_cannot_be_compiled() -> None:
     loop = InnerLoop(Tiny(), nn.MSELoss(), HigherOptimizer(), ["*"], 1)
     with pytest.raises(ValueError, match="compile: HigherOptimizer cannot be compiled; set compile to false"):
         MetaGradientOf(loop, SecondOrder(), 1, compile=True)
+
+
+class TwoPrecisions(nn.Module):
+    """Layers in single and in double precision, one after the other."""
+
+    def __init__(self, *dtypes: torch.dtype) -> None:
+        super().__init__()
+        self.dtypes, sizes = dtypes, ((1, 4), (4, 4), (4, 1))
+        self.layers = nn.ModuleList(nn.Linear(*size, dtype=dtype) for size, dtype in zip(sizes, dtypes, strict=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer, dtype in zip(self.layers, self.dtypes, strict=True):
+            x = layer(torch.tanh(x).to(dtype))
+        return x
+
+
+@pytest.mark.parametrize("dtypes", list(itertools.product((torch.float32, torch.float64), repeat=3))[1:-1:2])
+@pytest.mark.parametrize("fast", ["*", "layers.0.*"])
+@pytest.mark.parametrize("method", [SecondOrder(), SecondOrder(True), *list(METHODS.values())[3:]])
+def test_weights_of_two_precisions(method: OuterGradient, fast: str, dtypes: tuple[torch.dtype, ...]) -> None:
+    tasks, model = single(random_tasks(3)), TwoPrecisions(*dtypes)
+    tasks = map_batches(lambda batch: Batch(batch.inputs, batch.targets.to(dtypes[-1])), tasks)
+    loop = InnerLoop(model, nn.MSELoss(), SGD(0.1), [fast], STEPS)
+    assert try_first_batch(loop, tasks, method) == []
+    found = MetaGradientOf(loop, method, STEPS)(tasks).gradients
+    assert {name: gradient.dtype for name, gradient in found.items()} == {
+        f"model.{name}": weight.dtype for name, weight in model.named_parameters()
+    }
+    if not method.sampled:
+        copied = TwoPrecisions(*[torch.float64] * 3)
+        copied.load_state_dict(model.state_dict())
+        exact = InnerLoop(copied, nn.MSELoss(), SGD(0.1), [fast], STEPS)
+        exact_tasks = map_batches(lambda batch: Batch(batch.inputs.double(), batch.targets.double()), tasks)
+        assert relative(double(found), MetaGradientOf(exact, SecondOrder(), STEPS)(exact_tasks).gradients) < 1e-3

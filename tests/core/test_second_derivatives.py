@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from bodies import Body, WrongSine, loop_of, tried
+from bodies import Body, Reversed, WrongSine, loop_of, tried
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -15,16 +15,6 @@ from litmaml import trial_derivatives
 from litmaml.outer import FirstOrder, SecondOrder
 from litmaml.tasks import Batch, Tasks
 from litmaml.trial import try_first_batch
-
-
-class Reversed(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:
-        return -0.5 * g
 
 
 class Rounded(torch.autograd.Function):

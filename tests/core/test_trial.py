@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from litmaml.inner import SGD
+from litmaml.inner import SGD, HigherOptimizer
 from litmaml.inner.loop import InnerLoop
 from litmaml.model_checks import check_model
 from litmaml.models import MLP, Conv4
@@ -207,6 +207,30 @@ def test_what_is_kept_without_an_effect_passes(cached: bool) -> None:
     tried(model)
 
 
+@pytest.mark.parametrize("fast", ["last.*", "first.*"])
+def test_what_is_kept_of_a_slow_weight_is_refused(fast: str) -> None:
+    """Whoever takes an inner step first keeps it without its derivative."""
+
+    def forward(self: Body, x: Tensor) -> Tensor:
+        if self.kept is None:
+            self.kept = self.first.weight.norm()
+        return self.last(torch.tanh(self.first(x)) / self.kept)  # type: ignore[no-any-return]
+
+    loop = InnerLoop(Body(forward, kept=None), nn.MSELoss(), SGD(0.1), [fast], 2)
+    with pytest.raises(ValueError, match="does not give what it gives when they are written"):
+        try_first_batch(loop, random_tasks(3), SecondOrder())
+
+
+def test_a_branch_on_a_draw_is_taken_task_by_task() -> None:
+    def forward(self: Body, x: Tensor) -> Tensor:
+        return self.plain(x) if torch.rand(()) < 0.5 else self.last(self.first(x))  # type: ignore[no-any-return]
+
+    loop, _ = tried(Body(forward))
+    assert loop.draws
+    assert loop.tasks_at_once(random_tasks(3).query.inputs) == 1
+    MetaGradientOf(loop, SecondOrder(), 2, tasks_per_chunk=3)(random_tasks(3))
+
+
 # Inputs
 
 
@@ -224,7 +248,13 @@ def test_a_model_that_writes_into_its_inputs_gets_copies(outer_gradient: OuterGr
     found = MetaGradientOf(loop, outer_gradient, 2, chunk)(tasks).gradients
     assert torch.equal(tasks.support[0].inputs, kept)
     model.own = lambda self, x: self.plain(x - 1)
-    assert relative(found, MetaGradientOf(loop_of(model), outer_gradient, 2, 1)(tasks).gradients) < 1e-10
+    assert (
+        relative(
+            found,
+            MetaGradientOf(loop_of(model), outer_gradient, 2, 1)(tasks).gradients,
+        )
+        < 1e-10
+    )
 
 
 def test_inputs_that_do_not_fit() -> None:
@@ -296,16 +326,37 @@ def test_a_model_that_asks_whether_gradients_are_taken(
         tried(Body(lambda self, x: self.plain(x) * (2 if asks(self, x) else 1)), outer_gradient)
 
 
+class Waves(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.filter = nn.Parameter(torch.randn(3, 1, dtype=torch.complex128))
+
+    def forward(self, x: Tensor) -> Tensor:
+        bent: Tensor = (x * (1 + 2j) @ self.filter.mT).exp().imag
+        return bent.mean(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("optimizer", ["Adam", "RMSprop", "Adagrad", "Adadelta", "Adamax", "Rprop"])
+def test_complex_weights_are_not_given_to_higher(optimizer: str) -> None:
+    with pytest.raises(ValueError, match=rf"optimizer: .*torch.optim.{optimizer} are not .* got filter; hold it as"):
+        InnerLoop(Waves(), nn.MSELoss(), HigherOptimizer(optimizer), ["*"], 1)
+
+
+@pytest.mark.parametrize(("optimizer", "options"), [("SGD", {"momentum": 0.9}), ("ASGD", {})])
+def test_complex_weights_by_higher_are_those_of_torch(optimizer: str, options: dict[str, Any]) -> None:
+    model, tasks = Waves(), random_tasks(2)
+    loop = InnerLoop(model, nn.MSELoss(), HigherOptimizer(optimizer, {"lr": 0.05, **options}), ["*"], 3)
+    *_, found = (fast["filter"][0] for fast in loop.path(tasks, 3))
+    theirs = getattr(torch.optim, optimizer)(model.parameters(), lr=0.05, **options)
+    for _ in range(3):
+        theirs.zero_grad()
+        nn.functional.mse_loss(model(tasks.support[0].inputs[0]), tasks.support[0].targets[0]).backward()
+        theirs.step()
+    torch.testing.assert_close(found, model.filter)
+
+
 def test_complex_weights() -> None:
-    class Waves(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.filter = nn.Parameter(torch.randn(1, dtype=torch.complex128))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return (x * self.filter).real
-
-    tried(Waves())
+    assert tried(Waves())[1] == []
     with pytest.raises(ValueError, match=r"model: filter is complex, .* use SecondOrder or FirstOrder"):
         check_model(Waves(), FiniteDifference())
     with pytest.raises(ValueError, match=r"learn: a rate of the complex weight filter"):
@@ -484,3 +535,91 @@ def test_it_takes_little_time(norm: str) -> None:
     began = time.process_time()
     assert try_first_batch(loop, Tasks((batch,), batch, torch.arange(4)), SecondOrder()) == []
     assert time.process_time() - began < 10  # about 1 on a quiet core
+
+
+# Rounding and sparse tensors
+
+
+def test_a_kernel_that_rounds_otherwise_each_time() -> None:
+    """As torch.linalg.lstsq does, by where in memory its arguments begin."""
+    rounded = iter(range(10**6))
+
+    def forward(self: Body, x: Tensor) -> Tensor:
+        return self.plain(x) * (1 + 1e-16 * torch.tensor([3.0 * (next(rounded) % 2)]))
+
+    assert tried(Body(forward))[1] == []
+
+
+def test_a_count_that_hardly_shows_yet() -> None:
+    def forward(self: Body, x: Tensor) -> Tensor:
+        self.count += 1
+        return self.plain(x) * (1 + 1e-15 * self.count)
+
+    with pytest.raises(ValueError, match="by what it keeps in count"):
+        tried(Body(forward, count=0))
+
+
+def of_neighbours(self: Body, x: Tensor) -> Tensor:
+    return self.last((self.graph @ torch.tanh(self.first(x)).mT).mT)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+@pytest.mark.filterwarnings("ignore:Sparse (CSR|invariant):UserWarning")
+def test_a_sparse_buffer(layout: torch.layout) -> None:
+    model = Body(of_neighbours)
+    model.register_buffer("graph", (torch.eye(4) + torch.eye(4).roll(1, 0)).to_sparse(layout=layout))
+    (remark,) = tried(model)[1]
+    assert "sparse" in remark.lower()
+
+
+def test_a_sparse_buffer_that_changes() -> None:
+    def forward(self: Body, x: Tensor) -> Tensor:
+        self.graph.mul_(0.9)
+        return of_neighbours(self, x)
+
+    model = Body(forward)
+    model.register_buffer("graph", torch.eye(4).to_sparse())
+    with pytest.raises(ValueError, match="its forward pass changes graph"):
+        tried(model)
+
+
+# Whole batches
+
+
+def counts(self: Body, x: Tensor) -> Tensor:
+    self.count += 1
+    return self.plain(x) * (1 + 0.1 * self.count)
+
+
+def writes(self: Body, x: Tensor) -> Tensor:
+    return self.plain(x.mul_(1.5).clone())
+
+
+def averages(self: Body, x: Tensor) -> Tensor:
+    self.mean.add_(x.detach().mean())
+    return self.plain(x) - self.mean
+
+
+def draws_by_numpy(self: Body, x: Tensor) -> Tensor:
+    return self.plain(x) + float(np.random.rand())  # noqa: NPY002
+
+
+@pytest.mark.parametrize(
+    ("forward", "message"), [(counts, "keeps in count"), (averages, "changes mean"), (draws_by_numpy, "numpy.random")]
+)
+def test_another_way_for_many_examples(forward: Forward, message: str) -> None:
+    model = Body(lambda self, x: forward(self, x) if len(x) > 6 else self.plain(x), count=0)
+    model.register_buffer("mean", torch.zeros(()))
+    with pytest.raises(ValueError, match=message):
+        try_first_batch(loop_of(model), long_tasks(), SecondOrder())
+
+
+def test_many_examples_that_are_written_into() -> None:
+    loop = loop_of(Body(lambda self, x: writes(self, x) if len(x) > 6 else self.plain(x)))
+    try_first_batch(loop, long_tasks(), SecondOrder())
+    assert loop.changes_inputs
+
+
+def long_tasks() -> Tasks:
+    batch = Batch(torch.randn(2, 9, 1), torch.randn(2, 9, 1))
+    return Tasks((batch,), batch, torch.arange(2))

@@ -176,7 +176,11 @@ def test_a_model_that_draws_for_some_data_only(outer_gradient: OuterGradient, ch
 @pytest.mark.parametrize("outer_gradient", [SecondOrder(recompute=True), FiniteDifference(), GaussianSmoothing(2)])
 def test_a_model_that_draws_for_some_data_where_a_step_is_taken_twice(outer_gradient: OuterGradient) -> None:
     loop, _ = tried(Body(sometimes), outer_gradient)
-    gradient, plain, outlier = MetaGradientOf(loop, outer_gradient, 2), random_tasks(3), with_outlier(random_tasks(3))
+    gradient, plain, outlier = (
+        MetaGradientOf(loop, outer_gradient, 2),
+        random_tasks(3),
+        with_outlier(random_tasks(3)),
+    )
     before = torch.get_rng_state()
     gradient(plain)
     with pytest.raises(ValueError, match=r"model: it, or its loss, draws anew .*"):

@@ -12,7 +12,7 @@ from numbered_tasks import Numbered
 from torch import Tensor
 
 from litmaml.data import Glyphs, LinearRegression, Omniglot, RankOne, Sinusoid, TaskDistribution
-from litmaml.data.task_checks import check_classes, check_data, check_overlap
+from litmaml.data.task_checks import check_classes, check_data, check_overlap, check_splits
 from litmaml.tasks import SPLITS, Batch, Tasks
 
 
@@ -243,3 +243,13 @@ def test_the_checks_cost_a_fraction_of_a_second() -> None:
     check_classes(tasks)
     check_overlap(tasks)
     assert time.perf_counter() - start < 5
+
+
+def test_the_same_tasks_in_two_splits() -> None:
+    tasks = Sinusoid()
+    train, val = (tasks.sample(split, range(4), 0) for split in ("train", "val"))
+    check_splits(train, val)
+    check_splits(train, tasks.sample("train", range(4, 8), 0))
+    for first, second in ((train, tasks.sample("train", range(2), 0)), (tasks.sample("train", range(2), 0), train)):
+        with pytest.warns(UserWarning, match="tasks: 2 of the first in training and in evaluation are the same"):
+            check_splits(first, second)

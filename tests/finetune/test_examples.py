@@ -60,6 +60,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "numpy float64, flat": (X.double().numpy(), Y[:, 0].double().numpy()),
     "lists": (X.tolist(), Y[:, 0].tolist()),
     "lists of tensors": (list(X), list(Y)),
+    "sparse": (X.to_sparse(), Y),
     "reversed and big-endian": (X.numpy()[::-1].astype(">f8"), Y.numpy()[::-1].astype(">f4")),
     "with a graph": (X.clone().requires_grad_(), Y),
 }
@@ -99,6 +100,7 @@ CLASSES: dict[str, tuple[Any, list[str] | None, list[str]]] = {
     "numbers as text": ([str(int(k)) for k in LABELS], None, ["0", "1", "2"]),
     "numbers as text, with names": ([str(int(k)) for k in LABELS], ["x", "y", "z"], ["x", "y", "z"]),
     "numbers that are names": ([["7", "8", "9"][k] for k in LABELS], ["7", "8", "9"], ["7", "8", "9"]),
+    "numbers that are names, unsaid": ([["10", "2", "9"][k] for k in LABELS], None, ["10", "2", "9"]),
     "one-hot": (nn.functional.one_hot(LABELS), None, ["0", "1", "2"]),
     "one-hot, real": (nn.functional.one_hot(LABELS).double(), ["x", "y", "z"], ["x", "y", "z"]),
 }
@@ -111,6 +113,16 @@ def test_classes_in_any_form(form: str) -> None:
     model = litmaml.adapt(learner, X, targets, classes=classes, steps=5)
     assert model.classes == names
     assert torch.equal(model(X), litmaml.adapt(learner, X, LABELS, steps=5)(X))
+
+
+@pytest.mark.parametrize(("labels", "without"), [(LABELS + 1, "0;"), (2 * LABELS, "1, 3;"), (LABELS + 7, None)])
+def test_classes_without_examples_are_told(labels: Tensor, without: str | None) -> None:
+    told = f"targets: of the classes 0 .. [0-9]+ there is no example of {without or ''}.*name all classes"
+    with pytest.raises(ValueError, match=told):
+        litmaml.adapt(classifier(), X, labels)
+    if without is not None:
+        names = [str(k) for k in range(int(labels.max()) + 1)]
+        assert litmaml.adapt(classifier(), X, labels, classes=names, steps=1).classes == names
 
 
 def test_probabilities_are_targets_of_cross_entropy() -> None:
@@ -274,3 +286,33 @@ def test_weights_of_other_classes_than_the_examples_are_refused() -> None:
     assert litmaml.adapt(learner, X, LABELS, steps=1).classes is not None
     with pytest.raises(ValueError, match="loss: its weight is for 3 classes, but the model gives 4 logits"):
         litmaml.adapt(learner, X, torch.arange(30) % 4)
+
+
+MASKED = np.ma.masked_array(Y.numpy(), mask=Y.numpy() > 1)
+HIDDEN = int((Y > 1).sum())
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets", "message"),
+    [
+        (X, MASKED, rf"targets: {HIDDEN} of 30 numbers are masked; fill them in"),
+        (X, [*MASKED[:, :]], "targets: 1 of 1 numbers are masked"),
+        (np.ma.masked_array(X.numpy(), mask=X.numpy() > 2), Y, r"inputs: \d+ of 120 numbers are masked"),
+        (X, Y + 1j, "targets: are complex .torch.complex64., but"),
+        (X, (Y + 1j).numpy(), "targets: are complex"),
+    ],
+)
+def test_what_would_be_lost_is_refused(inputs: Any, targets: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        litmaml.adapt(regression(), inputs, targets)
+
+
+def test_complex_classes_are_refused() -> None:
+    with pytest.raises(ValueError, match="targets: are complex"):
+        litmaml.adapt(classifier(), X, LABELS + 0j)
+
+
+def test_a_mask_that_hides_nothing() -> None:
+    found = read_examples(regression().inner_loop, np.ma.masked_array(X.numpy()), np.ma.masked_array(Y.numpy()))
+    assert torch.equal(found.inputs, X)
+    assert torch.equal(found.targets, Y)

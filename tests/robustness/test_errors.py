@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from lightning.pytorch import Trainer
 from tiny import TINY, finish, fit, slow, start
@@ -75,6 +76,19 @@ def told(*arguments: str) -> tuple[object, str]:
             "checkpoint.monitor: there is no metric 'val_loss'; did you mean val/loss?",
         ),
         (["--trainer.devices=99"], "trainer.devices: on a CPU it is the number of processes, and there are"),
+        (["--trainer.gradient_clip_val=-1"], "trainer.gradient_clip_val: has to be at least 0"),
+        (["--trainer.log_every_n_steps=-1"], "trainer.log_every_n_steps: has to be at least 0, got -1"),
+        (["--trainer.accumulate_grad_batches=0"], "trainer.accumulate_grad_batches: has to be at least 1, got 0"),
+        (["--model.optimizer.lr=-1"], "model.optimizer: Invalid learning rate: -1"),
+        (["--model.optimizer.lr=[1]"], "model.optimizer.lr: has to be one number, got [1"),
+        (
+            ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val_loss"],
+            "trainer.callbacks.EarlyStopping.monitor: there is no metric 'val_loss'; did you mean val/loss?",
+        ),
+        (
+            ["--trainer.callbacks=ModelCheckpoint", "--trainer.callbacks.monitor=val/nope"],
+            "trainer.callbacks.ModelCheckpoint.monitor: there is no metric 'val/nope'",
+        ),
         (["--ckpt_pat=last"], "ckpt_pat: there is no such option; did you mean ckpt_path?"),
         (["--trainer.max_ep=3"], "trainer.max_ep: there is no such option; did you mean trainer.max_"),
         (["--ckpt_path"], "ckpt_path: has to be a run's folder, a file, best, last or none, got nothing"),
@@ -84,6 +98,17 @@ def told(*arguments: str) -> tuple[object, str]:
         (["-c", "number.yaml"], "data.tasks: expected a TaskDistribution by its class_path, got 1"),
         (["-c", "group.yaml"], "preemption: is a group of options, such as preemption: {}, got 3"),
         (["stray"], "stray: there is no such option"),
+        (["--trainer.callbacks=EarlyStopping"], "trainer.callbacks.monitor: have to be given, as options or in a conf"),
+        (
+            ["--model.inner_optimizer.learn=all"],
+            "model.inner_optimizer.learn: expected Literal['none', 'one', 'tensor', 'parameter'], got 'all'",
+        ),
+        (["--trainer.max_epochs=1e3"], "trainer.max_epochs: expected int, got '1e3'"),
+        (["--model.optimizer.lr=abc"], "model.optimizer.lr: expected float, got 'abc'"),
+        (["--trainer.precision=1_000"], "trainer.precision: got '1_000'; one of 64"),
+        (["--checkpoint.mode=0x10"], "checkpoint.mode: got '0x10'; one of min, max"),
+        (["--trainer.max_time=abc"], "trainer.max_time: `Timer(duration='abc')` is not a valid duration"),
+        (["-c", "twice.yaml"], "config: 'twice.yaml': no YAML: 'max_epochs' stands there twice in"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
@@ -95,17 +120,24 @@ def test_a_line_names_the_option(arguments: list[str], line: str) -> None:
     Path("number.yaml").write_text("data: {tasks: 1}")
     Path("group.yaml").write_text("preemption: 3")
     Path("list.yaml").write_text("[model]")
+    Path("twice.yaml").write_text("a: &a {b: 1}\ntrainer:\n  max_epochs: 1\n  max_epochs: 2\n")
     status, said = told("fit", "-c", "tiny.yaml", *arguments)
     assert status in (1, 2)
     assert said.removeprefix("litmaml fit: ").removeprefix("litmaml: ").startswith(line)
     assert not Path("runs/tiny/checkpoints").exists()
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_what_was_typed_is_found_by_its_value() -> None:
+    said = told("fit", "-c", "tiny.yaml", "--trainer.accelerator=gpu")[1]
+    assert said.startswith("litmaml fit: trainer.accelerator: No supported gpu backend found")
+
+
 def test_commands() -> None:
     assert told("fitt") == (1, "litmaml fitt: there is no command 'fitt'; did you mean fit? There are fit, validate, "
                             "test, predict, finetune, classify, diagnose")  # fmt: skip
     assert told("-c", "tiny.yaml", "fit")[1] == "litmaml -c: -c: options come after a command, such as litmaml fit -c"
-    assert told("fit")[1] == "litmaml: model.model, data.tasks: have to be given; a configuration does so: -c FILE.yaml"
+    assert told("fit")[1] == "litmaml: model.model, data.tasks: have to be given, as options or in a configuration file"
     assert told("test")[1].startswith("litmaml test: ckpt_path: test needs one")
     assert told("finetune", "--chekpoint=x")[0] == 2
     assert "there is no such option" in told("diagnose", "--model.inner_stepz=1")[1]
@@ -116,7 +148,10 @@ def test_the_program_alone_prints_help(capsys: pytest.CaptureFixture[str]) -> No
         with pytest.raises(SystemExit) as ended:
             program(arguments)
         assert ended.value.code == 0
-        assert capsys.readouterr().out.startswith("usage: litmaml")
+        assert capsys.readouterr().out.startswith("usage: litmaml {fit,validate,test,predict} [options]\n")
+    with pytest.raises(SystemExit):
+        program(["fit", "--help"])
+    assert capsys.readouterr().out.startswith("usage: litmaml [options] fit [-c CONFIG]")
 
 
 @pytest.mark.parametrize("device", ["cuda", *slow("gpu", "cuda:7", "meta")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -9,10 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors import safe_open
 from tiny import FIT, TINY, everything, fit, saved, slow, steps, sums
 
 from litmaml.cli import main
 from litmaml.run_folder import put_back
+from litmaml.run_owner import OWNER, FolderInUse, claim
 
 
 def test_a_run_from_an_earlier_runs_configuration_leaves_that_run_alone() -> None:
@@ -45,6 +48,62 @@ def test_a_run_that_does_not_come_to_its_first_step_leaves_the_earlier_one_where
     assert [path.name for path in Path("runs").iterdir()] == ["tiny"]
     fit("--trainer.max_epochs=1")
     assert sorted(path.name for path in Path("runs").iterdir()) == ["tiny", "tiny.1"]
+
+
+@pytest.mark.parametrize("wrong", ["max_epochs", *slow("max_steps", "limit_train_batches")])
+def test_a_run_that_would_train_nothing_takes_no_place(wrong: str) -> None:
+    fit("--trainer.max_epochs=1")
+    before = everything("runs")
+    for resumed in ([], ["--ckpt_path=last"]):
+        with pytest.raises(ValueError, match=rf"trainer\.{wrong}: nothing would be trained, got 0"):
+            fit(f"--trainer.{wrong}=0", *resumed)
+    assert everything("runs") == before
+    assert [path.name for path in Path("runs").iterdir()] == ["tiny"]
+
+
+def test_a_run_that_ends_before_its_first_step_makes_room_again() -> None:
+    fit("--trainer.max_epochs=1")
+    before = everything("runs")
+    fit("--trainer.max_time=00:00:00:00")
+    assert everything("runs") == before
+    assert [path.name for path in Path("runs").iterdir()] == ["tiny"]
+
+
+def test_a_run_that_goes_on_within_an_earlier_one_is_not_moved() -> None:
+    fit("--trainer.max_epochs=1")
+    before = everything("runs")
+    inner = claim(Path("runs/tiny/sub/b"))
+    inside = rf"'.*/runs/tiny/sub/b' in it is in use by another run \(process {os.getpid()} on .*, since 20"
+    with pytest.raises(FolderInUse, match=rf"trainer\.default_root_dir: 'runs/tiny' .* cannot be moved, as {inside}"):
+        fit()
+    assert everything("runs") == before
+    assert [path.name for path in Path("runs").iterdir()] == ["tiny"]
+    dead = (inner.folder / OWNER).read_text()
+    inner.release()
+    (inner.folder / OWNER).write_text(dead.replace(f'"pid": {os.getpid()}', '"pid": 1'))
+    fit("--trainer.max_epochs=1")  # one that was killed moves along
+    assert Path("runs/tiny.1/sub/b", OWNER).is_file()
+
+
+def test_a_configuration_that_no_fit_wrote_is_not_written_over() -> None:
+    own = TINY.replace("max_epochs: 2", "max_epochs: 1  # enough")
+    Path("exp").mkdir()
+    Path("exp/config.yaml").write_text(own)
+    message = r"trainer\.default_root_dir: 'exp/config\.yaml' is your own or an adapted model's.*name another folder"
+    with pytest.raises(ValueError, match=message):
+        main(["fit", "-c", "exp/config.yaml", "--trainer.default_root_dir=exp"])
+    assert everything("exp") == {"config.yaml": own.encode()}
+    main(["fit", "-c", "exp/config.yaml"])
+    # A run that was killed before its first checkpoint begins again in its folder, and what it wrote is no user's.
+    shutil.rmtree("runs/tiny/checkpoints")
+    fit("--trainer.max_epochs=1", "--ckpt_path=last")
+    assert [path.name for path in Path("runs").iterdir()] == ["tiny"]
+    edited = Path("runs/tiny/config.yaml").read_text().replace("max_epochs: 1", "max_epochs: 2  # more")
+    Path("runs/tiny/config.yaml").write_text(edited)
+    main(["fit", "-c", "runs/tiny/config.yaml", "--ckpt_path=last"])
+    assert steps("runs/tiny")["last"] == 8
+    assert Path("runs/tiny/config.1.yaml").read_text() == edited
+    assert yaml.safe_load(Path("runs/tiny/config.yaml").read_text())["trainer"]["max_epochs"] == 2
 
 
 def test_a_failed_run_in_a_linked_folder_leaves_link_and_run() -> None:
@@ -252,6 +311,32 @@ def test_a_folder_alone_resumes_the_run_with_its_trainer_and_callbacks() -> None
     assert saved("moved")["global_step"] == 4
 
 
+CALLBACKS = "lightning.pytorch.callbacks"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("ModelCheckpoint", {"every_n_train_steps": 3, "filename": "{epoch}-{val/loss:.2f}", "monitor": "val/loss"}),
+        ("EMAWeightAveraging", {"decay": 0.9}),
+        *slow(("WeightAveraging", {}), ("ModelSummary", {"max_depth": 2}), ("LearningRateMonitor", {})),
+        *slow(("Timer", {"duration": "00:01:00:00"})),
+        *slow(("GradientAccumulationScheduler", {"scheduling": {0: 2}})),
+    ],
+)
+def test_lightnings_own_callbacks_come_back(name: str, arguments: dict[str, object]) -> None:
+    recipe = [{"class_path": f"{CALLBACKS}.{name}", "init_args": arguments}]
+    Path("more.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": recipe}}))
+    fit("-c", "more.yaml", "--trainer.max_epochs=4", "--trainer.default_root_dir=straight")
+    fit("-c", "more.yaml")
+    main(["fit", "--ckpt_path=runs/tiny", "--trainer.max_epochs=4"])
+    resumed, straight = saved("runs/tiny"), saved("straight")
+    assert resumed["configuration"]["trainer"]["callbacks"] == straight["configuration"]["trainer"]["callbacks"]
+    assert resumed["global_step"] == straight["global_step"]
+    for part in {"state_dict", "current_model_state"} & straight.keys():
+        assert all(torch.equal(weight, straight[part][key]) for key, weight in resumed[part].items())
+
+
 @pytest.mark.slow
 def test_own_classes_of_a_recorded_run_have_to_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("more.yaml").write_text("trainer: {callbacks: [{class_path: counting.Counting}]}")
@@ -277,6 +362,30 @@ def test_an_evaluation_needs_a_checkpoint_or_none(command: str) -> None:
         main([command, "-c", "tiny.yaml"])
     assert everything("runs/tiny") == before
     main([command, "-c", "tiny.yaml", "--trainer.default_root_dir=fresh", "--ckpt_path", "none"])
+
+
+@pytest.mark.parametrize("command", ["test", *slow("predict")])
+def test_results_of_another_checkpoint_do_not_take_the_place_of_a_runs_own(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit("--trainer.max_epochs=1")
+    Path("runs/tiny").rename("runs/a")
+    fit("--trainer.max_epochs=1")
+    main([command, "--ckpt_path=runs/tiny"])
+    before = everything("runs/tiny")
+    for other, named in (("none", "no checkpoint"), ("runs/a", "runs/a/checkpoints/best.ckpt")):
+        message = rf"trainer\.default_root_dir: 'runs/tiny' holds a run, .* by those of {named}; name another folder"
+        with pytest.raises(ValueError, match=message):
+            main([command, "-c", "tiny.yaml", "--trainer.default_root_dir=runs/tiny", f"--ckpt_path={other}"])
+        assert everything("runs/tiny") == before
+        main([command, "-c", "tiny.yaml", f"--trainer.default_root_dir=beside/{other}", f"--ckpt_path={other}"])
+    assert "in place of" not in capsys.readouterr().out
+    main([command, "--ckpt_path=runs/tiny/checkpoints/last.ckpt"])
+    if command == "test":
+        assert "in place of those of runs/tiny/checkpoints/best.ckpt" in capsys.readouterr().out
+    else:
+        with safe_open("runs/tiny/predictions.safetensors", "pt") as file:
+            assert file.metadata() == {"checkpoint": "runs/tiny/checkpoints/last.ckpt"}
 
 
 @pytest.mark.slow
@@ -329,6 +438,19 @@ HOSTILE = [
     ("logger", {"class_path": WANDB, "init_args": {"settings": {"base_url": "http://3232235777"}}}),
     ("logger", {"class_path": WANDB, "init_args": {"experiment": {"class_path": "wandb.sdk.wandb_run.Run"}}}),
     ("callbacks", [{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"dirpath": "/tmp"}}]),
+    (
+        "callbacks",
+        [
+            {
+                "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+                "init_args": {"filename": "{epoch:09999999999}"},
+            }
+        ],
+    ),
+    (
+        "callbacks",
+        [{"class_path": "lightning.pytorch.callbacks.WeightAveraging", "init_args": {"avg_fn": "os.system"}}],
+    ),
     ("callbacks", [{"class_path": "lightning.pytorch.callbacks.LambdaCallback", "init_args": {"setup": "os.system"}}]),
 ]
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import pty
 import random
+import select
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import IO
 
 import pytest
 from test_checkpoints import same
 from tiny import FIT, finish, fit, saved, start
 
 from litmaml.run_folder import checkpoints_in
+from started import hear_signals, start_process
 
 
 @pytest.mark.slow
@@ -46,7 +52,7 @@ def test_killed_at_forty_random_moments() -> None:
     print(f"{steps} steps, longest start {max(waits):.1f} s, shortest {min(waits):.1f} s")
 
 
-@pytest.mark.parametrize("number", ["SIGTERM", "SIGUSR1", "SIGINT"])
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGUSR1", "SIGHUP", "SIGINT"])
 @pytest.mark.slow
 def test_a_signal_at_random_moments_ends_in_a_checkpoint(number: str) -> None:
     chance = random.Random(number)
@@ -66,7 +72,7 @@ def test_a_signal_at_random_moments_ends_in_a_checkpoint(number: str) -> None:
         assert saved("runs/tiny")["global_step"] == len(seen.read_text().splitlines())
 
 
-@pytest.mark.parametrize("number", ["SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGUSR1", "SIGHUP"])
 @pytest.mark.slow
 def test_a_signal_in_the_first_seconds_ends_with_the_status_to_requeue_on(number: str) -> None:
     """From when the program listens, at the latest as its modules are read, to the first step."""
@@ -83,6 +89,48 @@ def test_a_signal_in_the_first_seconds_ends_with_the_status_to_requeue_on(number
         assert "Traceback" not in said
         assert not Path("runs/tiny/.owner").exists()
         assert saved("runs/tiny")["global_step"] >= before["global_step"]
+
+
+def training(process: subprocess.Popen[str], said: IO[bytes] | None = None) -> None:
+    """Wait until a process has taken steps, reading its terminal."""
+    while not (Path("seen-0.jsonl").is_file() and len(Path("seen-0.jsonl").read_text().splitlines()) > 20):
+        assert process.poll() is None
+        if said is not None and select.select([said], [], [], 0)[0]:
+            os.read(said.fileno(), 10000)
+        time.sleep(0.01)
+
+
+def at_a_terminal(terminal: int) -> None:
+    """In a new process: it has this terminal."""
+    os.login_tty(terminal)
+    hear_signals()
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(0, marks=pytest.mark.slow)])
+def test_a_closed_terminal_ends_in_a_checkpoint(workers: int) -> None:
+    long = ["--data.train_tasks=100000", "--trainer.callbacks=counting.Counting", f"--data.num_workers={workers}"]
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen([sys.executable, "-m", "litmaml", *FIT, *long], stdin=theirs, stdout=theirs,
+                               stderr=theirs, preexec_fn=lambda: at_a_terminal(theirs))  # fmt: skip
+    os.close(theirs)
+    with open(ours, "rb", buffering=0) as terminal:
+        training(process, terminal)
+    assert process.wait(60) == 75
+    assert saved("runs/tiny")["global_step"] == len(Path("seen-0.jsonl").read_text().splitlines())
+    assert not Path("runs/tiny/.owner").exists()
+
+
+def test_a_run_goes_on_without_its_terminal_where_that_was_asked_for() -> None:
+    process = start_process(["nohup", sys.executable, "-m", "litmaml", *FIT, "--data.train_tasks=100000",
+                             "--trainer.callbacks=counting.Counting"])  # fmt: skip
+    training(process)
+    os.kill(process.pid, signal.SIGHUP)
+    seen = len(Path("seen-0.jsonl").read_text().splitlines())
+    while len(Path("seen-0.jsonl").read_text().splitlines()) < seen + 50:
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGTERM)
+    assert finish(process)[0] == 75
 
 
 def catches(pid: int, number: int) -> bool:

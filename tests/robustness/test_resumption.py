@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 from test_checkpoints import same
-from tiny import FIT, finish, fit, saved, slow, start, steps
+from tiny import FIT, finish, fit, saved, slow, start, steps, sums
 
 from litmaml.callbacks.resumption import check_resumed
+from litmaml.cli import main
 
 NOTED = "--trainer.callbacks=counting.Counting"
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
@@ -124,7 +125,11 @@ LEARNT = ["--model.inner_optimizer.learn=one", "--model.inner_optimizer.per_step
             ),
             (COSINE, ["--model.lr_scheduler_interval=epoch"], r"model\.lr_scheduler_interval: .* 'step', got 'epoch'"),
             (LEARNT, ["--model.inner_steps=2"], r"model\.inner_steps: rates were learnt for each of 1 steps, got 2"),
-            ([], ["--trainer.max_epochs=0"], r"trainer\.max_epochs: the checkpoint is of epoch 1"),
+            (
+                ["--trainer.max_epochs=3"],
+                ["--trainer.max_epochs=1"],
+                r"trainer\.max_epochs: the checkpoint is of epoch 2",
+            ),
         ),
     ],
     ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else "",
@@ -137,6 +142,101 @@ def test_what_cannot_be_changed_in_the_middle_is_refused(before: list[str], type
     assert saved("runs/tiny")["global_step"] == kept
     assert Path("runs/tiny/config.yaml").read_text() == config  # what is refused is not recorded either
     assert [path.name for path in Path("runs").iterdir()] == ["tiny"]
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "--data.meta_batch=7",
+        "--model.inner_optimizer.lr=1e30",
+        *slow("--data.train_tasks=41", "--data.tasks=Glyphs", "--trainer.val_check_interval=30"),
+        *slow("--model.loss=torch.nn.CrossEntropyLoss", "--trainer.accumulate_grad_batches=0"),
+    ],
+)
+@pytest.mark.parametrize("stop", [5, *slow(4, 8)])  # in the middle of an epoch, at the end of one, and of the run
+def test_a_run_that_fails_before_its_first_step_leaves_everything_as_it_was(typed: str, stop: int) -> None:
+    fit(f"--trainer.max_steps={stop}")
+    before = [sums("runs/tiny"), Path("runs/tiny/config.yaml").read_bytes()]
+    with pytest.raises(Exception, match=r"."):
+        fit(typed, "--ckpt_path=last", "--trainer.max_epochs=3")
+    assert [sums("runs/tiny"), Path("runs/tiny/config.yaml").read_bytes()] == before
+    main(["fit", "--ckpt_path=runs/tiny", "--trainer.max_epochs=3", "--trainer.max_steps=-1"])
+    assert steps("runs/tiny")["last"] == 12
+
+
+def test_the_configuration_is_that_of_the_steps_in_the_checkpoint() -> None:
+    fit("--trainer.max_steps=5")
+    fit("--ckpt_path=last", "--trainer.max_steps=6", "--model.optimizer.lr=0.5")
+    assert yaml.safe_load(Path("runs/tiny/config.yaml").read_text())["model"]["optimizer"]["init_args"]["lr"] == 0.5
+    assert rates() == [0.5]
+
+
+WORSE = ["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.5"]
+EARLY = ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val/loss", *WORSE]
+
+
+def test_an_early_stop_holds_until_its_settings_are_others(caplog: pytest.LogCaptureFixture) -> None:
+    fit(*EARLY, "--trainer.callbacks.patience=1", "--trainer.max_epochs=6")
+    before = [sums("runs/tiny"), Path("runs/tiny/config.yaml").read_bytes()]
+    assert steps("runs/tiny")["last"] == 12
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        main(["fit", "--ckpt_path=runs/tiny"])
+        assert "the run was stopped early after epoch 2: " in caplog.text
+        assert [sums("runs/tiny"), Path("runs/tiny/config.yaml").read_bytes()] == before
+        main(["fit", "--ckpt_path=runs/tiny", "--trainer.callbacks.patience=3"])
+    assert "trainer.callbacks.EarlyStopping.patience 1 -> 3" in caplog.text
+    assert steps("runs/tiny")["last"] == 20  # the one that it had waited counts
+    caplog.clear()
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        main(["fit", "--ckpt_path=runs/tiny", "--trainer.callbacks=null"])
+    assert steps("runs/tiny")["last"] == 24
+    assert "trainer.callbacks.EarlyStopping lightning.pytorch.callbacks.EarlyStopping -> None" in caplog.text
+
+
+PLATEAU = ["--model.lr_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau", "--model.lr_scheduler.patience=50"]
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "--data.tasks.shots=4",
+        *slow("--model.loss=torch.nn.L1Loss", "--model.test_inner_steps=2", "--data.val_tasks=8", "--data.seed=3"),
+    ],
+)
+def test_the_best_is_chosen_anew_where_the_validation_is_another_one(
+    typed: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    fit(*WORSE, *PLATEAU, "--trainer.max_epochs=3")
+    assert steps("runs/tiny")["best"] == 8
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        fit(*WORSE, *PLATEAU, typed, "--ckpt_path=last", "--trainer.max_epochs=4")
+    option = typed[2:].partition("=")[0].replace(".shots", "")
+    assert f"BestCheckpoint: val/loss is of another validation ({option}): its comparison begins anew" in caplog.text
+    assert f"ReduceLROnPlateau: val/loss is of another validation ({option})" in caplog.text
+    assert steps("runs/tiny")["best"] == 16
+    assert saved("runs/tiny")["lr_schedulers"][0]["num_bad_epochs"] == 0
+
+
+@pytest.mark.parametrize("top_k", [1, *slow(2)])
+def test_the_best_so_far_goes_with_a_run_into_another_folder(top_k: int, caplog: pytest.LogCaptureFixture) -> None:
+    fit(*WORSE)
+    best = sums("runs/tiny")["best.ckpt"]
+    more = ["--trainer.default_root_dir=other", f"--checkpoint.save_top_k={top_k}", "--trainer.max_epochs=4"]
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        fit(*WORSE, *more, "--ckpt_path=runs/tiny")
+    assert "best so far, in other/checkpoints too: runs/tiny/checkpoints/best.ckpt (val/loss" in caplog.text
+    assert sums("other")["best.ckpt"] == sums("runs/tiny")["best.ckpt"] == best
+    assert steps("other")["last"] == 16
+
+
+@pytest.mark.parametrize("limit", ["2", *slow("1", "3", "4", "0.5", "1.0")])
+def test_no_task_is_repeated_where_the_batches_of_an_epoch_are_limited_in_its_middle(limit: str) -> None:
+    common = [NOTED, "--data.train_tasks=40", "--data.meta_batch=4"]
+    fit(*common, "--trainer.max_steps=13")
+    fit(*common, "--ckpt_path=last", "--trainer.max_epochs=4", f"--trainer.limit_train_batches={limit}")
+    assert seen() == sorted({*seen()})
+    each = {"0.5": 5, "1.0": 10}.get(limit) or int(limit)
+    assert steps("runs/tiny")["last"] == 10 + max(3, each) + 2 * each
 
 
 @pytest.mark.slow

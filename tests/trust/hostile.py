@@ -210,6 +210,7 @@ def records(mark: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     key = next(iter(honest()["callbacks"]))
     away = {**honest()["callbacks"][key], "best_model_path": "/tmp/runs/sinusoid/checkpoints/../../../mine.txt"}
     yield "a callback that removes files", {**honest(), "callbacks": {key: away}}
+    yield "an average that is no dictionary", {**honest(), "averaging_state": "x", "current_model_state": 5}
     yield "processes without end", put(("datamodule_hyper_parameters", "num_workers"), 10**6)
     yield "weights that are none", {**honest(), "state_dict": {"w": "os.system"}}
     yield "a later format", {**honest(), "litmaml_format": 99}

@@ -114,15 +114,20 @@ SMALL = "--model.inner_steps=2"
 def use_everywhere(file: Path, *others: str) -> None:
     """Give a checkpoint to every command and loader that takes examples of any kind."""
     use(file, ALL, SMALL, *others)
-    out = file.parent.parent / "diagnosis"
-    where = [f"--checkpoint={file}", f"--trainer.default_root_dir={out}"]
-    main(["diagnose", *where, "--trainer.accelerator=cpu", "--diagnose.tasks=2", *others])
-    assert (out / "diagnosis.json").is_file()
+    diagnose(file, *others)
     examples = open_checkpoint(file).learner
     inputs = torch.randn(6, *_shape(examples))
     classes = isinstance(examples.inner_loop.loss, nn.CrossEntropyLoss)
     model = litmaml.adapt(file, inputs, [0, 1, 2, 0, 1, 2] if classes else torch.randn(6, 1), steps=2)
     assert model(inputs).shape == (6, 3 if classes else 1)
+
+
+def diagnose(file: Path, *others: str) -> None:
+    """Give a checkpoint to ``litmaml diagnose``."""
+    out = file.parent.parent / "diagnosis"
+    where = [f"--checkpoint={file}", f"--trainer.default_root_dir={out}"]
+    main(["diagnose", *where, "--trainer.accelerator=cpu", "--diagnose.tasks=2", *others])
+    assert (out / "diagnosis.json").is_file()
 
 
 def _shape(learner: MetaLearner) -> tuple[int, ...]:
@@ -158,12 +163,15 @@ def test_inner_optimizers(inner: Any, tmp_path: Path) -> None:
     use(made(tmp_path, MLP(hidden=[3]), nn.MSELoss(), Sinusoid(), inner), ())
 
 
-@pytest.mark.parametrize("commands", [(), pytest.param(("test", "validate", "predict"), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("commands", [(), pytest.param(ALL, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("model", "loss", "tasks"), MODELS, ids=lambda part: type(part).__name__)
 def test_models_losses_and_tasks(
     model: nn.Module, loss: nn.Module, tasks: Any, commands: tuple[str, ...], tmp_path: Path
 ) -> None:
-    use(made(tmp_path, copy_of(model), loss, tasks, SGD(0.01)), commands)
+    file = made(tmp_path, copy_of(model), loss, tasks, SGD(0.01))
+    use(file, commands, *([SMALL] if commands else []))
+    if commands:
+        diagnose(file)
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ import torch
 import yaml
 from hostile import KEPT, PLACES, _of, canary, honest, payloads, put
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save, save_file
 from watch import told, watched
 
 import litmaml
@@ -27,8 +27,10 @@ from litmaml.cli import main
 from litmaml.data import ImageFolderTasks, ImageFormat, Omniglot
 from litmaml.finetuning.adapted_model import AdaptedModel, Recipe
 from litmaml.finetuning.artifact import fetch_artifact
+from litmaml.finetuning.meta_checkpoint import locate
 from litmaml.meta_learner import MetaLearner
 from litmaml.models import MLP
+from litmaml.nameable import find_class
 from litmaml.shown import markdown, one_line, printable, table_cell
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow warns of many files before it refuses them
@@ -266,6 +268,17 @@ def folders(good: Path, mark: Path) -> Iterator[tuple[str, Callable[[Path], obje
     header = json.dumps({"w": {"dtype": "F32", "shape": [10**6, 10**6], "data_offsets": [0, 4 * 10**12]}}).encode()
     lie = len(header).to_bytes(8, "little") + header
     yield "weights that lie", lambda folder: _with_weights(folder, config, lie)
+    weights = load_file(good / "model.safetensors")
+    name, weight = next(iter(weights.items()))
+    for what, others in {
+        "an imaginary part": {name: weight.to(torch.complex64)},
+        "another shape": {name: torch.zeros(0)},
+        "a name that moves the cursor": {"\x1b[31mx\n": weight.clone()},
+        "endless names": {f"x{k}": torch.zeros(1) for k in range(5000)},
+    }.items():
+        yield f"weights of {what}", lambda folder, others=others: _with_weights(folder, config, save(weights | others))
+    yield "no weights", lambda folder: _with_weights(folder, config, save({}))
+    yield "a weight tied to itself", changed(tied={name: name})
 
 
 def _with_weights(folder: Path, config: dict[str, Any], content: bytes) -> None:
@@ -278,6 +291,7 @@ def test_adapted_models(adapted: Path, tmp_path: Path, monkeypatch: pytest.Monke
     mark, count = tmp_path / "ran", 0
     canary(tmp_path, mark)
     monkeypatch.syspath_prepend(tmp_path)
+    find_class("litmaml.callbacks.wandb_report.ResumableWandbLogger", (object,))  # to import it takes a second, once
     for name, spoil in folders(adapted, mark):
         folder = tmp_path / "spoilt"
         shutil.copytree(adapted, folder)
@@ -286,6 +300,7 @@ def test_adapted_models(adapted: Path, tmp_path: Path, monkeypatch: pytest.Monke
             said = told(lambda folder=folder: litmaml.load(folder))  # type: ignore[misc]
         assert said.startswith("model"), f"{name}: {said!r}"
         assert len(said) < 1000, name
+        assert not {"\n", "\x1b"} & {*said}, f"{name}: {said!r}"
         assert not watch.events, f"{name}: {watch.events}"
         assert not mark.exists(), name
         assert watch.seconds < 1, name
@@ -377,8 +392,10 @@ def test_classify_stays_in_its_folder(adapted: Path, tmp_path: Path) -> None:
     ],
 )
 def test_references_are_words(reference: str) -> None:
-    with pytest.raises(ValueError, match="is no artifact"):
+    with pytest.raises(ValueError, match=r"^checkpoint: .* is no artifact"):
         fetch_artifact(reference)
+    with pytest.raises(ValueError, match=r"^init_weights: .* is no artifact"):
+        locate(reference, "init_weights")
 
 
 def test_names_are_text() -> None:

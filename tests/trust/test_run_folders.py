@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +13,17 @@ import pytest
 import torch
 from test_honest_checkpoints import made
 from torch import nn
+from watch import told
 
 from litmaml.callbacks import BestCheckpoint
+from litmaml.checkpoint import read_checkpoint
+from litmaml.checkpoint_io import link_checkpoint
 from litmaml.cli import main
 from litmaml.data import Sinusoid
 from litmaml.finetuning.adapted_model import AdaptedModel, Recipe
 from litmaml.models import MLP
 from litmaml.plots import plot_adaptation
+from litmaml.run_folder import resolve_checkpoint
 from litmaml.run_owner import OWNER, claim
 
 WRITTEN = [
@@ -68,6 +74,72 @@ def test_a_pipe_in_place_of_a_file_holds_nothing_up(tmp_path: Path) -> None:
     assert (tmp_path / "x.png").is_file()
 
 
+@pytest.mark.filterwarnings("ignore:The number of training batches")
+def test_folders_of_a_run_that_are_links_are_not_written_into(tmp_path: Path) -> None:
+    run, mine = tmp_path / "run", tmp_path / "mine"
+    file = made(run, MLP(hidden=[3]), nn.MSELoss(), Sinusoid())
+    link_checkpoint(file, file.with_name("last.ckpt"))
+    shutil.copytree(run, mine)
+    quick = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.max_steps=2"]
+    before = {path: path.stat().st_mtime_ns for path in mine.rglob("*")}
+    for name in ("checkpoints", "logs", "wandb"):
+        here = run / name
+        kept = here.rename(tmp_path / "kept") if here.is_dir() else None
+        (mine / name).mkdir(exist_ok=True)
+        here.symlink_to(mine / name)
+        before |= {mine / name: (mine / name).stat().st_mtime_ns}
+        said = told(lambda: main(["fit", f"--ckpt_path={run}", *quick]))
+        assert said.startswith(f"trainer.default_root_dir: {str(here)!r} is a link or a file, and a run writes into"), (
+            said
+        )
+        main(["test", f"--ckpt_path={run}", *quick[:2]])  # which reads there
+        here.unlink()
+        if kept is not None:
+            kept.rename(here)
+    assert {path: path.stat().st_mtime_ns for path in mine.rglob("*")} | {mine: 0} == before | {mine: 0}
+    (tmp_path / "link").symlink_to(run)
+    main(["fit", f"--ckpt_path={tmp_path / 'link'}", f"--trainer.default_root_dir={tmp_path / 'link'}", *quick])
+    assert (run / "logs").is_dir()
+
+
+NO_FILES = {
+    "pipe": os.mkfifo,
+    "folder": Path.mkdir,
+    "link to nothing": lambda path: path.symlink_to("/nowhere"),
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "socket": lambda path: socket.socket(socket.AF_UNIX).bind(str(path)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The number of training batches", "ignore:unclosed <socket")
+@pytest.mark.parametrize("kind", NO_FILES)
+def test_what_is_no_file_in_a_checkpoints_place(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's name has to be short
+    best = made(Path("run"), MLP(hidden=[3]), nn.MSELoss(), Sinusoid())
+    last = best.with_name("last.ckpt")
+    link_checkpoint(best, last)
+    best.unlink()
+    NO_FILES[kind](best)
+    commands = [[name, "--ckpt_path=run"] for name in ("test", "validate", "predict")]
+    commands += [["diagnose", "--checkpoint=run"], ["finetune", "--checkpoint=run", "--data=.", "--output=out"]]
+    commands += [["fit", "--init_weights=run", "--data.tasks=Sinusoid"]]
+    for command in commands:
+        said = told(lambda command=command: main(command))  # type: ignore[misc]
+        assert said.endswith(f": {best} is no file; there is {last}"), said
+    said = told(lambda: main(["test", f"--ckpt_path={best}"]))
+    assert "there is no file" not in said
+    assert "run/checkpoints/best.ckpt" in said
+    last.rename(last.with_name("other.ckpt"))
+    NO_FILES[kind](last)
+    assert resolve_checkpoint("run", Path(), resume=True).name == "other.ckpt"
+    said = told(lambda: main(["fit", "--ckpt_path=run", "--trainer.accelerator=cpu", "--trainer.max_steps=2"]))
+    if kind == "folder":
+        assert "best.ckpt' is a folder in a checkpoint's place; move it away" in said
+    else:
+        assert said == ""
+        assert last.is_file()
+
+
 def test_what_was_best_lies_in_the_runs_own_folder(tmp_path: Path) -> None:
     """The worst of the best is removed when there is a better one."""
     thesis = tmp_path / "thesis.txt"
@@ -93,3 +165,40 @@ def test_a_style_in_the_current_folder_starts_no_latex(tmp_path: Path) -> None:
     nowhere = {**os.environ, "PATH": ""}  # without a latex to be found
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=nowhere, check=True)
     assert (tmp_path / "x.png").is_file()
+
+
+@pytest.mark.parametrize("name", ["json", "yaml"])
+@pytest.mark.parametrize("where", ["current folder", "folder of a configuration"])
+def test_no_module_beside_a_file_is_run(name: str, where: str, tmp_path: Path) -> None:
+    """Nor by a process that the command line starts to look for types."""
+    strange, own, mark = tmp_path / "strange", tmp_path / "own", tmp_path / "ran"
+    strange.mkdir()
+    own.mkdir()
+    (strange / f"{name}.py").write_text(f"open({str(mark)!r}, 'w').close(); raise SystemExit(3)", encoding="utf-8")
+    config = strange / "config.yaml"
+    config.write_bytes((Path(__file__).parents[2] / "configs" / "sinusoid.yaml").read_bytes())
+    options = ["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1", "--trainer.max_steps=1"]
+    small = ["--data.meta_batch=1", "--data.train_tasks=1", "--data.val_tasks=1", "--trainer.accelerator=cpu"]
+    small.append(f"--trainer.default_root_dir={tmp_path / 'run'}")
+    script = "import sys; from litmaml.cli import main; main()"
+    subprocess.run(
+        # As the installed command is called, which has its own folder first and not the current one.
+        [sys.executable, "-P", "-c", script, "fit", "-c", str(config), *options, *small],
+        cwd=strange if where == "current folder" else own,
+        check=True,
+        capture_output=True,
+    )
+    assert not mark.exists()
+
+
+def test_a_run_with_the_loggers_of_the_configurations_goes_on_by_its_folder(tmp_path: Path) -> None:
+    """TensorBoard's takes arguments that it hands on, which the run records as they are by default."""
+    pytest.importorskip("tensorboard")
+    configs = Path(__file__).parents[2] / "configs"
+    run, small = tmp_path / "run", ["--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1"]
+    typed = ["-c", str(configs / "sinusoid.yaml"), "-c", str(configs / "logger" / "tensorboard.yaml")]
+    sizes = ["--data.meta_batch=1", "--data.train_tasks=4", "--data.val_tasks=1", f"--trainer.default_root_dir={run}"]
+    main(["fit", *typed, *small, *sizes, "--trainer.max_steps=1"])
+    main(["fit", f"--ckpt_path={run}", *small, "--trainer.max_steps=2"])
+    assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 2
+    assert [*(run / "tensorboard").rglob("events.*")]

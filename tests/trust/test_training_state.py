@@ -54,7 +54,8 @@ def trained(learner: MetaLearner, file: Path, steps: int = 4) -> dict[str, Any]:
         if schedule is not None:
             schedule.step()
     states = [] if schedule is None else [schedule.state_dict()]
-    torch.save({"optimizer_states": [optimizer.state_dict()], "lr_schedulers": states}, file)
+    saved = {"optimizer_states": [optimizer.state_dict()], "lr_schedulers": states}
+    torch.save(saved | {"global_step": steps, "hyper_parameters": {}}, file)
     content: dict[str, Any] = load_plain(file)
     return content
 
@@ -100,6 +101,24 @@ GROUP, WEIGHT, SCHEDULE = (
         _set(*GROUP, 0, "betas", to=0.9),
         _set(*GROUP, 0, "params", to=[0]),
         _set(*GROUP, 0, "foreach", to="os.system"),
+        _set(*GROUP, 0, "params", to=[0] * 4),
+        _set(*GROUP, 0, "params", to=[3, 2, 1, 0]),
+        _set(*GROUP, 0, "capturable", to=True),
+        _set("optimizer_states", to=[]),
+        lambda content: content["optimizer_states"].append(content["optimizer_states"][0]),
+        _set("lr_schedulers", to=[]),
+        lambda content: content["lr_schedulers"].append(content["lr_schedulers"][0]),
+        _set("optimizer_states", 0, "state", to={}),
+        lambda content: content["optimizer_states"][0]["state"].pop(2),
+        _set(*WEIGHT, 9, to={}),
+        _set(*WEIGHT, "x", to={}),
+        _set(*WEIGHT, 0, "exp_avg", to=torch.zeros(1).expand(3, 1)),
+        _set(*WEIGHT, 2, "exp_avg", to=torch.zeros(9).as_strided((1, 3), (1, 0))),
+        lambda content: content["optimizer_states"][0]["state"][0].update(
+            exp_avg=content["optimizer_states"][0]["state"][0]["exp_avg_sq"]
+        ),
+        _set(*WEIGHT, 0, "step", to=torch.tensor(2.0**70)),
+        _set(*SCHEDULE, "base_lrs", to=[float("nan")]),
         _set(*WEIGHT, 0, to=5),
         _set(*WEIGHT, 0, to={}),
         _set(*WEIGHT, 0, "exp_avg", to="x"),

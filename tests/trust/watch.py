@@ -32,7 +32,7 @@ class Watch:
     """What was seen.
 
     events: of the kinds above.
-    seconds, megabytes: taken, the latter beyond the most that the process had held.
+    seconds, megabytes: taken of processors and memory, the latter beyond the most that the process had held.
     """
 
     events: list[str] = field(default_factory=list)
@@ -59,13 +59,13 @@ sys.addaudithook(_hook)
 def watched() -> Iterator[Watch]:
     """Watch what happens within."""
     watch = Watch()
-    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     _watching.append(watch)
     try:
         yield watch
     finally:
         _watching.pop()
-        watch.seconds = time.perf_counter() - began
+        watch.seconds = time.process_time() - began
         watch.megabytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 

@@ -16,6 +16,7 @@ from litmaml.checkpoint_io import link_checkpoint
 from litmaml.meta_learner import MetaLearner
 from litmaml.monitored import metric_of, no_such_metric
 from litmaml.run_folder import BEST, CHECKPOINTS
+from litmaml.training_form import cannot_go_on
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -49,6 +50,7 @@ class BestCheckpoint(ModelCheckpoint):
         )
         self._typed_mode = mode
         self._metrics: dict[str, dict[str, float]] = {}
+        self._elsewhere: Mapping[str, Tensor] = {}  # the best ones of a run that goes on in another folder
 
     @property
     def state_key(self) -> str:
@@ -65,6 +67,8 @@ class BestCheckpoint(ModelCheckpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
+        if trainer.is_global_zero and trainer.ckpt_path is not None and self.dirpath is not None:
+            self._fetch(Path(trainer.ckpt_path).parent, Path(self.dirpath))
         # Each process looked for the files; where they share no disk the first one knows.
         self._take(trainer.strategy.broadcast(self.best_k_models))
 
@@ -82,8 +86,10 @@ class BestCheckpoint(ModelCheckpoint):
         return {"monitor": self.monitor, "kept": kept, "metrics": {k: v for k, v in self._metrics.items() if k in kept}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if self.dirpath is None or "kept" not in state_dict:
-            return  # a test, or a checkpoint of Lightning's own callback
+        if self.dirpath is None:
+            return  # a test
+        if not _is_state(state_dict):
+            raise cannot_go_on("callbacks.BestCheckpoint", "is no record of scores by files")
         kept: Mapping[str, Tensor] = state_dict["kept"]
         self._metrics = dict(state_dict["metrics"])
         if state_dict["monitor"] != self.monitor:
@@ -91,9 +97,12 @@ class BestCheckpoint(ModelCheckpoint):
             kept = {name: torch.tensor(value) for name, value in values.items() if value is not None}
             rank_zero_info(f"checkpoint.monitor: the best was chosen by {state_dict['monitor']}, now by {self.monitor}")
         folder = Path(self.dirpath)
+        self._elsewhere = {}
         # A worse one is removed in the end: only files of this folder, whatever the checkpoint says.
         kept = {name: score for name, score in kept.items() if Path(name).name == name and name.endswith(".ckpt")}
         there = {str(folder / name): score for name, score in kept.items() if (folder / name).is_file()}
+        if not there:
+            self._elsewhere = kept
         if self.save_top_k == 1 and there:
             score = (min if self.mode == "min" else max)(there.values(), key=float)
             there = {str(folder / BEST): score} if (folder / BEST).is_file() else {}
@@ -104,6 +113,25 @@ class BestCheckpoint(ModelCheckpoint):
             there[str(own)] = there.pop(str(folder / BEST))
         self._take(there)
 
+    def _fetch(self, earlier: Path, folder: Path) -> None:
+        """Let the best checkpoints of a run that goes on in another folder be the first there, as copies."""
+        kept, self._elsewhere = self._elsewhere, {}
+        if earlier.resolve() == folder.resolve() or not kept or self.save_top_k == 0:
+            return
+        best = (min if self.mode == "min" else max)(kept, key=lambda name: float(kept[name]))
+        # Where several are kept, best.ckpt is a second name of one.
+        source = earlier / (BEST if self.save_top_k == 1 else best)
+        if not source.is_file():
+            rank_zero_info(f"the best checkpoint so far is not in {earlier}: the best is the best from now on")
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        own = f"earlier-{BEST}" if source.name == BEST and self.save_top_k != 1 else source.name
+        for name in dict.fromkeys([own, BEST]):
+            link_checkpoint(source, folder / name)
+        rank_zero_info(f"best so far, in {folder} too: {source} ({self.monitor} {float(kept[best]):.4g})")
+        self._metrics[own] = self._metrics.get(best, {})
+        self._take({str(folder / own): kept[best]})
+
     def _take(self, kept: Mapping[str, Tensor]) -> None:
         self.best_k_models = dict(kept)
         if not kept:
@@ -111,6 +139,22 @@ class BestCheckpoint(ModelCheckpoint):
         in_order = sorted(kept, key=lambda path: float(kept[path]), reverse=self.mode == "max")
         self.best_model_path, self.kth_best_model_path = in_order[0], in_order[-1]
         self.best_model_score, self.kth_value = kept[in_order[0]], kept[in_order[-1]]
+
+
+def _is_state(state: Any) -> bool:
+    """Whether this is what ``BestCheckpoint.state_dict`` gives."""
+    if not isinstance(state, Mapping) or state.keys() != {"monitor", "kept", "metrics"}:
+        return False
+    tables = [state["kept"], *(state["metrics"].values() if isinstance(state["metrics"], Mapping) else [None])]
+    return isinstance(state["monitor"], str | None) and all(
+        isinstance(table, Mapping)
+        and all(
+            isinstance(name, str)
+            and (isinstance(score, int | float) or (isinstance(score, Tensor) and score.dim() == 0))
+            for name, score in table.items()
+        )
+        for table in tables
+    )
 
 
 def best_checkpoint(trainer: Trainer) -> Path | None:

@@ -17,7 +17,8 @@ class LastCheckpoint(Checkpoint):
     """Writes ``checkpoints/last.ckpt`` after every epoch and validation, and wherever training ends.
 
     It ends also in the middle of an epoch: by ``max_steps``, ``max_time`` or an exception. The run then resumes with
-    the next task. Nothing is written of a state that an exception broke off inside an outer step.
+    the next task. Nothing is written of a state that an exception broke off inside an outer step, nor before the first
+    step of a run that goes on from a checkpoint: what is typed may yet prove impossible, and would stand in its place.
 
     ``owner``: of the run's folder; it is asked before every checkpoint whether the folder is still its own.
     ``configuration``: of the run, which every checkpoint records.
@@ -27,7 +28,11 @@ class LastCheckpoint(Checkpoint):
         self.owner: FolderOwner | None = None
         self.configuration: dict[str, Any] = {}
         self._stepping = False
+        self._began: int | None = None  # the step that training began at, once it has
         self._written = -1
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._began = trainer.global_step
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         self._stepping = True
@@ -53,7 +58,7 @@ class LastCheckpoint(Checkpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if isinstance(exception, SystemExit) or not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]  # set outside its class
             return
-        if trainer.state.fn != "fit" or trainer.sanity_checking or trainer.global_step <= max(self._written, 0):
+        if trainer.state.fn != "fit" or not self._stepped(trainer) or trainer.global_step <= self._written:
             return
         step = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.current
         if self._stepping and step.ready != step.completed:
@@ -78,9 +83,12 @@ class LastCheckpoint(Checkpoint):
         checkpoint["configuration"], checkpoint["made_in"] = self.configuration, str(Path.cwd())
 
     def _save(self, trainer: Trainer) -> None:
-        if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set outside its class
+        if not trainer.fast_dev_run and self._stepped(trainer):  # type: ignore[attr-defined]  # set outside its class
             trainer.save_checkpoint(_path(trainer), weights_only=False)
             self._written = trainer.global_step
+
+    def _stepped(self, trainer: Trainer) -> bool:
+        return self._began is not None and trainer.global_step > self._began
 
 
 def _path(trainer: Trainer) -> Path:

@@ -23,9 +23,9 @@ class Predictions(Callback):
     """Writes ``predictions.csv`` and ``predictions.safetensors`` to the run's folder, and says so.
 
     The tensors are the tasks' ``numbers`` (T,), the adapted model's ``predictions`` on their query (T, n, ...) and the
-    ``targets``. The table has a line for each example: the task's number, the example's, and the target with what was
-    predicted: the class and its probability, or the values. (Where an example has a class at several places, such as
-    an image's pixels, there is a line for each place.)
+    ``targets``; the file's metadata name the ``checkpoint``. The table has a line for each example: the task's number,
+    the example's, and the target with what was predicted: the class and its probability, or the values. (Where an
+    example has a class at several places, such as an image's pixels, there is a line for each place.)
     """
 
     def __init__(self) -> None:
@@ -48,15 +48,16 @@ class Predictions(Callback):
         order = torch.cat([batch["numbers"] for batch in batches]).argsort()
         tensors = {name: torch.cat([batch[name] for batch in batches])[order].contiguous() for name in batches[0]}
         folder = Path(trainer.default_root_dir)
-        write_whole(folder / "predictions.safetensors", lambda fresh: _save_tensors(tensors, fresh))
+        named = {"checkpoint": str(trainer.ckpt_path)} if trainer.ckpt_path else {}
+        write_whole(folder / "predictions.safetensors", lambda fresh: _save_tensors(tensors, fresh, named))
         write_whole(folder / "predictions.csv", lambda fresh: _save_table(tensors, fresh))
         written = f"written to {folder}: predictions.csv, predictions.safetensors ({len(order)} tasks)"
         Console().print(printable(written), soft_wrap=True, highlight=False, markup=False)
 
 
-def _save_tensors(tensors: dict[str, Tensor], file: Path) -> None:
+def _save_tensors(tensors: dict[str, Tensor], file: Path, named: dict[str, str]) -> None:
     try:
-        save_file(tensors, file)
+        save_file(tensors, file, named)
     except SafetensorError as error:  # of the disk, too
         raise OSError(str(error)) from error
 

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,18 +26,25 @@ INTERRUPTED_STATUS = 128 + signal.SIGINT
 """The exit status of a run that Ctrl-C stopped, as of any program that it stops."""
 
 
+def _stopping() -> list[signal.Signals]:
+    """The signals by which the machine is wanted back, or the terminal is gone: unless ``nohup`` has it ignored."""
+    hangs_up = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+    return [signal.SIGTERM, signal.SIGUSR1, *([signal.SIGHUP] if hangs_up else [])]
+
+
 @contextmanager
 def requeued_before_training() -> Iterator[None]:
-    """Let SIGTERM and SIGUSR1 end the program with status 75 also while there is nothing to save yet."""
+    """Let SIGTERM, SIGUSR1 and SIGHUP end the program with status 75 also while there is nothing to save yet."""
 
     def end(number: int, frame: FrameType | None) -> None:
-        os.write(2, f"{signal.Signals(number).name}: stopped before or after training\n".encode())
+        with suppress(OSError):  # of a terminal that is gone
+            os.write(2, f"{signal.Signals(number).name}: stopped before or after training\n".encode())
         raise SystemExit(REQUEUE_STATUS)
 
     if threading.current_thread() is not threading.main_thread():  # Python allows it nowhere else
         yield
         return
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    before = {number: signal.signal(number, end) for number in _stopping()}
     try:
         yield
     finally:
@@ -46,7 +53,7 @@ def requeued_before_training() -> Iterator[None]:
 
 
 class Preemption(Callback):
-    """On SIGTERM or SIGUSR1 to any rank, all stop after the same batch, checkpoint and exit with status 75.
+    """On SIGTERM, SIGUSR1 or SIGHUP to any rank, all stop after the same batch, checkpoint and exit with status 75.
 
     So they do on Ctrl-C (SIGINT), with status 130; a second one stops at once and writes nothing of a step half done.
 
@@ -110,7 +117,7 @@ class Preemption(Callback):
 
     def _listen(self) -> None:
         if threading.current_thread() is threading.main_thread():  # Python allows it nowhere else
-            for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+            for number in (*_stopping(), signal.SIGINT):
                 signal.signal(number, self._ask)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:

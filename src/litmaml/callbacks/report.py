@@ -16,6 +16,7 @@ from torch import Tensor
 from litmaml.evaluation import Interval
 from litmaml.json_text import json_text
 from litmaml.meta_learner import MetaLearner
+from litmaml.plain_files import NotPlain, read_json
 from litmaml.plots import Fit, grid_over, plot_adaptation, plot_fits
 from litmaml.shown import printable
 from litmaml.tasks import Batch, Split, Tasks, select
@@ -60,6 +61,7 @@ class Report(Callback):
             ],
         }
         print_results(pl_module.results, protocol)  # first: a disk that is full by now does not take them along
+        replaced = _replaced(folder / "test_results.json", protocol["checkpoint"])
         write_text(folder / "test_results.json", json_text(results))
         title = _title(protocol)
         write_whole(folder / "adaptation.png", lambda fresh: plot_adaptation(fresh, pl_module.results, title))
@@ -67,7 +69,16 @@ class Report(Callback):
         if self._fits:
             write_whole(folder / "functions.png", lambda fresh: plot_fits(fresh, self._fits, title))
             written += ", functions.png"
-        Console().print(printable(f"written to {folder}: {written}"), soft_wrap=True, markup=False)
+        Console().print(printable(f"written to {folder}: {written}{replaced}"), soft_wrap=True, markup=False)
+
+
+def _replaced(file: Path, checkpoint: str | None) -> str:
+    """What to say of results that lie in the place of these, if they are of another checkpoint."""
+    try:
+        before = read_json(file)["protocol"]["checkpoint"]
+    except (NotPlain, OSError, KeyError, TypeError):  # there are none, or not of ours
+        return ""
+    return "" if before == checkpoint else f", in place of those of {before or 'no checkpoint'}"
 
 
 def _of_one_variable(tasks: Tasks) -> bool:

@@ -8,11 +8,20 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from litmaml.callbacks.training_state import check_training_state
+from litmaml.callbacks.counted import begin_anew, by_class, keep_typed
+from litmaml.callbacks.training_state import check_callbacks, check_training_state
 from litmaml.meta_learner import MetaLearner
 from litmaml.shown import one_line
+from litmaml.training_form import cannot_go_on
 
-_PLACES = ("trainer.default_root_dir", "trainer.logger", "trainer.callbacks", "trainer.enable_", "report", "preemption")
+_PLACES = (
+    "trainer.default_root_dir",
+    "trainer.logger",
+    "trainer.enable_progress_bar",
+    "trainer.enable_model_summary",
+    "report",
+    "preemption",
+)
 """What says where and how a run is shown, not what it computes."""
 
 
@@ -20,8 +29,8 @@ class Resumption(Callback):
     """Obeys what is typed and differs from the checkpoint, or refuses it; what differs is said.
 
     Weights, the optimizer's state, a schedule's and learnt inner rates are restored. An option of the optimizer that is
-    typed anew counts from now on. What cannot be changed in the middle is refused: another optimizer or schedule, its
-    length included, the rate under a schedule, and where learnt inner rates begin.
+    typed anew counts from now on, and so do the settings of callbacks. What cannot be changed in the middle is refused:
+    another optimizer or schedule, its length included, the rate under a schedule, and where learnt inner rates begin.
 
     ``configuration``: of this run, as it is recorded.
     """
@@ -39,6 +48,9 @@ class Resumption(Callback):
                 f"trainer.max_epochs: the checkpoint is of epoch {checkpoint['epoch']} (the first is 0), got "
                 f"{trainer.max_epochs}; set it to at least {checkpoint['epoch'] + 1}"
             )
+        if not checkpoint.get("loops"):
+            raise cannot_go_on("loops", "has none")
+        check_callbacks(trainer.callbacks, checkpoint.get("callbacks", {}))  # type: ignore[attr-defined]  # Lightning sets it outside the class
         if isinstance(pl_module, MetaLearner):
             check_training_state(pl_module, checkpoint)
         for name, (_, value) in _changed(before, now, "optimizer").items():
@@ -46,6 +58,11 @@ class Resumption(Callback):
                 for group in state["param_groups"]:
                     group[name] = tuple(value) if isinstance(value, list) else value
         recorded = checkpoint.get("configuration")
+        begin_anew(trainer, pl_module, checkpoint)
+        before, now = (
+            by_class((run or {}).get("trainer", {}).get("callbacks")) for run in (recorded, self.configuration)
+        )
+        keep_typed(trainer, checkpoint["callbacks"], before, now)
         if recorded and (differences := list(_differences(recorded, self.configuration))):
             rank_zero_info(one_line("resumed with other settings: " + ", ".join(differences))[:2000])
 
@@ -114,6 +131,8 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any], part: str) -> di
 def _differences(old: Any, new: Any, key: str = "") -> Iterator[str]:
     if key.startswith(_PLACES):
         return
+    if key == "trainer.callbacks":
+        old, new = by_class(old), by_class(new)
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for name in dict.fromkeys([*old, *new]):
             yield from _differences(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))

@@ -87,6 +87,24 @@ def check_overlap(tasks: Tasks) -> None:
     )
 
 
+def check_splits(training: Tasks, evaluation: Tasks) -> None:
+    """Tell of tasks that are trained on and evaluated with, compared byte by byte as the learner gets them.
+
+    Warns:
+        UserWarning: Every task of the smaller batch stands in the other too.
+    """
+    first, second = (
+        {b"".join(sorted(mark for batch in batches for mark in _examples(batch))) for _, batches in _by_task(tasks)}
+        for tasks in (training, evaluation)
+    )
+    if first <= second or second <= first:
+        warnings.warn(
+            f"tasks: {min(len(first), len(second))} of the first in training and in evaluation are the same, so that "
+            "what is measured on them is too good; let sample() draw others for each split",
+            stacklevel=2,
+        )
+
+
 def check_classes(tasks: Tasks, ignored: int | None = -100) -> None:
     """Tell of class indices that are not numbered 0, 1, ..., are in the query alone, or contradict each other.
 

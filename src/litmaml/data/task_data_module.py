@@ -14,9 +14,10 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
 from litmaml.data.task_distribution import TaskDistribution, check_at_least
-from litmaml.data.training_place import Batches, Place, batches_left
+from litmaml.data.training_place import Batches, Place, batches_left, read_place
 from litmaml.recipe import describe
 from litmaml.tasks import Split, Tasks
+from litmaml.training_form import cannot_go_on
 
 
 class TaskDataModule(LightningDataModule):
@@ -205,20 +206,27 @@ class TaskDataModule(LightningDataModule):
         """Go on after the tasks that were seen, in batches of the size that is set by now."""
         if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING or self._overfits:
             return
-        epoch, first, seen = state_dict["place"]
+        checkpoint: Any = self.trainer._checkpoint_connector._loaded_checkpoint
+        if not checkpoint.get("loops"):
+            raise cannot_go_on("loops", "has none")
+        loops, recorded = checkpoint["loops"]["fit_loop"], checkpoint.get("datamodule_hyper_parameters", {})
+        batches, epochs = loops["epoch_loop.batch_progress"], loops["epoch_progress"]
+        saved = read_place(state_dict, epochs["current"]["ready"], recorded.get("train_tasks"), self.train_tasks)
+        epoch, first, seen = saved.place
         together = self.meta_batch * self._rank()[1]
-        same = (state_dict["train_tasks"], state_dict["together"]) == (self.train_tasks, together)
+        same = (saved.train_tasks, saved.together) == (self.train_tasks, together)
         if not same:
             rank_zero_info(
                 f"going on after {seen} tasks of epoch {epoch} with batches of {together} and epochs of "
-                f"{self.train_tasks} tasks (before: {state_dict['together']} and {state_dict['train_tasks']})"
+                f"{self.train_tasks} tasks (before: {saved.together} and {saved.train_tasks})"
             )
         # Lightning counts batches and epochs. It takes its counts from the checkpoint after this.
-        loops = self.trainer._checkpoint_connector._loaded_checkpoint["loops"]["fit_loop"]
-        batches, epochs = loops["epoch_loop.batch_progress"], loops["epoch_progress"]
         counted = batches["current"]
-        if whole := state_dict["whole"] or seen >= self.train_tasks:
-            self._resumed = Place(epoch + 1, first + (state_dict["train_tasks"] if state_dict["whole"] else seen))
+        limit = self.trainer.limit_train_batches
+        batches_of_epoch = self.train_tasks // together
+        most = limit if isinstance(limit, int) else int(limit * batches_of_epoch)  # as Lightning takes it
+        if whole := saved.whole or self._left(seen).done >= min(most, batches_of_epoch):
+            self._resumed = Place(epoch + 1, first + (saved.train_tasks if saved.whole else seen))
             done = counted["processed"]
         else:
             self._resumed = Place(epoch, first, seen)
@@ -285,7 +293,7 @@ class TaskLoader:
             batch_size=None,
             sampler=numbers,
             num_workers=self._num_workers,
-            worker_init_fn=_leave_ctrl_c_to_training,
+            worker_init_fn=_leave_stopping_to_training,
             pin_memory=self._pin_memory,
             collate_fn=_unchanged,
         )
@@ -310,8 +318,9 @@ class _Sampled(Dataset[Tasks]):
         return self.tasks.sample(self.split, numbers, self.seed)
 
 
-def _leave_ctrl_c_to_training(worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _leave_stopping_to_training(worker: int) -> None:
+    for number in (signal.SIGINT, signal.SIGHUP):  # from the terminal, to all processes
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _unchanged(tasks: Any) -> Any:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from litmaml.training_form import cannot_go_on, is_count
 
 
 class Place(NamedTuple):
@@ -14,6 +17,55 @@ class Place(NamedTuple):
     epoch: int = 0
     first: int = 0
     seen: int = 0
+
+
+class Saved(NamedTuple):
+    """A place as a checkpoint has it.
+
+    place: the place. whole: whether the epoch is at its end. train_tasks: the tasks of an epoch. together: those of a
+    batch on all processes.
+    """
+
+    place: Place
+    whole: bool
+    train_tasks: int
+    together: int
+
+
+def read_place(state: Any, begun: int, recorded: int | None, now: int) -> Saved:
+    """The place in what a checkpoint has of the task data.
+
+    Args:
+        state: What it has.
+        begun: Epochs that were begun.
+        recorded, now: Tasks of an epoch in the run that was saved, if that is known, and in this one.
+
+    Raises:
+        ValueError: It is no such place.
+    """
+    if not isinstance(state, Mapping) or {*Saved._fields} - state.keys() or not _three(state["place"]):
+        raise cannot_go_on("TaskDataModule", "is no place in training")
+    saved = Saved(Place(*state["place"]), *(state[name] for name in Saved._fields[1:]))
+    counts = {**saved.place._asdict(), "train_tasks": saved.train_tasks, "together": saved.together}
+    if odd := [name for name, value in counts.items() if not is_count(value)]:
+        raise cannot_go_on(f"TaskDataModule.{odd[0]}", "is no count")
+    if recorded is not None and saved.train_tasks not in (recorded, now):
+        raise cannot_go_on("TaskDataModule.train_tasks", f"the run had {recorded}, got {saved.train_tasks}")
+    if not saved.together or saved.train_tasks % saved.together:
+        raise cannot_go_on(
+            "TaskDataModule.together", f"has to divide the {saved.train_tasks} tasks of an epoch, got {saved.together}"
+        )
+    if type(saved.whole) is not bool:
+        raise cannot_go_on("TaskDataModule.whole", "is neither true nor false")
+    if saved.place.seen > saved.train_tasks or saved.place.epoch > begun:
+        raise cannot_go_on(
+            "TaskDataModule.place", f"lies beyond the {begun} epochs of {saved.train_tasks} tasks that the run began"
+        )
+    return saved
+
+
+def _three(place: object) -> bool:
+    return isinstance(place, list) and len(place) == 3
 
 
 class Batches(NamedTuple):

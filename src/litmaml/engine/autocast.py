@@ -7,11 +7,26 @@ it is cast, so that its derivative meets two types and raises an error. Here it 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 from torch._C import DispatchKey, DispatchKeySet, _ExcludeDispatchKeyGuard
+
+
+@contextmanager
+def no_kept_casts() -> Iterator[None]:
+    """Cast weights anew at each use: a cast that is kept carries no gradient, and stays when the weight is changed.
+
+    Autocast keeps those of leaves until its outermost context ends, also where a first use was under ``no_grad``.
+    """
+    before = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(before)
 
 
 def _in_float32(key: DispatchKey) -> Callable[..., Tensor]:

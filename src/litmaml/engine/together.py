@@ -19,6 +19,10 @@ Convolution = nn.modules.conv._ConvNd
 _IN_CACHE, _WORTH_WHILE, _IN_MEMORY = 2**23, 4, 2**27
 
 
+class Drawn(RuntimeError):
+    """A function that is mapped over tasks has drawn a random number."""
+
+
 def first_convolution(model: nn.Module) -> Convolution | None:
     """The first one whose kernels overlap; others, such as those that cut images into patches, are matrix products."""
     for module in model.modules():
@@ -56,10 +60,12 @@ def _fitting(convolution: Convolution | None, tasks: int, limit: int, *inputs: T
     return min(fitting, tasks) if fitting >= _WORTH_WHILE else 1
 
 
-def task_by_task(function: Callable[..., Any], at_once: bool, *stacked: Any, alike: bool = False) -> Any:
+def task_by_task(function: Callable[..., Any], at_once: bool, *stacked: Any) -> Any:
     """The function of each task's own arguments, its results stacked: by ``vmap``, or in a loop over the tasks.
 
-    What draws random numbers draws others for each task; with ``alike``, under ``vmap``, the same for all.
+    Raises:
+        Drawn: It draws random numbers under ``vmap``, which would take them for all tasks from one stream, also from a
+            generator that each task begins anew.
     """
     if len(stacked[-1]) == 1:
         # Not by [0], whose derivative fills a tensor with zeros.
@@ -67,8 +73,10 @@ def task_by_task(function: Callable[..., Any], at_once: bool, *stacked: Any, ali
         return pytree.tree_map(lambda result: result.unsqueeze(0), function(*single))
     if at_once:
         try:
-            return vmap(function, randomness="same" if alike else "different")(*stacked)
+            return vmap(function, randomness="error")(*stacked)
         except RuntimeError as error:
+            if "randomness error mode" in str(error):
+                raise Drawn(str(error)) from error
             if "vmap" in str(error) or "atching rule" in str(error):
                 error.add_note("PyTorch cannot compute several tasks of this model at once: set tasks_per_chunk to 1.")
             raise

@@ -27,8 +27,8 @@ from litmaml.plain_files import NotPlain, read_json, read_yaml
 from litmaml.plots import Fit, grid_over, plot_fits
 from litmaml.proportion import check_size
 from litmaml.recipe import made
-from litmaml.shown import first_line
-from litmaml.weights_record import tie, wrong_ties
+from litmaml.shown import first_line, one_line
+from litmaml.weights_record import check_kinds, tie, wrong_ties
 
 WEIGHTS, CONFIG, CLASSES = "model.safetensors", "config.yaml", "classes.json"
 _READ_AT_ONCE, _PIXELS_AT_ONCE = 256, 1 << 24
@@ -233,7 +233,7 @@ def load(folder: str | Path) -> AdaptedModel:
     try:
         weights = load_file(str(folder / WEIGHTS))
     except Exception as error:  # on a header that lies it raises almost any
-        raise ValueError(f"{unfit}: {error}") from error
+        raise ValueError(f"{unfit}: {_brief(error)}") from error
     admitted = admit(recipe.model, (nn.Module,), "model")
     check_size({"model": admitted}, weights, "")
     network: nn.Module = made(admitted, "model")
@@ -245,12 +245,18 @@ def load(folder: str | Path) -> AdaptedModel:
             replace_head(network, recipe.head, recipe.outputs)
         tie(network, config.get("tied", {}))
         hold_statistics(network)
+        check_kinds(network.state_dict(), weights)
         if len(precision := {weight.dtype for weight in weights.values() if weight.is_floating_point()}) == 1:
             network.to(dtype=precision.pop())
         load_model(network, str(folder / WEIGHTS))
     except (SafetensorError, RuntimeError, AttributeError, ValueError, TypeError) as error:
-        raise ValueError(f"{unfit}: {error}") from error
+        raise ValueError(f"{unfit}: {_brief(error)}") from error
     return AdaptedModel(network, classes, image_format, recipe)
+
+
+def _brief(error: Exception) -> str:
+    """What an error says in one line, without what a terminal would obey: it may quote names from the file."""
+    return one_line(" ".join(str(error).split()))[:500]
 
 
 _KINDS: dict[str, tuple[type, ...]] = {

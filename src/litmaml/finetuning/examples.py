@@ -52,14 +52,21 @@ def read_examples(inner_loop: InnerLoop, inputs: Any, targets: Any, classes: Seq
         raise ValueError(f"targets: there are {len(rows)} inputs and {len(given)} targets; give one for each")
     _check_finite("inputs", rows)
     rows = fitted(model, rows.to(device))
-    shape = (len(rows), *outputs_of(model, a_few(rows)).shape[1:])
+    outputs = outputs_of(model, a_few(rows))
+    shape = (len(rows), *outputs.shape[1:])
+    if isinstance(given, Tensor) and given.is_complex() and not outputs.is_complex():
+        raise ValueError(
+            f"targets: are complex ({given.dtype}), but the checkpoint's model gives real numbers; take their real "
+            "part, their magnitude, or both parts side by side (torch.view_as_real)"
+        )
     if not _are_classes(loss, given, shape, classes):
         if classes is not None:
             raise ValueError(
                 f"classes: the checkpoint was trained on values ({type(loss).__name__}), not on classes; leave them out"
             )
         values = _values(loss, given, shape)
-        real = values.is_floating_point() or (is_elementwise(loss) and not isinstance(loss, nn.MultiLabelMarginLoss))
+        whole = is_elementwise(loss) and not isinstance(loss, nn.MultiLabelMarginLoss)
+        real = values.is_floating_point() or (whole and not values.is_complex())
         return Examples(rows, values.to(rows) if real else values.to(device), None)
     indices, names = _indices(loss, given, shape, None if classes is None else _names(classes))
     return Examples(rows, indices.to(rows if indices.is_floating_point() else device), names)
@@ -72,7 +79,7 @@ def tensor_of(argument: str, values: Any) -> Tensor:
         ValueError: They are no numbers, or rows of different lengths.
     """
     if isinstance(values, Tensor):
-        found = values.detach()
+        found = values.detach().to_dense() if values.layout != torch.strided else values.detach()
     elif isinstance(values, list | tuple) and values and all(isinstance(value, Tensor) for value in values):
         found = _stacked(argument, [value.detach() for value in values])
     else:
@@ -89,6 +96,7 @@ def _stacked(argument: str, rows: list[Tensor]) -> Tensor:
 
 
 def _of_array(argument: str, values: Any) -> Tensor:
+    _check_masks(argument, values)
     try:
         array = np.asarray(values)
     except ValueError as error:
@@ -106,10 +114,21 @@ def _of_array(argument: str, values: Any) -> Tensor:
         ) from error
 
 
+def _check_masks(argument: str, values: Any) -> None:
+    """Refuse numbers that a masked array, or one in a list, has hidden: torch would take what lies below."""
+    for part in values if isinstance(values, list | tuple) else (values,):
+        if masked := int(np.ma.getmaskarray(part).sum()) if isinstance(part, np.ma.MaskedArray) else 0:
+            raise ValueError(
+                f"{argument}: {masked} of {part.size} numbers are masked; fill them in (.filled(value)) or remove "
+                "their rows"
+            )
+
+
 def _targets_of(targets: Any) -> Tensor | list[str]:
     """Numbers, or names."""
     if isinstance(targets, Tensor) or not hasattr(targets, "__len__") or len(targets) == 0:
         return tensor_of("targets", targets)
+    _check_masks("targets", targets)
     array = np.asarray(targets, dtype=object if _holds_text(targets) else None)
     if array.ndim == 1 and len(array) and all(isinstance(value, str | bytes) for value in array.tolist()):
         return [value.decode() if isinstance(value, bytes) else str(value) for value in array.tolist()]
@@ -200,6 +219,7 @@ def _in_range(
     low, high = int(counted.min()), int(counted.max())
     dense = len(shape) > 2
     if names is None:
+        _check_without_gaps(counted, low, high, dense)
         names = [str(k) for k in range(max(high + 1, shape[1] if dense else 0))]
         if low == high and not dense:
             raise ValueError(
@@ -211,9 +231,22 @@ def _in_range(
     return indices, names
 
 
+def _check_without_gaps(indices: Tensor, low: int, high: int, dense: bool) -> None:
+    """Refuse indices that count from 1, or that are names: the model would get outputs that nothing is known of."""
+    there = {*indices.flatten().tolist()}
+    without = [str(k) for k in range(min(high, len(there) + 3)) if k not in there]
+    if 0 <= low < high and not dense and without:
+        raise ValueError(
+            f"targets: of the classes 0 .. {high} there is no example of {listed(without)}; number them from 0 on, "
+            "give names in place of numbers, or name all classes (classes)"
+        )
+
+
 def _indices_of_names(labels: list[str], names: list[str] | None) -> tuple[Tensor, list[str] | None]:
-    """Indices of names; of numbers that are written as text, the numbers."""
-    if (names is None or not {*labels} <= {*names}) and all(label.isdecimal() for label in labels):
+    """Indices of names; of indices that are written as text, the numbers."""
+    different = {*labels}
+    numbers = [int(label) for label in different] if all(label.isdecimal() for label in different) else []
+    if numbers and (sorted(numbers) == [*range(len(numbers))] if names is None else not different <= {*names}):
         return torch.tensor([int(label) for label in labels]), names
     names = sorted({*labels}) if names is None else names
     if unknown := sorted({*labels} - {*names}):

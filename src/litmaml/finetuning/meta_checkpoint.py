@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from litmaml.finetuning.artifact import PREFIX, fetch_artifact
 from litmaml.meta_learner import MetaLearner
 from litmaml.paths import expanded
 from litmaml.recipe import build
-from litmaml.run_folder import BEST, CHECKPOINTS, LAST
+from litmaml.run_folder import BEST, CHECKPOINTS, LAST, existing
 from litmaml.weights_record import check_ties, evaluated_parts, other_modes, other_trained
 
 
@@ -101,7 +102,7 @@ def locate(named: str | Path, argument: str = "checkpoint") -> Path:
         argument: What the user called it, for the errors.
     """
     if str(named).startswith(PREFIX):
-        return fetch_artifact(str(named))
+        return fetch_artifact(str(named), argument)
     path = expanded(named)
     if path.is_file():
         return path
@@ -115,10 +116,7 @@ def locate(named: str | Path, argument: str = "checkpoint") -> Path:
             f"RUN/last or {PREFIX}ENTITY/PROJECT/NAME:ALIAS"
         )
     last = wanted.with_name(LAST)
-    if wanted.name == BEST and not wanted.is_file() and last.is_file():
+    if wanted.name == BEST and not os.path.lexists(wanted) and last.is_file():
         rank_zero_info(f"{argument}: {wanted.parent.parent} has no best checkpoint, so no validation: using {last}")
         return last
-    if not wanted.is_file():
-        there = ", ".join(str(file) for file in sorted(wanted.parent.glob("*.ckpt")))
-        raise FileNotFoundError(f"{argument}: there is no {wanted}; there is {there or 'no checkpoint at all'}")
-    return wanted
+    return existing(wanted, argument)

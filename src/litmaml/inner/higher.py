@@ -19,6 +19,8 @@ from litmaml.weights import Params
 _KNOWN = ("SGD", "Adam", "RMSprop", "Adagrad", "Adadelta", "Adamax", "ASGD", "Rprop")
 _RATE_NOT_LEARNT = ("ASGD", "Rprop")  # higher's derivative by their rate is wrong, or of the first step alone
 
+_LINEAR = ("SGD", "ASGD")  # others take squares, magnitudes or signs, which higher has of real numbers only
+
 
 @final
 @dataclass(frozen=True)
@@ -100,6 +102,12 @@ class HigherOptimizer(InnerOptimizer):
         return kind(weights, **(self.options or {}))
 
     def learnt(self, fast: Params, steps: int) -> Params:
+        name = self.optimizer.rpartition(".")[2]
+        if name not in _LINEAR and (complex_ones := [n for n, weight in fast.items() if weight.is_complex()]):
+            raise ValueError(
+                f"optimizer: higher's steps of torch.optim.{name} are not torch's for complex weights, got "
+                f"{complex_ones[0]}; hold it as a real parameter with torch.view_as_complex, or use SGD"
+            )
         return learnt_rates(self.lr, self.learn, self.per_step, fast, steps)
 
     def start(self, fast: Params) -> Any:

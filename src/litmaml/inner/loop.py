@@ -16,9 +16,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import litmaml.engine.autocast  # noqa: F401 - what autocast does with attention
 from litmaml.engine.batch_norm import has_batch_norm
 from litmaml.engine.derivatives import Derivatives, needs_other_operations
-from litmaml.engine.places import aliases
+from litmaml.engine.places import aliases, all_places
 from litmaml.engine.together import (
     Convolution,
+    Drawn,
     can_be_mapped,
     first_convolution,
     task_by_task,
@@ -38,6 +39,8 @@ NO_HOOKS = (
     "save memory by SecondOrder(recompute=True) or tasks_per_chunk"
 )
 
+_COPIES = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
 
 class InnerLoop(nn.Module):
     """theta_{j+1} = U_j(theta_j, grad l(theta_j; S_j)) from theta_0, the model's weights, for every task.
@@ -52,7 +55,8 @@ class InnerLoop(nn.Module):
         optimizer: U, the inner optimizer; it is not changed.
         fast_weights: Patterns (``*`` and ``?``; a bracket is a bracket) of the names of the parameters to adapt: ``*``
             is MAML, ``head.*`` of a model with a head ANIL. A buffer is adapted where it is named in full, as CAVIA's
-            context is: from its fixed value, which is not trained. Parameters that need no gradient are never adapted.
+            context is: from its fixed value, which is not trained. A tied parameter fits by any of its names.
+            Parameters that need no gradient are never adapted.
         steps: N, for which rates and weights per step are made.
         frozen_weights: Patterns of the parameters that are neither adapted nor trained.
         per_step_weights: Patterns of the parameters that have a row for each inner step, as the batch norms of MAML++
@@ -62,10 +66,9 @@ class InnerLoop(nn.Module):
     Attributes:
         rows: The names that ``per_step_weights`` fits.
         learnt: What the inner optimizer learns, and the rows of ``per_step_weights``.
-        draws: Whether a forward pass draws random numbers.
-        mapped: Whether ``vmap`` can take the model and its loss; else tasks are computed in a loop.
+        draws: Whether a forward pass draws random numbers; tasks are then computed in a loop.
+        mapped: Whether ``vmap`` can take the model and its loss; else tasks are computed in a loop too.
         changes_inputs: Whether a forward pass writes into its inputs, so that it gets a copy.
-        draws_alike: Whether tasks that are mapped draw the same numbers, so that they can be compared with others.
 
     What the layers tell of ``draws`` and the next two is set at once; ``try_first_batch`` finds the rest.
 
@@ -88,8 +91,13 @@ class InnerLoop(nn.Module):
         for name, weight in model.named_parameters():
             if isinstance(weight, nn.parameter.UninitializedParameter):
                 raise ValueError(f"model: {name} has no shape yet; run one batch through lazy layers first")
-        parameters = dict(model.named_parameters())
-        for name in fitting("frozen_weights", frozen_weights, parameters):
+        if wrapped := [module for module in model.modules() if isinstance(module, _COPIES)]:
+            raise ValueError(
+                f"model: holds a {type(wrapped[0]).__name__}, which computes with copies of the weights; give what it "
+                "wraps (.module), and the number of devices as trainer.devices"
+            )
+        parameters, tied = dict(model.named_parameters()), all_places(model)
+        for name in fitting("frozen_weights", frozen_weights, parameters, tied):
             parameters[name].requires_grad_(False)
         trainable = {name: weight for name, weight in parameters.items() if weight.requires_grad}
         if not trainable:
@@ -97,7 +105,7 @@ class InnerLoop(nn.Module):
                 "model: none of its parameters is trainable; leave those to adapt or to train with requires_grad=True"
             )
         self.learnt = _Learnt(steps)
-        for name in fitting("per_step_weights", per_step_weights, trainable):
+        for name in fitting("per_step_weights", per_step_weights, trainable, tied):
             self.learnt.add("weights." + name, trainable[name].detach().expand(steps, *trainable[name].shape), True)
             trainable.pop(name).requires_grad_(False)
         self.rows = [key.removeprefix("weights.") for key in self.learnt.names]
@@ -105,7 +113,7 @@ class InnerLoop(nn.Module):
         for name, value in buffers.items():
             if not value.is_floating_point():
                 raise ValueError(f"fast_weights: the buffer {name!r} holds {value.dtype}, which has no gradient")
-        self.fast_names = fitting("fast_weights", fast_weights, {**trainable, **buffers})
+        self.fast_names = fitting("fast_weights", fast_weights, {**trainable, **buffers}, tied)
         if not self.fast_names:
             raise ValueError("fast_weights: names no parameter; there is nothing to adapt")
         self.slow_names = [name for name in trainable if name not in set(self.fast_names)]
@@ -117,7 +125,6 @@ class InnerLoop(nn.Module):
         self._images = any(isinstance(module, nn.Conv2d) for module in model.modules())
         self._batch_norm, self._written_out = has_batch_norm(model), needs_other_operations(model)
         self.draws, self.mapped, self.changes_inputs = bool(random_layers(model)), can_be_mapped(model), False
-        self.draws_alike = False
         self.channels_last = any(
             weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
             for weight in model.parameters()
@@ -147,6 +154,10 @@ class InnerLoop(nn.Module):
                     "before it is given to the learner, without a callback that does so in between"
                 )
 
+    @property
+    def _maps(self) -> bool:
+        return self.mapped and not self.draws
+
     def predict(self, fast: Params, inputs: Tensor, slow: Params | None = None) -> Tensor:
         """Each task's predictions (T, n, ...) by its own fast weights, on inputs (T, n, ...)."""
         predictions: Tensor = self._each(lambda weights, x: self.call(weights, slow, x), fast, inputs)
@@ -154,7 +165,7 @@ class InnerLoop(nn.Module):
 
     def loss_of(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """The loss of each task (T,) for predictions already made."""
-        losses: Tensor = task_by_task(self.loss, self.mapped, predictions, targets)
+        losses: Tensor = self._task_by_task(self.loss, self._maps, predictions, targets)
         return losses
 
     def losses(self, fast: Params, slow: Params, batch: Batch, twice: bool = False) -> Tensor:
@@ -189,7 +200,7 @@ class InnerLoop(nn.Module):
 
     def tasks_at_once(self, inputs: Tensor) -> int:
         """How many tasks' forward passes to compute at once on such inputs (T, n, ...)."""
-        return tasks_at_once(*self._convolution, inputs) if self.mapped else 1
+        return tasks_at_once(*self._convolution, inputs) if self._maps else 1
 
     def _each(self, function: Callable[..., Any], fast: Params, inputs: Tensor, *others: Tensor) -> Any:
         """The function of each task's fast weights and inputs, at once or in a loop."""
@@ -197,7 +208,14 @@ class InnerLoop(nn.Module):
         # On a GPU grouped convolutions are slow, and under vmap torch's own batch norm takes no channels-last images.
         other = self._written_out or (inputs.is_cuda and self._images)
         with unfused_attention(), _no_hooks(), Derivatives() if other else nullcontext():
-            return task_by_task(function, at_once, fast, inputs, *others, alike=self.draws_alike)
+            return self._task_by_task(function, at_once, fast, inputs, *others)
+
+    def _task_by_task(self, function: Callable[..., Any], at_once: bool, *stacked: Any) -> Any:
+        try:
+            return task_by_task(function, at_once, *stacked)
+        except Drawn:  # by a generator of its own, or for this data only: the trial has seen nothing of it
+            self.mapped = False
+            return task_by_task(function, False, *stacked)
 
     def call(self, weights: Params, slow: Params | None, inputs: Tensor) -> Tensor:
         """The model's predictions (n, ...) with a single task's weights."""
@@ -310,23 +328,31 @@ def _leaf(weight: Tensor) -> Tensor:
     return weight if weight.requires_grad else weight.detach().requires_grad_()
 
 
-def _fits(name: str, pattern: str) -> bool:
-    """Whether a parameter's name is one of a pattern; names have brackets too, as in ``nn.ParameterDict``."""
-    return fnmatch.fnmatchcase(name, pattern.replace("[", "[[]"))
+def _fits(names: Sequence[str], pattern: str) -> bool:
+    """Whether a parameter's name, or one of several, is one of a pattern.
+
+    Names have brackets too, as in ``nn.ParameterDict``.
+    """
+    return any(fnmatch.fnmatchcase(name, pattern.replace("[", "[[]")) for name in names)
 
 
-def fitting(argument: str, patterns: Sequence[str], weights: Mapping[str, Tensor]) -> list[str]:
-    """The names that a pattern fits, in the order of the weights.
+def fitting(
+    argument: str, patterns: Sequence[str], weights: Mapping[str, Tensor], tied: Mapping[str, str]
+) -> list[str]:
+    """The names that a pattern fits, itself or by a further name of a tied weight, in the order of the weights.
 
     Raises:
         ValueError: A pattern fits none.
     """
+    called = {name: [name] for name in weights}
+    for further, name in tied.items():
+        called.get(name, []).append(further)
     for pattern in patterns:
-        if not any(_fits(name, pattern) for name in weights):
+        if not any(_fits(names, pattern) for names in called.values()):
             raise ValueError(
                 f"{argument}: {pattern!r} fits none of the model's trainable parameters: " + ", ".join(weights)
             )
-    return [name for name in weights if any(_fits(name, pattern) for pattern in patterns)]
+    return [name for name, names in called.items() if any(_fits(names, pattern) for pattern in patterns)]
 
 
 def _no_hooks() -> AbstractContextManager[None]:

@@ -52,7 +52,7 @@ class FiniteDifference(PathGradient):
 
     def hop(self, at: Point, vector: Params) -> Weights:
         length = norm(vector)
-        radius = probe_length(at.fast) if self.radius is None else torch.full_like(length, self.radius)
+        radius = probe_length(at.fast, at.slow) if self.radius is None else torch.full_like(length, self.radius)
         unit = scaled(vector, torch.where(length > 0, 1 / length, 0.0))
         weights = length / (2 * radius)
         ahead = _weighted(at, moved(at.fast, unit, radius), weights)
@@ -89,7 +89,7 @@ class GaussianSmoothing(PathGradient):
         return normal_directions(weights.fast, self.samples, streams, steps)
 
     def hop(self, at: Point, vector: Params) -> Weights:
-        mu = 0.3 * precision(at.fast) ** 0.5 if self.smoothing is None else self.smoothing
+        mu = 0.3 * precision(at.fast, at.slow) ** 0.5 if self.smoothing is None else self.smoothing
         total = [torch.zeros_like(weight) for weight in (*at.fast.values(), *at.slow.values())]
         weight_sum = torch.zeros_like(norm(vector))
         for direction in _each(at.directions):
@@ -147,7 +147,7 @@ class ZerothOrder(PathGradient):
         return normal_directions({**weights.fast, **weights.slow}, self.samples, streams, steps)
 
     def hop(self, at: Point, vector: Params) -> Weights:
-        mu = 0.5 * precision(at.fast) ** 0.25 if self.smoothing is None else self.smoothing
+        mu = 0.5 * precision(at.fast, at.slow) ** 0.25 if self.smoothing is None else self.smoothing
         tasks = len(norm(vector))
         weights = {**at.fast, **{name: weight.expand(tasks, *weight.shape) for name, weight in at.slow.items()}}
         with torch.no_grad():
@@ -171,9 +171,12 @@ class ZerothOrder(PathGradient):
         return Weights(rows, {name: total[name].sum(0) for name in at.slow})
 
 
-def probe_length(theta: Params) -> Tensor:
-    """r = 0.2 eps^(1/3) (1 + |theta|) of each task (T,), for stacked weights theta of precision eps."""
-    length: Tensor = 0.2 * precision(theta) ** (1 / 3) * (1 + norm(theta))
+def probe_length(theta: Params, slow: Params | None = None) -> Tensor:
+    """r = 0.2 eps^(1/3) (1 + |theta|) of each task (T,), for stacked weights theta.
+
+    eps is the precision of the coarsest of all weights, also of the slow ones.
+    """
+    length: Tensor = 0.2 * precision(theta, slow or {}) ** (1 / 3) * (1 + norm(theta))
     return length
 
 
