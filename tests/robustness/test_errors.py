@@ -101,7 +101,7 @@ def told(*arguments: str) -> tuple[object, str]:
         (["--trainer.callbacks=EarlyStopping"], "trainer.callbacks.monitor: have to be given, as options or in a conf"),
         (
             ["--model.inner_optimizer.learn=all"],
-            "model.inner_optimizer.learn: expected Literal['none', 'one', 'tensor', 'parameter'], got 'all'",
+            "model.inner_optimizer.learn: got 'all'; one of none, one, tensor, parameter",
         ),
         (["--trainer.max_epochs=1e3"], "trainer.max_epochs: expected int, got '1e3'"),
         (["--model.optimizer.lr=abc"], "model.optimizer.lr: expected float, got 'abc'"),
