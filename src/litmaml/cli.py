@@ -165,7 +165,7 @@ class MetaCLI(LightningCLI):
             config.trainer.logger = _logger("lightning.pytorch.loggers.CSVLogger", name="logs", save_dir="")
         for logger in config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]:
             # Not every logger has a folder: some write to a service only.
-            if isinstance(logger, Namespace) and logger.init_args.get("save_dir", True) in ("", None):
+            if isinstance(logger, Namespace) and unseal(logger.init_args.get("save_dir", True)) in ("", None):
                 logger.init_args.save_dir = str(folder)
         if self.subcommand == "predict":
             config.return_predictions = False  # Predictions writes them

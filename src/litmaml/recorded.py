@@ -20,6 +20,7 @@ from litmaml.float32 import Float32Precision
 from litmaml.meta_learner import MetaLearner
 from litmaml.proportion import check_size
 from litmaml.sealed import seal, unseal
+from litmaml.signatures import parameters
 from litmaml.typed import what_was_typed
 
 _MOST_WORKERS = 256
@@ -84,6 +85,7 @@ def training(recorded: object, arguments: Sequence[str]) -> dict[str, Any]:
                 section = {key: value for key, value in section.items() if key not in _NOT_TAKEN}
             admitted = admit_arguments(kind, section, f"checkpoint.{name}", typed.within(name))
             if name in recorded:
+                _keep_logs(admitted.get("logger"))
                 _check_stays(admitted, f"checkpoint.{name}")
                 found[name] = write(admitted, seal)
     except NotAdmitted as error:
@@ -109,6 +111,14 @@ def _check_stays(admitted: Mapping[str, Any], what: str) -> None:
             f"{what}.devices: the run had {devices} processes, and this machine has {cores} cores; type "
             "--trainer.devices"
         )
+
+
+def _keep_logs(loggers: Any) -> None:
+    """Let recorded loggers write to the run's folder, not to the current one, which is the default of some."""
+    for logger in loggers if isinstance(loggers, list) else [loggers]:
+        takes_one = isinstance(logger, Recipe) and "save_dir" in parameters(logger.kind)[0]
+        if takes_one and str(logger.arguments.get("save_dir") or ".") == ".":
+            logger.arguments["save_dir"] = ""
 
 
 def _texts(admitted: Any, name: str) -> Iterator[tuple[str, str]]:

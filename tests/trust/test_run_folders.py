@@ -218,7 +218,9 @@ def test_no_module_beside_a_file_is_run(name: str, where: str, tmp_path: Path) -
     assert not mark.exists()
 
 
-def test_a_run_with_the_loggers_of_the_configurations_goes_on_by_its_folder(tmp_path: Path) -> None:
+def test_a_run_with_the_loggers_of_the_configurations_goes_on_by_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """TensorBoard's takes arguments that it hands on, which the run records as they are by default."""
     pytest.importorskip("tensorboard")
     configs = Path(__file__).parents[2] / "configs"
@@ -226,6 +228,10 @@ def test_a_run_with_the_loggers_of_the_configurations_goes_on_by_its_folder(tmp_
     typed = ["-c", str(configs / "sinusoid.yaml"), "-c", str(configs / "logger" / "tensorboard.yaml")]
     sizes = ["--data.meta_batch=1", "--data.train_tasks=4", "--data.val_tasks=1", f"--trainer.default_root_dir={run}"]
     main(["fit", *typed, *small, *sizes, "--trainer.max_steps=1"])
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     main(["fit", f"--ckpt_path={run}", *small, "--trainer.max_steps=2"])
     assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 2
-    assert [*(run / "tensorboard").rglob("events.*")]
+    for name in ("logs", "tensorboard"):
+        assert len([*(run / name).glob("version_*")]) == 2
+    assert not [*Path().iterdir()]
