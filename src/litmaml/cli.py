@@ -76,6 +76,11 @@ class SaveConfig(SaveConfigCallback):
         self.recorded = recorded
         self.owner: FolderOwner | None = None
         self._written = False
+        self._began: int | None = None  # the step that training began at, once it has
+
+    def stepped(self, trainer: Trainer) -> bool:
+        """Whether the run has made a step of its own, beyond those of the checkpoint that it goes on from."""
+        return self._began is not None and trainer.global_step > self._began
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for logger in trainer.loggers:
@@ -83,6 +88,7 @@ class SaveConfig(SaveConfigCallback):
             logger.log_hyperparams(self.recorded if stage == "fit" else {stage: self.recorded})
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._began = trainer.global_step
         # Not before: what is typed may be refused, and is then not what the run in this folder was made with.
         if trainer.ckpt_path is None:
             self._write(trainer)
@@ -215,7 +221,9 @@ class MetaCLI(LightningCLI):
             raise
         finally:
             folder = Path(self.trainer.default_root_dir)
-            if self._earlier is not None and self.trainer.global_step == 0 and put_back(self._earlier, folder):
+            callbacks = self.trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it outside the class
+            stepped = any(isinstance(each, SaveConfig) and each.stepped(self.trainer) for each in callbacks)
+            if self._earlier is not None and not stepped and put_back(self._earlier, folder):
                 rank_zero_info(f"{self._earlier} is {folder} again: the new run did not come to its first step")
             if self.owner is not None:
                 self.owner.release()

@@ -137,6 +137,19 @@ def test_a_network_that_cannot_be_rebuilt_works_but_is_not_saved(tmp_path: Path)
     assert not (tmp_path / "out").exists()
 
 
+def test_a_configuration_of_another_kind_is_not_written_over(model: AdaptedModel, tmp_path: Path) -> None:
+    for text in ("trainer: {max_epochs: 1}\n", "mine", ""):
+        (tmp_path / "config.yaml").write_text(text)
+        with pytest.raises(ValueError, match=r"^folder: .*config\.yaml' is no adapted model's .*; name another folder"):
+            model.save(tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+        assert (tmp_path / "config.yaml").read_text() == text
+    (tmp_path / "config.yaml").unlink()
+    for _ in range(2):  # its own kind may be replaced
+        model.save(tmp_path)
+        litmaml.load(tmp_path)
+
+
 def test_damage_is_told(saved: Path) -> None:
     weights = saved / "model.safetensors"
     whole = weights.read_bytes()

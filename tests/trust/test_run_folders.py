@@ -63,7 +63,7 @@ def test_links_in_a_runs_folder_are_not_written_through(tmp_path: Path, link: Ca
 def test_an_adapted_model_is_not_written_through_links(tmp_path: Path, link: Callable[[Path, Path], None]) -> None:
     recipe = Recipe({"class_path": "litmaml.models.MLP", "init_args": {"outputs": 2}}, "head", 2, {})
     (tmp_path / "adapted").mkdir()
-    for name in ("config.yaml", "classes.json", "model.safetensors"):
+    for name in ("classes.json", "model.safetensors", *(["config.yaml"] if link == Path.symlink_to else [])):
         (tmp_path / name).write_text("precious")
         link(tmp_path / "adapted" / name, tmp_path / name)
     AdaptedModel(MLP(outputs=2), ["a", "b"], None, recipe).save(tmp_path / "adapted")

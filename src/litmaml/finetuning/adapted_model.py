@@ -147,7 +147,8 @@ class AdaptedModel(nn.Module):
         """Write ``model.safetensors``, ``config.yaml`` and ``classes.json``, from which ``load`` makes the model.
 
         Raises:
-            ValueError: The network's class cannot be rebuilt from plain data, or what is rebuilt predicts otherwise.
+            ValueError: The network's class cannot be rebuilt from plain data, what is rebuilt predicts otherwise, or
+                the folder has a configuration that is no adapted model's.
         """
         if self.recipe is None or self.recipe.model is None:
             raise ValueError(
@@ -155,6 +156,7 @@ class AdaptedModel(nn.Module):
                 "arguments of the network; keep each argument of its constructor as an attribute of the same name"
             )
         folder = expanded(folder)
+        _check_place(folder / CONFIG)
         folder.mkdir(parents=True, exist_ok=True)
         for name in (WEIGHTS, CONFIG, CLASSES):
             unlinked(folder / name)
@@ -276,6 +278,18 @@ def _read_config(path: Path) -> dict[str, Any]:
     if wrong := wrong_ties(config.get("tied", {})):  # which older folders lack
         raise NotPlain(wrong)
     return config
+
+
+def _check_place(path: Path) -> None:
+    """Refuse to write over a configuration of another kind, such as a run's."""
+    if path.is_symlink() or not path.is_file():
+        return
+    try:
+        _read_config(path)
+    except NotPlain as error:
+        raise ValueError(
+            f"folder: {str(path)!r} is no adapted model's ({error}), and would be written over; name another folder"
+        ) from error
 
 
 def _read_classes(path: Path) -> list[str] | None:
