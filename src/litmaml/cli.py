@@ -55,7 +55,7 @@ from litmaml.run_folder import (
 from litmaml.run_owner import FolderOwner, claim
 from litmaml.sealed import unseal
 from litmaml.stub_types import look_up_types
-from litmaml.trainer_checks import check_monitors, check_numbers, check_trains
+from litmaml.trainer_checks import check_device_names, check_monitors, check_numbers, check_trains
 from litmaml.wandb_server import keep_to_own_server
 from litmaml.whole_files import check_writable
 
@@ -151,7 +151,7 @@ class MetaCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
-        for name in ("checkpoint", "report", "preemption"):  # of which jsonargparse takes anything
+        for name in ("trainer", "checkpoint", "report", "preemption"):  # of which jsonargparse takes anything
             if name in config and not isinstance(config[name], Namespace):
                 raise ValueError(f"{name}: is a group of options, such as {name}: {{}}, got {config[name]!r}")
         set_float32_precision(config.float32_matmul_precision)
@@ -252,7 +252,9 @@ class MetaCLI(LightningCLI):
         callbacks = [*callbacks, Predictions(), Resumption(last.configuration), last]
         if config["enable_checkpointing"] is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
-        trainer = super()._instantiate_trainer(unseal(config), callbacks)
+        config = unseal(config)
+        check_device_names(config["devices"])
+        trainer = super()._instantiate_trainer(config, callbacks)
         check_devices(trainer)
         check_backend(trainer)
         check_numbers(trainer)

@@ -124,7 +124,8 @@ def _told(message: str, options: dict[str, Any]) -> str:
 
 
 def _no_option(key: str, options: Iterable[str]) -> str:
-    near = difflib.get_close_matches(key, [*options], n=1, cutoff=0.6)
+    # One that is not taken may stand in a signature all the same, as *args does.
+    near = difflib.get_close_matches(key, [name for name in options if name != key], n=1, cutoff=0.6)
     return f"{key}: there is no such option" + (f"; did you mean {near[0]}?" if near else "; --help lists them")
 
 

@@ -96,6 +96,16 @@ def told(*arguments: str) -> tuple[object, str]:
         (["-c", "list.yaml"], "config: 'list.yaml' has to hold options by their names, got "),
         (["--checkpoint.save_top_k=-2"], "checkpoint.save_top_k: has to be -1 for all, 0 for none, or more, got -2"),
         (["-c", "number.yaml"], "data.tasks: expected a TaskDistribution by its class_path, got 1"),
+        (
+            ["--model.model=torch.nn.Sequential", "--model.model.args=1"],
+            "model.model.args: there is no such option; --help lists them",
+        ),
+        (["-c", "empty.yaml"], "config: 'empty.yaml' has nothing in it; leave it out, or write options into it"),
+        (["-c", "null.yaml"], "trainer: is a group of options, such as trainer: {}, got None"),
+        (
+            ["--trainer.devices=abc"],
+            "trainer.devices: has to be a number, auto, or a list of devices such as 0,1",
+        ),
         (["-c", "group.yaml"], "preemption: is a group of options, such as preemption: {}, got 3"),
         (["stray"], "stray: there is no such option"),
         (["--trainer.callbacks=EarlyStopping"], "trainer.callbacks.monitor: have to be given, as options or in a conf"),
@@ -118,6 +128,8 @@ def test_a_line_names_the_option(arguments: list[str], line: str) -> None:
     Path("broken.yaml").write_text("model: [")
     Path("unknown.yaml").write_text("model: {inner_stepz: 3}")
     Path("number.yaml").write_text("data: {tasks: 1}")
+    Path("empty.yaml").touch()
+    Path("null.yaml").write_text("trainer: null")
     Path("group.yaml").write_text("preemption: 3")
     Path("list.yaml").write_text("[model]")
     Path("twice.yaml").write_text("a: &a {b: 1}\ntrainer:\n  max_epochs: 1\n  max_epochs: 2\n")
