@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from litmaml.callbacks import BestCheckpoint, Preemption, Report
 from litmaml.data import TaskDataModule
 from litmaml.float32 import Float32Precision
 from litmaml.meta_learner import MetaLearner
+from litmaml.processes import own_cores
 from litmaml.proportion import check_size
 from litmaml.sealed import seal, unseal
 from litmaml.signatures import parameters
@@ -106,10 +106,9 @@ def _check_stays(admitted: Mapping[str, Any], what: str) -> None:
         if re.search(r"\{[^}]*(\{|:[^}]*\d{3})", text):  # a file's name that metrics are written into, so wide
             raise NotAdmitted(f"{name}: may stand for a text without end, got {short(text)}")
     devices = admitted.get("devices")
-    if str(devices).isdecimal() and int(str(devices)) > (cores := os.cpu_count() or 1):
+    if str(devices).isdecimal() and int(str(devices)) > (cores := own_cores()):
         raise NotAdmitted(
-            f"{what}.devices: the run had {devices} processes, and this machine has {cores} cores; type "
-            "--trainer.devices"
+            f"{what}.devices: the run had {devices} processes, and there are {cores} cores here; type --trainer.devices"
         )
 
 

@@ -20,6 +20,7 @@ from tiny import TINY, finish, fit, slow, start
 
 from litmaml.cli import main, program
 from litmaml.processes import check_devices
+from litmaml.recorded import training
 
 
 def told(*arguments: str) -> tuple[object, str]:
@@ -381,3 +382,13 @@ def test_five_hundred_mutated_configurations(command: str, count: int) -> None:
 def test_main_is_the_same_from_python() -> None:
     main(["fit", "-c", "tiny.yaml", "--trainer.fast_dev_run=true"])
     assert not Path("runs").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores are not given out here")
+def test_recorded_processes_have_the_cores_that_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a scheduler does, which gives a job some of the machine's."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 5})
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    training({"trainer": {"devices": 2}}, ["fit"])
+    with pytest.raises(ValueError, match=r"trainer\.devices: the run had 3 processes, and there are 2 cores here"):
+        training({"trainer": {"devices": 3}}, ["fit"])
