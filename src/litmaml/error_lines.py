@@ -69,6 +69,10 @@ class OneLineErrors(ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
+    def add_argument(self, *args: Any, **kwargs: Any) -> Any:
+        # Of LightningCLI's commands it is called so too.
+        return super().add_argument(*(("-c", *args) if args == ("--config",) else args), **kwargs)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # of a class within an option: its own parser is told, and tells
             super().error(message, ex)

@@ -140,6 +140,15 @@ def test_a_line_names_the_option(arguments: list[str], line: str) -> None:
     assert not Path("runs/tiny/checkpoints").exists()
 
 
+@pytest.mark.parametrize("command", ["fit", "finetune", "classify", "diagnose"])
+def test_every_command_reads_configurations_alike(command: str) -> None:
+    Path("twice.yaml").write_text("checkpoint: a\ndata: x\ndata: y\n")
+    for option in ("-c", "--config"):
+        status, said = told(command, option, "twice.yaml")
+        assert status in (1, 2)
+        assert said.startswith(f"litmaml {command}: config: 'twice.yaml': no YAML: 'data' stands there twice in")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_what_was_typed_is_found_by_its_value() -> None:
     said = told("fit", "-c", "tiny.yaml", "--trainer.accelerator=gpu")[1]
