@@ -42,6 +42,8 @@ class Arguments:
                 found = value
             elif name in ("-c", "--config"):
                 content = read_config(value)
+                if content is None and os.path.isfile(value):
+                    raise ValueError(f"config: {value!r} has nothing in it; leave it out, or write options into it")
                 if not isinstance(content, dict | None):
                     raise ValueError(f"config: {value!r} has to hold options by their names, got {str(content)[:60]!r}")
                 read = _inner(content, key.split("."))

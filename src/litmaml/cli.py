@@ -55,7 +55,7 @@ from litmaml.run_folder import (
 from litmaml.run_owner import FolderOwner, claim
 from litmaml.sealed import unseal
 from litmaml.stub_types import look_up_types
-from litmaml.trainer_checks import check_monitors, check_numbers, check_trains
+from litmaml.trainer_checks import check_device_names, check_monitors, check_numbers, check_trains
 from litmaml.wandb_server import keep_to_own_server
 from litmaml.whole_files import check_writable
 
@@ -76,6 +76,11 @@ class SaveConfig(SaveConfigCallback):
         self.recorded = recorded
         self.owner: FolderOwner | None = None
         self._written = False
+        self._began: int | None = None  # the step that training began at, once it has
+
+    def stepped(self, trainer: Trainer) -> bool:
+        """Whether the run has made a step of its own, beyond those of the checkpoint that it goes on from."""
+        return self._began is not None and trainer.global_step > self._began
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for logger in trainer.loggers:
@@ -83,6 +88,7 @@ class SaveConfig(SaveConfigCallback):
             logger.log_hyperparams(self.recorded if stage == "fit" else {stage: self.recorded})
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._began = trainer.global_step
         # Not before: what is typed may be refused, and is then not what the run in this folder was made with.
         if trainer.ckpt_path is None:
             self._write(trainer)
@@ -145,7 +151,7 @@ class MetaCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
-        for name in ("checkpoint", "report", "preemption"):  # of which jsonargparse takes anything
+        for name in ("trainer", "checkpoint", "report", "preemption"):  # of which jsonargparse takes anything
             if name in config and not isinstance(config[name], Namespace):
                 raise ValueError(f"{name}: is a group of options, such as {name}: {{}}, got {config[name]!r}")
         set_float32_precision(config.float32_matmul_precision)
@@ -165,7 +171,7 @@ class MetaCLI(LightningCLI):
             config.trainer.logger = _logger("lightning.pytorch.loggers.CSVLogger", name="logs", save_dir="")
         for logger in config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]:
             # Not every logger has a folder: some write to a service only.
-            if isinstance(logger, Namespace) and logger.init_args.get("save_dir", True) in ("", None):
+            if isinstance(logger, Namespace) and unseal(logger.init_args.get("save_dir", True)) in ("", None):
                 logger.init_args.save_dir = str(folder)
         if self.subcommand == "predict":
             config.return_predictions = False  # Predictions writes them
@@ -215,7 +221,9 @@ class MetaCLI(LightningCLI):
             raise
         finally:
             folder = Path(self.trainer.default_root_dir)
-            if self._earlier is not None and self.trainer.global_step == 0 and put_back(self._earlier, folder):
+            callbacks = self.trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it outside the class
+            stepped = any(isinstance(each, SaveConfig) and each.stepped(self.trainer) for each in callbacks)
+            if self._earlier is not None and not stepped and put_back(self._earlier, folder):
                 rank_zero_info(f"{self._earlier} is {folder} again: the new run did not come to its first step")
             if self.owner is not None:
                 self.owner.release()
@@ -244,7 +252,9 @@ class MetaCLI(LightningCLI):
         callbacks = [*callbacks, Predictions(), Resumption(last.configuration), last]
         if config["enable_checkpointing"] is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
-        trainer = super()._instantiate_trainer(unseal(config), callbacks)
+        config = unseal(config)
+        check_device_names(config["devices"])
+        trainer = super()._instantiate_trainer(config, callbacks)
         check_devices(trainer)
         check_backend(trainer)
         check_numbers(trainer)

@@ -69,6 +69,10 @@ class OneLineErrors(ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
+    def add_argument(self, *args: Any, **kwargs: Any) -> Any:
+        # Of LightningCLI's commands it is called so too.
+        return super().add_argument(*(("-c", *args) if args == ("--config",) else args), **kwargs)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # of a class within an option: its own parser is told, and tells
             super().error(message, ex)
@@ -124,7 +128,8 @@ def _told(message: str, options: dict[str, Any]) -> str:
 
 
 def _no_option(key: str, options: Iterable[str]) -> str:
-    near = difflib.get_close_matches(key, [*options], n=1, cutoff=0.6)
+    # One that is not taken may stand in a signature all the same, as *args does.
+    near = difflib.get_close_matches(key, [name for name in options if name != key], n=1, cutoff=0.6)
     return f"{key}: there is no such option" + (f"; did you mean {near[0]}?" if near else "; --help lists them")
 
 

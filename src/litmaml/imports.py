@@ -19,7 +19,7 @@ def import_named(arguments: Sequence[str]) -> list[str]:
     """Import what ``--imports`` names, and the configuration files; the arguments with one option in place of all.
 
     Raises:
-        ValueError: A module cannot be imported.
+        ValueError: A module cannot be imported, or a configuration file is no YAML, or has a key twice.
     """
     named, others, configured = [], [], []
     rest = list(arguments)
@@ -48,7 +48,7 @@ def import_named(arguments: Sequence[str]) -> list[str]:
 def _configured(file: str) -> list[str]:
     try:
         content = read_config(file)
-    except (OSError, ValueError):
+    except OSError:
         return []  # the parser will say what is wrong
     names = content.get("imports") if isinstance(content, dict) else None
     return _names(names) if isinstance(names, str) else [str(name) for name in names or ()]

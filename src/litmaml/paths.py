@@ -13,11 +13,16 @@ def expanded(path: str | Path) -> Path:
     return Path(os.path.expandvars(os.path.expanduser(path)))
 
 
-def unlinked(path: Path) -> Path:
+def unlinked(path: Path, hard: bool = True) -> Path:
     """The path of a file that is about to be written, where no link or pipe lies any more.
 
     A folder that somebody else made may hold links, through which a file of the user's would be written over.
+
+    Args:
+        path: The file.
+        hard: Whether a file goes, too, that has other names, under which it stays.
     """
-    if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
+    other = path.exists() and not path.is_file() and not path.is_dir()
+    if path.is_symlink() or other or (hard and path.is_file() and path.stat().st_nlink > 1):
         path.unlink()
     return path

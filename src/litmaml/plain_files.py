@@ -10,6 +10,9 @@ import yaml
 
 _LARGEST = 4 << 20
 """Bytes of a file; a hundred thousand class names are less."""
+_LARGEST_YAML, _MOST_NODES = 256 << 10, 15_000
+"""Bytes of a YAML file, and keys and values in it: it is read a thousand times slower than JSON, and an adapted
+model's has some two kilobytes."""
 _MOST_VALUES, _DEEPEST = 1_000_000, 50
 
 
@@ -24,7 +27,7 @@ def read_yaml(path: Path) -> Any:
         NotPlain: It is no YAML, is too large, or stands for too much.
     """
     try:
-        content = yaml.load(read_text(path), _Loader)
+        content = yaml.load(read_text(path, _LARGEST_YAML), _Loader)
     except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
         raise NotPlain(f"is no YAML of plain values ({_line(error)})") from error
     if count_values(content, _MOST_VALUES) > _MOST_VALUES:
@@ -44,8 +47,8 @@ def read_json(path: Path) -> Any:
         raise NotPlain(f"is no JSON ({_line(error)})") from error
 
 
-def read_text(path: Path) -> str:
-    """The text of a file.
+def read_text(path: Path, most: int = _LARGEST) -> str:
+    """The text of a file of at most so many bytes.
 
     Raises:
         NotPlain: It is no file, is too large, or is not in UTF-8.
@@ -53,9 +56,9 @@ def read_text(path: Path) -> str:
     if not path.is_file():
         raise NotPlain("is no file")
     with path.open("rb") as file:
-        content = file.read(_LARGEST + 1)
-    if len(content) > _LARGEST:
-        raise NotPlain(f"has more than {_LARGEST >> 20} MB")
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise NotPlain(f"has more than {most >> 10} kB")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -83,12 +86,15 @@ def count_values(value: Any, most: int) -> int:
 
 
 class _Loader(yaml.SafeLoader):
-    """Without deep nesting, and without merge keys: each multiplies what it merges, and the result holds it all."""
+    """Without many values and deep nesting, and without merge keys: each multiplies what it merges, and the result
+    holds it all."""
 
-    depth = 0
+    depth = nodes = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        self.depth += 1
+        self.depth, self.nodes = self.depth + 1, self.nodes + 1
+        if self.nodes > _MOST_NODES:
+            raise yaml.composer.ComposerError(None, None, f"it has more than {_MOST_NODES} keys and values", None)
         if self.depth > _DEEPEST:
             raise yaml.composer.ComposerError(None, None, f"it is nested more than {_DEEPEST} deep", None)
         node = super().compose_node(parent, index)

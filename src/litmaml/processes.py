@@ -17,13 +17,18 @@ _MOST_ON_A_CORE = 4
 """Processes on each core of a CPU: enough to try out on a laptop what is to run on eight GPUs."""
 
 
+def own_cores() -> int:
+    """How many cores this process may use, which may be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def check_devices(trainer: Trainer) -> None:
     """Refuse to start far more processes than there are cores, each of which takes half a gigabyte; warn of more.
 
     Raises:
         ValueError: Naming how many there may be.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = own_cores()
     if not isinstance(trainer.accelerator, CPUAccelerator) or trainer.num_devices <= cores:
         return
     said = f"trainer.devices: on a CPU it is the number of processes, and there are {cores} cores"

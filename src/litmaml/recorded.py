@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +17,10 @@ from litmaml.callbacks import BestCheckpoint, Preemption, Report
 from litmaml.data import TaskDataModule
 from litmaml.float32 import Float32Precision
 from litmaml.meta_learner import MetaLearner
+from litmaml.processes import own_cores
 from litmaml.proportion import check_size
 from litmaml.sealed import seal, unseal
+from litmaml.signatures import parameters
 from litmaml.typed import what_was_typed
 
 _MOST_WORKERS = 256
@@ -84,6 +85,7 @@ def training(recorded: object, arguments: Sequence[str]) -> dict[str, Any]:
                 section = {key: value for key, value in section.items() if key not in _NOT_TAKEN}
             admitted = admit_arguments(kind, section, f"checkpoint.{name}", typed.within(name))
             if name in recorded:
+                _keep_logs(admitted.get("logger"))
                 _check_stays(admitted, f"checkpoint.{name}")
                 found[name] = write(admitted, seal)
     except NotAdmitted as error:
@@ -104,11 +106,18 @@ def _check_stays(admitted: Mapping[str, Any], what: str) -> None:
         if re.search(r"\{[^}]*(\{|:[^}]*\d{3})", text):  # a file's name that metrics are written into, so wide
             raise NotAdmitted(f"{name}: may stand for a text without end, got {short(text)}")
     devices = admitted.get("devices")
-    if str(devices).isdecimal() and int(str(devices)) > (cores := os.cpu_count() or 1):
+    if str(devices).isdecimal() and int(str(devices)) > (cores := own_cores()):
         raise NotAdmitted(
-            f"{what}.devices: the run had {devices} processes, and this machine has {cores} cores; type "
-            "--trainer.devices"
+            f"{what}.devices: the run had {devices} processes, and there are {cores} cores here; type --trainer.devices"
         )
+
+
+def _keep_logs(loggers: Any) -> None:
+    """Let recorded loggers write to the run's folder, not to the current one, which is the default of some."""
+    for logger in loggers if isinstance(loggers, list) else [loggers]:
+        takes_one = isinstance(logger, Recipe) and "save_dir" in parameters(logger.kind)[0]
+        if takes_one and str(logger.arguments.get("save_dir") or ".") == ".":
+            logger.arguments["save_dir"] = ""
 
 
 def _texts(admitted: Any, name: str) -> Iterator[tuple[str, str]]:

@@ -156,6 +156,10 @@ def check_places(folder: Path, logs: Iterable[str | None] = ()) -> None:
     written = [folder / CHECKPOINTS, folder / "wandb"]
     for log in (Path(log) for log in logs if log):
         written += [part for part in (log, *log.parents) if folder in part.parents]
+        if folder in log.parents and (link := next(filter(_is_link, log.glob("*")), None)):
+            raise ValueError(
+                f"trainer.default_root_dir: {str(link)!r} is a link, and a logger writes there; move it away"
+            )
     for place in written:
         if place.is_symlink() or (place.exists() and not place.is_dir()):
             raise ValueError(
@@ -164,6 +168,10 @@ def check_places(folder: Path, logs: Iterable[str | None] = ()) -> None:
             )
     if odd := next((file for file in written[0].glob("*.ckpt*") if file.is_dir()), None):
         raise ValueError(f"trainer.default_root_dir: {str(odd)!r} is a folder in a checkpoint's place; move it away")
+
+
+def _is_link(file: Path) -> bool:
+    return file.is_symlink() or (file.is_file() and file.stat().st_nlink > 1)
 
 
 def put_back(earlier: Path, folder: Path) -> bool:

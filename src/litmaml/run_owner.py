@@ -133,7 +133,7 @@ def claim(folder: Path) -> FolderOwner:
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(unlinked(file), os.O_RDWR | os.O_CREAT, 0o644)
+            descriptor = os.open(unlinked(file, hard=False), os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise _cannot_write(folder, error) from error
         try:
@@ -146,7 +146,10 @@ def claim(folder: Path) -> FolderOwner:
                 )
             # The last owner may have deleted the file, or moved the folder, since it was opened.
             with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), os.stat(file)):
+                mine = os.path.samestat(os.fstat(descriptor), os.stat(file))
+                if mine and os.fstat(descriptor).st_nlink > 1:  # it may be another file of the user's, too
+                    file.unlink()
+                elif mine:
                     process = _this_process()
                     try:
                         _write(descriptor, process)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -15,6 +16,18 @@ _OTHERS = (
     *("train/skipped_tasks", "val/skipped_tasks"),
 )
 """What can be watched besides losses and metrics."""
+
+
+def check_device_names(devices: Any) -> None:
+    """Refuse devices that are neither a number nor a list of numbers, of which Lightning says no option.
+
+    Raises:
+        ValueError: Naming what there may be.
+    """
+    if isinstance(devices, str) and not re.fullmatch(r"auto|-?\d+|(\d+,\s*)+\d*", devices.strip()):
+        raise ValueError(
+            f"trainer.devices: has to be a number, auto, or a list of devices such as 0,1, got {devices[:60]!r}"
+        )
 
 
 def check_numbers(trainer: Trainer) -> None:

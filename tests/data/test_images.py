@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from PIL import Image, ImageCms
 
 from litmaml.data import ImageFormat, ImagePool, unpacking
 from litmaml.data.eight_bits import flattening
+from litmaml.data.images import read_images
 
 GREY, COLOUR = ImageFormat(8), ImageFormat(8, channels=3)
 # Left half black, right half white.
@@ -275,6 +278,35 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
         with pytest.raises(ValueError, match=r"cannot read the image .*bomb\.png: Image size"):
             GREY.read(tmp_path / "bomb.png")
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", ["a pipe", "a device"])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "image.png"
+    if kind == "a pipe":
+        os.mkfifo(file)
+    else:
+        file.symlink_to("/dev/zero")
+    pixels, errors = read_images({"image.png": file}, GREY)
+    assert (len(pixels), errors) == (0, ["cannot read the image image.png: it is no file"])
+
+
+@pytest.mark.parametrize(("entry", "readable"), [(3, True), (5, False)], ids=["compression", "place of the pixels"])
+def test_what_pillow_warns_of_is_left_out(tmp_path: Path, entry: int, readable: bool) -> None:
+    file = tmp_path / "image.tif"
+    halves("L").save(file)
+    content = bytearray(file.read_bytes())
+    (directory,) = struct.unpack("<I", content[4:8])
+    struct.pack_into("<I", content, directory + 2 + 12 * entry + 4, 1000)  # values, which the file is too short for
+    file.write_bytes(content)
+    with pytest.warns(UserWarning, match="Tag data larger than file"), suppress(ValueError):
+        GREY.read(file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pixels, errors = read_images({"image.tif": file}, GREY)
+    assert (len(pixels), len(errors)) == ((1, 0) if readable else (0, 1))
+    assert "Tag data" not in "".join(errors)
 
 
 def test_an_open_file_is_called_by_its_given_name() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -59,7 +60,7 @@ def test_a_prediction_is_the_same_alone_and_in_any_batch(saved: Path) -> None:
     torch.testing.assert_close(loaded(inputs[:7]), together[:7], rtol=1e-5, atol=1e-5)
 
 
-def test_it_reads_and_classifies_files(model: AdaptedModel, images: Path) -> None:
+def test_it_reads_and_classifies_files(model: AdaptedModel, images: Path, tmp_path: Path) -> None:
     query = read_query(str(images / "query"), NAMES, ImageFormat(28))
     found = list(model.classify(*query.files))
     right = [prediction.label == prediction.file.parent.name for prediction in found]
@@ -70,6 +71,9 @@ def test_it_reads_and_classifies_files(model: AdaptedModel, images: Path) -> Non
     assert found[3].probability == pytest.approx(float(probabilities[3].max()), abs=1e-5)
     with pytest.raises(ValueError, match=r"cannot read the image .*nowhere\.png"):
         model.preprocess(images / "nowhere.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ValueError, match=r"cannot read the image .*pipe\.png: it is no file"):
+        next(model.classify(tmp_path / "pipe.png"))
 
 
 def test_regression_from_ten_points(sinusoid_run: Path, tmp_path: Path) -> None:
@@ -133,16 +137,29 @@ def test_a_network_that_cannot_be_rebuilt_works_but_is_not_saved(tmp_path: Path)
     assert not (tmp_path / "out").exists()
 
 
+def test_a_configuration_of_another_kind_is_not_written_over(model: AdaptedModel, tmp_path: Path) -> None:
+    for text in ("trainer: {max_epochs: 1}\n", "mine", ""):
+        (tmp_path / "config.yaml").write_text(text)
+        with pytest.raises(ValueError, match=r"^folder: .*config\.yaml' is no adapted model's .*; name another folder"):
+            model.save(tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+        assert (tmp_path / "config.yaml").read_text() == text
+    (tmp_path / "config.yaml").unlink()
+    for _ in range(2):  # its own kind may be replaced
+        model.save(tmp_path)
+        litmaml.load(tmp_path)
+
+
 def test_damage_is_told(saved: Path) -> None:
     weights = saved / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-100])
-    with pytest.raises(ValueError, match="is damaged or of another model: its SHA-256 sum"):
+    with pytest.raises(ValueError, match=r"is damaged or of another model: .* file not fully covered"):
         litmaml.load(saved)
     flipped = bytearray(whole)
     flipped[-50] ^= 1  # safetensors itself would not notice
     weights.write_bytes(flipped)
-    with pytest.raises(ValueError, match="is damaged or of another model"):
+    with pytest.raises(ValueError, match="is damaged or of another model: its SHA-256 sum"):
         litmaml.load(saved)
     weights.write_bytes(whole)
     config = saved / "config.yaml"

@@ -20,6 +20,7 @@ from tiny import TINY, finish, fit, slow, start
 
 from litmaml.cli import main, program
 from litmaml.processes import check_devices
+from litmaml.recorded import training
 
 
 def told(*arguments: str) -> tuple[object, str]:
@@ -96,6 +97,16 @@ def told(*arguments: str) -> tuple[object, str]:
         (["-c", "list.yaml"], "config: 'list.yaml' has to hold options by their names, got "),
         (["--checkpoint.save_top_k=-2"], "checkpoint.save_top_k: has to be -1 for all, 0 for none, or more, got -2"),
         (["-c", "number.yaml"], "data.tasks: expected a TaskDistribution by its class_path, got 1"),
+        (
+            ["--model.model=torch.nn.Sequential", "--model.model.args=1"],
+            "model.model.args: there is no such option; --help lists them",
+        ),
+        (["-c", "empty.yaml"], "config: 'empty.yaml' has nothing in it; leave it out, or write options into it"),
+        (["-c", "null.yaml"], "trainer: is a group of options, such as trainer: {}, got None"),
+        (
+            ["--trainer.devices=abc"],
+            "trainer.devices: has to be a number, auto, or a list of devices such as 0,1",
+        ),
         (["-c", "group.yaml"], "preemption: is a group of options, such as preemption: {}, got 3"),
         (["stray"], "stray: there is no such option"),
         (["--trainer.callbacks=EarlyStopping"], "trainer.callbacks.monitor: have to be given, as options or in a conf"),
@@ -118,6 +129,8 @@ def test_a_line_names_the_option(arguments: list[str], line: str) -> None:
     Path("broken.yaml").write_text("model: [")
     Path("unknown.yaml").write_text("model: {inner_stepz: 3}")
     Path("number.yaml").write_text("data: {tasks: 1}")
+    Path("empty.yaml").touch()
+    Path("null.yaml").write_text("trainer: null")
     Path("group.yaml").write_text("preemption: 3")
     Path("list.yaml").write_text("[model]")
     Path("twice.yaml").write_text("a: &a {b: 1}\ntrainer:\n  max_epochs: 1\n  max_epochs: 2\n")
@@ -125,6 +138,15 @@ def test_a_line_names_the_option(arguments: list[str], line: str) -> None:
     assert status in (1, 2)
     assert said.removeprefix("litmaml fit: ").removeprefix("litmaml: ").startswith(line)
     assert not Path("runs/tiny/checkpoints").exists()
+
+
+@pytest.mark.parametrize("command", ["fit", "finetune", "classify", "diagnose"])
+def test_every_command_reads_configurations_alike(command: str) -> None:
+    Path("twice.yaml").write_text("checkpoint: a\ndata: x\ndata: y\n")
+    for option in ("-c", "--config"):
+        status, said = told(command, option, "twice.yaml")
+        assert status in (1, 2)
+        assert said.startswith(f"litmaml {command}: config: 'twice.yaml': no YAML: 'data' stands there twice in")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -369,3 +391,13 @@ def test_five_hundred_mutated_configurations(command: str, count: int) -> None:
 def test_main_is_the_same_from_python() -> None:
     main(["fit", "-c", "tiny.yaml", "--trainer.fast_dev_run=true"])
     assert not Path("runs").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores are not given out here")
+def test_recorded_processes_have_the_cores_that_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a scheduler does, which gives a job some of the machine's."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 5})
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    training({"trainer": {"devices": 2}}, ["fit"])
+    with pytest.raises(ValueError, match=r"trainer\.devices: the run had 3 processes, and there are 2 cores here"):
+        training({"trainer": {"devices": 3}}, ["fit"])

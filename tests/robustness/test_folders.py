@@ -119,6 +119,17 @@ def test_a_failed_run_in_a_linked_folder_leaves_link_and_run() -> None:
     assert [path.name for path in Path("scratch").iterdir()] == ["tiny"]
 
 
+@pytest.mark.parametrize("wrong", ["--model.inner_optimizer.lr=1e30", "--data.train_tasks=21"])
+def test_a_run_that_goes_on_elsewhere_and_fails_makes_room_again(wrong: str) -> None:
+    """It begins at another step than 0, and makes none of its own."""
+    fit("--trainer.max_epochs=1")
+    fit("--trainer.max_epochs=1", "--trainer.default_root_dir=runs/b")
+    before = everything("runs")
+    with pytest.raises((ValueError, FloatingPointError)):
+        fit("--ckpt_path=runs/tiny", "--trainer.default_root_dir=runs/b", wrong)
+    assert everything("runs") == before
+
+
 def test_only_a_run_that_has_done_nothing_makes_room_again(tmp_path: Path) -> None:
     earlier, new = tmp_path / "run.1", tmp_path / "run"
     for kept in ("checkpoints/best.ckpt", "other/.owner"):

@@ -223,6 +223,10 @@ def folders(good: Path, mark: Path) -> Iterator[tuple[str, Callable[[Path], obje
     def changed(**parts: Any) -> Callable[[Path], object]:
         return lambda folder: (folder / "config.yaml").write_text(yaml.safe_dump({**config, **parts}))
 
+    def changed_without(part: str) -> Callable[[Path], object]:
+        rest = {key: value for key, value in config.items() if key != part}
+        return lambda folder: (folder / "config.yaml").write_text(yaml.safe_dump(rest))
+
     def text(name: str, content: str | bytes) -> Callable[[Path], object]:
         data = content.encode() if isinstance(content, str) else content
         return lambda folder: (folder / name).write_bytes(data)
@@ -259,6 +263,10 @@ def folders(good: Path, mark: Path) -> Iterator[tuple[str, Callable[[Path], obje
         "[" * 5000,
         b"\xff\xfe\x00",
         "1" * 9999,
+        "a: 1\n" * 300_000,
+        "a: 1\n" * 40_000,
+        "-\n" * 100_000,
+        "#\n" * 130_000,
     ):
         yield f"config {content[:9]!r}", text("config.yaml", content)
     for content in ("", "1", '{"a": 1}', "[1]", '["a"]', "[" * 100_000, b"\xff", '["a", "b", "c"]'):
@@ -277,6 +285,15 @@ def folders(good: Path, mark: Path) -> Iterator[tuple[str, Callable[[Path], obje
         "endless names": {f"x{k}": torch.zeros(1) for k in range(5000)},
     }.items():
         yield f"weights of {what}", lambda folder, others=others: _with_weights(folder, config, save(weights | others))
+    for count in (9_000, 200_000):
+        empty = ",".join(f'"{k}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}' for k in range(count))
+        many = (len(empty) + 2).to_bytes(8, "little") + f"{{{empty}}}".encode()
+        yield f"{count} empty weights", lambda folder, content=many: _with_weights(folder, config, content)
+    for shape in ([2 * 10**9], [1]):  # of eight gigabytes that take no room on the disk
+        vast = json.dumps({"w": {"dtype": "F32", "shape": shape, "data_offsets": [0, 4 * shape[0]]}}).encode()
+        yield f"vast weights {shape}", lambda folder, header=vast: _vast(folder, header)
+    for key in {*config} - {"tied"}:  # which older folders lack
+        yield f"no {key}", changed_without(key)
     yield "no weights", lambda folder: _with_weights(folder, config, save({}))
     yield "a weight tied to itself", changed(tied={name: name})
 
@@ -285,6 +302,12 @@ def _with_weights(folder: Path, config: dict[str, Any], content: bytes) -> None:
     file = folder / "model.safetensors"
     file.write_bytes(content)
     (folder / "config.yaml").write_text(yaml.safe_dump({**config, "sha256": sha256(file)}))
+
+
+def _vast(folder: Path, header: bytes) -> None:
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + 8 * 10**9)
 
 
 def test_adapted_models(adapted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

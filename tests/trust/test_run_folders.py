@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,8 @@ from litmaml.data import Sinusoid
 from litmaml.finetuning.adapted_model import AdaptedModel, Recipe
 from litmaml.models import MLP
 from litmaml.plots import plot_adaptation
-from litmaml.run_folder import resolve_checkpoint
-from litmaml.run_owner import OWNER, claim
+from litmaml.run_folder import check_places, resolve_checkpoint
+from litmaml.run_owner import OWNER, FolderInUse, claim
 
 WRITTEN = [
     *("config.yaml", "test_results.json", "adaptation.png", "functions.png", ".owner", "wandb_id"),
@@ -36,14 +37,15 @@ WRITTEN = [
 
 
 @pytest.mark.filterwarnings("ignore:The number of training batches")
-def test_links_in_a_runs_folder_are_not_written_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to], ids=["by name", "hard"])
+def test_links_in_a_runs_folder_are_not_written_through(tmp_path: Path, link: Callable[[Path, Path], None]) -> None:
     run, mine = tmp_path / "run", tmp_path / "mine"
     file = made(run, MLP(hidden=[3]), nn.MSELoss(), Sinusoid())
     mine.mkdir()
     for name in WRITTEN:
         (run / name).unlink(missing_ok=True)
         (mine / name.replace("/", " ")).write_text("precious")
-        (run / name).symlink_to(mine / name.replace("/", " "))
+        link(run / name, mine / name.replace("/", " "))
     (run / "checkpoints" / "last.ckpt.sha256").unlink()
     quick = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
     for command in ("test", "validate", "predict"):
@@ -53,17 +55,42 @@ def test_links_in_a_runs_folder_are_not_written_through(tmp_path: Path, monkeypa
     assert {path.read_text() for path in mine.iterdir()} == {"precious"}
     for name in ("config.yaml", "test_results.json", "adaptation.png", "predictions.csv", "checkpoints/last.ckpt"):
         assert not (run / name).is_symlink(), name
+        assert not (mine / name.replace("/", " ")).samefile(run / name), name
         assert (run / name).stat().st_size > 20, name
 
 
-def test_an_adapted_model_is_not_written_through_links(tmp_path: Path) -> None:
+@pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to], ids=["by name", "hard"])
+def test_an_adapted_model_is_not_written_through_links(tmp_path: Path, link: Callable[[Path, Path], None]) -> None:
     recipe = Recipe({"class_path": "litmaml.models.MLP", "init_args": {"outputs": 2}}, "head", 2, {})
     (tmp_path / "adapted").mkdir()
-    for name in ("config.yaml", "classes.json", "model.safetensors"):
+    for name in ("classes.json", "model.safetensors", *(["config.yaml"] if link == Path.symlink_to else [])):
         (tmp_path / name).write_text("precious")
-        (tmp_path / "adapted" / name).symlink_to(tmp_path / name)
+        link(tmp_path / "adapted" / name, tmp_path / name)
     AdaptedModel(MLP(outputs=2), ["a", "b"], None, recipe).save(tmp_path / "adapted")
     assert {path.read_text() for path in tmp_path.iterdir() if path.is_file()} == {"precious"}
+
+
+@pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to], ids=["by name", "hard"])
+def test_a_link_among_logs_is_refused(tmp_path: Path, link: Callable[[Path, Path], None]) -> None:
+    """A recorded logger may name a version, whose folder is there."""
+    logs = tmp_path / "run" / "logs" / "version_0"
+    logs.mkdir(parents=True)
+    (logs / "metrics.csv").touch()
+    check_places(tmp_path / "run", [str(logs)])
+    (tmp_path / "mine").write_text("precious")
+    link(logs / "hparams.yaml", tmp_path / "mine")
+    with pytest.raises(ValueError, match=r"hparams\.yaml' is a link, and a logger writes there; move it away"):
+        check_places(tmp_path / "run", [str(logs)])
+
+
+def test_a_living_owner_with_a_second_name_is_left(tmp_path: Path) -> None:
+    """As by a copy of the folder that is made of links."""
+    owner = claim(tmp_path)
+    (tmp_path / "copy").hardlink_to(tmp_path / OWNER)
+    with pytest.raises(FolderInUse):
+        claim(tmp_path)
+    owner.check()
+    owner.release()
 
 
 def test_a_pipe_in_place_of_a_file_holds_nothing_up(tmp_path: Path) -> None:
@@ -191,7 +218,9 @@ def test_no_module_beside_a_file_is_run(name: str, where: str, tmp_path: Path) -
     assert not mark.exists()
 
 
-def test_a_run_with_the_loggers_of_the_configurations_goes_on_by_its_folder(tmp_path: Path) -> None:
+def test_a_run_with_the_loggers_of_the_configurations_goes_on_by_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """TensorBoard's takes arguments that it hands on, which the run records as they are by default."""
     pytest.importorskip("tensorboard")
     configs = Path(__file__).parents[2] / "configs"
@@ -199,6 +228,10 @@ def test_a_run_with_the_loggers_of_the_configurations_goes_on_by_its_folder(tmp_
     typed = ["-c", str(configs / "sinusoid.yaml"), "-c", str(configs / "logger" / "tensorboard.yaml")]
     sizes = ["--data.meta_batch=1", "--data.train_tasks=4", "--data.val_tasks=1", f"--trainer.default_root_dir={run}"]
     main(["fit", *typed, *small, *sizes, "--trainer.max_steps=1"])
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     main(["fit", f"--ckpt_path={run}", *small, "--trainer.max_steps=2"])
     assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 2
-    assert [*(run / "tensorboard").rglob("events.*")]
+    for name in ("logs", "tensorboard"):
+        assert len([*(run / name).glob("version_*")]) == 2
+    assert not [*Path().iterdir()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -38,3 +39,21 @@ def test_tensorboard_and_csv_need_no_wandb(experiment: Path, tmp_path: Path) -> 
     for logger in ("logs", "tensorboard"):
         (hparams,) = tmp_path.glob(f"{logger}/version_*/hparams.yaml")
         assert "max_epochs: 2" in hparams.read_text()
+
+
+def test_lightnings_own_goes_on_in_the_runs_folder(experiment: Path, tmp_path: Path) -> None:
+    """Where it writes by default is the current folder, which is another one when the run goes on by its folder."""
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    typed = ["-c", str(experiment), f"--trainer.default_root_dir={run}", "--trainer.max_steps=1"]
+    typed += ["--trainer.logger=lightning.pytorch.loggers.WandbLogger", "--trainer.logger.project=own"]
+    for arguments in (typed, [f"--ckpt_path={run}", "--trainer.max_steps=2"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "litmaml", "fit", *arguments], capture_output=True, text=True, cwd=elsewhere
+        )
+        assert done.returncode == 0, done.stderr
+        if arguments is typed:
+            assert [path.name for path in elsewhere.iterdir()] == ["wandb"]
+            shutil.rmtree(elsewhere / "wandb")
+    assert not [*elsewhere.iterdir()]
+    assert [*(run / "wandb").glob("offline-run-*/*.wandb")]

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from litmaml.checkpoint import checksum_file
 from litmaml.checkpoint_io import link_checkpoint
 from litmaml.meta_learner import MetaLearner
 from litmaml.monitored import metric_of, no_such_metric
@@ -51,6 +52,8 @@ class BestCheckpoint(ModelCheckpoint):
         self._typed_mode = mode
         self._metrics: dict[str, dict[str, float]] = {}
         self._elsewhere: Mapping[str, Tensor] = {}  # the best ones of a run that goes on in another folder
+        self._fetched: list[Path] = []  # and the copies of these
+        self._began = 0
 
     @property
     def state_key(self) -> str:
@@ -67,10 +70,18 @@ class BestCheckpoint(ModelCheckpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
+        self._began = trainer.global_step
         if trainer.is_global_zero and trainer.ckpt_path is not None and self.dirpath is not None:
             self._fetch(Path(trainer.ckpt_path).parent, Path(self.dirpath))
         # Each process looked for the files; where they share no disk the first one knows.
         self._take(trainer.strategy.broadcast(self.best_k_models))
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        super().on_exception(trainer, pl_module, exception)
+        if trainer.global_step == self._began:  # a run that has done nothing leaves nothing
+            for file in self._fetched:
+                file.unlink(missing_ok=True)
+                checksum_file(file).unlink(missing_ok=True)
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         known = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
@@ -128,6 +139,7 @@ class BestCheckpoint(ModelCheckpoint):
         own = f"earlier-{BEST}" if source.name == BEST and self.save_top_k != 1 else source.name
         for name in dict.fromkeys([own, BEST]):
             link_checkpoint(source, folder / name)
+            self._fetched.append(folder / name)
         rank_zero_info(f"best so far, in {folder} too: {source} ({self.monitor} {float(kept[best]):.4g})")
         self._metrics[own] = self._metrics.get(best, {})
         self._take({str(folder / own): kept[best]})

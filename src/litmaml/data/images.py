@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -174,8 +175,9 @@ def read_images(files: Mapping[str, str | Path | BinaryIO], image_format: ImageF
         except ValueError as error:
             return str(error)
 
-    # Pillow lets go of the interpreter lock while it decodes.
-    with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, _THREADS)) as threads:
+    # Pillow lets go of the interpreter lock while it decodes. Its warnings name no file, and filters are all threads'.
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(os.cpu_count() or 1, _THREADS)) as threads:
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         results = list(threads.map(attempt, files))
     images = [result for result in results if isinstance(result, Tensor)]
     empty = torch.empty((0, image_format.channels, image_format.size, image_format.size), dtype=torch.uint8)

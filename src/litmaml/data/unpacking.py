@@ -64,8 +64,11 @@ def unpack(source: str | Path | BinaryIO, size: int, flattening: Callable[[Image
         OSError: It is no image of the kinds that are read, or is damaged.
         ValueError: It is too large.
     """
-    if isinstance(source, str | Path) and Path(source).stat().st_size > _LARGEST_FILE:
-        raise ValueError(f"it has more than {_LARGEST_FILE >> 20} MB")
+    if isinstance(source, str | Path):
+        if Path(source).exists() and not Path(source).is_file():  # a pipe, at which one would wait
+            raise ValueError("it is no file")
+        if Path(source).stat().st_size > _LARGEST_FILE:
+            raise ValueError(f"it has more than {_LARGEST_FILE >> 20} MB")
     with _open(source) as opened:
         coefficients = _coefficients(opened)
         if opened.format == "JPEG" and opened.width * opened.height > _LARGE:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file, load_model, save_model
+from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from litmaml.admission import admit, admit_arguments, make, short
@@ -22,12 +23,13 @@ from litmaml.data.images import ImageFormat, read_images
 from litmaml.engine.places import all_places
 from litmaml.finetuning.frozen_norm import hold_statistics
 from litmaml.finetuning.head import replace_head
+from litmaml.finetuning.kept_weights import brief, check_whole, map_weights
 from litmaml.paths import expanded, unlinked
 from litmaml.plain_files import NotPlain, read_json, read_yaml
 from litmaml.plots import Fit, grid_over, plot_fits
 from litmaml.proportion import check_size
 from litmaml.recipe import made
-from litmaml.shown import first_line, one_line
+from litmaml.shown import first_line
 from litmaml.weights_record import check_kinds, tie, wrong_ties
 
 WEIGHTS, CONFIG, CLASSES = "model.safetensors", "config.yaml", "classes.json"
@@ -145,7 +147,8 @@ class AdaptedModel(nn.Module):
         """Write ``model.safetensors``, ``config.yaml`` and ``classes.json``, from which ``load`` makes the model.
 
         Raises:
-            ValueError: The network's class cannot be rebuilt from plain data, or what is rebuilt predicts otherwise.
+            ValueError: The network's class cannot be rebuilt from plain data, what is rebuilt predicts otherwise, or
+                the folder has a configuration that is no adapted model's.
         """
         if self.recipe is None or self.recipe.model is None:
             raise ValueError(
@@ -153,6 +156,7 @@ class AdaptedModel(nn.Module):
                 "arguments of the network; keep each argument of its constructor as an attribute of the same name"
             )
         folder = expanded(folder)
+        _check_place(folder / CONFIG)
         folder.mkdir(parents=True, exist_ok=True)
         for name in (WEIGHTS, CONFIG, CLASSES):
             unlinked(folder / name)
@@ -224,20 +228,11 @@ def load(folder: str | Path) -> AdaptedModel:
         raise ValueError(
             f"model: {CONFIG} or {CLASSES} in {str(folder)!r} is damaged ({error}); copy the folder anew"
         ) from error
-    if config["sha256"] != sha256(folder / WEIGHTS):
-        raise ValueError(
-            f"model: {str(folder / WEIGHTS)!r} is damaged or of another model: its SHA-256 sum is not the one in "
-            f"{CONFIG}; copy the folder anew"
-        )
-    unfit = f"model: the weights in {str(folder)!r} do not fit its {CONFIG}"
-    try:
-        weights = load_file(str(folder / WEIGHTS))
-    except Exception as error:  # on a header that lies it raises almost any
-        raise ValueError(f"{unfit}: {_brief(error)}") from error
+    weights = map_weights(folder / WEIGHTS)
     admitted = admit(recipe.model, (nn.Module,), "model")
     check_size({"model": admitted}, weights, "")
     network: nn.Module = made(admitted, "model")
-    try:
+    with _fitting(folder):
         if recipe.head is not None:
             rows = [len(weights[name]) for name in (f"{recipe.head}.weight",) if name in weights]
             if rows != [recipe.outputs]:
@@ -246,17 +241,21 @@ def load(folder: str | Path) -> AdaptedModel:
         tie(network, config.get("tied", {}))
         hold_statistics(network)
         check_kinds(network.state_dict(), weights)
+    check_whole(folder / WEIGHTS, weights, network.state_dict(), config["sha256"])
+    with _fitting(folder):
         if len(precision := {weight.dtype for weight in weights.values() if weight.is_floating_point()}) == 1:
             network.to(dtype=precision.pop())
         load_model(network, str(folder / WEIGHTS))
-    except (SafetensorError, RuntimeError, AttributeError, ValueError, TypeError) as error:
-        raise ValueError(f"{unfit}: {_brief(error)}") from error
     return AdaptedModel(network, classes, image_format, recipe)
 
 
-def _brief(error: Exception) -> str:
-    """What an error says in one line, without what a terminal would obey: it may quote names from the file."""
-    return one_line(" ".join(str(error).split()))[:500]
+@contextmanager
+def _fitting(folder: Path) -> Iterator[None]:
+    """Tell that the weights do not fit the model, whatever shows it."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError, AttributeError, ValueError, TypeError) as error:
+        raise ValueError(f"model: the weights in {str(folder)!r} do not fit its {CONFIG}: {brief(error)}") from error
 
 
 _KINDS: dict[str, tuple[type, ...]] = {
@@ -274,11 +273,23 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise NotPlain("holds no settings by name")
     for name, kinds in _KINDS.items():
-        if not isinstance(config.get(name), kinds) or isinstance(config.get(name), bool):
+        if name not in config or not isinstance(config.get(name), kinds) or isinstance(config.get(name), bool):
             raise NotPlain(f"has no {name}" if name not in config else f"{name}: cannot be {short(config[name])}")
     if wrong := wrong_ties(config.get("tied", {})):  # which older folders lack
         raise NotPlain(wrong)
     return config
+
+
+def _check_place(path: Path) -> None:
+    """Refuse to write over a configuration of another kind, such as a run's."""
+    if path.is_symlink() or not path.is_file():
+        return
+    try:
+        _read_config(path)
+    except NotPlain as error:
+        raise ValueError(
+            f"folder: {str(path)!r} is no adapted model's ({error}), and would be written over; name another folder"
+        ) from error
 
 
 def _read_classes(path: Path) -> list[str] | None:
