@@ -36,13 +36,13 @@ from torch import Tensor, nn
 
 from litmaml.data import Omniglot
 from litmaml.data.images import ImageFormat
-from litmaml.evaluation import Interval, interval
 from litmaml.finetuning.fine_tuner import FineTuner
 from litmaml.finetuning.frozen_norm import freeze_normalisation
 from litmaml.finetuning.head import replace_head
 from litmaml.finetuning.labelled_images import Images, read_query, read_support
 from litmaml.finetuning.meta_checkpoint import MetaCheckpoint, open_checkpoint
-from litmaml.recipe import build
+from litmaml.runs.recipe import build
+from litmaml.statistics.interval import Interval, interval
 
 PARTS = ("images_background", "images_evaluation")
 QUERIES = 15

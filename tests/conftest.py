@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from litmaml.interop import import_learn2learn
+from litmaml.data.interop import import_learn2learn
 
 
 @pytest.fixture(scope="session", autouse=True)

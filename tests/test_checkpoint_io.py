@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 
-from litmaml import checkpoint_io
-from litmaml.checkpoint import checksum_file, load_plain
-from litmaml.checkpoint_io import DurableCheckpointIO
-from litmaml.run_folder import checkpoints_in, resolve_checkpoint, set_aside
+from litmaml.runs import checkpoint_io
+from litmaml.runs.checkpoint import checksum_file, load_plain
+from litmaml.runs.checkpoint_io import DurableCheckpointIO
+from litmaml.runs.folder import checkpoints_in, resolve_checkpoint, set_aside
 
 
 def content(step: int) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def test_full_disk_leaves_the_earlier_checkpoint(run: Path) -> None:
     """A file size limit stands in for the full disk: writing fails in the middle."""
     program = (
         "import resource, signal, torch, pathlib, sys\n"
-        "from litmaml.checkpoint_io import DurableCheckpointIO\n"
+        "from litmaml.runs.checkpoint_io import DurableCheckpointIO\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
         "big = {'state_dict': {'w': torch.zeros(100_000)}, 'hyper_parameters': {}}\n"
@@ -215,7 +215,7 @@ def test_nothing_unfinished_stays_on_a_full_disk(at: str, run: Path, monkeypatch
 def test_killed_while_writing_again_and_again(run: Path) -> None:
     program = (
         "import sys, torch, itertools\n"
-        "from litmaml.checkpoint_io import DurableCheckpointIO\n"
+        "from litmaml.runs.checkpoint_io import DurableCheckpointIO\n"
         "for step in itertools.count(100):\n"
         "    big = {'state_dict': {'w': torch.full((500_000,), float(step))}, 'hyper_parameters': {}}\n"
         "    DurableCheckpointIO().save_checkpoint(big | {'global_step': step}, sys.argv[1])\n"

@@ -16,10 +16,10 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.workloads import Problem
+from litmaml.data.interop import import_learn2learn
 from litmaml.engine.allocator import keep_freed_memory
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
-from litmaml.interop import import_learn2learn
 from litmaml.outer import FirstOrder, OuterGradient, SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
 

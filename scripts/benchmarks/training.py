@@ -15,10 +15,10 @@ from benchmarks.measure import spread
 from litmaml.data import TaskDataModule
 from litmaml.data.image_tasks import ImageTasks
 from litmaml.data.images import ImageFormat, ImagePool
+from litmaml.data.interop import import_learn2learn
 from litmaml.engine.allocator import keep_freed_memory
 from litmaml.inner import SGD
-from litmaml.interop import import_learn2learn
-from litmaml.meta_learner import MetaLearner
+from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import Conv4
 from litmaml.tasks import Split
 

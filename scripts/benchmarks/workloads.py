@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from litmaml.float32 import set_float32_precision
+from litmaml.engine.float32 import set_float32_precision
 from litmaml.models import MLP, Conv4
 from litmaml.tasks import Batch, Tasks
 

@@ -16,10 +16,10 @@ from experiments.estimators_figure import draw
 from experiments.experiment import Case, Check, Experiment, Row, above, below, column, mean_of, select, within
 from experiments.hop import Hop, estimator, relative_error
 from experiments.problem import Problem, flat, gradient_at, linear, vector
-from litmaml.data import LinearRegression, RankOne, Sinusoid
-from litmaml.losses import HalfSquaredLoss, LogCoshLoss, RankOneLoss
+from litmaml.data import Sinusoid
 from litmaml.models import MLP
 from litmaml.outer import FiniteDifference, FirstOrder, SecondOrder
+from litmaml.problems import HalfSquaredLoss, LinearRegression, LogCoshLoss, RankOne, RankOneLoss
 from litmaml.tasks import Batch, map_batches
 
 SIZE = 20

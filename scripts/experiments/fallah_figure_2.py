@@ -15,8 +15,7 @@ from matplotlib.ticker import NullFormatter
 
 from experiments.experiment import Case, Check, Experiment, Row, above, below, column, mean_of, select, within
 from experiments.problem import Problem, descend, flat, outer_gradients, vector
-from litmaml.data import RankOne
-from litmaml.losses import RankOneLoss
+from litmaml.problems import RankOne, RankOneLoss
 from litmaml.tasks import Tasks
 
 SIZE, ALPHA = 10, 0.1

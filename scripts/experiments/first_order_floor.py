@@ -14,10 +14,10 @@ from matplotlib.ticker import NullLocator
 from experiments.closed_forms import zero_of
 from experiments.experiment import Case, Check, Experiment, Row, above, below, select, within
 from experiments.problem import Problem, descend, gradient_at, linear, log_cosh_lipschitz
-from litmaml.data.linear_regression import LinearRegression
-from litmaml.losses import HalfSquaredLoss, LogCoshLoss
+from litmaml.measure.theory import printed_probe_length
 from litmaml.outer import FiniteDifference, FirstOrder, SecondOrder
-from litmaml.theory import printed_probe_length
+from litmaml.problems import HalfSquaredLoss, LogCoshLoss
+from litmaml.problems.linear_regression import LinearRegression
 
 ALPHAS = (0.4, 0.2, 0.1, 0.05, 0.025)
 SPREADS = (0.25, 0.5, 1.0, 2.0)

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from experiments.problem import linear, stacked
-from litmaml.data import LinearRegression
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
-from litmaml.losses import LogCoshLoss
 from litmaml.outer import FiniteDifference, GaussianSmoothing, PathGradient, ZerothOrder
 from litmaml.outer.gradient import Point
+from litmaml.problems import LinearRegression, LogCoshLoss
 from litmaml.randomness import task_streams
 from litmaml.tasks import Tasks
 from litmaml.weights import Params, Weights

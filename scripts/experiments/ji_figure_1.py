@@ -14,10 +14,9 @@ from matplotlib.figure import Figure
 
 from experiments.experiment import Case, Check, Experiment, Row, above, below, column, select
 from experiments.problem import EXACT, Problem, descend, flat, vector
-from litmaml.data import RankOne
-from litmaml.losses import RankOneLoss
 from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
+from litmaml.problems import RankOne, RankOneLoss
 from litmaml.tasks import Tasks
 
 SIZE, STEPS, BATCH, SAMPLES, SMOOTHING = 20, 3, 10, 10, 1e-2

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
-from litmaml.losses import LogCoshLoss
 from litmaml.models import Vector
 from litmaml.outer import FiniteDifference, FirstOrder, OuterGradient, SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
+from litmaml.problems import LogCoshLoss
 from litmaml.tasks import Batch, Tasks
 from litmaml.weights import Params
 

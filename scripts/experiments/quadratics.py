@@ -17,12 +17,12 @@ from experiments.experiment import Case, Check, Experiment, Row, above, below, c
 from experiments.problem import Problem, descend, flat, gradient_at, linear, stacked
 from experiments.quadratics_figure import draw
 from experiments.two_tasks import STEPS, two_tasks
-from litmaml.data.linear_regression import LinearRegression, linear_tasks
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
-from litmaml.losses import HalfSquaredLoss, LogCoshLoss
 from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
+from litmaml.problems import HalfSquaredLoss, LogCoshLoss
+from litmaml.problems.linear_regression import LinearRegression, linear_tasks
 from litmaml.tasks import Batch, Tasks
 from litmaml.tasks import select as pick
 

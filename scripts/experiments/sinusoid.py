@@ -15,10 +15,10 @@ from experiments.experiment import Case, Check, Experiment, Row, above, below, m
 from experiments.problem import Problem, descend
 from experiments.sinusoid_figure import draw
 from litmaml.data import Sinusoid
-from litmaml.evaluation import curve
 from litmaml.models import MLP
 from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
+from litmaml.statistics.interval import curve
 from litmaml.tasks import Tasks
 
 METHODS: dict[str, OuterGradient] = {

@@ -15,12 +15,11 @@ from torch import Tensor
 
 from experiments.experiment import Case, Check, Experiment, Row, above, below, column, mean_of, select
 from experiments.problem import Problem, descend, flat, gradient_at, linear, log_cosh_lipschitz, outer_gradients
-from litmaml.data import LinearRegression
-from litmaml.diagnosis.hessians import gradient_norms
-from litmaml.losses import LogCoshLoss
+from litmaml.measure.hessians import gradient_norms
+from litmaml.measure.theory import outer_smoothness, step_batches, step_constant
 from litmaml.outer import SecondOrder
+from litmaml.problems import LinearRegression, LogCoshLoss
 from litmaml.tasks import Tasks
-from litmaml.theory import outer_smoothness, step_batches, step_constant
 
 SIZE, CURVATURE, POOL = 3, (1.0, 4.0), 400
 L = CURVATURE[1]

@@ -10,10 +10,10 @@ from torch import Tensor
 from experiments.closed_forms import fixed_point, matrix, reptile, zero_of
 from experiments.experiment import Row
 from experiments.problem import Problem, gradient_at, linear
-from litmaml.data.linear_regression import linear_tasks
-from litmaml.losses import HalfSquaredLoss
 from litmaml.outer import FirstOrder, SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
+from litmaml.problems import HalfSquaredLoss
+from litmaml.problems.linear_regression import linear_tasks
 from litmaml.tasks import Tasks
 
 HESSIANS = torch.tensor([[[0.9, 0.35], [0.35, 0.4]], [[0.15, -0.05], [-0.05, 0.3]]], dtype=torch.float64)

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from gpu_checks.parts import Case, Setting
 from gpu_checks.problems import METHODS, error, gradient, images, reference
-from litmaml.float32 import Float32Precision, set_float32_precision
+from litmaml.engine.float32 import Float32Precision, set_float32_precision
 from litmaml.outer import FiniteDifference, GaussianSmoothing, OuterGradient, ZerothOrder
 
 _FLOAT32, _TF32, _BFLOAT16 = 1e-5, 5e-3, 0.1

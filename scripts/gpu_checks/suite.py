@@ -18,7 +18,7 @@ import torch
 
 from gpu_checks import gradients, omniglot, precision, timings
 from gpu_checks.parts import Case, Part, Setting, add_history, run_parts, table
-from litmaml.float32 import set_float32_precision
+from litmaml.engine.float32 import set_float32_precision
 
 _ROOT = Path(__file__).parents[2]
 

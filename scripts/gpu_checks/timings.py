@@ -19,7 +19,7 @@ from gpu_checks.parts import Case, Setting
 from gpu_checks.problems import Problem, ViT
 from litmaml.engine import convolution
 from litmaml.engine.cuda_graph import CudaGraph
-from litmaml.float32 import Float32Precision, set_float32_precision
+from litmaml.engine.float32 import Float32Precision, set_float32_precision
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
 from litmaml.models import Conv4

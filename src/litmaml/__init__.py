@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from litmaml.finetuning.adapted_model import AdaptedModel as AdaptedModel
     from litmaml.finetuning.adapted_model import load as load
     from litmaml.finetuning.fine_tuner import FineTuner as FineTuner
-    from litmaml.meta_learner import MetaLearner as MetaLearner
+    from litmaml.learner.meta_learner import MetaLearner as MetaLearner
 
 # Imported when they are first asked for: lightning takes seconds.
 _HOMES = {
     "AdaptedModel": "litmaml.finetuning.adapted_model",
     "FineTuner": "litmaml.finetuning.fine_tuner",
-    "MetaLearner": "litmaml.meta_learner",
+    "MetaLearner": "litmaml.learner.meta_learner",
     "TaskDataModule": "litmaml.data",
     "adapt": "litmaml.finetuning.adaptation",
     "load": "litmaml.finetuning.adapted_model",

@@ -13,10 +13,10 @@ import pytest
 import torch
 import yaml
 
-from litmaml.checkpoint import read_checkpoint
-from litmaml.cli import main
-from litmaml.meta_learner import MetaLearner
+from litmaml.cli.main import main
+from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP
+from litmaml.runs.checkpoint import read_checkpoint
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SINUSOID = str(CONFIGS / "sinusoid.yaml")

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
+from litmaml.learner.trial.first_batch import try_first_batch
 from litmaml.outer import OuterGradient, SecondOrder
-from litmaml.trial import try_first_batch
 
 Forward = Callable[["Body", Tensor], Any]
 

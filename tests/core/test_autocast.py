@@ -14,9 +14,9 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from litmaml.learner.trial.first_batch import try_first_batch
 from litmaml.outer import FiniteDifference, FirstOrder, OuterGradient, SecondOrder
 from litmaml.tasks import Batch, map_batches
-from litmaml.trial import try_first_batch
 
 
 class Softmaxes(TorchDispatchMode):

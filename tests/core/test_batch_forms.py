@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop, ordinary
-from litmaml.learner_checks import check_labels
+from litmaml.learner.checks import check_labels
+from litmaml.learner.round_trip import not_made_again
+from litmaml.learner.trial.first_batch import try_first_batch
 from litmaml.outer import FirstOrder, OuterGradient, SecondOrder
-from litmaml.round_trip import not_made_again
 from litmaml.tasks import Batch, Tasks, of_each_form
-from litmaml.trial import try_first_batch
 
 PLACES = ["support 0", "support 1", "hessian 0", "hessian 1", "query"]
 

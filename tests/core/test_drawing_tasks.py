@@ -14,10 +14,10 @@ from torch.nn import functional
 
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
+from litmaml.learner.trial.first_batch import try_first_batch
 from litmaml.outer import FirstOrder, OuterGradient, SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Batch, Tasks
-from litmaml.trial import try_first_batch
 
 Draw = Callable[[Tensor], Tensor]
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from litmaml.float32 import Float32Precision, convolutions_round, set_float32_precision
+from litmaml.engine.float32 import Float32Precision, convolutions_round, set_float32_precision
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +44,6 @@ def test_flags_that_somebody_mixed_are_mended() -> None:
 
 def test_what_torch_does_untold() -> None:
     """In a fresh process convolutions may round, which is why they have to be told."""
-    program = "from litmaml.float32 import convolutions_round; print(convolutions_round())"
+    program = "from litmaml.engine.float32 import convolutions_round; print(convolutions_round())"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "True\n"

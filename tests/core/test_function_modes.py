@@ -10,10 +10,10 @@ from bodies import Body, Forward, Reversed, loop_of, tried
 from torch import Tensor, nn
 from torch.nn import functional
 
-from litmaml.function_modes import Held, OtherFunctions, in_double
+from litmaml.learner.trial.first_batch import try_first_batch
+from litmaml.learner.trial.function_modes import Held, OtherFunctions, in_double
 from litmaml.outer import FirstOrder, SecondOrder
 from litmaml.tasks import Batch, Tasks
-from litmaml.trial import try_first_batch
 
 
 class Wrong(torch.autograd.Function):

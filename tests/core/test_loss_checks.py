@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from litmaml import loss_checks
-from litmaml.loss_checks import check_loss_on
-from litmaml.losses import HalfSquaredLoss, LogCoshLoss, RankOneLoss
+from litmaml.learner.trial import loss_checks
+from litmaml.learner.trial.loss_checks import check_loss_on
+from litmaml.problems import HalfSquaredLoss, LogCoshLoss, RankOneLoss
 
 DRAW = torch.Generator().manual_seed(0)
 

@@ -10,7 +10,7 @@ from torch import nn
 from litmaml.inner import SGD
 from litmaml.inner.layers import kinked_layers, normalisation_policy, random_layers, shared_statistics
 from litmaml.inner.loop import InnerLoop
-from litmaml.model_checks import check_model
+from litmaml.learner.trial.model_checks import check_model
 from litmaml.models import MLP, Conv4
 from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
 from litmaml.outer.meta_gradient import MetaGradientOf

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
-from litmaml.model_checks import check_model
+from litmaml.learner.trial.first_batch import try_first_batch
+from litmaml.learner.trial.model_checks import check_model
 from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
-from litmaml.trial import try_first_batch
 
 METHODS = [
     SecondOrder(),

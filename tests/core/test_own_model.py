@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from litmaml.inner.loop import InnerLoop
-from litmaml.model_checks import check_model
-from litmaml.model_copy import copy_of
+from litmaml.learner.trial.first_batch import try_first_batch
+from litmaml.learner.trial.model_checks import check_model
+from litmaml.learner.trial.model_copy import copy_of
+from litmaml.learner.trial.own_model import as_it_was, check_own_model
 from litmaml.outer import FiniteDifference, FirstOrder, OuterGradient, SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
-from litmaml.own_model import as_it_was, check_own_model
 from litmaml.tasks import Batch, Tasks
-from litmaml.trial import try_first_batch
 
 GLOBAL: dict[str, Any] = {}
 

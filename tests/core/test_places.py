@@ -13,9 +13,9 @@ from torch.nn import functional
 from litmaml.engine.places import aliases
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
+from litmaml.learner.trial.first_batch import try_first_batch
 from litmaml.outer import FiniteDifference, FirstOrder, OuterGradient, SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
-from litmaml.trial import try_first_batch
 
 
 class SharedModules(nn.Module):

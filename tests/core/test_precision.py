@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from litmaml.inner import SGD, Adam, HigherOptimizer, InnerOptimizer
 from litmaml.inner.loop import InnerLoop
+from litmaml.learner.trial.first_batch import try_first_batch
 from litmaml.models import MLP
 from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
 from litmaml.outer.meta_gradient import MetaGradient, MetaGradientOf
 from litmaml.randomness import Streams, normal_directions
 from litmaml.tasks import Batch, Tasks, map_batches
-from litmaml.trial import try_first_batch
 from litmaml.weights import Params
 
 STEPS = 2

@@ -12,9 +12,9 @@ from oracles import random_tasks
 from torch import Tensor, nn
 from torch.nn import functional
 
+from litmaml.learner.trial.first_batch import try_first_batch
 from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
 from litmaml.tasks import Batch, map_batches
-from litmaml.trial import try_first_batch
 
 
 class Once(Reversed):

@@ -16,7 +16,7 @@ from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy, Mult
 from litmaml.inner import SGD, HigherOptimizer, InnerOptimizer
 from litmaml.models import MLP, Conv4
 from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
-from litmaml.recipe import build, describe, is_plain
+from litmaml.runs.recipe import build, describe, is_plain
 
 
 class Wrapped(nn.Module):

@@ -11,10 +11,10 @@ from bodies import Body, Reversed, WrongSine, loop_of, tried
 from torch import Tensor, nn
 from torch.nn import functional
 
-from litmaml import trial_derivatives
+from litmaml.learner.trial import derivatives as trial_derivatives
+from litmaml.learner.trial.first_batch import try_first_batch
 from litmaml.outer import FirstOrder, SecondOrder
 from litmaml.tasks import Batch, Tasks
-from litmaml.trial import try_first_batch
 
 
 class Rounded(torch.autograd.Function):

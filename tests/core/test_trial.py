@@ -18,12 +18,12 @@ from torch.utils.checkpoint import checkpoint
 
 from litmaml.inner import SGD, HigherOptimizer
 from litmaml.inner.loop import InnerLoop
-from litmaml.model_checks import check_model
+from litmaml.learner.trial.first_batch import try_first_batch
+from litmaml.learner.trial.model_checks import check_model
 from litmaml.models import MLP, Conv4
 from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Batch, Tasks
-from litmaml.trial import try_first_batch
 
 # Randomness
 

@@ -12,10 +12,10 @@ from oracles import random_tasks, relative
 from torch import Tensor, nn
 from torch.nn import functional
 
+from litmaml.learner.trial.first_batch import try_first_batch
 from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Tasks
-from litmaml.trial import try_first_batch
 
 
 class Drawing(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from trouble import Must, Trouble
 from written_parts import Result
 
-from litmaml.losses import HalfSquaredLoss, LogCoshLoss
+from litmaml.problems import HalfSquaredLoss, LogCoshLoss
 
 
 def changed(function: Callable[[Tensor], object], must: Must = "either") -> Trouble:

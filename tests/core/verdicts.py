@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from unrolling import Unrolled, unrolled
 
 from litmaml.inner.loop import InnerLoop
-from litmaml.model_checks import check_model
+from litmaml.learner.trial.first_batch import try_first_batch
+from litmaml.learner.trial.model_checks import check_model
 from litmaml.outer import FirstOrder
 from litmaml.outer.meta_gradient import MetaGradient, MetaGradientOf
 from litmaml.tasks import Tasks
-from litmaml.trial import try_first_batch
 from litmaml.weights import Params
 
 EQUAL, REFUSED, WRONG, CRASH = "equal", "refused", "SILENTLY WRONG", "CRASH WITHOUT A REMEDY"

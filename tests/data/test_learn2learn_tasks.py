@@ -14,9 +14,8 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from litmaml import interop
-from litmaml.data import Learn2LearnTasks, TaskDataModule
-from litmaml.interop import import_learn2learn
+from litmaml.data import Learn2LearnTasks, TaskDataModule, interop
+from litmaml.data.interop import import_learn2learn
 
 CLASSES, IMAGES = 30, 8
 PARTS: dict[str, Sequence[int]] = {"train": range(14), "val": range(14, 20), "test": range(20, 30)}
@@ -185,7 +184,7 @@ def test_it_imports_without_gym_and_torchvision_and_warns_of_nothing() -> None:
     program = """
 import sys
 sys.modules["gym"] = sys.modules["torchvision"] = None
-from litmaml.interop import import_learn2learn
+from litmaml.data.interop import import_learn2learn
 first = import_learn2learn()
 import learn2learn
 assert first is learn2learn and learn2learn.algorithms.MAML and learn2learn.data.Taskset

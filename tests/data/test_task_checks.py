@@ -11,8 +11,9 @@ import torch
 from numbered_tasks import Numbered
 from torch import Tensor
 
-from litmaml.data import Glyphs, LinearRegression, Omniglot, RankOne, Sinusoid, TaskDistribution
+from litmaml.data import Glyphs, Omniglot, Sinusoid, TaskDistribution
 from litmaml.data.task_checks import check_classes, check_data, check_overlap, check_splits
+from litmaml.problems import LinearRegression, RankOne
 from litmaml.tasks import SPLITS, Batch, Tasks
 
 

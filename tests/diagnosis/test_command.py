@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from litmaml.cli import main
+from litmaml.cli.main import main
 
 SMALL = [
     "--model.model=litmaml.models.MLP",

@@ -20,8 +20,8 @@ from constructed_tasks import (
 )
 from torch import Tensor, nn
 
-from litmaml.diagnosis.curvature import curvature
-from litmaml.diagnosis.hessians import largest_eigenvalues
+from litmaml.measure.curvature import curvature
+from litmaml.measure.hessians import largest_eigenvalues
 from litmaml.models import MLP
 
 

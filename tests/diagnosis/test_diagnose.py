@@ -17,14 +17,14 @@ from litmaml import diagnosis
 from litmaml.data import Omniglot, Sinusoid
 from litmaml.diagnosis.batch_sizes import noise_scale
 from litmaml.diagnosis.report import print_diagnosis, write_diagnosis
-from litmaml.diagnosis.stability import stability
 from litmaml.inner import SGD, HigherOptimizer
 from litmaml.inner.loop import InnerLoop
-from litmaml.meta_learner import MetaLearner
+from litmaml.learner.meta_learner import MetaLearner
+from litmaml.measure.stability import stability
+from litmaml.measure.theory import outer_smoothness
 from litmaml.models import MLP, Conv4
 from litmaml.outer import SecondOrder
 from litmaml.tasks import Batch, Tasks
-from litmaml.theory import outer_smoothness
 
 
 def _sines(tasks: int = 16, split: Any = "train") -> Tasks:

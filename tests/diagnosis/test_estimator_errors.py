@@ -7,8 +7,8 @@ import torch
 from constructed_tasks import HalfSquare, hessians_of_quadratics, linear, loop, quadratics, tasks_of
 from torch import nn
 
-from litmaml.diagnosis.cost import _peak, costs
-from litmaml.diagnosis.estimator_errors import candidates, compare, estimator_errors, scan_probes, task_gradients
+from litmaml.measure.cost import _peak, costs
+from litmaml.measure.estimator_errors import candidates, compare, estimator_errors, scan_probes, task_gradients
 from litmaml.models import MLP
 from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
 from litmaml.tasks import Tasks

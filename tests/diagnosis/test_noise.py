@@ -6,8 +6,8 @@ import pytest
 import torch
 from constructed_tasks import Mean, NoisyQuadratic, loop, tasks_of
 
-from litmaml.diagnosis.estimate import Estimate, mean_estimate
-from litmaml.diagnosis.noise import noise, support_replicas
+from litmaml.measure.estimate import Estimate, mean_estimate
+from litmaml.measure.noise import noise, support_replicas
 from litmaml.tasks import Batch, Tasks
 
 SIZE, SHOTS, SPREAD, SAMPLE = 10, 5, 0.7, 1.5

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from litmaml.checkpoint import read_checkpoint
+from litmaml.runs.checkpoint import read_checkpoint
 from started import start_process
 
 HERE = Path(__file__).parent

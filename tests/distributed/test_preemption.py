@@ -10,7 +10,7 @@ import pytest
 from runs import FIT, ONE, TWO, assert_close, assert_same_bits, callback, checkpoint, finish, start
 
 from litmaml.callbacks import Preemption
-from litmaml.cli import main
+from litmaml.cli.main import main
 
 
 def fit(folder: Path, *arguments: str) -> None:

@@ -15,8 +15,8 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, St
 from runs import FIT, ONE, TWO, assert_close, callback, finish, start
 from torch import nn
 
-from litmaml.cli import main
-from litmaml.meta_learner import MetaLearner
+from litmaml.cli.main import main
+from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from litmaml.data import ImageFolderTasks, ImageFormat, Sinusoid, TaskDataModule
 from litmaml.inner import SGD
-from litmaml.meta_learner import MetaLearner
+from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP, Conv4
 from quiet_trainer import quiet_trainer
 

@@ -19,7 +19,7 @@ from litmaml.data.images import ImageFormat
 from litmaml.finetuning.adapted_model import AdaptedModel
 from litmaml.finetuning.labelled_images import read_query, read_support
 from litmaml.inner import SGD
-from litmaml.meta_learner import MetaLearner
+from litmaml.learner.meta_learner import MetaLearner
 
 NAMES = sorted(["Blaue Meise", "ворона", "鶴", 'a|b, "c" $x$'])
 

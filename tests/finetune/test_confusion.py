@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 from scipy.stats import binomtest
 
-from litmaml.finetuning.confusion import Confusion, wilson
 from litmaml.finetuning.fine_tuner import FineTuner
 from litmaml.finetuning.held_out import folds, held_out, why_not
 from litmaml.inner import SGD
-from litmaml.meta_learner import MetaLearner
+from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP
+from litmaml.statistics.confusion import Confusion, wilson
 
 
 @pytest.mark.parametrize(("right", "total"), [(0, 3), (3, 3), (71, 75), (1, 2), (500, 1000)])

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from litmaml.cli import main
+from litmaml.cli.main import main
 from litmaml.finetuning.meta_checkpoint import start_from
 from litmaml.inner import SGD
-from litmaml.meta_learner import MetaLearner
+from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP
 
 QUICK = [

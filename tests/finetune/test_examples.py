@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import litmaml
 from litmaml.finetuning.examples import read_examples
 from litmaml.inner import SGD
-from litmaml.meta_learner import MetaLearner
+from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP, Conv4
 
 DRAW = torch.Generator().manual_seed(0)

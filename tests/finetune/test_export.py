@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import litmaml
 from litmaml.finetuning.adapted_model import AdaptedModel
 from litmaml.finetuning.export import export_onnx, export_pt2
-from litmaml.meta_learner import MetaLearner
+from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import Conv4
 
 

@@ -14,7 +14,7 @@ from litmaml.finetuning.fine_tuner import FineTuner
 from litmaml.finetuning.support_loss import LEARNT, learnt_at
 from litmaml.inner import SGD, HigherOptimizer, InnerOptimizer
 from litmaml.inner.loop import InnerLoop
-from litmaml.meta_learner import MetaLearner
+from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP, Conv4
 from litmaml.tasks import Batch, Tasks
 from litmaml.weights import Params

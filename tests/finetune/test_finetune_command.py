@@ -18,16 +18,16 @@ from gratings import draw
 from torch import Tensor, nn
 
 import litmaml
-from litmaml.cli import main
+from litmaml.cli.finetune import classify, finetune
+from litmaml.cli.main import main
 from litmaml.data import ImageFormat, Sinusoid
-from litmaml.finetuning.command import classify, finetune
-from litmaml.finetuning.confusion import Confusion
 from litmaml.finetuning.fine_tuning import fine_tune
 from litmaml.finetuning.labelled_images import read_support
 from litmaml.finetuning.meta_checkpoint import MetaCheckpoint, locate, open_checkpoint
 from litmaml.finetuning.report import _Share
-from litmaml.meta_learner import MetaLearner
+from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import Conv4
+from litmaml.statistics.confusion import Confusion
 
 FILES = {
     "adaptation.png",

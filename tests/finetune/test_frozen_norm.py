@@ -13,7 +13,7 @@ from torch.nn import functional
 from litmaml.finetuning.adaptation import adapt
 from litmaml.finetuning.fine_tuner import AT_ONCE, FineTuner, parts
 from litmaml.finetuning.frozen_norm import batch_norms, check_independent, freeze_normalisation
-from litmaml.meta_learner import MetaLearner
+from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import Conv4
 
 

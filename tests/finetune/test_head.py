@@ -13,7 +13,7 @@ from litmaml.finetuning.adaptation import adapt
 from litmaml.finetuning.fine_tuner import FineTuner
 from litmaml.finetuning.head import find_head, replace_head
 from litmaml.inner import SGD, HigherOptimizer, InnerOptimizer
-from litmaml.meta_learner import MetaLearner
+from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP, Conv4
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from litmaml.float32 import set_float32_precision
+from litmaml.engine.float32 import set_float32_precision
 
 _ROOT = Path(__file__).parents[2]
 # The problems of the check, and the pictures of the tests of fine-tuning.

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from gpu_checks.problems import METHODS, error, gradient, images, reference
-from litmaml.float32 import convolutions_round, set_float32_precision
+from litmaml.engine.float32 import convolutions_round, set_float32_precision
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
 from litmaml.outer import FiniteDifference, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder

@@ -12,10 +12,10 @@ from gratings import draw
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
-from litmaml.cli import main
+from litmaml.cli.main import main
 from litmaml.data import Glyphs, Sinusoid, TaskDataModule
 from litmaml.inner import SGD, HigherOptimizer
-from litmaml.meta_learner import MetaLearner
+from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP, Conv4
 from litmaml.outer import GaussianSmoothing, SecondOrder
 

@@ -13,7 +13,7 @@ from litmaml.data import Sinusoid, TaskDataModule
 from litmaml.finetuning.adaptation import adapt
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
-from litmaml.meta_learner import MetaLearner
+from litmaml.learner.meta_learner import MetaLearner
 from litmaml.outer import FirstOrder, OuterGradient, SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Batch, Tasks, select

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import t
 
-from litmaml.evaluation import curve, interval, student_quantile
+from litmaml.statistics.interval import curve, interval, student_quantile
 
 
 def test_students_quantile_is_scipys() -> None:

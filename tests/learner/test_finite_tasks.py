@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from litmaml import MetaLearner, TaskDataModule
 from litmaml.data import Sinusoid
-from litmaml.finite_tasks import Count, OuterStep
 from litmaml.inner import SGD
+from litmaml.learner.finite_tasks import Count, OuterStep
 from litmaml.models import MLP
 from litmaml.tasks import Tasks
 from quiet_trainer import quiet_trainer

@@ -16,8 +16,8 @@ from torchmetrics import MeanSquaredError
 
 from litmaml.data import Sinusoid, TaskDataModule
 from litmaml.inner import SGD, HigherOptimizer
-from litmaml.learner_checks import check_labels
-from litmaml.meta_learner import MetaLearner
+from litmaml.learner.checks import check_labels
+from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP, Conv4
 from litmaml.outer import (
     FiniteDifference,

@@ -16,17 +16,17 @@ from torch import Tensor, nn
 from torchmetrics import MeanSquaredError, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassStatScores
 
-from litmaml import metrics
 from litmaml.callbacks.report import Report
 from litmaml.data import Sinusoid, TaskDataModule
 from litmaml.data.task_distribution import TaskDistribution
 from litmaml.inner import SGD
-from litmaml.learner_checks import check_labels
-from litmaml.meta_learner import MetaLearner
-from litmaml.metrics import Accuracy, check_metrics, default_metrics, value_of
+from litmaml.learner import metrics
+from litmaml.learner.checks import check_labels
+from litmaml.learner.meta_learner import MetaLearner
+from litmaml.learner.metrics import Accuracy, check_metrics, default_metrics, value_of
 from litmaml.models import MLP
-from litmaml.plots import Fit, plot_fits
 from litmaml.randomness import task_streams
+from litmaml.statistics.plots import Fit, plot_fits
 from litmaml.tasks import Batch, Split, Tasks
 from quiet_trainer import quiet_trainer
 

@@ -13,7 +13,7 @@ from litmaml.data import Sinusoid, TaskDataModule
 from litmaml.diagnosis.diagnose import diagnose
 from litmaml.engine import derivatives
 from litmaml.inner import SGD
-from litmaml.meta_learner import MetaLearner
+from litmaml.learner.meta_learner import MetaLearner
 from litmaml.outer import FirstOrder, OuterGradient, OuterLoss, SecondOrder
 from quiet_trainer import quiet_trainer
 

@@ -12,14 +12,14 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from litmaml.checkpoint import read_checkpoint
 from litmaml.data import Sinusoid, TaskDataModule
 from litmaml.diagnosis import diagnose
 from litmaml.finetuning.meta_checkpoint import start_from
 from litmaml.inner import SGD
-from litmaml.meta_learner import MetaLearner
+from litmaml.learner.meta_learner import MetaLearner
+from litmaml.runs.checkpoint import read_checkpoint
+from litmaml.runs.weights_record import WEIGHTS_KEY
 from litmaml.weights import Params
-from litmaml.weights_record import WEIGHTS_KEY
 from quiet_trainer import quiet_trainer
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from litmaml.data import Sinusoid, TaskDataModule
-from litmaml.meta_learner import MetaLearner
+from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP
 from litmaml.outer import OuterLoss
 from quiet_trainer import quiet_trainer

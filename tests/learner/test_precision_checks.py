@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torchmetrics import MeanSquaredError
 
 from litmaml.data import Sinusoid, TaskDataModule
-from litmaml.float32 import set_float32_precision
+from litmaml.engine.float32 import set_float32_precision
 from litmaml.inner import SGD, HigherOptimizer
-from litmaml.meta_learner import MetaLearner
+from litmaml.learner.meta_learner import MetaLearner
+from litmaml.learner.precision_checks import check_precision
 from litmaml.models import MLP, Conv4
 from litmaml.outer import FiniteDifference, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
-from litmaml.precision_checks import check_precision
 from quiet_trainer import quiet_trainer
 
 

@@ -15,7 +15,7 @@ from torchmetrics import Metric
 
 from litmaml.data import Sinusoid, TaskDataModule
 from litmaml.inner import SGD
-from litmaml.meta_learner import MetaLearner
+from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP
 from quiet_trainer import quiet_trainer
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from litmaml.data import Sinusoid
 from litmaml.inner import SGD
-from litmaml.meta_learner import MetaLearner
+from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP
 from litmaml.tasks import Tasks
 

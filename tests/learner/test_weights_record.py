@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from litmaml.checkpoint import read_checkpoint
-from litmaml.cli import main
+from litmaml.cli.main import main
 from litmaml.data import Sinusoid, TaskDataModule
 from litmaml.finetuning.adaptation import adapt
 from litmaml.finetuning.adapted_model import load
 from litmaml.inner import SGD
-from litmaml.meta_learner import MetaLearner
+from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP
+from litmaml.runs.checkpoint import read_checkpoint
+from litmaml.runs.weights_record import WEIGHTS_KEY
 from litmaml.weights import Params
-from litmaml.weights_record import WEIGHTS_KEY
 from quiet_trainer import quiet_trainer
 
 KEPT = Path(__file__).parents[1] / "fixtures" / "version_0.1.ckpt"

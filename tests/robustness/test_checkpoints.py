@@ -12,9 +12,9 @@ import pytest
 import torch
 from tiny import FIT, finish, fit, saved, slow, start, steps
 
-from litmaml.cli import main
+from litmaml.cli.main import main
 from litmaml.data import TaskDataModule
-from litmaml.meta_learner import MetaLearner
+from litmaml.learner.meta_learner import MetaLearner
 
 
 def same(one: str, other: str) -> bool:

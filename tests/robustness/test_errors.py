@@ -18,9 +18,9 @@ import yaml
 from lightning.pytorch import Trainer
 from tiny import TINY, finish, fit, slow, start
 
-from litmaml.cli import main, program
-from litmaml.processes import check_devices
-from litmaml.recorded import training
+from litmaml.cli.main import main, program
+from litmaml.cli.recorded import training
+from litmaml.learner.processes import check_devices
 
 
 def told(*arguments: str) -> tuple[object, str]:

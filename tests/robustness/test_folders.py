@@ -13,9 +13,9 @@ import yaml
 from safetensors import safe_open
 from tiny import FIT, TINY, everything, fit, saved, slow, steps, sums
 
-from litmaml.cli import main
-from litmaml.run_folder import put_back
-from litmaml.run_owner import OWNER, FolderInUse, claim
+from litmaml.cli.main import main
+from litmaml.runs.folder import put_back
+from litmaml.runs.owner import OWNER, FolderInUse, claim
 
 
 def test_a_run_from_an_earlier_runs_configuration_leaves_that_run_alone() -> None:

@@ -17,7 +17,7 @@ import pytest
 from test_checkpoints import same
 from tiny import FIT, finish, fit, saved, start
 
-from litmaml.run_folder import checkpoints_in
+from litmaml.runs.folder import checkpoints_in
 from started import hear_signals, start_process
 
 

@@ -12,10 +12,10 @@ import yaml
 from safetensors.torch import load_file
 from tiny import everything, finish, fit, saved, slow, start, steps
 
-from litmaml import guarded_logger
 from litmaml.callbacks.predictions import rows
-from litmaml.cli import main
-from litmaml.meta_learner import MetaLearner
+from litmaml.cli.main import main
+from litmaml.learner.meta_learner import MetaLearner
+from litmaml.runs import guarded_logger
 
 
 def table(folder: str) -> list[dict[str, str]]:

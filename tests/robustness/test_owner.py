@@ -16,8 +16,8 @@ import pytest
 import torch
 from tiny import FIT, everything, finish, fit, saved, start, steps
 
-from litmaml import run_owner
-from litmaml.run_owner import OWNER, FolderInUse, FolderOwner, claim
+from litmaml.runs import owner as run_owner
+from litmaml.runs.owner import OWNER, FolderInUse, FolderOwner, claim
 
 LONG = ["--data.train_tasks=2000", "--trainer.max_epochs=50"]
 
@@ -58,7 +58,7 @@ def test_a_second_owner_is_told_of_the_first(run: Path, owner: FolderOwner) -> N
 
 def test_a_killed_owner_is_replaced_at_once_also_while_its_workers_live(run: Path) -> None:
     program = (
-        "import os, sys, time; from pathlib import Path; from litmaml.run_owner import claim\n"
+        "import os, sys, time; from pathlib import Path; from litmaml.runs.owner import claim\n"
         "owner = claim(Path(sys.argv[1]))\n"
         "if os.fork() == 0: time.sleep(60)\n"
         "print('here', flush=True); time.sleep(60)\n"

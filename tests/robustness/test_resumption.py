@@ -12,7 +12,7 @@ from test_checkpoints import same
 from tiny import FIT, finish, fit, saved, slow, start, steps, sums
 
 from litmaml.callbacks.resumption import check_resumed
-from litmaml.cli import main
+from litmaml.cli.main import main
 
 NOTED = "--trainer.callbacks=counting.Counting"
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]

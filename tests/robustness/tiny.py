@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from litmaml.checkpoint import read_checkpoint
-from litmaml.cli import main
+from litmaml.cli.main import main
+from litmaml.runs.checkpoint import read_checkpoint
 from started import start_process
 
 TINY = """\

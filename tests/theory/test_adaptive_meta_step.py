@@ -11,14 +11,14 @@ from lightning.pytorch import Callback, Trainer
 from torch import nn
 
 from litmaml.callbacks import AdaptiveMetaStep
-from litmaml.data import LinearRegression, RankOne, Sinusoid, TaskDataModule
+from litmaml.data import Sinusoid, TaskDataModule
 from litmaml.data.task_distribution import TaskDistribution
 from litmaml.inner import SGD, HigherOptimizer
-from litmaml.losses import LogCoshLoss, RankOneLoss
-from litmaml.meta_learner import MetaLearner
+from litmaml.learner.meta_learner import MetaLearner
+from litmaml.measure.theory import outer_smoothness, step_constant
 from litmaml.models import MLP, Vector
 from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, SecondOrder
-from litmaml.theory import outer_smoothness, step_constant
+from litmaml.problems import LinearRegression, LogCoshLoss, RankOne, RankOneLoss
 
 
 class Watch(Callback):

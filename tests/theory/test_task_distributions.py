@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from litmaml.data import LinearRegression, RankOne
-from litmaml.data.linear_regression import linear_tasks
-from litmaml.losses import HalfSquaredLoss, LogCoshLoss, RankOneLoss
 from litmaml.models import Vector
+from litmaml.problems import HalfSquaredLoss, LinearRegression, LogCoshLoss, RankOne, RankOneLoss
+from litmaml.problems.linear_regression import linear_tasks
 from litmaml.tasks import Tasks
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from lightning.pytorch import Trainer
 
-from litmaml import cli
+from litmaml.cli.main import main
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 OVERLAYS = {"sinusoid_adaptive_step.yaml": ["sinusoid.yaml"]}
@@ -26,6 +26,6 @@ def test_fit(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(Trainer, "_run", keep)
     below = [f"--config={CONFIGS / name}" for name in OVERLAYS.get(path.name, [])]
-    cli.main(["fit", *below, f"--config={path}", f"--trainer.default_root_dir={tmp_path}", "--trainer.fast_dev_run=2"])
+    main(["fit", *below, f"--config={path}", f"--trainer.default_root_dir={tmp_path}", "--trainer.fast_dev_run=2"])
     assert len(losses) == 1
     assert math.isfinite(losses[0])

@@ -17,16 +17,16 @@ from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.regression import MeanAbsoluteError
 
 import litmaml
-from litmaml.checkpoint import FORMAT, FORMAT_KEY, read_checkpoint
-from litmaml.cli import main
-from litmaml.data import Glyphs, LinearRegression, RankOne, Sinusoid, TaskDataModule
+from litmaml.cli.main import main
+from litmaml.data import Glyphs, Sinusoid, TaskDataModule
 from litmaml.finetuning.meta_checkpoint import open_checkpoint
 from litmaml.inner import SGD, HigherOptimizer
-from litmaml.losses import HalfSquaredLoss, LogCoshLoss, RankOneLoss
-from litmaml.meta_learner import MetaLearner
-from litmaml.model_copy import copy_of
+from litmaml.learner.meta_learner import MetaLearner
+from litmaml.learner.trial.model_copy import copy_of
 from litmaml.models import MLP, Conv4, Vector
 from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, SecondOrder, ZerothOrder
+from litmaml.problems import HalfSquaredLoss, LinearRegression, LogCoshLoss, RankOne, RankOneLoss
+from litmaml.runs.checkpoint import FORMAT, FORMAT_KEY, read_checkpoint
 from quiet_trainer import quiet_trainer
 
 pytestmark = [

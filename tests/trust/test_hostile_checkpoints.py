@@ -12,11 +12,11 @@ import torch
 from hostile import _of, archives, canary, put, records
 from watch import told, watched
 
-from litmaml.cli import main
+from litmaml.cli.main import main
+from litmaml.cli.recorded import configuration
+from litmaml.cli.sealed import unseal
 from litmaml.finetuning.meta_checkpoint import open_checkpoint
-from litmaml.meta_learner import MetaLearner
-from litmaml.recorded import configuration
-from litmaml.sealed import unseal
+from litmaml.learner.meta_learner import MetaLearner
 
 QUICK = ["--trainer.accelerator=cpu", "--trainer.fast_dev_run=true", "--trainer.enable_progress_bar=false"]
 

@@ -22,15 +22,15 @@ from safetensors.torch import load_file, save, save_file
 from watch import told, watched
 
 import litmaml
-from litmaml.checkpoint import read_checkpoint, sha256
-from litmaml.cli import main
+from litmaml.cli.main import main
 from litmaml.data import ImageFolderTasks, ImageFormat, Omniglot
 from litmaml.finetuning.adapted_model import AdaptedModel, Recipe
-from litmaml.finetuning.artifact import fetch_artifact
 from litmaml.finetuning.meta_checkpoint import locate
-from litmaml.meta_learner import MetaLearner
+from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP
-from litmaml.nameable import find_class
+from litmaml.runs.artifact import fetch_artifact
+from litmaml.runs.checkpoint import read_checkpoint, sha256
+from litmaml.runs.nameable import find_class
 from litmaml.shown import markdown, one_line, printable, table_cell
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow warns of many files before it refuses them
@@ -314,7 +314,7 @@ def test_adapted_models(adapted: Path, tmp_path: Path, monkeypatch: pytest.Monke
     mark, count = tmp_path / "ran", 0
     canary(tmp_path, mark)
     monkeypatch.syspath_prepend(tmp_path)
-    find_class("litmaml.callbacks.wandb_report.ResumableWandbLogger", (object,))  # to import it takes a second, once
+    find_class("litmaml.runs.wandb_logger.ResumableWandbLogger", (object,))  # to import it takes a second, once
     for name, spoil in folders(adapted, mark):
         folder = tmp_path / "spoilt"
         shutil.copytree(adapted, folder)

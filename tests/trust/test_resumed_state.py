@@ -19,15 +19,15 @@ from torch import optim
 from watch import told, watched
 
 import litmaml
-from litmaml import checkpoint as checkpoint_module
 from litmaml.callbacks import BestCheckpoint
 from litmaml.callbacks.training_state import check_callbacks
-from litmaml.checkpoint import checksum_file, load_plain, read_checkpoint
-from litmaml.checkpoint_io import DurableCheckpointIO
-from litmaml.cli import main
+from litmaml.cli.main import main
 from litmaml.data import Sinusoid
 from litmaml.data.training_place import read_place
-from litmaml.meta_learner import MetaLearner
+from litmaml.learner.meta_learner import MetaLearner
+from litmaml.runs import checkpoint as checkpoint_module
+from litmaml.runs.checkpoint import checksum_file, load_plain, read_checkpoint
+from litmaml.runs.checkpoint_io import DurableCheckpointIO
 
 pytestmark = pytest.mark.filterwarnings("ignore:The number of training batches")
 SINUSOID = str(Path(__file__).parents[2] / "configs" / "sinusoid.yaml")

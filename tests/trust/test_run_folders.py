@@ -17,15 +17,15 @@ from torch import nn
 from watch import told
 
 from litmaml.callbacks import BestCheckpoint
-from litmaml.checkpoint import read_checkpoint
-from litmaml.checkpoint_io import link_checkpoint
-from litmaml.cli import main
+from litmaml.cli.main import main
 from litmaml.data import Sinusoid
 from litmaml.finetuning.adapted_model import AdaptedModel, Recipe
 from litmaml.models import MLP
-from litmaml.plots import plot_adaptation
-from litmaml.run_folder import check_places, resolve_checkpoint
-from litmaml.run_owner import OWNER, FolderInUse, claim
+from litmaml.runs.checkpoint import read_checkpoint
+from litmaml.runs.checkpoint_io import link_checkpoint
+from litmaml.runs.folder import check_places, resolve_checkpoint
+from litmaml.runs.owner import OWNER, FolderInUse, claim
+from litmaml.statistics.plots import plot_adaptation
 
 WRITTEN = [
     *("config.yaml", "test_results.json", "adaptation.png", "functions.png", ".owner", "wandb_id"),
@@ -186,7 +186,8 @@ def test_a_style_in_the_current_folder_starts_no_latex(tmp_path: Path) -> None:
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\n")
     script = (
         "import matplotlib\nassert matplotlib.rcParams['text.usetex']\nfrom pathlib import Path\n"
-        "from litmaml.plots import plot_adaptation\nplot_adaptation(Path('x.png'), {'loss': []}, 'a title')\n"
+        "from litmaml.statistics.plots import plot_adaptation\n"
+        "plot_adaptation(Path('x.png'), {'loss': []}, 'a title')\n"
         "assert matplotlib.rcParams['text.usetex']\n"
     )
     nowhere = {**os.environ, "PATH": ""}  # without a latex to be found
@@ -207,7 +208,7 @@ def test_no_module_beside_a_file_is_run(name: str, where: str, tmp_path: Path) -
     options = ["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1", "--trainer.max_steps=1"]
     small = ["--data.meta_batch=1", "--data.train_tasks=1", "--data.val_tasks=1", "--trainer.accelerator=cpu"]
     small.append(f"--trainer.default_root_dir={tmp_path / 'run'}")
-    script = "import sys; from litmaml.cli import main; main()"
+    script = "import sys; from litmaml.cli.main import main; main()"
     subprocess.run(
         # As the installed command is called, which has its own folder first and not the current one.
         [sys.executable, "-P", "-c", script, "fit", "-c", str(config), *options, *small],

@@ -15,10 +15,10 @@ from torch.optim import lr_scheduler as schedules
 from watch import told
 
 from litmaml.callbacks.training_state import check_training_state
-from litmaml.checkpoint import load_plain
-from litmaml.cli import main
-from litmaml.meta_learner import MetaLearner
+from litmaml.cli.main import main
+from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP
+from litmaml.runs.checkpoint import load_plain
 
 OPTIMIZERS: list[Any] = [
     *(optim.Adadelta, optim.Adafactor, optim.Adagrad, optim.Adam, optim.Adamax, optim.AdamW, optim.ASGD, optim.NAdam),

@@ -12,12 +12,12 @@ import pytest
 from offline_run import OfflineRun, offline_runs, records
 from test_wandb_report import OVERLAY, litmaml, md5
 
-from litmaml.checkpoint import sha256
+from litmaml.cli.finetune import finetune
 from litmaml.data import ImageFormat
-from litmaml.finetuning.command import finetune
 from litmaml.finetuning.fine_tuning import FineTuned
 from litmaml.finetuning.meta_checkpoint import open_checkpoint
 from litmaml.finetuning.wandb_report import use_checkpoint
+from litmaml.runs.checkpoint import sha256
 
 
 @pytest.fixture(scope="module")

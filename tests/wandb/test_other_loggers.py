@@ -12,7 +12,7 @@ import pytest
 
 TENSORBOARD = Path(__file__).parents[2] / "configs" / "logger" / "tensorboard.yaml"
 # With None in its place, `import wandb` fails as if it were not installed.
-WITHOUT_WANDB = "import sys; sys.modules['wandb'] = None; from litmaml.cli import main; main(sys.argv[1:])"
+WITHOUT_WANDB = "import sys; sys.modules['wandb'] = None; from litmaml.cli.main import main; main(sys.argv[1:])"
 
 
 def test_tensorboard_and_csv_need_no_wandb(experiment: Path, tmp_path: Path) -> None:

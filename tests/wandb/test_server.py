@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from litmaml.wandb_server import keep_to_own_server
+from litmaml.runs.wandb_server import keep_to_own_server
 
 STRANGE = "http://127.0.0.1:9977"
 

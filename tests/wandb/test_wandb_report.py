@@ -19,9 +19,9 @@ from torch import nn
 
 import wandb
 from litmaml.callbacks.wandb_report import WandbReport, _episode
-from litmaml.checkpoint import read_checkpoint
-from litmaml.cli import main
-from litmaml.meta_learner import MetaLearner
+from litmaml.cli.main import main
+from litmaml.learner.meta_learner import MetaLearner
+from litmaml.runs.checkpoint import read_checkpoint
 from litmaml.tasks import Batch, Tasks
 
 OVERLAY = str(Path(__file__).parents[2] / "configs" / "logger" / "wandb.yaml")
@@ -209,7 +209,7 @@ def test_two_processes_log_once(experiment: Path, overlay: Path, tmp_path: Path)
 TROUBLES = """
 import os, warnings
 import wandb
-from litmaml.callbacks.wandb_report import ResumableWandbLogger
+from litmaml.runs.wandb_logger import ResumableWandbLogger
 
 def begin(name, **environment):
     if os.fork() == 0:

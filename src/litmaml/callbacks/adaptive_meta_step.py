@@ -8,14 +8,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from litmaml.data import TaskDataModule
-from litmaml.diagnosis.curvature import curvature
-from litmaml.diagnosis.estimate import Estimate
-from litmaml.diagnosis.hessians import gradient_norms
 from litmaml.inner import SGD
 from litmaml.inner.rates import is_rate
-from litmaml.meta_learner import MetaLearner
+from litmaml.learner.meta_learner import MetaLearner
+from litmaml.measure.curvature import curvature
+from litmaml.measure.estimate import Estimate
+from litmaml.measure.hessians import gradient_norms
+from litmaml.measure.theory import FALLAH_RATES, outer_smoothness, step_constant
 from litmaml.tasks import Tasks
-from litmaml.theory import FALLAH_RATES, outer_smoothness, step_constant
 
 _OWN = 2**40
 """The number of the first of the callback's own tasks: training does not come so far. Where there are only finitely

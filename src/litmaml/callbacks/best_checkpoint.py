@@ -12,12 +12,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from litmaml.checkpoint import checksum_file
-from litmaml.checkpoint_io import link_checkpoint
-from litmaml.meta_learner import MetaLearner
-from litmaml.monitored import metric_of, no_such_metric
-from litmaml.run_folder import BEST, CHECKPOINTS
-from litmaml.training_form import cannot_go_on
+from litmaml.learner.meta_learner import MetaLearner
+from litmaml.learner.monitored import metric_of, no_such_metric
+from litmaml.runs.checkpoint import checksum_file
+from litmaml.runs.checkpoint_io import link_checkpoint
+from litmaml.runs.folder import BEST, CHECKPOINTS
+from litmaml.runs.training_form import cannot_go_on
 
 
 class BestCheckpoint(ModelCheckpoint):

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.utilities import rank_zero_info
 
-from litmaml.monitored import metric_of
+from litmaml.learner.monitored import metric_of
 
 _PLACES = ("root", "download", "cache_dir")
 """Arguments of task data that say where they lie, not what they are."""

@@ -9,8 +9,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info
 
-from litmaml.run_folder import CHECKPOINTS, LAST
-from litmaml.run_owner import FolderOwner
+from litmaml.runs.folder import CHECKPOINTS, LAST
+from litmaml.runs.owner import FolderOwner
 
 
 class LastCheckpoint(Checkpoint):

@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from litmaml.meta_learner import MetaLearner
+from litmaml.learner.meta_learner import MetaLearner
+from litmaml.runs.whole_files import write_whole
 from litmaml.shown import printable
-from litmaml.whole_files import write_whole
 
 
 class Predictions(Callback):

@@ -16,7 +16,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from litmaml.run_folder import CHECKPOINTS, LAST
+from litmaml.runs.folder import CHECKPOINTS, LAST
 
 REQUEUE_STATUS = 75
 """The exit status of a run that was asked to stop and can be resumed (EX_TEMPFAIL)."""

@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from litmaml.evaluation import Interval
-from litmaml.json_text import json_text
-from litmaml.meta_learner import MetaLearner
-from litmaml.plain_files import NotPlain, read_json
-from litmaml.plots import Fit, grid_over, plot_adaptation, plot_fits
+from litmaml.learner.meta_learner import MetaLearner
+from litmaml.runs.json_text import json_text
+from litmaml.runs.plain_files import NotPlain, read_json
+from litmaml.runs.whole_files import write_text, write_whole
 from litmaml.shown import printable
+from litmaml.statistics.interval import Interval
+from litmaml.statistics.plots import Fit, grid_over, plot_adaptation, plot_fits
 from litmaml.tasks import Batch, Split, Tasks, select
-from litmaml.whole_files import write_text, write_whole
 
 
 class Report(Callback):

@@ -10,9 +10,9 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from litmaml.callbacks.counted import begin_anew, by_class, keep_typed
 from litmaml.callbacks.training_state import check_callbacks, check_training_state
-from litmaml.meta_learner import MetaLearner
+from litmaml.learner.meta_learner import MetaLearner
+from litmaml.runs.training_form import cannot_go_on
 from litmaml.shown import one_line
-from litmaml.training_form import cannot_go_on
 
 _PLACES = (
     "trainer.default_root_dir",

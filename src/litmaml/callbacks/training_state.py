@@ -13,10 +13,10 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
-from litmaml.admission import short
-from litmaml.meta_learner import MetaLearner
+from litmaml.learner.meta_learner import MetaLearner
+from litmaml.runs.admission import short
+from litmaml.runs.training_form import cannot_go_on
 from litmaml.shown import first_line
-from litmaml.training_form import cannot_go_on
 
 _SHAPE = 2, 3
 """Of the weight that a state is begun for, to see of what form one is."""

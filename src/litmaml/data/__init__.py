@@ -5,9 +5,7 @@ from litmaml.data.image_folder import ImageFolderTasks
 from litmaml.data.image_tasks import ImageTasks
 from litmaml.data.images import ImageFormat, ImagePool
 from litmaml.data.learn2learn_tasks import Learn2LearnTasks
-from litmaml.data.linear_regression import LinearRegression
 from litmaml.data.omniglot import Omniglot
-from litmaml.data.rank_one import RankOne
 from litmaml.data.sinusoid import Sinusoid
 from litmaml.data.task_data_module import TaskDataModule
 from litmaml.data.task_distribution import TaskDistribution
@@ -19,9 +17,7 @@ __all__ = [
     "ImagePool",
     "ImageTasks",
     "Learn2LearnTasks",
-    "LinearRegression",
     "Omniglot",
-    "RankOne",
     "Sinusoid",
     "TaskDataModule",
     "TaskDistribution",

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from litmaml.paths import expanded
+from litmaml.runs.paths import expanded
 
 
 def cache_folder(named: str | None) -> Path:

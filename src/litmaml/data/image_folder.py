@@ -16,7 +16,7 @@ from pathlib import Path
 from litmaml.data.image_tasks import ImageTasks
 from litmaml.data.images import ImageFormat, ImagePool, lines, read_images
 from litmaml.data.leakage import Copies, Pair, Place, copies, judge_copies
-from litmaml.paths import expanded
+from litmaml.runs.paths import expanded
 from litmaml.shown import listed
 from litmaml.tasks import SPLITS, Split
 

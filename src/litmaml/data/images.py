@@ -188,3 +188,11 @@ def lines(errors: Sequence[str], most: int = 20) -> str:
     """Errors for a message, one per line, the first few of many: a whole folder may be of one kind that is not read."""
     rest = [f"and {len(errors) - most} more"] if len(errors) > most else []
     return "\n".join([*errors[:most], *rest])
+
+
+def picture(image: Tensor) -> Image.Image:
+    """An image (C, H, W) of any range, from its darkest to its brightest value."""
+    image = image.detach().float().cpu()
+    low, high = float(image.min()), float(image.max())
+    pixels = ((image - low) / max(high - low, 1e-12) * 255).to(torch.uint8)
+    return Image.fromarray((pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).numpy())

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from litmaml.data.interop import import_learn2learn
 from litmaml.data.leakage import fingerprints
 from litmaml.data.task_distribution import TaskDistribution, check_at_least
-from litmaml.interop import import_learn2learn
 from litmaml.randomness import task_stream
 from litmaml.tasks import SPLITS, Batch, Split, Tasks, map_batches
 

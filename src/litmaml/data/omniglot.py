@@ -20,7 +20,7 @@ from litmaml.data.cache import cache_folder, read_tensors, write_tensors
 from litmaml.data.download import download as fetch
 from litmaml.data.image_tasks import ImageTasks
 from litmaml.data.images import ImageFormat, ImagePool, read_images
-from litmaml.paths import expanded
+from litmaml.runs.paths import expanded
 from litmaml.shown import one_line
 from litmaml.tasks import Split
 

@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from litmaml.data.task_distribution import TaskDistribution, check_at_least
 from litmaml.data.training_place import Batches, Place, batches_left, read_place
-from litmaml.recipe import describe
+from litmaml.runs.recipe import describe
+from litmaml.runs.training_form import cannot_go_on
 from litmaml.tasks import Split, Tasks
-from litmaml.training_form import cannot_go_on
 
 
 class TaskDataModule(LightningDataModule):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from litmaml.training_form import cannot_go_on, is_count
+from litmaml.runs.training_form import cannot_go_on, is_count
 
 
 class Place(NamedTuple):

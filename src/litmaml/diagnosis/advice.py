@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from litmaml import theory
 from litmaml.diagnosis.batch_sizes import Batches, choose_batches
-from litmaml.diagnosis.estimate import Estimate
 from litmaml.diagnosis.findings import Choice, Findings
 from litmaml.diagnosis.gradient_choice import choose_gradient
-from litmaml.diagnosis.stability import FURTHER
+from litmaml.measure import theory
+from litmaml.measure.estimate import Estimate
+from litmaml.measure.stability import FURTHER
 from litmaml.outer import SecondOrder
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from litmaml import theory
-from litmaml.diagnosis.estimate import Estimate
 from litmaml.diagnosis.findings import Choice, Findings
-from litmaml.evaluation import student_quantile
+from litmaml.measure import theory
+from litmaml.measure.estimate import Estimate
+from litmaml.statistics.interval import student_quantile
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,18 @@ from typing import Any
 import torch
 
 from litmaml.diagnosis.advice import Advice, advise
-from litmaml.diagnosis.curvature import Curvature, curvature, finite_path
-from litmaml.diagnosis.estimator_errors import (
+from litmaml.diagnosis.findings import Findings
+from litmaml.engine.batch_norm import has_batch_norm
+from litmaml.inner import SGD
+from litmaml.inner.layers import random_layers
+from litmaml.inner.loop import InnerLoop
+from litmaml.inner.rates import is_rate
+from litmaml.learner.checks import check_labels
+from litmaml.learner.meta_learner import MetaLearner
+from litmaml.learner.trial.first_batch import try_first_batch
+from litmaml.learner.trial.modes import modes_kept
+from litmaml.measure.curvature import Curvature, curvature, finite_path
+from litmaml.measure.estimator_errors import (
     EstimatorError,
     ProbeScan,
     candidates,
@@ -17,21 +27,11 @@ from litmaml.diagnosis.estimator_errors import (
     scan_probes,
     task_gradients,
 )
-from litmaml.diagnosis.findings import Findings
-from litmaml.diagnosis.kinks import kinks
-from litmaml.diagnosis.noise import Noise, noise
-from litmaml.diagnosis.stability import Stability, stability
-from litmaml.engine.batch_norm import has_batch_norm
-from litmaml.inner import SGD
-from litmaml.inner.layers import random_layers
-from litmaml.inner.loop import InnerLoop
-from litmaml.inner.rates import is_rate
-from litmaml.learner_checks import check_labels
-from litmaml.meta_learner import MetaLearner
-from litmaml.modes import modes_kept
+from litmaml.measure.kinks import kinks
+from litmaml.measure.noise import Noise, noise
+from litmaml.measure.stability import Stability, stability
 from litmaml.outer import SecondOrder
 from litmaml.tasks import Tasks, chunks, select
-from litmaml.trial import try_first_batch
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from litmaml.diagnosis.curvature import Curvature
-from litmaml.diagnosis.estimator_errors import EstimatorError, ProbeScan
-from litmaml.diagnosis.noise import Noise
-from litmaml.diagnosis.stability import Stability
+from litmaml.measure.curvature import Curvature
+from litmaml.measure.estimator_errors import EstimatorError, ProbeScan
+from litmaml.measure.noise import Noise
+from litmaml.measure.stability import Stability
 
 
 @dataclass(frozen=True)

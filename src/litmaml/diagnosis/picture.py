@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from litmaml.diagnosis.diagnose import Diagnosis
 from litmaml.diagnosis.gradient_choice import PROBES_ARE_TRUE
-from litmaml.paths import unlinked
-from litmaml.plots import plain_style
+from litmaml.runs.paths import unlinked
+from litmaml.statistics.plots import plain_style
 
 
 @plain_style()

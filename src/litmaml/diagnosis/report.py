@@ -11,11 +11,11 @@ from rich.padding import Padding
 from rich.table import Table
 
 from litmaml.diagnosis.diagnose import Diagnosis
-from litmaml.diagnosis.estimate import Estimate
-from litmaml.diagnosis.estimator_errors import EstimatorError
 from litmaml.diagnosis.picture import plot_diagnosis
-from litmaml.json_text import json_text
-from litmaml.paths import unlinked
+from litmaml.measure.estimate import Estimate
+from litmaml.measure.estimator_errors import EstimatorError
+from litmaml.runs.json_text import json_text
+from litmaml.runs.paths import unlinked
 from litmaml.shown import printable
 
 

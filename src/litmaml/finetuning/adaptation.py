@@ -15,7 +15,7 @@ from litmaml.finetuning.examples import read_examples
 from litmaml.finetuning.fine_tuner import FineTuner
 from litmaml.finetuning.input_shape import a_few
 from litmaml.finetuning.meta_checkpoint import MetaCheckpoint, open_checkpoint
-from litmaml.meta_learner import MetaLearner
+from litmaml.learner.meta_learner import MetaLearner
 from litmaml.weights import Params
 
 

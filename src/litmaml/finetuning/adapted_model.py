@@ -16,21 +16,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
-from litmaml.admission import admit, admit_arguments, make, short
-from litmaml.agreement import off, rounding_share, sizes
-from litmaml.checkpoint import sha256
 from litmaml.data.images import ImageFormat, read_images
 from litmaml.engine.places import all_places
 from litmaml.finetuning.frozen_norm import hold_statistics
 from litmaml.finetuning.head import replace_head
 from litmaml.finetuning.kept_weights import brief, check_whole, map_weights
-from litmaml.paths import expanded, unlinked
-from litmaml.plain_files import NotPlain, read_json, read_yaml
-from litmaml.plots import Fit, grid_over, plot_fits
-from litmaml.proportion import check_size
-from litmaml.recipe import made
+from litmaml.learner.trial.agreement import off, rounding_share, sizes
+from litmaml.runs.admission import admit, admit_arguments, make, short
+from litmaml.runs.checkpoint import sha256
+from litmaml.runs.paths import expanded, unlinked
+from litmaml.runs.plain_files import NotPlain, read_json, read_yaml
+from litmaml.runs.proportion import check_size
+from litmaml.runs.recipe import made
+from litmaml.runs.weights_record import check_kinds, tie, wrong_ties
 from litmaml.shown import first_line
-from litmaml.weights_record import check_kinds, tie, wrong_ties
+from litmaml.statistics.plots import Fit, grid_over, plot_fits
 
 WEIGHTS, CONFIG, CLASSES = "model.safetensors", "config.yaml", "classes.json"
 _READ_AT_ONCE, _PIXELS_AT_ONCE = 256, 1 << 24

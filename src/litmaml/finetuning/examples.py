@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from litmaml.finetuning.input_shape import a_few, fitted, outputs_of
 from litmaml.inner.loop import InnerLoop
-from litmaml.losses import ignored_index, is_elementwise, takes_class_indices
-from litmaml.model_copy import copy_of
+from litmaml.learner.trial.loss_kinds import ignored_index, is_elementwise, takes_class_indices
+from litmaml.learner.trial.model_copy import copy_of
 from litmaml.shown import listed
 
 

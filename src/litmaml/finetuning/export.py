@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from litmaml.agreement import off, rounding_of
+from litmaml.learner.trial.agreement import off, rounding_of
 
 _BATCHES = (1, 64)
 

@@ -16,15 +16,15 @@ from litmaml.inner import InnerOptimizer
 from litmaml.inner.divergence import diverges
 from litmaml.inner.gradient_rule import Losses, plain
 from litmaml.inner.loop import InnerLoop
-from litmaml.loss_checks import check_loss_on
-from litmaml.losses import ignored_index, takes_class_indices
-from litmaml.meta_learner import MetaLearner
-from litmaml.metrics import count_right
-from litmaml.model_copy import copy_of
-from litmaml.own_model import check_copy
-from litmaml.recipe import describe
+from litmaml.learner.meta_learner import MetaLearner
+from litmaml.learner.metrics import count_right
+from litmaml.learner.trial.first_batch import try_first_batch
+from litmaml.learner.trial.loss_checks import check_loss_on
+from litmaml.learner.trial.loss_kinds import ignored_index, takes_class_indices
+from litmaml.learner.trial.model_copy import copy_of
+from litmaml.learner.trial.own_model import check_copy
+from litmaml.runs.recipe import describe
 from litmaml.tasks import Batch, StepTasks, Tasks
-from litmaml.trial import try_first_batch
 from litmaml.weights import Params
 
 AT_ONCE = 256

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from litmaml.data.images import ImageFormat
 from litmaml.finetuning.adaptation import deployed
 from litmaml.finetuning.adapted_model import AdaptedModel, Prediction
-from litmaml.finetuning.confusion import Confusion
 from litmaml.finetuning.fine_tuner import FineTuner, Step, parts
 from litmaml.finetuning.held_out import folds, held_out, why_not
 from litmaml.finetuning.labelled_images import Images
 from litmaml.finetuning.meta_checkpoint import MetaCheckpoint
-from litmaml.losses import is_elementwise
+from litmaml.learner.trial.loss_kinds import is_elementwise
+from litmaml.statistics.confusion import Confusion
 
 T = TypeVar("T")
 

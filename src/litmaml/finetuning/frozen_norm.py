@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from litmaml.agreement import off, rounding_of
+from litmaml.learner.trial.agreement import off, rounding_of
 from litmaml.shown import first_line
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm

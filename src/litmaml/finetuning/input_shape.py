@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from litmaml.loss_checks import check_output
+from litmaml.learner.trial.loss_checks import check_output
 
 # By the attribute that says how wide a layer's input is, where in the input's shape that width stands.
 _WIDTHS = {"in_features": -1, "in_channels": 1, "num_features": 1, "num_channels": 1, "input_size": -1, "embed_dim": -1}

@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
-from litmaml.checkpoint import sha256
+from litmaml.runs.checkpoint import sha256
 from litmaml.shown import one_line
 
 _LARGEST_HEADER = 1 << 19

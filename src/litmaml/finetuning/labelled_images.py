@@ -14,7 +14,7 @@ from torch import Tensor
 from litmaml.data.image_folder import SUFFIXES
 from litmaml.data.images import ImageFormat, lines, read_images
 from litmaml.data.leakage import Pair, Place, copies, fingerprints, listed_pairs
-from litmaml.paths import expanded
+from litmaml.runs.paths import expanded
 from litmaml.shown import listed, one_line
 
 

@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from litmaml.admission import NotAdmitted, admit_arguments, make
-from litmaml.checkpoint import read_checkpoint
 from litmaml.data.image_tasks import ImageTasks
 from litmaml.data.images import ImageFormat
-from litmaml.finetuning.artifact import PREFIX, fetch_artifact
-from litmaml.meta_learner import MetaLearner
-from litmaml.paths import expanded
-from litmaml.recipe import build
-from litmaml.run_folder import BEST, CHECKPOINTS, LAST, existing
-from litmaml.weights_record import check_ties, evaluated_parts, other_modes, other_trained
+from litmaml.learner.meta_learner import MetaLearner
+from litmaml.runs.admission import NotAdmitted, admit_arguments, make
+from litmaml.runs.artifact import PREFIX, fetch_artifact
+from litmaml.runs.checkpoint import read_checkpoint
+from litmaml.runs.folder import BEST, CHECKPOINTS, LAST, existing
+from litmaml.runs.paths import expanded
+from litmaml.runs.recipe import build
+from litmaml.runs.weights_record import check_ties, evaluated_parts, other_modes, other_trained
 
 
 class MetaCheckpoint(NamedTuple):

@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from litmaml.evaluation import Interval
 from litmaml.finetuning.adapted_model import Prediction
 from litmaml.finetuning.fine_tuning import FineTuned
-from litmaml.paths import unlinked
-from litmaml.plots import Measured, plot_adaptation
+from litmaml.runs.paths import unlinked
 from litmaml.shown import code, markdown, one_line, printable, table_cell
+from litmaml.statistics.interval import Interval
+from litmaml.statistics.plots import Measured, plot_adaptation
 
 PREDICTIONS, REPORT, ADAPTATION, CONFUSION = "predictions.csv", "report.md", "adaptation.png", "confusion.png"
 

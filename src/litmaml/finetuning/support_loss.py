@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from litmaml.losses import ignored_index, takes_class_indices
+from litmaml.learner.trial.loss_kinds import ignored_index, takes_class_indices
 
 LEARNT = 0.05
 """The loss at which a support set is learnt: the true class has a probability of 95%, in the geometric mean. It counts

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import wandb
-from litmaml.callbacks.wandb_report import ID_FILE, ResumableWandbLogger, picture, remembered_id
-from litmaml.checkpoint import sha256
-from litmaml.finetuning.artifact import PREFIX
-from litmaml.finetuning.confusion import Confusion
+from litmaml.data.images import picture
 from litmaml.finetuning.fine_tuning import FineTuned
 from litmaml.finetuning.meta_checkpoint import MetaCheckpoint
-from litmaml.run_folder import folder_of
+from litmaml.runs.artifact import PREFIX
+from litmaml.runs.checkpoint import sha256
+from litmaml.runs.folder import folder_of
+from litmaml.runs.wandb_logger import ID_FILE, ResumableWandbLogger, remembered_id
+from litmaml.statistics.confusion import Confusion
 
 _X = "inner_step"
 _PICTURED = 100

@@ -23,7 +23,7 @@ def random_layers(model: nn.Module) -> list[str]:
 def kinked_layers(model: nn.Module) -> list[str]:
     """Names of the layers whose derivative jumps, across which a finite difference is biased.
 
-    A function that a model's own ``forward`` calls is not seen here; ``litmaml.diagnosis.kinks`` sees it in a run.
+    A function that a model's own ``forward`` calls is not seen here; ``litmaml.measure.kinks`` sees it in a run.
     """
     rectifiers = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.SELU, nn.Threshold)
     pieces = (nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Hardshrink, nn.Softshrink)

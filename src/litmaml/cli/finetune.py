@@ -1,0 +1,159 @@
+"""The commands ``litmaml finetune`` and ``litmaml classify``."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jsonargparse import auto_cli
+
+from litmaml.cli.error_lines import OneLineErrors, errors_in_one_line
+from litmaml.cli.imports import import_named
+from litmaml.data.images import ImageFormat
+from litmaml.engine.float32 import set_float32_precision
+from litmaml.finetuning.adapted_model import Prediction, load
+from litmaml.finetuning.export import EXPORTS
+from litmaml.finetuning.fine_tuning import FineTuned, fine_tune, shown
+from litmaml.finetuning.labelled_images import check_copies, find_images, read_query, read_support
+from litmaml.finetuning.meta_checkpoint import open_checkpoint
+from litmaml.finetuning.report import print_report, write_predictions, write_report
+from litmaml.runs.paths import expanded
+from litmaml.shown import first_line, printable
+
+
+def finetune(
+    checkpoint: str,
+    data: str,
+    output: str,
+    query: str | None = None,
+    steps: int | None = None,
+    lr: float | None = None,
+    export: Literal["pt2", "onnx", "both"] | None = None,
+    image_format: ImageFormat | None = None,
+    imports: Sequence[str] = (),
+    device: str = "cpu",
+    wandb: str | None = None,
+) -> FineTuned:
+    """Make a classifier of your own images from a meta-checkpoint and a few labelled examples.
+
+    Writes the adapted model, its predictions and a report to a new folder. Example: litmaml finetune --checkpoint
+    runs/glyphs --data photos --output birds, with photos/robin/1.jpg, photos/wren/1.jpg, ...
+
+    Args:
+        checkpoint: A file that fit wrote, a run's folder (its best checkpoint), RUN/last, or
+            wandb://ENTITY/PROJECT/NAME:ALIAS.
+        data: Folder of the labelled images to adapt to, the support set: DATA/CLASS/*.png, *.jpg, ...
+        output: Folder to write to; it must not exist, or be empty.
+        query: Folder of further images: in folders named as the classes they are scored, without folders they are
+            predicted. Without labels the accuracy is estimated by leaving images of the support set out in turn.
+        steps: Inner steps; by default as in the checkpoint's own tests, and further until the support set is learnt.
+        lr: Inner rate for all steps and weights; by default what was meta-learnt.
+        export: Also write the model for torch.export (model.pt2), for ONNX (model.onnx), or both.
+        image_format: What images become; by default as in the checkpoint's training.
+        imports: Your own modules to import first, such as the one with the checkpoint's model: --imports one two.
+        device: Where to compute: cpu, cuda, cuda:1, ...
+        wandb: Project of Weights & Biases to log to; without an account under WANDB_MODE=offline.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint or folder.
+        FileExistsError: The output folder has something in it.
+        ValueError: The checkpoint or the images cannot be used.
+    """
+    asked = {"checkpoint": checkpoint, "data": data, "output": output, "query": query, "steps": steps, "lr": lr}
+    folder = expanded(output)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"output: {output!r} exists already and is no empty folder; name a new one")
+    _check_device(device)
+    if wandb is not None:  # wandb need not be there otherwise, and it is too late at the end to say that it is not
+        from litmaml.finetuning.wandb_report import report_to_wandb
+    set_float32_precision("highest")  # the same model on a GPU as on a CPU
+    start = open_checkpoint(checkpoint)
+    image_format = image_format or start.image_format
+    if image_format is None:
+        raise ValueError(
+            f"checkpoint: {checkpoint!r} does not say what its images were made to; if it takes images, say so "
+            "(--image_format.size=28 ...), else adapt it in Python by litmaml.adapt"
+        )
+    support, classes = read_support(data, image_format)
+    further = None if query is None else read_query(query, classes, image_format)
+    check_copies(support, further, classes)
+    start.learner.to(device)
+    further = None if further is None else further.to(device)
+    result = fine_tune(start, classes, image_format, support.to(device), further, steps, lr)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        made = Path(scratch) / folder.name
+        result.model.cpu().save(made)
+        for kind, write in EXPORTS.items():
+            if export in (kind, "both"):
+                write(result.model, support.inputs.cpu(), made / f"model.{kind}")
+        write_report(result, made)
+        os.replace(made, folder)  # whole or not at all
+    print_report(result, folder)
+    if wandb is not None:
+        report_to_wandb(result, folder, wandb, asked)
+    return result
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.zeros(1, device=device).tolist()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # unknown, not built in, not there
+        raise ValueError(
+            f"device: torch cannot compute there ({first_line(error)}), got {device!r}; use cpu, or one of the "
+            f"{torch.cuda.device_count()} GPUs that torch sees (cuda, cuda:1, ...)"
+        ) from error
+
+
+def classify(
+    model: str,
+    images: str,
+    output: str = "predictions.csv",
+    imports: Sequence[str] = (),
+    follow_links: bool = False,
+) -> list[Prediction]:
+    """Write the class and its probability of each image in a folder, by a model that litmaml finetune made.
+
+    Args:
+        model: The folder that litmaml finetune wrote (its --output).
+        images: Folder of the images; those in folders within it too.
+        output: The CSV file to write: file, class, probability.
+        imports: Your own modules to import first, such as the one with the network's class: --imports one two.
+        follow_links: Whether to read also what links lead to, out of the folder.
+
+    Raises:
+        FileNotFoundError: There is no such model or folder.
+        ValueError: The model is damaged, or there are no images or some that cannot be read.
+    """
+    adapted = load(model)
+    files = find_images(images, "images", follow_links)
+    predictions = list(shown(adapted.classify(*files), len(files), "images"))
+    path = expanded(output)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_predictions(path, predictions)
+    print(f"{len(predictions)} images classified, written to {printable(path)}")
+    return predictions
+
+
+COMMANDS: dict[str, Callable[..., object]] = {"finetune": finetune, "classify": classify}
+"""What ``litmaml NAME`` runs, besides LightningCLI's own commands."""
+
+
+def run_command(name: str, arguments: Sequence[str]) -> None:
+    """Run one of ``COMMANDS`` with what was typed after its name; an error is told in a line."""
+    command = COMMANDS[name]
+    with errors_in_one_line(name, arguments):
+        _, *further = (inspect.getdoc(command) or "").partition("\n\nArgs:")[0].split("\n\n")
+        auto_cli(
+            command,
+            args=import_named(arguments),
+            as_positional=False,
+            parser_class=OneLineErrors,
+            prog=f"litmaml {name}",
+            epilog=" ".join(further),
+        )

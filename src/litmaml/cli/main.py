@@ -1,0 +1,105 @@
+"""The command line: ``litmaml fit | validate | test | predict`` by LightningCLI, and the other commands."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+from lightning.pytorch.cli import LightningCLI
+
+from litmaml.callbacks.preemption import requeued_before_training
+from litmaml.cli.diagnose import run
+from litmaml.cli.error_lines import errors_in_one_line
+from litmaml.cli.finetune import COMMANDS, run_command
+from litmaml.cli.imports import import_named
+from litmaml.cli.meta_cli import MetaCLI
+from litmaml.cli.recorded_run import with_records
+from litmaml.cli.save_config import SaveConfig
+from litmaml.cli.stub_types import look_up_types
+from litmaml.data import TaskDataModule
+from litmaml.learner.meta_learner import MetaLearner
+from litmaml.runs.wandb_server import keep_to_own_server
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line; ``args`` without the program's name, by default those it was called with.
+
+    Called as the program, it tells an error in one line; called with ``args``, from Python, it raises the error.
+    """
+    if args is None:
+        program(sys.argv[1:])
+    else:
+        _run(list(args))
+
+
+def program(arguments: Sequence[str]) -> None:
+    """Run the command line; errors end it with a line and a status."""
+    # Nor do the processes that it starts look for modules in the current folder, which may be a stranger's.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
+    keep_to_own_server()
+    with errors_in_one_line(arguments[0] if arguments else "", list(arguments[1:])):
+        _run(list(arguments) or ["--help"])
+
+
+def _run(arguments: list[str]) -> None:
+    look_up_types()
+    # The arguments are those of the command line, with the checkpoint's own before them.
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+    # A test does not need the callback that chose the checkpoint, and a resumed run writes where it wrote.
+    warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks")
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+    # A ModelCheckpoint beside ours writes to the logs, which are others after resuming.
+    warnings.filterwarnings("ignore", message="The dirpath has changed from")
+    # Under trainer.barebones, whose own message says that there are no logs.
+    warnings.filterwarnings("ignore", message="You are trying to `self.log")
+    # torch.utils._pytree as lightning 2.6 calls it.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        # Advertisements, and a note on every checkpoint about how it is written.
+        lambda record: not any(part in record.getMessage() for part in ("Tip:", "`weights_only` was not set"))
+    )
+    command = arguments[0] if arguments else ""
+    if command in COMMANDS:
+        run_command(command, arguments[1:])
+        return
+    if command == "diagnose":
+        run(arguments[1:])
+        return
+    commands = (*LightningCLI.subcommands(), *COMMANDS, "diagnose")
+    if command.startswith("-") and not {"-h", "--help"} & {*arguments}:
+        raise ValueError(f"{command.partition('=')[0]}: options come after a command, such as litmaml fit {command}")
+    if command and not command.startswith("-") and command not in commands:
+        near = difflib.get_close_matches(command, commands, n=1)
+        raise ValueError(
+            f"there is no command {command!r}; "
+            + (f"did you mean {near[0]}? " if near else "")
+            + f"There are {', '.join(commands)}"
+        )
+    others = ", ".join(f"litmaml {name}" for name in (*COMMANDS, "diagnose"))
+    stopping = requeued_before_training() if command == "fit" else nullcontext()
+    with stopping, tempfile.TemporaryDirectory() as scratch:
+        MetaCLI(
+            MetaLearner,
+            TaskDataModule,
+            only=command,
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            load_from_checkpoint_support=False,
+            auto_configure_optimizers=False,  # model.optimizer is the one place for it
+            seed_everything_default=0,
+            parser_kwargs={
+                "prog": "litmaml",
+                # Of a command's own parser it would become a part of the name.
+                **({} if command in commands else {"usage": "litmaml {fit,validate,test,predict} [options]"}),
+                "description": "Few-shot learning by MAML with a selectable outer gradient.",
+                "epilog": f"And, each with its own --help: {others}",
+            },
+            args=with_records(import_named(arguments), Path(scratch)),
+        )

@@ -1,0 +1,88 @@
+"""What would make a run of a MetaLearner wrong, refused before it costs hours."""
+
+from __future__ import annotations
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+
+from litmaml.data.task_checks import check_classes, check_data, check_overlap
+from litmaml.inner.loop import InnerLoop
+from litmaml.learner.trial.loss_checks import check_class_indices, check_loss_on
+from litmaml.learner.trial.loss_kinds import ignored_index, takes_class_indices
+from litmaml.learner.trial.loss_ranges import check_ranges
+from litmaml.randomness import seeded
+from litmaml.tasks import Tasks, of_each_form
+
+_SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
+
+
+def check_loss(loss: nn.Module) -> None:
+    """Refuse a loss with trainable parameters.
+
+    Raises:
+        ValueError: Naming the first.
+    """
+    if uncovered := [name for name, weight in loss.named_parameters() if weight.requires_grad]:
+        raise ValueError(
+            f"loss: its trainable parameter {uncovered[0]!r} is in no weight set: neither the inner nor the outer "
+            "loop trains a loss; freeze it (requires_grad_(False)) or move it into the model"
+        )
+
+
+def check_trainer(trainer: Trainer) -> None:
+    """Refuse strategies under which the outer gradient would be wrong; for precisions see ``check_precision``.
+
+    Raises:
+        ValueError: Naming the trainer's argument.
+    """
+    strategy = type(trainer.strategy).__name__
+    if strategy in _SHARDED:
+        raise ValueError(
+            f"strategy: {strategy} splits weights between processes, but the inner loop calls the model with "
+            "weights of its own; use ddp, which holds them whole on each process"
+        )
+
+
+def check_tasks(tasks: Tasks, loss: nn.Module, shares_examples: bool, finite: bool) -> None:
+    """Refuse or tell of what makes results wrong by the data alone; see ``litmaml.data.task_checks``.
+
+    Args:
+        tasks: Of the first batch.
+        loss: Tells whether integer targets are classes.
+        shares_examples: Support and query are the same by design.
+        finite: Whether a number that is not finite is refused; else its task will be skipped.
+    """
+    check_data(tasks, finite=finite)
+    if takes_class_indices(loss):
+        check_classes(tasks, ignored_index(loss))
+    if not shares_examples:
+        check_overlap(tasks)
+
+
+def check_labels(inner_loop: InnerLoop, tasks: Tasks) -> Tensor:
+    """Refuse outputs and targets that the loss cannot be taken of; see ``check_loss_on``.
+
+    Args:
+        inner_loop: Its model has stood the trial of the first batch, and may be called.
+        tasks: Of the first batch. Of each form of batch the first task's outputs are looked at, and of each batch all
+            targets.
+
+    Returns:
+        The predictions (n, ...) on the first task's query before adaptation.
+
+    Raises:
+        ValueError: Naming model, targets or loss, with the remedy.
+    """
+    loss, query = inner_loop.loss, tasks.query
+    predictions: list[Tensor] = []
+    for batch in of_each_form([query, *tasks.adapting], sized=True):
+        with torch.no_grad(), seeded(0, batch.inputs.device):
+            outputs: Tensor = inner_loop.model(batch.inputs[0].clone())
+        check_loss_on(loss, outputs, batch.targets[0])
+        predictions.append(outputs)
+    for batch in (query, *tasks.adapting):
+        if takes_class_indices(loss):
+            check_class_indices(loss, predictions[0].shape[1], batch.targets)
+        check_ranges(loss, predictions[0], batch.targets)
+    return predictions[0]

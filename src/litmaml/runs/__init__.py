@@ -1,0 +1,1 @@
+"""A run's files: its folder and owner, checkpoints, recipes, what a file of somebody else may name."""
