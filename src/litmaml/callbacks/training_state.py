@@ -14,7 +14,7 @@ from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from litmaml.learner.meta_learner import MetaLearner
-from litmaml.runs.admission import short
+from litmaml.runs.admitted import short
 from litmaml.runs.training_form import cannot_go_on
 from litmaml.shown import first_line
 

@@ -18,7 +18,8 @@ from litmaml.data import TaskDataModule
 from litmaml.engine.float32 import Float32Precision
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.learner.processes import own_cores
-from litmaml.runs.admission import NotAdmitted, Recipe, admit_arguments, short, write
+from litmaml.runs.admission import admit_arguments
+from litmaml.runs.admitted import NotAdmitted, Recipe, short, write
 from litmaml.runs.proportion import check_size
 from litmaml.runs.signatures import parameters
 from litmaml.runs.typed import what_was_typed

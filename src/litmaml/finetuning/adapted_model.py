@@ -22,7 +22,8 @@ from litmaml.finetuning.frozen_norm import hold_statistics
 from litmaml.finetuning.head import replace_head
 from litmaml.finetuning.kept_weights import brief, check_whole, map_weights
 from litmaml.learner.trial.agreement import off, rounding_share, sizes
-from litmaml.runs.admission import admit, admit_arguments, make, short
+from litmaml.runs.admission import admit, admit_arguments
+from litmaml.runs.admitted import make, short
 from litmaml.runs.checkpoint import sha256
 from litmaml.runs.paths import expanded, unlinked
 from litmaml.runs.plain_files import NotPlain, read_json, read_yaml

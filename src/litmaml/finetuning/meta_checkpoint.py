@@ -12,7 +12,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from litmaml.data.image_tasks import ImageTasks
 from litmaml.data.images import ImageFormat
 from litmaml.learner.meta_learner import MetaLearner
-from litmaml.runs.admission import NotAdmitted, admit_arguments, make
+from litmaml.runs.admission import admit_arguments
+from litmaml.runs.admitted import NotAdmitted, make
 from litmaml.runs.artifact import PREFIX, fetch_artifact
 from litmaml.runs.checkpoint import read_checkpoint
 from litmaml.runs.folder import BEST, CHECKPOINTS, LAST, existing

@@ -8,10 +8,9 @@ a configuration for the command line. What the user typed takes a part's place b
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import is_dataclass
 from enum import Enum
 from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple, get_args, get_origin
@@ -20,6 +19,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from litmaml.runs.admitted import Choice, Named, NotAdmitted, Recipe, short
 from litmaml.runs.nameable import FUNCTIONS, NotNameable, find_class, is_the_users, name_now
 from litmaml.runs.signatures import LISTS, PLAIN, options, parameters
 from litmaml.runs.typed import Typed
@@ -35,38 +35,6 @@ _DOTTED = re.compile(r"\w+(\.\w+)+")
 _KEY = re.compile(r"(?!__)[\w/-]{1,100}")
 _SIMPLE = (bool, int, float, str, type(None), Path, PurePath)
 _NO_KEYS = ("class_path", "init_args", "dict_kwargs")
-
-
-class NotAdmitted(ValueError):
-    """A record that says something else than how to make an object."""
-
-
-@dataclass
-class Recipe:
-    """An object to be made.
-
-    kind: its class.
-    arguments: what it is made with, admitted too.
-    name: the class as the record names it; None for a dataclass that is written as its fields alone.
-    later: whether some argument comes later, as an optimizer's weights do.
-    """
-
-    kind: type
-    arguments: dict[str, Any]
-    name: str | None
-    later: bool = False
-
-
-@dataclass
-class Named:
-    """A function, a class or a member of an enumeration that is an argument itself."""
-
-    thing: Any
-    name: str
-
-
-class Choice(str):
-    """A text that is one of those in the annotation, and so no stranger's."""
 
 
 def admit_arguments(kind: type, record: object, what: str, typed: Typed | None = None) -> dict[str, Any]:
@@ -93,52 +61,6 @@ def admit(record: object, kinds: tuple[type, ...], what: str) -> Recipe:
     if not isinstance(record, Mapping) or "class_path" not in record:
         raise NotAdmitted(f"{what}: has no recipe (a class_path with init_args), got {short(record)}")
     return _Reader().recipe(record, kinds, _Place(what, Typed()))
-
-
-def make(admitted: Any) -> Any:
-    """The object, or the value, that was admitted."""
-    if isinstance(admitted, Recipe):
-        arguments = {key: make(value) for key, value in admitted.arguments.items()}
-        return functools.partial(admitted.kind, **arguments) if admitted.later else admitted.kind(**arguments)
-    if isinstance(admitted, Named):
-        return admitted.thing
-    if isinstance(admitted, dict):
-        return {key: make(value) for key, value in admitted.items()}
-    if isinstance(admitted, list):
-        return [make(value) for value in admitted]
-    return str(admitted) if isinstance(admitted, Choice) else admitted
-
-
-def write(admitted: Any, seal: Callable[[str], str]) -> Any:
-    """What was admitted as plain data again, with ``seal`` of every text that came from the record."""
-    if isinstance(admitted, Recipe):
-        arguments = write(admitted.arguments, seal)
-        return arguments if admitted.name is None else {"class_path": admitted.name, "init_args": arguments}
-    if isinstance(admitted, Named):
-        return admitted.name
-    if isinstance(admitted, dict):
-        return {key: write(value, seal) for key, value in admitted.items()}
-    if isinstance(admitted, list):
-        return [write(value, seal) for value in admitted]
-    if isinstance(admitted, Choice):
-        return str(admitted)
-    if isinstance(admitted, Tensor):
-        return admitted.tolist()
-    return seal(str(admitted)) if isinstance(admitted, str | PurePath) else admitted
-
-
-def short(value: object) -> str:
-    """A value for an error message: never long, never with what a terminal would obey."""
-    if isinstance(value, Mapping):
-        return "a mapping"
-    if isinstance(value, list | tuple | set):
-        return f"a {type(value).__name__} of {len(value)}"
-    if isinstance(value, Tensor):
-        return f"a tensor of shape {tuple(value.shape)}"
-    if isinstance(value, int) and value.bit_length() > 64:
-        return f"a number of {value.bit_length()} bits"
-    text = ascii(value[:80]) if isinstance(value, str | bytes) else ascii(value)
-    return text if len(text) <= 100 else text[:97] + "..."
 
 
 class _Other(Exception):

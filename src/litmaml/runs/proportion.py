@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from litmaml.runs.admission import Recipe
+from litmaml.runs.admitted import Recipe
 from litmaml.runs.nameable import is_the_users
 from litmaml.runs.recipe import made
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from litmaml.runs.admission import admit, make
+from litmaml.runs.admission import admit
+from litmaml.runs.admitted import make
 from litmaml.runs.signatures import constructor_parameters
 
 Plain = Any  # None, bool, int, float, str, and lists and dicts of them
