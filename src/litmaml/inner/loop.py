@@ -74,6 +74,20 @@ class InnerLoop(nn.Module):
 
     Raises:
         ValueError: A pattern fits no trainable parameter, or a parameter has no shape yet.
+
+    Example:
+        A step of l(w) = (w x - y)^2 at x = y = 1 from w = 0, whose gradient is -2:
+
+        >>> import torch
+        >>> from litmaml.inner import SGD
+        >>> model = nn.Linear(1, 1, bias=False)
+        >>> nn.init.zeros_(model.weight).shape
+        torch.Size([1, 1])
+        >>> one = Batch(torch.ones(1, 1, 1), torch.ones(1, 1, 1))
+        >>> loop = InnerLoop(model, nn.MSELoss(), SGD(0.1), ["*"], steps=1)
+        >>> *_, adapted = loop.path(Tasks((one,), one, torch.zeros(1).long()), 1)
+        >>> round(adapted["weight"].item(), 6)
+        0.2
     """
 
     def __init__(

@@ -19,6 +19,19 @@ class InnerOptimizer(ABC):
 
     traceable: Whether its steps are nothing but tensor operations, so that the whole meta-gradient can be compiled.
     per_step: Whether what is learnt has one row per inner step.
+
+    Example:
+        Steps by the gradient's sign:
+
+        >>> import torch
+        >>> class Signs(InnerOptimizer):
+        ...     def start(self, fast):
+        ...         return None
+        ...     def step(self, j, fast, gradient, state, learnt):
+        ...         return {name: weight - gradient[name].sign() for name, weight in fast.items()}, None
+        >>> moved, _ = Signs().step(0, {"w": torch.ones(1, 1)}, {"w": torch.full((1, 1), 7.0)}, None, {})
+        >>> moved["w"].item()
+        0.0
     """
 
     traceable: ClassVar[bool] = True

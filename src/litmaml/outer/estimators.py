@@ -43,6 +43,15 @@ class FiniteDifference(PathGradient):
 
     Raises:
         ValueError: The radius is not positive.
+
+    Example:
+        Of l(theta) = 3 theta^2 the Hessian is 6, at any probe length:
+
+        >>> import torch
+        >>> theta, v = {"w": torch.ones(1, 1).double()}, {"w": torch.full((1, 1), 2.0).double()}
+        >>> at = Point(lambda fast, slow, batch: 3 * fast["w"].square().sum(1), theta, {}, None)
+        >>> round(FiniteDifference(radius=0.5).hop(at, v).fast["w"].item(), 6)
+        12.0
     """
 
     probes = True
@@ -76,6 +85,15 @@ class GaussianSmoothing(PathGradient):
 
     Raises:
         ValueError: samples or smoothing is not positive.
+
+    Example:
+        Along the directions 1 and -1 the Hessian 6 of l(theta) = 3 theta^2 is found exactly:
+
+        >>> import torch
+        >>> theta, both = {"w": torch.ones(1, 1).double()}, {"w": torch.tensor([[[1.0], [-1.0]]]).double()}
+        >>> at = Point(lambda fast, slow, batch: 3 * fast["w"].square().sum(1), theta, {}, None, directions=both)
+        >>> round(GaussianSmoothing(samples=2).hop(at, {"w": torch.ones(1, 1).double()}).fast["w"].item(), 5)
+        6.0
     """
 
     probes = True
@@ -125,6 +143,16 @@ class ZerothOrder(PathGradient):
 
     Raises:
         ValueError: samples or smoothing is not positive, or the baseline is unknown.
+
+    Example:
+        Along one direction u the Hessian H of l(theta) = H theta^2 / 2 is found as H u^4 / 2, whose mean is 3 H / 2:
+
+        >>> import torch
+        >>> theta, u = {"w": torch.ones(1, 1).double()}, {"w": torch.full((1, 1, 1), 2.0).double()}
+        >>> at = Point(lambda fast, slow, batch: 3 * fast["w"].square().sum(1), theta, {}, None, directions=u)
+        >>> estimate = ZerothOrder(samples=1, baseline="ji").hop(at, {"w": torch.ones(1, 1).double()})
+        >>> round(estimate.fast["w"].item(), 5)
+        48.0
     """
 
     probes = True

@@ -17,6 +17,17 @@ class OuterLoss(nn.Module):
 
     Args:
         loss: (predictions, targets) -> scalar, of the query; by default the loss of the inner loop.
+
+    Example:
+        Every step counts the same in the multi-step loss of MAML++ (Antoniou et al. 2019, arXiv 1810.09502):
+
+        >>> class MultiStep(OuterLoss):
+        ...     def step_weights(self, steps, epoch):
+        ...         return [1 / (steps + 1)] * (steps + 1)
+        >>> MultiStep().step_weights(steps=1, epoch=0)
+        [0.5, 0.5]
+        >>> OuterLoss().step_weights(steps=1, epoch=0) is None
+        True
     """
 
     def __init__(self, loss: nn.Module | None = None) -> None:

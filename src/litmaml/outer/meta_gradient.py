@@ -80,6 +80,22 @@ class MetaGradientOf:
 
     Raises:
         ValueError: tasks_per_chunk is below 1, or the inner optimizer cannot be compiled.
+
+    Example:
+        Of l(w) = (w x - y)^2 at x = y = 1, from w = 0, a step of rate a ends at 2 a, where the gradient by w is
+        2 (2 a - 1) (1 - 2 a):
+
+        >>> from litmaml.inner import SGD
+        >>> from litmaml.outer import SecondOrder
+        >>> from litmaml.tasks import Batch
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> torch.nn.init.zeros_(model.weight).shape
+        torch.Size([1, 1])
+        >>> one = Batch(torch.ones(1, 1, 1), torch.ones(1, 1, 1))
+        >>> loop = InnerLoop(model, torch.nn.MSELoss(), SGD(0.1), ["*"], steps=1)
+        >>> found = MetaGradientOf(loop, SecondOrder(), 1)(Tasks((one,), one, torch.zeros(1).long()))
+        >>> round(found.gradients["model.weight"].item(), 5)
+        -1.28
     """
 
     def __init__(
