@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.func import vmap
 from torch.nn import functional
 
-from litmaml.engine.derivatives import Derivatives
 from litmaml.inner import SGD
+from litmaml.inner.derivatives import Derivatives
 from litmaml.inner.loop import InnerLoop
 from litmaml.models import Conv4
 from litmaml.outer import FirstOrder, PathGradient, SecondOrder

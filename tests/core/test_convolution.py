@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from litmaml.engine import convolution as module
 from litmaml.engine.convolution import convolution
-from litmaml.engine.derivatives import Derivatives
 from litmaml.inner import SGD
+from litmaml.inner.derivatives import Derivatives
 from litmaml.inner.loop import InnerLoop
 from litmaml.models import Conv4
 from litmaml.outer import SecondOrder

@@ -10,9 +10,9 @@ from oracles import random_tasks, relative
 from torch import Tensor, nn
 from torch.nn import functional
 
-from litmaml.engine.places import aliases
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
+from litmaml.inner.places import aliases
 from litmaml.learner.trial.first_batch import try_first_batch
 from litmaml.outer import FiniteDifference, FirstOrder, OuterGradient, SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf

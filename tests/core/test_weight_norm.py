@@ -13,8 +13,8 @@ from torch.nn.utils import weight_norm as hooked_weight_norm
 from unrolling import unrolled
 from update_rules import sgd
 
-from litmaml.engine.derivatives import Derivatives
 from litmaml.inner import SGD
+from litmaml.inner.derivatives import Derivatives
 from litmaml.inner.loop import InnerLoop
 from litmaml.outer import SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from litmaml.data import Sinusoid, TaskDataModule
 from litmaml.diagnosis.diagnose import diagnose
-from litmaml.engine import derivatives
-from litmaml.inner import SGD
+from litmaml.inner import SGD, derivatives
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.outer import FirstOrder, OuterGradient, OuterLoss, SecondOrder
 from quiet_trainer import quiet_trainer

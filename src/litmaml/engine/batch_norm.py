@@ -24,6 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from litmaml.engine.switches import is_on
+
 
 def has_batch_norm(model: nn.Module) -> bool:
     """Whether a layer of the model is batch norm, of any number of dimensions."""
@@ -32,7 +34,7 @@ def has_batch_norm(model: nn.Module) -> bool:
 
 def lean_batch_norm(*args: Any, **kwargs: Any) -> Tensor:
     """``functional.batch_norm`` with the second derivative above, and no third, by the statistics of the batch."""
-    if not _takes(*args, **kwargs):
+    if not (is_on("batch_norm") and _takes(*args, **kwargs)):
         return functional.batch_norm(*args, **kwargs)
     x, weight, bias = args[0], kwargs["weight"], kwargs["bias"]
     like = weight if weight is not None else bias if bias is not None else x

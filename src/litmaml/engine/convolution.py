@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from litmaml.engine.switches import is_on
+
 _conv2d = torch.conv2d
 
 
@@ -28,7 +30,7 @@ def convolution(
 ) -> Tensor:
     """``torch.conv2d``, by rows (n h w, c k k) of patches times the kernels (c k k, o) where that is faster."""
     plain = x.dim() == 4 and groups == 1 and _pair(dilation) == (1, 1) and not isinstance(padding, str)
-    if not (plain and _grouping_is_slow(weight)):
+    if not (plain and is_on("convolution") and _grouping_is_slow(weight)):
         return _conv2d(x, weight, bias, stride, padding, dilation, groups)
     (down, right), (above, beside) = _pair(stride), _pair(padding)
     height, width = weight.shape[-2:]

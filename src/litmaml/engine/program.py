@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from litmaml.engine.cuda_graph import CudaGraph
+from litmaml.engine.switches import is_on
 from litmaml.engine.traced_numbers import Taken
 from litmaml.engine.watched import Watched
 from litmaml.randomness import seeded
@@ -59,7 +60,7 @@ class Program:
         self._watched = Watched(read, before)
         self._function, self._trace = function, trace
         self._calls = 0
-        self._replays = not draws and any(tensor.is_cuda for tensor in tensors)
+        self._replays = is_on("cuda_graph") and not draws and any(tensor.is_cuda for tensor in tensors)
 
     def outdated(self) -> str:
         """The name of something in the module that is no longer what it was when it was traced, or nothing."""

@@ -17,10 +17,10 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from litmaml.data.images import ImageFormat, read_images
-from litmaml.engine.places import all_places
 from litmaml.finetuning.frozen_norm import hold_statistics
 from litmaml.finetuning.head import replace_head
 from litmaml.finetuning.kept_weights import brief, check_whole, map_weights
+from litmaml.inner.places import all_places
 from litmaml.learner.trial.agreement import off, rounding_share, sizes
 from litmaml.runs.admission import admit, admit_arguments
 from litmaml.runs.admitted import make, short

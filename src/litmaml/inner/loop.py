@@ -13,10 +13,9 @@ from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-import litmaml.engine.autocast  # noqa: F401 - what autocast does with attention
+import litmaml.inner.autocast  # noqa: F401 - what autocast does with attention
 from litmaml.engine.batch_norm import has_batch_norm
-from litmaml.engine.derivatives import Derivatives, needs_other_operations
-from litmaml.engine.places import aliases, all_places
+from litmaml.engine.switches import is_on
 from litmaml.engine.together import (
     Convolution,
     Drawn,
@@ -26,9 +25,11 @@ from litmaml.engine.together import (
     tasks_at_once,
     tasks_held,
 )
+from litmaml.inner.derivatives import Derivatives, needs_other_operations
 from litmaml.inner.gradient_rule import GradientRule, plain
 from litmaml.inner.layers import random_layers
 from litmaml.inner.optimizer import InnerOptimizer
+from litmaml.inner.places import aliases, all_places
 from litmaml.shown import listed
 from litmaml.tasks import Batch, Tasks, map_batches
 from litmaml.weights import Params, Weights
@@ -170,7 +171,7 @@ class InnerLoop(nn.Module):
 
     @property
     def _maps(self) -> bool:
-        return self.mapped and not self.draws
+        return self.mapped and not self.draws and is_on("together")
 
     def predict(self, fast: Params, inputs: Tensor, slow: Params | None = None) -> Tensor:
         """Each task's predictions (T, n, ...) by its own fast weights, on inputs (T, n, ...)."""

@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.func import functional_call
 
 from litmaml.engine.allocator import keep_freed_memory
-from litmaml.engine.places import aliases
 from litmaml.engine.program import Program
+from litmaml.engine.switches import is_on
 from litmaml.inner.divergence import diverges
 from litmaml.inner.loop import InnerLoop
+from litmaml.inner.places import aliases
 from litmaml.outer.draws import check_draws
 from litmaml.outer.gradient import OuterGradient
 from litmaml.outer.loss import OuterLoss
@@ -127,7 +128,7 @@ class MetaGradientOf:
 
     def __call__(self, tasks: Tasks) -> MetaGradient:
         """The meta-gradient of the tasks; a task whose loss or gradient is not finite is left out and marked."""
-        if tasks.query.inputs.device.type == "cpu":
+        if tasks.query.inputs.device.type == "cpu" and is_on("allocator"):
             keep_freed_memory()
         weights: Params = {n: w for n, w in self.inner_loop.named_parameters() if w.requires_grad}
         if self._names != (names := [*weights]):
@@ -137,7 +138,7 @@ class MetaGradientOf:
         raised: Exception | None = None
         try:
             parts, gradient = self._over(
-                chunks(tasks, self.chunk_size(tasks)), weights, self._compiled if self.compile else self._part
+                chunks(tasks, self.chunk_size(tasks)), weights, self._compiled if self._compiles else self._part
             )
         except _Draws:
             return self(tasks)
@@ -160,6 +161,10 @@ class MetaGradientOf:
             weights=tasks.weights,
         )
 
+    @property
+    def _compiles(self) -> bool:
+        return self.compile and is_on("program")
+
     def chunk_size(self, tasks: Tasks) -> int:
         """How many tasks are adapted together; one where the model draws, which it does from the task's own stream."""
         return 1 if self.inner_loop.draws else self.tasks_per_chunk or self.default_chunk(tasks)
@@ -167,7 +172,7 @@ class MetaGradientOf:
     def default_chunk(self, tasks: Tasks) -> int:
         """How many tasks are adapted together where it is not said: see ``InnerLoop.default_chunk``."""
         size = self.inner_loop.default_chunk(tasks, self.steps if self.outer_gradient.unrolls else 1)
-        if self.compile and min(size, self.inner_loop.tasks_at_once(tasks.query.inputs)) < tasks.size:
+        if self._compiles and min(size, self.inner_loop.tasks_at_once(tasks.query.inputs)) < tasks.size:
             return 1  # a loop over a chunk's tasks would be written out in its program, and take long to compile
         return size
 
@@ -197,7 +202,7 @@ class MetaGradientOf:
         if self.inner_loop.draws:
             with self.stream_of(chunk):
                 return run(weights, chunk)
-        if self.compile:  # a program draws for all data, or for none
+        if self._compiles:  # a program draws for all data, or for none
             return run(weights, chunk)
         device = chunk.query.inputs.device
         before = generator_states(device)

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from litmaml.engine.places import all_places
 from litmaml.inner.loop import InnerLoop
+from litmaml.inner.places import all_places
 from litmaml.shown import listed
 
 WEIGHTS_KEY = "litmaml_weights"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from litmaml.engine.autocast import no_kept_casts
+from litmaml.inner.autocast import no_kept_casts
 from litmaml.inner.loop import InnerLoop, ordinary, unfused_attention
 from litmaml.learner.trial.derivatives import LONG, try_derivatives, try_own_model
 from litmaml.learner.trial.loss_checks import check_loss_on, check_output

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from litmaml.engine.derivatives import Derivatives
+from litmaml.inner.derivatives import Derivatives
 from litmaml.inner.gradient_rule import plain
 from litmaml.inner.loop import InnerLoop, unfused_attention
 from litmaml.learner.trial.plain_copy import TaskDerivatives, derivatives_of

@@ -8,8 +8,8 @@ import warnings
 import torch
 from torch import nn
 
-from litmaml.engine.places import in_the_same_memory
 from litmaml.inner.layers import kinked_layers, random_layers, shared_statistics
+from litmaml.inner.places import in_the_same_memory
 from litmaml.outer import OuterGradient
 from litmaml.outer.draws import check_draws
 

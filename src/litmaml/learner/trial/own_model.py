@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from litmaml.engine.autocast import no_kept_casts
-from litmaml.engine.derivatives import Derivatives
+from litmaml.inner.autocast import no_kept_casts
+from litmaml.inner.derivatives import Derivatives
 from litmaml.inner.loop import InnerLoop, unfused_attention
 from litmaml.learner.trial.faults import Fault, check_each, check_gradient
 from litmaml.learner.trial.loop_derivatives import by_inner_loop

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 
-from litmaml.engine.derivatives import Derivatives
+from litmaml.inner.derivatives import Derivatives
 from litmaml.learner.trial.plain_copy import SLOPE_RADIUS, PlainCopy, TaskDerivatives, slope_rounding
 from litmaml.learner.trial.weight_vectors import direction, distance, inner
 from litmaml.outer import OuterGradient, ZerothOrder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from litmaml.engine.derivatives import Derivatives
+from litmaml.inner.derivatives import Derivatives
 from litmaml.learner.trial.autograd_functions import Applied, names_tried
 from litmaml.learner.trial.function_modes import OtherFunctions
 from litmaml.learner.trial.plain_copy import SLOPE_RADIUS, PlainCopy, TaskDerivatives, slope_rounding

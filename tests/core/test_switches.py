@@ -1,0 +1,91 @@
+"""Without a part of the engine the gradients are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from oracles import relative
+from torch import nn
+
+from litmaml.engine import allocator, batch_norm, convolution, program
+from litmaml.engine.switches import PARTS, is_on, without
+from litmaml.inner import SGD
+from litmaml.inner.loop import InnerLoop
+from litmaml.models import Conv4
+from litmaml.outer import FirstOrder, OuterGradient, SecondOrder
+from litmaml.outer.meta_gradient import MetaGradientOf
+from litmaml.tasks import Batch, Tasks
+
+# What a program stays right by is off with it.
+OF_A_PROGRAM = {"traced_numbers", "watched"}
+# Rounds on purpose: it is off by default.
+ON_REQUEST = {"float32"}
+
+
+def test_every_file_has_a_switch() -> None:
+    files = {path.stem for path in Path(allocator.__file__).parent.glob("*.py")} - {"__init__", "switches"}
+    assert files == {*PARTS} | OF_A_PROGRAM | ON_REQUEST
+
+
+def used(part: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Gets an entry for every use of a part."""
+    uses: list[str] = []
+
+    def noting(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **kwargs: (uses.append(part), function(*args, **kwargs))[1]
+
+    if part == "allocator":
+        monkeypatch.setattr("litmaml.outer.meta_gradient.keep_freed_memory", noting(allocator.keep_freed_memory))
+    elif part == "batch_norm":
+        monkeypatch.setattr(batch_norm, "_takes", noting(batch_norm._takes))
+    elif part == "convolution":  # as on a GPU
+        monkeypatch.setattr(convolution, "_grouping_is_slow", noting(lambda weight: True))
+    elif part == "program":
+        monkeypatch.setattr("litmaml.outer.meta_gradient.Program", noting(program.Program))
+    else:
+        monkeypatch.setattr("litmaml.engine.together.vmap", noting(torch.func.vmap))
+    return uses
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("method", [SecondOrder(), SecondOrder(recompute=True), FirstOrder()])
+@pytest.mark.parametrize("part", [part for part in PARTS if part != "cuda_graph"])  # of GPUs: see tests/gpu
+def test_gradients_without_a_part(part: str, method: OuterGradient, monkeypatch: pytest.MonkeyPatch) -> None:
+    model: nn.Module = Conv4(ways=3, filters=4)
+    images = torch.randn(4, 6, 1, 28, 28)
+    if part == "convolution":
+        model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(1352, 3))
+    elif part == "program":  # what is small is compiled soon
+        model, images = nn.Sequential(nn.Flatten(), nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)), images[..., 0, :3]
+    loop = InnerLoop(model, nn.CrossEntropyLoss(), SGD(0.1), ["*"], 1)
+    loop._written_out |= part == "convolution"  # as on a GPU too
+    batch = Batch(images, torch.arange(3).repeat(2).expand(4, -1))
+    tasks, uses = Tasks((batch,), batch, torch.arange(4)), used(part, monkeypatch)
+
+    def gradients() -> Any:
+        return MetaGradientOf(loop, method, 1, 4, compile=part == "program")(tasks).gradients
+
+    fast = gradients()
+    assert uses or (part == "batch_norm" and isinstance(method, FirstOrder))  # which takes no second derivative
+    uses.clear()
+    with without(part):
+        plain = gradients()
+    assert not uses
+    assert relative(fast, plain) < 1e-10
+
+
+def test_switches_come_on_again() -> None:
+    with without("together"):
+        with without("program", "together"):
+            assert not is_on("together")
+            assert not is_on("program")
+        assert is_on("program")
+        assert not is_on("together")
+    assert all(map(is_on, PARTS))
+    switch = without("vmap")
+    with pytest.raises(ValueError, match="parts: there is none called 'vmap'; one of allocator, batch_norm"):
+        switch.__enter__()
