@@ -135,6 +135,16 @@ def test_a_result_counts_the_tasks_that_were_tested(trained: Path) -> None:
     assert results(trained)["protocol"]["tasks"] == 3  # the first of two batches of the six
 
 
+def test_whole_numbers_stay_whole_whatever_was_imported_first() -> None:
+    program = (
+        "from typing import Optional, Union\nOptional[Union[float, int]]\nimport litmaml.data, litmaml.cli.main, inspect\n"
+        "from lightning.pytorch import Trainer\n"
+        "print(inspect.signature(Trainer).parameters['limit_test_batches'].annotation)"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert said == "typing.Union[int, float, NoneType]\n"
+
+
 def test_a_wrong_option_leaves_the_earlier_run_where_it_is(trained: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(trained, folder)

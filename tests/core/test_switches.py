@@ -52,8 +52,15 @@ def used(part: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
-@pytest.mark.parametrize("method", [SecondOrder(), SecondOrder(recompute=True), FirstOrder()])
-@pytest.mark.parametrize("part", [part for part in PARTS if part != "cuda_graph"])  # of GPUs: see tests/gpu
+@pytest.mark.parametrize(
+    ("part", "method"),
+    [("program", SecondOrder())]  # once, since it takes long to compile
+    + [
+        (part, method)
+        for part in ("allocator", "batch_norm", "convolution", "together")
+        for method in (SecondOrder(), SecondOrder(recompute=True), FirstOrder())
+    ],
+)
 def test_gradients_without_a_part(part: str, method: OuterGradient, monkeypatch: pytest.MonkeyPatch) -> None:
     model: nn.Module = Conv4(ways=3, filters=4)
     images = torch.randn(4, 6, 1, 28, 28)

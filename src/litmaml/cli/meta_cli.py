@@ -23,6 +23,7 @@ from litmaml.callbacks import BestCheckpoint, LastCheckpoint, Predictions, Preem
 from litmaml.callbacks.best_checkpoint import best_checkpoint
 from litmaml.cli.error_lines import OneLineParser
 from litmaml.cli.imports import HELP
+from litmaml.cli.number_types import take_whole_numbers_first
 from litmaml.cli.recorded import SealedParser
 from litmaml.cli.save_config import SaveConfig
 from litmaml.cli.sealed import unseal
@@ -47,6 +48,7 @@ from litmaml.runs.whole_files import check_writable
 
 # Such as a loss's weights of the classes: weight: [1.0, 2.0].
 register_type(torch.Tensor, serializer=torch.Tensor.tolist, deserializer=torch.tensor)
+take_whole_numbers_first()
 # The default of a Timer, which takes a text.
 yaml.SafeDumper.add_representer(Interval, lambda dumper, value: dumper.represent_str(value.value))
 
