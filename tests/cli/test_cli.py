@@ -137,7 +137,8 @@ def test_a_result_counts_the_tasks_that_were_tested(trained: Path) -> None:
 
 def test_whole_numbers_stay_whole_whatever_was_imported_first() -> None:
     program = (
-        "from typing import Optional, Union\nOptional[Union[float, int]]\nimport litmaml.data, litmaml.cli.main, inspect\n"
+        "from typing import Optional, Union\nOptional[Union[float, int]]\n"
+        "import litmaml.data, litmaml.cli.main, inspect\n"
         "from lightning.pytorch import Trainer\n"
         "print(inspect.signature(Trainer).parameters['limit_test_batches'].annotation)"
     )
