@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from litmaml.cli.main import main
-from litmaml.finetuning.meta_checkpoint import start_from
 from litmaml.inner import SGD
+from litmaml.learner.initial_weights import start_from
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP
 

@@ -23,10 +23,11 @@ from litmaml.cli.main import main
 from litmaml.data import ImageFormat, Sinusoid
 from litmaml.finetuning.fine_tuning import fine_tune
 from litmaml.finetuning.labelled_images import read_support
-from litmaml.finetuning.meta_checkpoint import MetaCheckpoint, locate, open_checkpoint
+from litmaml.finetuning.meta_checkpoint import MetaCheckpoint, open_checkpoint
 from litmaml.finetuning.report import _Share
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import Conv4
+from litmaml.runs.named import locate
 from litmaml.statistics.confusion import Confusion
 
 FILES = {

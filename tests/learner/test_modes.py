@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from litmaml.data import Sinusoid, TaskDataModule
 from litmaml.diagnosis import diagnose
-from litmaml.finetuning.meta_checkpoint import start_from
 from litmaml.inner import SGD
+from litmaml.learner.initial_weights import start_from
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.runs.checkpoint import read_checkpoint
 from litmaml.runs.weights_record import WEIGHTS_KEY

@@ -25,12 +25,12 @@ import litmaml
 from litmaml.cli.main import main
 from litmaml.data import ImageFolderTasks, ImageFormat, Omniglot
 from litmaml.finetuning.adapted_model import AdaptedModel, Recipe
-from litmaml.finetuning.meta_checkpoint import locate
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP
 from litmaml.runs.artifact import fetch_artifact
 from litmaml.runs.checkpoint import read_checkpoint, sha256
 from litmaml.runs.nameable import find_class
+from litmaml.runs.named import locate
 from litmaml.shown import markdown, one_line, printable, table_cell
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow warns of many files before it refuses them

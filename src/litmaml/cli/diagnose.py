@@ -21,11 +21,11 @@ from litmaml.data import TaskDataModule
 from litmaml.diagnosis.diagnose import Diagnosis, diagnose
 from litmaml.diagnosis.report import print_diagnosis, write_diagnosis
 from litmaml.engine.float32 import set_float32_precision
-from litmaml.finetuning.meta_checkpoint import locate
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.runs.arguments import Arguments
 from litmaml.runs.checkpoint import read_checkpoint
 from litmaml.runs.folder import DEFAULT_FOLDER, folder_of
+from litmaml.runs.named import locate
 from litmaml.runs.paths import expanded
 from litmaml.runs.weights_record import check_weights
 from litmaml.shown import printable

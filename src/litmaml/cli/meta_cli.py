@@ -28,7 +28,7 @@ from litmaml.cli.recorded import SealedParser
 from litmaml.cli.save_config import SaveConfig
 from litmaml.cli.sealed import unseal
 from litmaml.engine.float32 import Float32Precision, set_float32_precision
-from litmaml.finetuning.meta_checkpoint import start_from
+from litmaml.learner.initial_weights import start_from
 from litmaml.learner.processes import check_backend, check_devices, end_others
 from litmaml.learner.trainer_checks import check_device_names, check_monitors, check_numbers, check_trains
 from litmaml.runs.checkpoint_io import DurableCheckpointIO

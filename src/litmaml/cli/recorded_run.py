@@ -12,10 +12,10 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from litmaml.cli.recorded import configuration, training
 from litmaml.cli.sealed import seal
-from litmaml.finetuning.meta_checkpoint import locate
 from litmaml.runs.arguments import Arguments, is_none
 from litmaml.runs.checkpoint import read_checkpoint
 from litmaml.runs.folder import CHECKPOINTS, DEFAULT_FOLDER, checkpoints_in, local_folder, resolve_checkpoint
+from litmaml.runs.named import locate
 from litmaml.runs.training_form import VERSION_KEY
 
 _EVALUATIONS = ("validate", "test", "predict")
