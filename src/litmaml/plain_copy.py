@@ -12,7 +12,7 @@ from torch import Tensor
 from litmaml.function_modes import Held
 from litmaml.inner.loop import InnerLoop, unfused_attention
 from litmaml.model_copy import copy_of
-from litmaml.tasks import Batch
+from litmaml.tasks import Batch, copies
 from litmaml.trial_state import own_streams
 from litmaml.weight_vectors import norm
 from litmaml.weights import Params
@@ -93,11 +93,12 @@ class PlainCopy:
 
     def loss(self, weights: Params, batch: Batch, held: Held | None = None) -> Tensor:
         """The loss at these weights, on the first task of the batch."""
+        one = batch.task(0)
         with torch.no_grad():
             for name in self._names:
                 self._parameters[name].copy_(weights[name])
-        with own_streams(4, batch.inputs.device), unfused_attention(), held or nullcontext():
-            loss: Tensor = self._loop.loss(self._loop.model(batch.inputs[0].clone()), batch.targets[0])
+        with own_streams(4, batch.device), unfused_attention(), held or nullcontext():
+            loss: Tensor = self._loop.loss(self._loop.own_predictions(copies(one.inputs)), one.targets)
         return loss
 
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from litmaml.data.task_distribution import TaskDistribution, check_at_least
 from litmaml.data.training_place import Batches, Place, batches_left, read_place
 from litmaml.recipe import describe
-from litmaml.tasks import Split, Tasks
+from litmaml.tasks import MetaBatch, Split, Tasks, stacks_of
 from litmaml.training_form import cannot_go_on
 
 
@@ -120,11 +120,12 @@ class TaskDataModule(LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Makes pictures of bytes on the device where the learner wants them."""
-        if not isinstance(batch, Tasks):
+        if not all(isinstance(stack, Tasks) for stack in stacks_of(batch)):
             return batch
         # Lightning does not itself set the precision of the run in this hook.
         with nullcontext() if self.trainer is None else self.trainer.precision_plugin.tensor_init_context():
-            return self.tasks.render(batch)
+            rendered = tuple(self.tasks.render(stack) for stack in stacks_of(batch))
+        return rendered[0] if isinstance(batch, Tasks) else rendered
 
     def _evaluation(self, split: Split, total: int, argument: str) -> TaskLoader:
         rank, ranks = self._rank()
@@ -266,7 +267,7 @@ class TaskLoader:
 
     def __init__(
         self,
-        dataset: Dataset[Tasks],
+        dataset: Dataset[MetaBatch],
         numbers: Callable[[int, int], list[range]],
         position: Callable[[], tuple[int, int]],
         length: int,
@@ -284,7 +285,7 @@ class TaskLoader:
         """Batches of a whole epoch."""
         return self._length
 
-    def __iter__(self) -> Iterator[Tasks]:
+    def __iter__(self) -> Iterator[MetaBatch]:
         # A generator: this runs when the first batch is asked for.
         epoch, batch = self._position()
         numbers = self._numbers(epoch, batch)
@@ -306,7 +307,7 @@ class TaskLoader:
         """See ``state_dict``."""
 
 
-class _Sampled(Dataset[Tasks]):
+class _Sampled(Dataset[MetaBatch]):
     """The tasks of a split, indexed by many numbers at a time."""
 
     def __init__(self, tasks: TaskDistribution, split: Split, seed: int) -> None:
@@ -314,7 +315,7 @@ class _Sampled(Dataset[Tasks]):
         self.split = split
         self.seed = seed
 
-    def __getitem__(self, numbers: Sequence[int]) -> Tasks:
+    def __getitem__(self, numbers: Sequence[int]) -> MetaBatch:
         return self.tasks.sample(self.split, numbers, self.seed)
 
 
