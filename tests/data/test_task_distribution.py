@@ -60,7 +60,7 @@ def test_the_shape_is_as_promised(tasks: TaskDistribution) -> None:
     assert len(sampled.hessian or ()) == tasks.hessian_batches
     assert (sampled.hessian is None) == (tasks.hessian_batches == 0)
     for batch in (*rendered.support, rendered.query, *(rendered.hessian or ())):
-        assert batch.jitter is None
+        assert isinstance(batch.inputs, torch.Tensor)
         assert batch.inputs.dtype == torch.get_default_dtype()
         assert batch.inputs.shape[:2] == batch.targets.shape[:2]
         assert len(batch.inputs) == 4

@@ -20,7 +20,7 @@ from litmaml.runs.whole_files import write_text, write_whole
 from litmaml.shown import printable
 from litmaml.statistics.interval import Interval
 from litmaml.statistics.plots import Fit, grid_over, plot_adaptation, plot_fits
-from litmaml.tasks import Batch, Split, Tasks, select
+from litmaml.tasks import Batch, Split, Tasks, select, stacks_of
 
 
 class Report(Callback):
@@ -37,7 +37,8 @@ class Report(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         if batch_idx == 0 and trainer.is_global_zero and isinstance(pl_module, MetaLearner):
-            self._fits = _fits(pl_module, batch) if _of_one_variable(batch) else ()
+            tasks = stacks_of(batch)[0]
+            self._fits = _fits(pl_module, tasks) if _of_one_variable(tasks) else ()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # In fit the progress bar and the logs have it.
@@ -82,7 +83,9 @@ def _replaced(file: Path, checkpoint: str | None) -> str:
 
 
 def _of_one_variable(tasks: Tasks) -> bool:
-    inputs, targets = tasks.query.inputs, tasks.query.targets
+    inputs, targets = tasks.query
+    if not isinstance(inputs, Tensor) or not isinstance(targets, Tensor):
+        return False
     return inputs.shape[2:] == targets.shape[2:] == (1,) and targets.is_floating_point()
 
 

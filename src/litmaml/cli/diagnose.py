@@ -7,11 +7,11 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
+from torch import Tensor
 
 from litmaml.cli.error_lines import errors_in_one_line
 from litmaml.cli.imports import import_named
@@ -29,7 +29,7 @@ from litmaml.runs.named import locate
 from litmaml.runs.paths import expanded
 from litmaml.runs.weights_record import check_weights
 from litmaml.shown import printable
-from litmaml.tasks import Batch, Split, Tasks, map_batches
+from litmaml.tasks import Split, Tasks, map_batches, tree_map
 
 
 @dataclass
@@ -133,9 +133,7 @@ def diagnose_command(arguments: Sequence[str]) -> Diagnosis:
 
 
 def _to(tasks: Tasks, device: torch.device, dtype: torch.dtype | None = None) -> Tasks:
-    def move(tensor: Any) -> Any:
-        if tensor is None:
-            return None
+    def move(tensor: Tensor) -> Tensor:
         return tensor.to(device, dtype if tensor.is_floating_point() else None)
 
-    return map_batches(lambda batch: Batch(*map(move, batch)), tasks)
+    return map_batches(lambda batch: tree_map(move, batch), tasks)

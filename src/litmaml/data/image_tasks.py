@@ -168,10 +168,12 @@ class ImageTasks(TaskDistribution):
 
         def batch(first: int, last: int) -> Batch:
             """The images first..last of every class as one batch."""
+            images = _gather(pool.pixels, chosen[:, :, first:last], turns).flatten(1, 2)
+            targets = labels.repeat_interleave(last - first).expand(tasks, -1).contiguous()
+            if jitter is None:
+                return Batch(images, targets)
             return Batch(
-                inputs=_gather(pool.pixels, chosen[:, :, first:last], turns).flatten(1, 2),
-                targets=labels.repeat_interleave(last - first).expand(tasks, -1).contiguous(),
-                jitter=None if jitter is None else torch.from_numpy(jitter[:, :, first:last]).flatten(1, 2),
+                {"images": images, "jitter": torch.from_numpy(jitter[:, :, first:last]).flatten(1, 2)}, targets
             )
 
         adapting = [batch(first, first + shots) for first in range(0, drawn, shots)]
@@ -195,13 +197,13 @@ class ImageTasks(TaskDistribution):
         return drawn, stream.integers(4, size=ways) if self.rotations else np.zeros(ways, np.int64)
 
     def render(self, tasks: Tasks) -> Tasks:
-        """Floats for bytes, with the affine change that ``jitter`` stands for."""
+        """Floats for bytes, with the affine change that ``jitter`` (T, n, k), uniform random numbers, stands for."""
 
         def develop(batch: Batch) -> Batch:
-            images = self.image_format.to_float(batch.inputs)
-            if batch.jitter is not None:
-                images = random_affine(images, batch.jitter, self.affine)
-            return Batch(images, batch.targets)
+            if not isinstance(batch.inputs, dict):
+                return Batch(self.image_format.to_float(batch.inputs), batch.targets)
+            images = self.image_format.to_float(batch.inputs["images"])
+            return Batch(random_affine(images, batch.inputs["jitter"], self.affine), batch.targets)
 
         return map_batches(develop, tasks)
 

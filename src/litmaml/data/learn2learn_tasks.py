@@ -16,7 +16,7 @@ from litmaml.data.interop import import_learn2learn
 from litmaml.data.leakage import fingerprints
 from litmaml.data.task_distribution import TaskDistribution, check_at_least
 from litmaml.randomness import task_stream
-from litmaml.tasks import SPLITS, Batch, Split, Tasks, map_batches
+from litmaml.tasks import SPLITS, Batch, Split, Tasks, map_batches, tree_map
 
 _LOOKED_AT = 200
 """Tasks of each split whose classes are compared."""
@@ -128,10 +128,7 @@ class Learn2LearnTasks(TaskDistribution):
     def sample(self, split: Split, numbers: Sequence[int], seed: int) -> Tasks:
         self.load(split)
         tasks = [self._sample_one(split, number, seed) for number in numbers]
-        stacked = [
-            Batch(torch.stack([one.inputs for one in same]), torch.stack([one.targets for one in same]))
-            for same in zip(*tasks, strict=True)
-        ]
+        stacked = [tree_map(lambda *parts: torch.stack(parts), *same) for same in zip(*tasks, strict=True)]
         return self._arrange(stacked, numbers)
 
     def render(self, tasks: Tasks) -> Tasks:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from litmaml.data.leakage import fingerprints
-from litmaml.tasks import Batch, Tasks
+from litmaml.tasks import Batch, Tasks, Tree, named_tensors, tensors_of, tree_map
 
 
 def check_data(tasks: Tasks, weights: torch.dtype | None = None, finite: bool = True) -> None:
-    """Refuse tasks without examples, of unlike sizes, or with numbers that are NaN or infinite.
+    """Refuse tasks without examples, of unlike sizes, with numbers that are NaN or infinite, or of no tensors.
 
     Args:
         tasks: As the learner gets them.
@@ -24,7 +24,8 @@ def check_data(tasks: Tasks, weights: torch.dtype | None = None, finite: bool = 
         ValueError: Naming inputs or targets, the batch, and the task.
     """
     for name, batch in _batches(tasks):
-        for what, part in (("inputs", batch.inputs), ("targets", batch.targets)):
+        _check_tree(name, batch)
+        for what, part in (*named_tensors(batch.inputs, "inputs"), *named_tensors(batch.targets, "targets")):
             shape = tuple(part.shape)
             if len(shape) < 2 or shape[0] != tasks.size:
                 raise ValueError(
@@ -35,17 +36,20 @@ def check_data(tasks: Tasks, weights: torch.dtype | None = None, finite: bool = 
                 raise ValueError(f"{what}: the {name} is empty, {shape}; give each task at least one example")
             if finite and (part.is_floating_point() or part.is_complex()) and not part.isfinite().all():
                 raise ValueError(_not_finite(tasks, what, name, batch, part))
-        if batch.inputs.shape[1] != batch.targets.shape[1]:
-            raise ValueError(
-                f"targets: the {name} has {batch.inputs.shape[1]} inputs per task and {batch.targets.shape[1]} "
-                "targets; give one target for each input"
-            )
-        dtype = batch.inputs.dtype
-        if weights is not None and dtype.is_floating_point and dtype != weights:
-            raise ValueError(
-                f"inputs: the {name} is of {dtype} and the model's weights are of {weights}; convert the inputs by "
-                f".to({weights}), or set trainer.precision"
-            )
+            if shape[1] != batch.examples:
+                raise ValueError(
+                    f"{what}: the {name} has {batch.examples} inputs per task and {shape[1]} {what}; give one "
+                    "target for each input"
+                    if what == "targets"
+                    else f"{what}: the {name} has {shape[1]} of them per task, and {batch.examples} of the first "
+                    "input; give one of each for every example"
+                )
+        for what, part in named_tensors(batch.inputs, "inputs"):
+            if weights is not None and part.dtype.is_floating_point and part.dtype != weights:
+                raise ValueError(
+                    f"{what}: the {name} is of {part.dtype} and the model's weights are of {weights}; convert the "
+                    f"inputs by .to({weights}), or set trainer.precision"
+                )
 
 
 def check_overlap(tasks: Tasks) -> None:
@@ -71,7 +75,7 @@ def check_overlap(tasks: Tasks) -> None:
         seen += len(both)
         if both and not found:
             found = f"the first is query example {both[0]} of task {number}"
-    total = tasks.size * tasks.query.inputs.shape[1]
+    total = tasks.size * tasks.query.examples
     if not seen:
         return
     text = f"query: {seen} of {total} examples of the first batch stand in the support of their task too ({found})"
@@ -119,7 +123,7 @@ def check_classes(tasks: Tasks, ignored: int | None = -100) -> None:
         UserWarning: With the first such classes and task.
     """
     targets = tasks.query.targets
-    if targets.dim() != 2 or targets.is_floating_point():
+    if not isinstance(targets, Tensor) or targets.dim() != 2 or targets.is_floating_point():
         return
     known = [
         (number, [{*batch.targets.tolist()} - {ignored} for batch in batches]) for number, batches in _by_task(tasks)
@@ -149,7 +153,7 @@ def _warn_of_contradictions(tasks: Tasks) -> None:
     for number, batches in _by_task(tasks):
         classes: dict[bytes, set[int]] = {}
         for batch in batches:
-            for mark, label in zip(fingerprints(batch.inputs), batch.targets.tolist(), strict=True):
+            for mark, label in zip(_marks(batch.inputs), batch.targets.tolist(), strict=True):
                 classes.setdefault(mark, set()).add(label)
         if len(classes) == 1 and max(map(len, classes.values())) > 1:
             raise ValueError(
@@ -177,14 +181,39 @@ def _batches(tasks: Tasks) -> Iterator[tuple[str, Batch]]:
 
 def _by_task(tasks: Tasks) -> Iterator[tuple[int, list[Batch]]]:
     """The number and the batches (n, ...) of each task, the query last, on the CPU."""
-    batches = [Batch(batch.inputs.cpu(), batch.targets.cpu()) for _, batch in _batches(tasks)]
+    batches = [tree_map(Tensor.cpu, batch) for _, batch in _batches(tasks)]
     for row, number in enumerate(tasks.numbers.tolist()):
-        yield number, [Batch(batch.inputs[row], batch.targets[row]) for batch in batches]
+        yield number, [batch.task(row) for batch in batches]
 
 
 def _examples(batch: Batch) -> list[bytes]:
     """Inputs and targets of each example as one fingerprint."""
-    return [one + two for one, two in zip(fingerprints(batch.inputs), fingerprints(batch.targets), strict=True)]
+    return _marks(batch)
+
+
+def _marks(tree: Tree) -> list[bytes]:
+    """The tensors (n, ...) of a tree as one fingerprint for each of n examples."""
+    return [b"".join(marks) for marks in zip(*map(fingerprints, tensors_of(tree)), strict=True)]
+
+
+def _check_tree(name: str, batch: Batch) -> None:
+    """Refuse what is no tensor in inputs or targets."""
+    for what, tree in (("inputs", batch.inputs), ("targets", batch.targets)):
+        if other := [part for part in _ends(tree) if not isinstance(part, Tensor)]:
+            raise ValueError(
+                f"{what}: the {name} has to be a tensor, or a dict or tuple of tensors, got a "
+                f"{type(other[0]).__name__} there; make tuples of lists, and leave out what is None"
+            )
+        if not tensors_of(tree):
+            raise ValueError(f"{what}: the {name} has no tensor, got {tree!r}; give at least one")
+
+
+def _ends(tree: Tree) -> Iterator[object]:
+    if isinstance(tree, dict | tuple):
+        for part in tree.values() if isinstance(tree, dict) else tree:
+            yield from _ends(part)
+    else:
+        yield tree
 
 
 def _not_finite(tasks: Tasks, what: str, name: str, batch: Batch, part: Tensor) -> str:
@@ -192,7 +221,8 @@ def _not_finite(tasks: Tasks, what: str, name: str, batch: Batch, part: Tensor) 
     wrong = ~part.isfinite().flatten(2) if part.dim() > 2 else ~part.isfinite().unsqueeze(-1)
     task, example = (int(place) for place in wrong.any(-1).nonzero()[0])
     labels = batch.targets
-    label = "" if labels.dim() != 2 or labels.is_floating_point() else f" (class {int(labels[task, example])})"
+    classes = isinstance(labels, Tensor) and labels.dim() == 2 and not labels.is_floating_point()
+    label = "" if not classes else f" (class {int(labels[task, example])})"
     value = part[task, example].flatten()[wrong[task, example]][0].item()
     return (
         f"{what}: example {example}{label} of the {name} of task {int(tasks.numbers[task])} holds {value}, one of "

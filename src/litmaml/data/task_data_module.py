@@ -16,7 +16,7 @@ from litmaml.data.task_loader import Sampled, TaskLoader
 from litmaml.data.training_place import Batches, Place, batches_left, read_place
 from litmaml.runs.recipe import describe
 from litmaml.runs.training_form import cannot_go_on
-from litmaml.tasks import Split, Tasks
+from litmaml.tasks import Split, Tasks, stacks_of
 
 
 class TaskDataModule(LightningDataModule):
@@ -119,11 +119,12 @@ class TaskDataModule(LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Makes pictures of bytes on the device where the learner wants them."""
-        if not isinstance(batch, Tasks):
+        if not all(isinstance(stack, Tasks) for stack in stacks_of(batch)):
             return batch
         # Lightning does not itself set the precision of the run in this hook.
         with nullcontext() if self.trainer is None else self.trainer.precision_plugin.tensor_init_context():
-            return self.tasks.render(batch)
+            rendered = tuple(self.tasks.render(stack) for stack in stacks_of(batch))
+        return rendered[0] if isinstance(batch, Tasks) else rendered
 
     def _evaluation(self, split: Split, total: int, argument: str) -> TaskLoader:
         rank, ranks = self._rank()

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from litmaml.tasks import SPLITS, Batch, Split, Tasks, map_batches
+from litmaml.tasks import SPLITS, Batch, MetaBatch, Split, Tasks, map_batches, tree_map
 
 
 def task_streams(seed: int, split: Split, numbers: Iterable[int]) -> Iterator[np.random.Generator]:
@@ -54,7 +54,7 @@ def check_at_least(least: int, **arguments: int | None) -> None:
 def in_run_precision(tasks: Tasks) -> Tasks:
     """The tasks of a regression in torch's default dtype, which is the precision of the run while it renders."""
     dtype = torch.get_default_dtype()
-    return map_batches(lambda batch: Batch(batch.inputs.to(dtype), batch.targets.to(dtype)), tasks)
+    return map_batches(lambda batch: tree_map(lambda part: part.to(dtype), batch), tasks)
 
 
 class TaskDistribution(ABC):
@@ -128,8 +128,11 @@ class TaskDistribution(ABC):
         nothing."""
 
     @abstractmethod
-    def sample(self, split: Split, numbers: Sequence[int], seed: int) -> Tasks:
+    def sample(self, split: Split, numbers: Sequence[int], seed: int) -> MetaBatch:
         """The tasks with these numbers, stacked, on the CPU. Cheap: pictures are still uint8.
+
+        Tasks of unequal size come in several stacks (``in_stacks``), each of which is computed by itself. Sizes that
+        are nearly alike cost one small stack each: round them to a few.
 
         Args:
             split: Which classes or functions to draw from.
@@ -138,8 +141,10 @@ class TaskDistribution(ABC):
         """
 
     def render(self, tasks: Tasks) -> Tasks:
-        """What the learner is given: on the tensors' own device, as floats, augmented. ``jitter`` becomes
-        None."""
+        """What the learner is given of a stack: on the tensors' own device, as floats, augmented.
+
+        Raw inputs may be a dict of whatever is to be made into what the model takes.
+        """
         return tasks
 
     @abstractmethod

@@ -9,7 +9,7 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset
 
 from litmaml.data.task_distribution import TaskDistribution
-from litmaml.tasks import Split, Tasks
+from litmaml.tasks import MetaBatch, Split
 
 
 class TaskLoader:
@@ -30,7 +30,7 @@ class TaskLoader:
 
     def __init__(
         self,
-        dataset: Dataset[Tasks],
+        dataset: Dataset[MetaBatch],
         numbers: Callable[[int, int], list[range]],
         position: Callable[[], tuple[int, int]],
         length: int,
@@ -48,7 +48,7 @@ class TaskLoader:
         """Batches of a whole epoch."""
         return self._length
 
-    def __iter__(self) -> Iterator[Tasks]:
+    def __iter__(self) -> Iterator[MetaBatch]:
         # A generator: this runs when the first batch is asked for.
         epoch, batch = self._position()
         numbers = self._numbers(epoch, batch)
@@ -70,7 +70,7 @@ class TaskLoader:
         """See ``state_dict``."""
 
 
-class Sampled(Dataset[Tasks]):
+class Sampled(Dataset[MetaBatch]):
     """The tasks of a split, indexed by many numbers at a time."""
 
     def __init__(self, tasks: TaskDistribution, split: Split, seed: int) -> None:
@@ -78,7 +78,7 @@ class Sampled(Dataset[Tasks]):
         self.split = split
         self.seed = seed
 
-    def __getitem__(self, numbers: Sequence[int]) -> Tasks:
+    def __getitem__(self, numbers: Sequence[int]) -> MetaBatch:
         return self.tasks.sample(self.split, numbers, self.seed)
 
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.func import vmap
 from torch.utils import _pytree as pytree
 
+from litmaml.tasks import Tree, tensors_of
+
 Convolution = nn.modules.conv._ConvNd
 
 # Bytes of the first convolution's output, measured with Conv4 on two cores of a server. Up to the first limit several
@@ -36,38 +38,45 @@ def can_be_mapped(model: nn.Module) -> bool:
     return not any(isinstance(module, nn.RNNBase | nn.RNNCellBase) for module in model.modules())
 
 
-def tasks_at_once(convolution: Convolution | None, inputs: Tensor) -> int:
+def tasks_at_once(convolution: Convolution | None, inputs: Tree) -> int:
     """How many tasks to compute at once on inputs (T, n, ...): T, or fewer for convolutions on a CPU.
 
     Under ``vmap`` each task's own kernels make a grouped convolution, which CPUs run slower than a loop over tasks once
     its numbers leave the cache.
     """
-    return _fitting(convolution, len(inputs), _IN_CACHE, inputs)
+    return _fitting(convolution, _IN_CACHE, [inputs])
 
 
-def tasks_held(convolution: Convolution | None, held: Sequence[Tensor]) -> int:
+def tasks_held(convolution: Convolution | None, held: Sequence[Tree]) -> int:
     """How many tasks to hold at once whose graph is of all these inputs (T, n, ...)."""
-    return _fitting(convolution, len(held[0]), _IN_MEMORY, *held)
+    return _fitting(convolution, _IN_MEMORY, held)
 
 
-def _fitting(convolution: Convolution | None, tasks: int, limit: int, *inputs: Tensor) -> int:
-    if convolution is None or inputs[0].device.type != "cpu" or tasks == 0:
+def _fitting(convolution: Convolution | None, limit: int, inputs: Sequence[Tree]) -> int:
+    first = inputs[0] if isinstance(inputs[0], Tensor) else tensors_of(inputs[0])[0]
+    tasks = len(first)
+    if convolution is None or first.device.type != "cpu" or tasks == 0:
         return tasks
-    if convolution.transposed or inputs[0].dim() < 3 or inputs[0].shape[2] != convolution.in_channels:
+    of_channels = [part for each in inputs for part in tensors_of(each) if _takes(convolution, part)]
+    if convolution.transposed or not of_channels:
         return 1  # it is not the inputs that it is applied to: its output is not known
-    held = sum(part.nbytes for part in inputs) / tasks * convolution.out_channels / convolution.in_channels
+    held = sum(part.nbytes for part in of_channels) / tasks * convolution.out_channels / convolution.in_channels
     fitting = int(limit / (held / math.prod(convolution.stride)))
     return min(fitting, tasks) if fitting >= _WORTH_WHILE else 1
 
 
-def task_by_task(function: Callable[..., Any], at_once: bool, *stacked: Any) -> Any:
+def _takes(convolution: Convolution, inputs: Tensor) -> bool:
+    return inputs.dim() >= 3 and inputs.shape[2] == convolution.in_channels
+
+
+def task_by_task(function: Callable[..., Any], at_once: bool, tasks: int, *stacked: Any) -> Any:
     """The function of each task's own arguments, its results stacked: by ``vmap``, or in a loop over the tasks.
 
     Raises:
         Drawn: It draws random numbers under ``vmap``, which would take them for all tasks from one stream, also from a
             generator that each task begins anew.
     """
-    if len(stacked[-1]) == 1:
+    if tasks == 1:
         # Not by [0], whose derivative fills a tensor with zeros.
         single = pytree.tree_map(lambda part: part.squeeze(0), stacked)
         return pytree.tree_map(lambda result: result.unsqueeze(0), function(*single))

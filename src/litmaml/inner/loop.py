@@ -28,10 +28,11 @@ from litmaml.engine.together import (
 from litmaml.inner.derivatives import Derivatives, needs_other_operations
 from litmaml.inner.gradient_rule import GradientRule, plain
 from litmaml.inner.layers import random_layers
+from litmaml.inner.model_call import Output, arguments, picked
 from litmaml.inner.optimizer import InnerOptimizer
 from litmaml.inner.places import aliases, all_places
 from litmaml.shown import listed
-from litmaml.tasks import Batch, Tasks, map_batches
+from litmaml.tasks import Batch, Tasks, Tree, copies, tensors_of, tree_map
 from litmaml.weights import Params, Weights
 
 NO_HOOKS = (
@@ -51,7 +52,8 @@ class InnerLoop(nn.Module):
     itself is wrong at second order for affine normalisation layers (PyTorch functorch issue 534).
 
     Args:
-        model: Any module that maps a batch of inputs (n, ...) to predictions (n, ...).
+        model: Any module that maps a batch of inputs (n, ...) to predictions (n, ...). A dict of inputs is given to it
+            by keyword, a tuple by position.
         loss: (predictions, targets) -> a scalar.
         optimizer: U, the inner optimizer; it is not changed.
         fast_weights: Patterns (``*`` and ``?``; a bracket is a bracket) of the names of the parameters to adapt: ``*``
@@ -63,6 +65,7 @@ class InnerLoop(nn.Module):
         per_step_weights: Patterns of the parameters that have a row for each inner step, as the batch norms of MAML++
             (Antoniou et al. 2019, arXiv 1810.09502). They are not adapted; row j is taken in step j and by the query
             after it, and the last one in further steps.
+        output: Which of the model's outputs are the predictions, where it returns several; see ``picked``.
 
     Attributes:
         rows: The names that ``per_step_weights`` fits.
@@ -100,9 +103,11 @@ class InnerLoop(nn.Module):
         steps: int,
         frozen_weights: Sequence[str] = (),
         per_step_weights: Sequence[str] = (),
+        output: Output = None,
     ) -> None:
         super().__init__()
         self.model, self.loss, self.optimizer, self.trained_steps = model, loss, optimizer, steps
+        self.output = output
         for name, weight in model.named_parameters():
             if isinstance(weight, nn.parameter.UninitializedParameter):
                 raise ValueError(f"model: {name} has no shape yet; run one batch through lazy layers first")
@@ -173,14 +178,14 @@ class InnerLoop(nn.Module):
     def _maps(self) -> bool:
         return self.mapped and not self.draws and is_on("together")
 
-    def predict(self, fast: Params, inputs: Tensor, slow: Params | None = None) -> Tensor:
+    def predict(self, fast: Params, inputs: Tree, slow: Params | None = None) -> Tensor:
         """Each task's predictions (T, n, ...) by its own fast weights, on inputs (T, n, ...)."""
         predictions: Tensor = self._each(lambda weights, x: self.call(weights, slow, x), fast, inputs)
         return predictions
 
-    def loss_of(self, predictions: Tensor, targets: Tensor) -> Tensor:
+    def loss_of(self, predictions: Tensor, targets: Tree) -> Tensor:
         """The loss of each task (T,) for predictions already made."""
-        losses: Tensor = self._task_by_task(self.loss, self._maps, predictions, targets)
+        losses: Tensor = self._task_by_task(self.loss, self._maps, len(predictions), predictions, targets)
         return losses
 
     def losses(self, fast: Params, slow: Params, batch: Batch, twice: bool = False) -> Tensor:
@@ -193,7 +198,7 @@ class InnerLoop(nn.Module):
         """l of each task (T,), or another loss, and the predictions (T, n, ...) that it is taken on."""
         taken = self.loss if loss is None else loss
 
-        def one(weights: Params, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        def one(weights: Params, inputs: Tree, targets: Tree) -> tuple[Tensor, Tensor]:
             predictions = self.call(weights, slow, inputs)
             return taken(predictions, targets), predictions
 
@@ -213,36 +218,47 @@ class InnerLoop(nn.Module):
         held = [support] * steps + [tasks.query.inputs]
         return min(self.tasks_at_once(support), tasks_held(*self._convolution, held))
 
-    def tasks_at_once(self, inputs: Tensor) -> int:
+    def tasks_at_once(self, inputs: Tree) -> int:
         """How many tasks' forward passes to compute at once on such inputs (T, n, ...)."""
         return tasks_at_once(*self._convolution, inputs) if self._maps else 1
 
-    def _each(self, function: Callable[..., Any], fast: Params, inputs: Tensor, *others: Tensor) -> Any:
+    def _each(self, function: Callable[..., Any], fast: Params, inputs: Tree, *others: Tree) -> Any:
         """The function of each task's fast weights and inputs, at once or in a loop."""
-        at_once = self.tasks_at_once(inputs) == len(inputs)
+        first = inputs if isinstance(inputs, Tensor) else tensors_of(inputs)[0]
+        at_once = self.tasks_at_once(inputs) == len(first)
         # On a GPU grouped convolutions are slow, and under vmap torch's own batch norm takes no channels-last images.
-        other = self._written_out or (inputs.is_cuda and self._images)
+        other = self._written_out or (first.is_cuda and self._images)
         with unfused_attention(), _no_hooks(), Derivatives() if other else nullcontext():
-            return self._task_by_task(function, at_once, fast, inputs, *others)
+            return self._task_by_task(function, at_once, len(first), fast, inputs, *others)
 
-    def _task_by_task(self, function: Callable[..., Any], at_once: bool, *stacked: Any) -> Any:
+    def _task_by_task(self, function: Callable[..., Any], at_once: bool, tasks: int, *stacked: Any) -> Any:
         try:
-            return task_by_task(function, at_once, *stacked)
+            return task_by_task(function, at_once, tasks, *stacked)
         except Drawn:  # by a generator of its own, or for this data only: the trial has seen nothing of it
             self.mapped = False
-            return task_by_task(function, False, *stacked)
+            return task_by_task(function, False, tasks, *stacked)
 
-    def call(self, weights: Params, slow: Params | None, inputs: Tensor) -> Tensor:
+    def call(self, weights: Params, slow: Params | None, inputs: Tree) -> Tensor:
         """The model's predictions (n, ...) with a single task's weights."""
         both = {**slow, **weights} if slow else weights
         if self._tied:
             both = both | {alias: both[name] for alias, name in self._tied.items() if name in both}
         if self.changes_inputs:
-            inputs = inputs.clone()
-        if self.channels_last and inputs.dim() == 4:
-            inputs = _channels_last(inputs)
-        predictions: Tensor = functional_call(self.model, both, (inputs,), tie_weights=False)
+            inputs = copies(inputs)
+        if self.channels_last:
+            inputs = tree_map(_channels_last, inputs)
+        outputs = functional_call(self.model, both, *arguments(inputs), tie_weights=False)
+        predictions: Tensor = outputs if self.output is None else picked(outputs, self.output)
         return predictions
+
+    def own_predictions(self, inputs: Tree) -> Any:
+        """What the model by itself, called as anyone would call it, predicts for inputs (n, ...): a tensor, if it fits.
+
+        Raises:
+            ValueError: It has no such ``output``.
+        """
+        positions, keywords = arguments(inputs)
+        return picked(self.model(*positions, **keywords), self.output)
 
     def start(self, tasks: int) -> Weights:
         """theta_0 stacked for so many tasks, and the slow weights that they share.
@@ -377,11 +393,13 @@ def _no_hooks() -> AbstractContextManager[None]:
 
 
 def _channels_last(images: Tensor) -> Tensor:
-    """The images (n, channels, height, width) with strides in the order of n, height, width, channels.
+    """The images (n, channels, height, width) with strides in the order of n, height, width, channels; others as are.
 
     For a single channel torch's own conversion keeps the strides, from which convolutions then take it that the images
     are not channels-last, and go on so down to the layers that do most of the work.
     """
+    if images.dim() != 4:
+        return images
     channels = images.movedim(1, -1)
     return channels.flatten().view(channels.shape).movedim(-1, 1)
 
@@ -400,10 +418,4 @@ def unfused_attention() -> Iterator[None]:
 
 def ordinary(tasks: Tasks) -> Tasks:
     """The tasks, with copies of inference tensors, which autograd may not save."""
-
-    def copy(batch: Batch) -> Batch:
-        return Batch(batch.inputs.clone(), batch.targets.clone())
-
-    if not tasks.query.inputs.is_inference():
-        return tasks
-    return map_batches(copy, tasks)
+    return copies(tasks) if tensors_of(tasks.query)[0].is_inference() else tasks

@@ -12,7 +12,7 @@ from litmaml.learner.trial.loss_checks import check_class_indices, check_loss_on
 from litmaml.learner.trial.loss_kinds import ignored_index, takes_class_indices
 from litmaml.learner.trial.loss_ranges import check_ranges
 from litmaml.randomness import seeded
-from litmaml.tasks import Tasks, of_each_form
+from litmaml.tasks import Tasks, copies, of_each_form
 
 _SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 
@@ -77,9 +77,10 @@ def check_labels(inner_loop: InnerLoop, tasks: Tasks) -> Tensor:
     loss, query = inner_loop.loss, tasks.query
     predictions: list[Tensor] = []
     for batch in of_each_form([query, *tasks.adapting], sized=True):
-        with torch.no_grad(), seeded(0, batch.inputs.device):
-            outputs: Tensor = inner_loop.model(batch.inputs[0].clone())
-        check_loss_on(loss, outputs, batch.targets[0])
+        one = batch.task(0)
+        with torch.no_grad(), seeded(0, batch.device):
+            outputs: Tensor = inner_loop.own_predictions(copies(one.inputs))
+        check_loss_on(loss, outputs, one.targets)
         predictions.append(outputs)
     for batch in (query, *tasks.adapting):
         if takes_class_indices(loss):

@@ -22,6 +22,7 @@ from litmaml.inner import SGD, InnerOptimizer
 from litmaml.inner.divergence import diverges
 from litmaml.inner.layers import normalisation_policy
 from litmaml.inner.loop import InnerLoop
+from litmaml.inner.model_call import Output
 from litmaml.learner.checks import check_labels, check_loss, check_tasks, check_trainer
 from litmaml.learner.finite_tasks import Count, OuterStep, count_finite, of_all_processes
 from litmaml.learner.metrics import check_metrics, default_metrics, value_of, values_of
@@ -48,7 +49,7 @@ from litmaml.runs.weights_record import (
 )
 from litmaml.shown import first_line, one_line
 from litmaml.statistics.interval import Interval, curve
-from litmaml.tasks import Tasks, chunks, select
+from litmaml.tasks import MetaBatch, Tasks, Tree, chunks, form, numbers_of, select, stacks_of, tree_map
 from litmaml.weights import Params
 
 _PLAIN = ("inner_steps", "test_inner_steps", "lr_scheduler_interval", "tasks_per_chunk", "on_nonfinite", "max_skipped")
@@ -62,7 +63,8 @@ class MetaLearner(LightningModule):
     theta_0 = theta (Finn et al. 2017, arXiv 1703.03400), by the gradient that ``outer_gradient`` gives.
 
     Args:
-        model: Any module that maps a batch of inputs to predictions.
+        model: Any module that maps a batch of inputs to predictions. Inputs that are a dict are given to it by keyword,
+            a tuple by position.
         inner_optimizer: U, the update of the fast weights; by default SGD with rate 0.01.
         outer_gradient: How to differentiate through the inner loop; by default SecondOrder, which is exact.
         loss: (predictions, targets) -> scalar mean over a batch; by default cross entropy.
@@ -76,6 +78,8 @@ class MetaLearner(LightningModule):
         frozen_weights: Patterns of the parameters that are neither adapted nor trained, such as a pretrained body.
         per_step_weights: Patterns of the parameters that have a row for each inner step instead of being adapted, such
             as "*norm*" (MAML++).
+        output: Which of the model's outputs are the predictions, where it returns a dict, a tuple or an object: a key,
+            a place or an attribute, or several of these with dots between, such as "logits".
         optimizer: Of the outer loop.
         lr_scheduler: Of the outer loop. ReduceLROnPlateau steps after every validation, by ``val/loss`` or the
             ``monitor`` of Lightning's class of that name.
@@ -108,6 +112,7 @@ class MetaLearner(LightningModule):
         fast_weights: Sequence[str] = ("*",),
         frozen_weights: Sequence[str] = (),
         per_step_weights: Sequence[str] = (),
+        output: str | int | None = None,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_scheduler_interval: Literal["step", "epoch"] = "step",
@@ -138,7 +143,7 @@ class MetaLearner(LightningModule):
         self.tasks_per_chunk = tasks_per_chunk
         self.outer_gradient, self.outer_loss = outer_gradient, OuterLoss() if outer_loss is None else outer_loss
         self.inner_loop = InnerLoop(
-            model, loss, inner_optimizer, fast_weights, inner_steps, frozen_weights, per_step_weights
+            model, loss, inner_optimizer, fast_weights, inner_steps, frozen_weights, per_step_weights, output
         )
         self.meta_gradient = MetaGradientOf(
             self.inner_loop, outer_gradient, inner_steps, tasks_per_chunk, compile, outer_loss=self.outer_loss
@@ -159,7 +164,7 @@ class MetaLearner(LightningModule):
             "frozen_weights": frozen_weights,
             "per_step_weights": per_step_weights,
         }
-        self._save_recipe(patterns, compile, channels_last)
+        self._save_recipe(patterns, compile, channels_last, output)
 
     # Training
 
@@ -179,24 +184,25 @@ class MetaLearner(LightningModule):
         if self.training:
             put(self.inner_loop, names)
 
-    def training_step(self, tasks: Tasks, batch_idx: int) -> Tensor:
+    def training_step(self, tasks: MetaBatch, batch_idx: int) -> Tensor:
         self._try(tasks)
+        numbers = numbers_of(tasks)
         began = time.perf_counter()
         result = self.meta_gradient(tasks)
-        count = self._check_finite(tasks, result.finite, "train")
+        count = self._check_finite(numbers, result.finite, "train")
         seconds = time.perf_counter() - began  # the check has waited for the device
         kept = result.finite
         share = self._outer_step.share(count, self.global_rank)
         loss = result.loss if share else torch.full_like(result.loss, torch.nan)  # of no task at all
-        self.log("train/loss", loss, prog_bar=True, batch_size=tasks.size)
-        self._log_metrics("train", result.predictions[kept], tasks.query.targets[kept], prog_bar=True)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(numbers))
+        self._log_metrics("train", tasks, result.predictions, kept, prog_bar=True)
         if self._writes_line():
-            self.log("train/meta_gradient_seconds", seconds, batch_size=tasks.size)
+            self.log("train/meta_gradient_seconds", seconds, batch_size=len(numbers))
             self._log_before(tasks)
         weights: Params = {n: w for n, w in self.inner_loop.named_parameters() if w.requires_grad}
         gradients = result.gradients
         if type(self.outer_loss).update is not OuterLoss.update:
-            self._losses.append((tasks.numbers[kept], result.losses[kept]))
+            self._losses.append((numbers[kept], result.losses[kept]))
         if share != 1:
             gradients = {name: share * gradient for name, gradient in gradients.items()}
         return hand_over(loss, gradients, weights)
@@ -235,26 +241,37 @@ class MetaLearner(LightningModule):
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set outside its class
         return every > 0 and (self.trainer.global_step + 1) % every == 0
 
-    def _log_before(self, tasks: Tasks) -> None:
+    def _log_before(self, tasks: MetaBatch) -> None:
         """Loss and metrics before adaptation: one more forward pass, so only when a line is logged."""
-        parts = []
-        for chunk in chunks(tasks, self._chunk_size(tasks)):
-            with torch.no_grad(), self.meta_gradient.stream_of(chunk):
-                (fast,) = self.inner_loop.path(chunk, 0)
-                parts.append(self.inner_loop.predict(fast, chunk.query.inputs))
-        predictions = torch.cat(parts)
-        losses = self.inner_loop.loss_of(predictions, tasks.query.targets)
-        self.log("train/loss_before", losses.mean(), batch_size=tasks.size)
-        self._log_metrics("train", predictions, tasks.query.targets, suffix="_before")
+        predictions, losses = [], []
+        for stack in stacks_of(tasks):
+            parts = []
+            for chunk in self._chunks(stack):
+                with torch.no_grad(), self.meta_gradient.stream_of(chunk):
+                    (fast,) = self.inner_loop.path(chunk, 0)
+                    parts.append(self.inner_loop.predict(fast, chunk.query.inputs))
+            predictions.append(torch.cat(parts))
+            losses.append(self.inner_loop.loss_of(predictions[-1], stack.query.targets))
+        of_all = torch.cat(losses)
+        self.log("train/loss_before", of_all.mean(), batch_size=len(of_all))
+        every = torch.ones_like(of_all, dtype=torch.bool)
+        self._log_metrics("train", tasks, tuple(predictions), every, suffix="_before")
 
     def _log_metrics(
-        self, stage: str, predictions: Tensor, targets: Tensor, suffix: str = "", prog_bar: bool = False
+        self, stage: str, tasks: MetaBatch, predictions: Tree, kept: Tensor, suffix: str = "", prog_bar: bool = False
     ) -> None:
-        if len(predictions) == 0:
-            return
-        for name, metric in self._metrics():
-            value = value_of(metric, predictions.flatten(0, 1), targets.flatten(0, 1))
-            self.log(f"{stage}/{name}{suffix}", value, prog_bar=prog_bar, batch_size=len(predictions))
+        """The metrics of all examples of the tasks that are kept; of stacks the mean, each counting by its tasks."""
+        stacks = stacks_of(tasks)
+        of_stacks = predictions if isinstance(predictions, tuple) else (predictions,)
+        parts = []
+        for stack, made, seen in zip(stacks, of_stacks, kept.split([s.size for s in stacks]), strict=True):  # type: ignore[no-untyped-call]  # of torch
+            if len(chosen := made[seen]):
+                targets = tree_map(lambda part, seen=seen: part[seen].flatten(0, 1), stack.query.targets)
+                parts.append((len(chosen), chosen.flatten(0, 1), targets))
+        count = sum(size for size, *_ in parts)
+        for name, metric in self._metrics() if parts else ():
+            values = [value_of(metric, *examples) * (size / count) for size, *examples in parts]
+            self.log(f"{stage}/{name}{suffix}", torch.stack(values).sum(), prog_bar=prog_bar, batch_size=count)
 
     def outer_optimizer(self, weights: list[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimizer of the outer loop, for these weights.
@@ -304,10 +321,10 @@ class MetaLearner(LightningModule):
         """The number of inner steps in validation, test and prediction."""
         return self.inner_steps if self.test_inner_steps is None else self.test_inner_steps
 
-    def validation_step(self, tasks: Tasks, batch_idx: int) -> None:
+    def validation_step(self, tasks: MetaBatch, batch_idx: int) -> None:
         self._evaluate("val", tasks, batch_idx)
 
-    def test_step(self, tasks: Tasks, batch_idx: int) -> None:
+    def test_step(self, tasks: MetaBatch, batch_idx: int) -> None:
         self._evaluate("test", tasks, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
@@ -318,11 +335,18 @@ class MetaLearner(LightningModule):
     def on_test_epoch_end(self) -> None:
         self._conclude("test")
 
-    def predict_step(self, tasks: Tasks, batch_idx: int) -> dict[str, Tensor]:
-        """The adapted predictions on each task's query (T, n, ...), with its targets and the tasks' numbers."""
+    def predict_step(self, tasks: MetaBatch, batch_idx: int) -> dict[str, Tree] | list[dict[str, Tree]]:
+        """The adapted predictions on each task's query (T, n, ...), with its targets and the tasks' numbers.
+
+        Of tasks in stacks a list of such, one of each stack.
+        """
         self._try(tasks)
+        found = [self._predicted(stack) for stack in stacks_of(tasks)]
+        return found[0] if isinstance(tasks, Tasks) else found
+
+    def _predicted(self, tasks: Tasks) -> dict[str, Tree]:
         predictions = []
-        for chunk in chunks(tasks, self._chunk_size(tasks)):
+        for chunk in self._chunks(tasks):
             try:
                 predictions.append(self._adapted_predictions(chunk))
             except Exception:  # perhaps of a task whose numbers are not finite: it is named
@@ -350,11 +374,11 @@ class MetaLearner(LightningModule):
                     "the inner rate, or look at the task's data"
                 ) from error
 
-    def _evaluate(self, stage: str, tasks: Tasks, batch_idx: int) -> None:
+    def _evaluate(self, stage: str, tasks: MetaBatch, batch_idx: int) -> None:
         """Keep loss and metrics of each task after each inner step."""
         self._try(tasks)
         all_finite = []
-        for chunk in chunks(tasks, self._chunk_size(tasks)):
+        for chunk in self._chunks(tasks):
             try:
                 rows = self._rows(chunk)
             except Exception as error:  # perhaps of a task whose numbers are not finite
@@ -366,7 +390,7 @@ class MetaLearner(LightningModule):
                 # Flat, since a process without any finite task has to gather the same form as the others.
                 episodes[name].update(row[finite].flatten())
         # Once a batch: processes have as many batches, but not as many chunks.
-        self._check_finite(tasks, torch.cat(all_finite), stage)
+        self._check_finite(numbers_of(tasks), torch.cat(all_finite), stage)
 
     def _rows(self, tasks: Tasks) -> dict[str, Tensor]:
         """Loss and metrics of each task after each inner step, by name (T, N + 1)."""
@@ -382,7 +406,7 @@ class MetaLearner(LightningModule):
 
     def _rows_alone(self, tasks: Tasks, error: Exception) -> dict[str, Tensor]:
         """The rows of each task by itself, where an error was raised on all; NaN for those that diverge."""
-        nothing = torch.full((1, self.evaluation_steps + 1), torch.nan, device=tasks.query.inputs.device)
+        nothing = torch.full((1, self.evaluation_steps + 1), torch.nan, device=tasks.query.device)
         parts = []
         for task in chunks(tasks, 1):
             try:
@@ -420,12 +444,14 @@ class MetaLearner(LightningModule):
     def _all_episodes(self) -> Iterator[tuple[str, CatMetric]]:
         return cast(Iterator[tuple[str, CatMetric]], iter(self._episodes.items()))
 
-    def _chunk_size(self, tasks: Tasks) -> int:
-        return 1 if self.inner_loop.draws else self.tasks_per_chunk or self.inner_loop.default_chunk(tasks)
+    def _chunks(self, tasks: MetaBatch) -> Iterator[Tasks]:
+        for stack in stacks_of(tasks):
+            size = self.tasks_per_chunk or self.inner_loop.default_chunk(stack)
+            yield from chunks(stack, 1 if self.inner_loop.draws else size)
 
     # Checks
 
-    def _try(self, tasks: Tasks) -> None:
+    def _try(self, tasks: MetaBatch) -> None:
         """Try the first batch, once in training and once in evaluation: a model may differ between the two."""
         if self.training in self._tried:
             return
@@ -434,14 +460,22 @@ class MetaLearner(LightningModule):
         with failing_together(1 if trainer is None else trainer.world_size):
             distribution = getattr(getattr(trainer, "datamodule", None), "tasks", None)
             shares = getattr(distribution, "shares_examples", False)
-            check_tasks(tasks, self.inner_loop.loss, shares, finite=self.on_nonfinite == "raise")
-            for remark in try_first_batch(self.inner_loop, tasks, self.outer_gradient if self.training else None):
-                rank_zero_info(remark)
-            predictions = check_labels(self.inner_loop, tasks)
-            check_metrics(dict(self._metrics()), self.inner_loop.loss, predictions, tasks.query.targets)
+            first, *_ = stacks = stacks_of(tasks)
+            for stack in stacks:
+                check_tasks(stack, self.inner_loop.loss, shares, finite=self.on_nonfinite == "raise")
+            tried: set[Any] = set()
+            for stack in stacks:  # of the size no trial is made: a few examples of the first have to do
+                if (like := form(stack, lambda part: (part.shape[2:], part.dtype))) in tried:
+                    continue
+                tried.add(like)
+                for remark in try_first_batch(self.inner_loop, stack, self.outer_gradient if self.training else None):
+                    rank_zero_info(remark)
+            for stack in stacks:
+                predictions = check_labels(self.inner_loop, stack)
+                check_metrics(dict(self._metrics()), self.inner_loop.loss, predictions, stack.query.targets)
             if self._seen is not None and not shares:
-                check_splits(*((tasks, self._seen) if self.training else (self._seen, tasks)))
-            self._seen = select(tasks, [0])
+                check_splits(*((first, self._seen) if self.training else (self._seen, first)))
+            self._seen = select(first, [0])
             if self.training:
                 self._check_record()
 
@@ -472,13 +506,13 @@ class MetaLearner(LightningModule):
         # Lightning does so only after it has restored a checkpoint, whose float64 weights would be rounded.
         self.trainer.strategy.precision_plugin.convert_module(self)
 
-    def _check_finite(self, tasks: Tasks, finite: Tensor, stage: str) -> Count:
+    def _check_finite(self, numbers: Tensor, finite: Tensor, stage: str) -> Count:
         """The finite tasks of all processes, every one of which comes here with each batch.
 
         Raises:
             FloatingPointError: On all of them, where one has a task that is not finite and ``on_nonfinite`` is raise.
         """
-        count = count_finite(tasks.numbers, finite, self.trainer.world_size)
+        count = count_finite(numbers, finite, self.trainer.world_size)
         if not count.bad:
             return count
         if self.on_nonfinite == "raise":
@@ -561,7 +595,9 @@ class MetaLearner(LightningModule):
                 f"configured; leave these out of the configuration to take the checkpoint's own. {what}"
             ) from error
 
-    def _save_recipe(self, patterns: Mapping[str, Sequence[str]], compile: bool, channels_last: bool) -> None:
+    def _save_recipe(
+        self, patterns: Mapping[str, Sequence[str]], compile: bool, channels_last: bool, output: Output
+    ) -> None:
         parts = {
             "model": self.inner_loop.model,
             "inner_optimizer": self.inner_loop.optimizer,
@@ -572,7 +608,7 @@ class MetaLearner(LightningModule):
         }
         plain = {name: getattr(self, name) for name in _PLAIN}
         plain |= {name: list(chosen) for name, chosen in patterns.items()}
-        plain |= {"compile": compile, "channels_last": channels_last}
+        plain |= {"compile": compile, "channels_last": channels_last, "output": output}
         self.save_hyperparameters(recipe_of(parts) | plain)
 
     def remember(self, recipe: Mapping[str, Any]) -> None:

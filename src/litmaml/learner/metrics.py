@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from litmaml.learner.trial.loss_kinds import ignored_index
+from litmaml.tasks import Tree, named_tensors, tensors_of, tree_map
 
 
 def count_right(predictions: Tensor, targets: Tensor, ignore_index: int | None = None) -> tuple[Tensor, Tensor]:
@@ -70,7 +71,7 @@ def default_metrics(loss: nn.Module) -> dict[str, Metric]:
     return {"accuracy": Accuracy(ignored_index(loss))} if cross_entropy else {}
 
 
-def value_of(metric: Metric, predictions: Tensor, targets: Tensor) -> Tensor:
+def value_of(metric: Metric, predictions: Tensor, targets: Tree) -> Tensor:
     """The metric of these predictions alone: ``compute`` would take those of all processes together."""
     if metric.device != predictions.device:
         metric.to(predictions.device)
@@ -80,7 +81,7 @@ def value_of(metric: Metric, predictions: Tensor, targets: Tensor) -> Tensor:
     return value
 
 
-def values_of(metric: Metric, predictions: Tensor, targets: Tensor, finite: Tensor) -> Tensor:
+def values_of(metric: Metric, predictions: Tensor, targets: Tree, finite: Tensor) -> Tensor:
     """The metric of each task (T,), NaN for one that is not finite, which the metric does not get to see.
 
     Args:
@@ -90,11 +91,14 @@ def values_of(metric: Metric, predictions: Tensor, targets: Tensor, finite: Tens
         finite: (T,) whether a task is.
     """
     missing = torch.full((), torch.nan, device=predictions.device)
-    tasks = zip(predictions, targets, finite.tolist(), strict=True)
-    return torch.stack([value_of(metric, p, t).to(missing) if seen else missing for p, t, seen in tasks])
+
+    def of_task(k: int) -> Tensor:
+        return value_of(metric, predictions[k], tree_map(lambda part: part[k], targets)).to(missing)
+
+    return torch.stack([of_task(k) if seen else missing for k, seen in enumerate(finite.tolist())])
 
 
-def check_metrics(metrics: Mapping[str, Metric], loss: nn.Module, predictions: Tensor, targets: Tensor) -> None:
+def check_metrics(metrics: Mapping[str, Metric], loss: nn.Module, predictions: Tensor, targets: Tree) -> None:
     """Refuse metrics that fail on the first task, have more than one number, or count what the loss ignores.
 
     Args:
@@ -107,7 +111,9 @@ def check_metrics(metrics: Mapping[str, Metric], loss: nn.Module, predictions: T
         ValueError: With the metric's name.
     """
     ignored = ignored_index(loss)
-    padded = ignored is not None and not targets.is_floating_point() and bool((targets == ignored).any())
+    labels = [part for part in tensors_of(targets) if not part.is_floating_point()]
+    padded = ignored is not None and any(bool((part == ignored).any()) for part in labels)
+    first = tree_map(lambda part: part[0], targets)
     for name, metric in metrics.items():
         kind = type(metric).__name__
         if not isinstance(metric, Metric):
@@ -120,12 +126,15 @@ def check_metrics(metrics: Mapping[str, Metric], loss: nn.Module, predictions: T
                 f"{getattr(metric, 'ignore_index', None)}; set it to {ignored}"
             )
         try:
-            value: object = value_of(metric, predictions, targets[0])
+            value: object = value_of(metric, predictions, first)
         except Exception as error:  # whatever a metric of somebody's raises
             raise ValueError(
                 f"metrics.{name}: {kind} cannot be taken of predictions {tuple(predictions.shape)} "
-                f"({predictions.dtype}) and targets {tuple(targets.shape[1:])} ({targets.dtype}): {error}; set it up "
-                "for these, or leave it out"
+                f"({predictions.dtype}) and "
+                + ", ".join(
+                    f"{what} {tuple(part.shape)} ({part.dtype})" for what, part in named_tensors(first, "targets")
+                )
+                + f": {error}; set it up for these, or leave it out"
             ) from error
         if not isinstance(value, Tensor) or value.numel() != 1:
             got = f"the shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"

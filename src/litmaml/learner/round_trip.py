@@ -20,7 +20,7 @@ from litmaml.learner.trial.state import attributes, changed, own_streams
 from litmaml.outer import OuterGradient
 from litmaml.runs.recipe import build, describe
 from litmaml.shown import first_line, listed
-from litmaml.tasks import Batch, Tasks, of_each_form
+from litmaml.tasks import Batch, Tasks, Tree, copies, of_each_form, tree_map
 
 _KINDS = {"inner_optimizer": InnerOptimizer, "outer_gradient": OuterGradient}
 """The parts that are no modules."""
@@ -85,7 +85,7 @@ def not_made_again(
             if why:
                 found[name] = why
         if recorded.get("metrics") is not None and tasks is not None and before:
-            targets = ordinary(tasks).query.targets[0].to(device)
+            targets = tree_map(lambda part: part.to(device), ordinary(tasks).query.task(0).targets)
             if why := _other_metrics(metrics, recorded["metrics"], before["evaluation"], targets):
                 found["metrics"] = why
     return found
@@ -104,11 +104,12 @@ def _own_predictions(inner_loop: InnerLoop, tasks: Tasks | None, evaluated: Sequ
     """What the model itself, no copy, gives for the first task's query in each mode; nothing without a task."""
     if tasks is None:
         return {}
-    inputs = ordinary(tasks).query.inputs[0].to(next(inner_loop.parameters()).device)
+    device = next(inner_loop.parameters()).device
+    inputs = tree_map(lambda part: part.to(device), ordinary(tasks).query.task(0).inputs)
 
     def predictions() -> Tensor:
-        with own_streams(1, inputs.device):
-            outputs: Tensor = inner_loop.model(inputs.clone())
+        with own_streams(1, device):
+            outputs: Tensor = inner_loop.own_predictions(copies(inputs))
         return outputs
 
     try:
@@ -135,7 +136,7 @@ def _apart(found: Tensor, wanted: Tensor) -> float:
 
 
 def _other_metrics(
-    metrics: Mapping[str, Metric], recipes: Mapping[str, Any], predictions: Tensor, targets: Tensor
+    metrics: Mapping[str, Metric], recipes: Mapping[str, Any], predictions: Tensor, targets: Tree
 ) -> str:
     """Which metric is another one when it is made of its recipe, or nothing."""
     for name, metric in metrics.items():
@@ -198,22 +199,22 @@ def _difference(
 
 def _outcomes(loops: Sequence[InnerLoop], name: str, batch: Batch, evaluated: Sequence[str]) -> list[dict[str, Tensor]]:
     """What each gives for the first task in each mode: predictions or loss, in float64 where the model takes that."""
-    inputs, targets = (part[0].cpu() for part in batch[:2])
+    one = tree_map(Tensor.cpu, batch.task(0))
 
-    def of(loop: InnerLoop, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        return _in_each_mode(loop, evaluated, lambda: _outcome(loop, name, x, y))
+    def of(loop: InnerLoop, examples: Batch) -> dict[str, Tensor]:
+        return _in_each_mode(loop, evaluated, lambda: _outcome(loop, name, examples))
 
     try:
         exact = [in_double_precision(copy_of(loop)) for loop in loops]
-        double = [part.double() if part.is_floating_point() else part for part in (inputs, targets)]
+        double = tree_map(lambda part: part.double() if part.is_floating_point() else part, one)
         with in_double():
-            return [of(loop, *double) for loop in exact]
+            return [of(loop, double) for loop in exact]
     except Exception:  # such as of a layer that makes float32 of its inputs
-        return [of(loop, inputs, targets) for loop in loops]
+        return [of(loop, one) for loop in loops]
 
 
-def _outcome(loop: InnerLoop, name: str, inputs: Tensor, targets: Tensor) -> Tensor:
-    with own_streams(1, inputs.device):
-        predictions: Tensor = loop.model(inputs.clone())
-    outcome: Tensor = predictions if name == "model" else loop.loss(predictions, targets)
+def _outcome(loop: InnerLoop, name: str, one: Batch) -> Tensor:
+    with own_streams(1, one.device):
+        predictions: Tensor = loop.own_predictions(copies(one.inputs))
+    outcome: Tensor = predictions if name == "model" else loop.loss(predictions, one.targets)
     return outcome

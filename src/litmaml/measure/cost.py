@@ -43,7 +43,7 @@ def costs(
 ) -> list[Cost]:
     """The costs of outer gradients of the tasks, each computed as one chunk."""
     computed = [MetaGradientOf(inner_loop, choice, steps, tasks_per_chunk=tasks.size) for choice in outer_gradients]
-    device = tasks.query.inputs.device
+    device = tasks.query.device
     counted, megabytes = [], []
     for compute in computed:
         with _counting(inner_loop.model) as counts:

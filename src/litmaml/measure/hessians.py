@@ -28,7 +28,7 @@ def unflatten(vectors: Tensor, like: Params) -> Params:
 
 def gradient_norms(inner_loop: InnerLoop, batch: Batch) -> Tensor:
     """|grad f_i(w)| of each of T tasks at the initial weights (T,)."""
-    fast, slow = inner_loop.start(len(batch.inputs))
+    fast, slow = inner_loop.start(batch.tasks)
     gradients = plain(inner_loop.losses, fast, inner_loop.at_step(slow, 0), StepTasks(batch))
     norms: Tensor = flatten(gradients).detach().norm(dim=1)
     return norms

@@ -13,7 +13,7 @@ from litmaml.learner.trial.loss_kinds import is_elementwise
 from litmaml.measure.estimate import Estimate, difference_estimate, mean_estimate
 from litmaml.measure.hessians import Hessians, largest_eigenvalues
 from litmaml.randomness import seeded
-from litmaml.tasks import Batch, Tasks
+from litmaml.tasks import Batch, Tasks, tree_map
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def noise(inner_loop: InnerLoop, tasks: Tasks, hessian_tasks: int | None = None)
         hessian_tasks: The first so many tasks give the noise of the Hessian, which costs most; by default all.
     """
     replicas = support_replicas(tasks, not is_elementwise(inner_loop.loss))
-    count, samples = len(replicas), replicas[0].inputs.shape[1]
+    count, samples = len(replicas), replicas[0].examples
     gradients = _gradients(inner_loop, tasks, replicas)  # (T, m, d)
     if count < 2:
         untold = Estimate(
@@ -90,12 +90,12 @@ def support_replicas(tasks: Tasks, labelled: bool) -> list[Batch]:
         labelled: Whether whole numbers, one for each example, are classes (one that the loss ignores among them).
     """
     support, query = tasks.support[0], tasks.query
-    size, held = support.targets.shape[1], query.targets.shape[1]
-    if not labelled or support.targets.is_floating_point() or support.targets.dim() != 2:
+    size, held, targets = support.examples, query.examples, support.targets
+    if not labelled or not isinstance(targets, Tensor) or targets.is_floating_point() or targets.dim() != 2:
         rows = [torch.arange(k, k + size).expand(tasks.size, -1) for k in range(0, held - size + 1, size)]
     else:
         # The k-th example of a class in the query goes to replica k // shots, in the order of classes.
-        labels = torch.cat([support.targets, query.targets], 1).unique(return_inverse=True)[1]  # type: ignore[no-untyped-call]
+        labels = torch.cat([targets, query.targets], 1).unique(return_inverse=True)[1]  # type: ignore[no-untyped-call]
         needed, available = (_counts(part, int(labels.max()) + 1) for part in labels.split([size, held], 1))
         ranked = labels[:, size:].sort(dim=1, stable=True)
         wanted = needed > 0
@@ -109,7 +109,7 @@ def support_replicas(tasks: Tasks, labelled: bool) -> list[Batch]:
             ]
             rows.append(ranked.indices.gather(1, torch.stack(per_task).to(ranked.indices)))
     task = torch.arange(tasks.size)[:, None]
-    made = [Batch(query.inputs[task, row], query.targets[task, row]) for row in rows]
+    made = [tree_map(lambda part, row=row: part[task, row], query) for row in rows]
     return [*tasks.support, *made]
 
 
@@ -125,8 +125,8 @@ def _gradients(inner_loop: InnerLoop, tasks: Tasks, replicas: list[Batch]) -> Te
     for batch in replicas:
         rows = []
         for first in range(0, tasks.size, chunk):
-            part = Batch(batch.inputs[first : first + chunk], batch.targets[first : first + chunk])
-            fast, _ = inner_loop.start(len(part.inputs))
+            part = batch.rows(slice(first, first + chunk))
+            fast, _ = inner_loop.start(part.tasks)
             rows.append(Hessians(inner_loop, fast, part).gradient)
         columns.append(torch.cat(rows))
     return torch.stack(columns, 1)
@@ -141,7 +141,7 @@ def _hessian_noise(inner_loop: InnerLoop, tasks: Tasks, replicas: list[Batch], m
         rows = slice(first, min(first + chunk, used))
         numbers = tasks.numbers[rows]
         fast, _ = inner_loop.start(len(numbers))
-        hessians = [Hessians(inner_loop, fast, Batch(b.inputs[rows], b.targets[rows])) for b in replicas]
+        hessians = [Hessians(inner_loop, fast, b.rows(rows)) for b in replicas]
         with seeded(int(numbers[0]), hessians[0].gradient.device):
             start = torch.randn_like(hessians[0].gradient)
         norms = [

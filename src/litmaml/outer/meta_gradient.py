@@ -22,23 +22,27 @@ from litmaml.outer.draws import check_draws
 from litmaml.outer.gradient import OuterGradient
 from litmaml.outer.loss import OuterLoss
 from litmaml.randomness import drawing_for, generator_states, put_back_generators, task_streams
-from litmaml.tasks import Batch, Split, Tasks, chunks
+from litmaml.tasks import MetaBatch, Split, Tasks, Tree, chunks, flattened, numbers_of, stacks_of, tree_map
 from litmaml.weights import Params, Weights, differentiate
 
 logger = logging.getLogger(__name__)
 
+MOST_FORMS = 32
+"""Forms of tasks that are compiled for: so many programs take minutes, and memory."""
+
 
 class MetaGradient(NamedTuple):
-    """Of T tasks after adaptation.
+    """Of T tasks after adaptation, in their order, stack after stack.
 
-    losses: (T,) outer losses l(theta_N; query). predictions: (T, n, ...) on the query, NaN where there are none.
+    losses: (T,) outer losses l(theta_N; query). predictions: (T, n, ...) on the query, NaN where there are none; of
+        tasks in stacks a tuple of such, one of each stack.
     gradients: of the mean loss over the finite tasks, by the name of the trained parameter of the inner loop.
     finite: (T,) whether a task's loss and gradient are; the others are in no mean.
     weights: (T,) what each task counts in the mean, or None: all alike.
     """
 
     losses: Tensor
-    predictions: Tensor
+    predictions: Tree
     gradients: Params
     finite: Tensor
     weights: Tensor | None = None
@@ -57,6 +61,10 @@ class _Part(NamedTuple):
     predictions: Tensor
     finite: Tensor
     gradient: tuple[Tensor, ...]
+
+
+class TooManyForms(ValueError):
+    """Tasks of ever new shapes, each of which would be compiled for."""
 
 
 class _Draws(Exception):
@@ -123,42 +131,47 @@ class MetaGradientOf:
         self._modules = list(inner_loop.modules())
         self._names: list[str] = []
         self._programs: dict[Any, Program] = {}
+        self._forms: set[Any] = set()
         # What a compiled program reads beside its arguments, by the names under which it is told of.
         self._read = {"": inner_loop, "outer_gradient": outer_gradient, "outer_loss": self.outer_loss}
 
-    def __call__(self, tasks: Tasks) -> MetaGradient:
+    def __call__(self, tasks: MetaBatch) -> MetaGradient:
         """The meta-gradient of the tasks; a task whose loss or gradient is not finite is left out and marked."""
-        if tasks.query.inputs.device.type == "cpu" and is_on("allocator"):
+        stacks = stacks_of(tasks)
+        if stacks[0].query.device.type == "cpu" and is_on("allocator"):
             keep_freed_memory()
         weights: Params = {n: w for n, w in self.inner_loop.named_parameters() if w.requires_grad}
         if self._names != (names := [*weights]):
             self.inner_loop.check_trainable()
             self._names = names
-        tasks = tasks._replace(weights=self.outer_loss.task_weights(tasks.numbers))
-        raised: Exception | None = None
+        weighed = self.outer_loss.task_weights(numbers_of(tasks))
+        if weighed is not None:
+            sizes = [stack.size for stack in stacks]
+            stacks = tuple(s._replace(weights=w) for s, w in zip(stacks, weighed.split(sizes), strict=True))  # type: ignore[no-untyped-call]  # of torch
+        run, raised = self._compiled if self._compiles else self._part, None
         try:
-            parts, gradient = self._over(
-                chunks(tasks, self.chunk_size(tasks)), weights, self._compiled if self._compiles else self._part
-            )
+            parts, gradient = self._over([chunks(s, self.chunk_size(s)) for s in stacks], weights, run)
         except _Draws:
             return self(tasks)
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, TooManyForms):
             raise
         except Exception as error:  # perhaps of a task whose numbers are not finite
             raised = error
-        if raised or not bool(torch.stack([part.finite for part in parts]).all()):
+        if raised or not bool(torch.stack([part.finite for stack in parts for part in stack]).all()):
             # One bad task spoils its chunk: take them one by one.
-            parts, gradient = self._over(chunks(tasks, 1), weights, self._alone, leave_out=True)
-            finite = torch.stack([part.finite for part in parts])
+            parts, gradient = self._over([chunks(s, 1) for s in stacks], weights, self._alone, leave_out=True)
+            finite = torch.stack([part.finite for stack in parts for part in stack])
             if raised and bool(finite.all()):
                 raise raised  # it is several at once that cannot be computed
-            gradient = torch._foreach_mul(gradient, tasks.size / (int(finite.sum()) or 1))
+            gradient = torch._foreach_mul(gradient, len(finite) / (int(finite.sum()) or 1))
+        every = [part for stack in parts for part in stack]
+        predictions = tuple(torch.cat(_of_one_shape([part.predictions for part in stack])) for stack in parts)
         return MetaGradient(
-            losses=torch.cat([part.losses for part in parts]),
-            predictions=torch.cat(_of_one_shape([part.predictions for part in parts])),
+            losses=torch.cat([part.losses for part in every]),
+            predictions=predictions[0] if isinstance(tasks, Tasks) else predictions,
             gradients=dict(zip(weights, gradient, strict=True)),
-            finite=torch.cat([part.finite.expand(len(part.losses)) for part in parts]),
-            weights=tasks.weights,
+            finite=torch.cat([part.finite.expand(len(part.losses)) for part in every]),
+            weights=weighed,
         )
 
     @property
@@ -177,20 +190,26 @@ class MetaGradientOf:
         return size
 
     def _over(
-        self, parts: Sequence[Tasks], weights: Params, run: Callable[[Params, Tasks], _Part], leave_out: bool = False
-    ) -> tuple[list[_Part], tuple[Tensor, ...]]:
-        """The chunks' results without their gradients, and the mean of these: only one is held at a time."""
-        count = sum(chunk.size for chunk in parts)
-        done: list[_Part] = []
+        self,
+        stacks: Sequence[Sequence[Tasks]],
+        weights: Params,
+        run: Callable[[Params, Tasks], _Part],
+        leave_out: bool = False,
+    ) -> tuple[list[list[_Part]], tuple[Tensor, ...]]:
+        """The chunks' results by stack without their gradients, and the mean of these: only one is held at a time."""
+        count = sum(chunk.size for parts in stacks for chunk in parts)
+        done: list[list[_Part]] = []
         total: tuple[Tensor, ...] = ()
-        for chunk in parts:
-            part = self._in_stream(run, weights, self._with_directions(chunk))
-            if not leave_out or part.finite:
-                share = chunk.size / count
-                # Not in place: autograd may give one tensor as the gradient of two weights.
-                gradient = part.gradient if share == 1 else torch._foreach_mul(part.gradient, share)
-                total = torch._foreach_add(total, gradient) if total else gradient
-            done.append(part._replace(gradient=()))
+        for parts in stacks:
+            done.append([])
+            for chunk in parts:
+                part = self._in_stream(run, weights, self._with_directions(chunk))
+                if not leave_out or part.finite:
+                    share = chunk.size / count
+                    # Not in place: autograd may give one tensor as the gradient of two weights.
+                    gradient = part.gradient if share == 1 else torch._foreach_mul(part.gradient, share)
+                    total = torch._foreach_add(total, gradient) if total else gradient
+                done[-1].append(part._replace(gradient=()))
         return done, total or tuple(torch.zeros_like(weight) for weight in weights.values())
 
     def _in_stream(self, run: Callable[[Params, Tasks], _Part], weights: Params, chunk: Tasks) -> _Part:
@@ -204,7 +223,7 @@ class MetaGradientOf:
                 return run(weights, chunk)
         if self._compiles:  # a program draws for all data, or for none
             return run(weights, chunk)
-        device = chunk.query.inputs.device
+        device = chunk.query.device
         before = generator_states(device)
         part = run(weights, chunk)
         if all(map(torch.equal, before, generator_states(device))):
@@ -217,7 +236,7 @@ class MetaGradientOf:
 
     def stream_of(self, chunk: Tasks, split: Split = "train") -> AbstractContextManager[None]:
         """The context in which a single task draws from its own stream; several draw from that of the first."""
-        return drawing_for(self.seed, split, int(chunk.numbers[0]), chunk.query.inputs.device)
+        return drawing_for(self.seed, split, int(chunk.numbers[0]), chunk.query.device)
 
     def _with_directions(self, tasks: Tasks) -> Tasks:
         """The tasks with what a sampled outer gradient draws for them, outside of what is compiled."""
@@ -253,20 +272,22 @@ class MetaGradientOf:
             if not diverges(self.inner_loop, task, self.steps, error):
                 raise
             logger.warning("task %d breaks down: %s", int(task.numbers[0]), error)
-        losses = torch.full((1,), torch.nan, device=task.query.inputs.device)
+        losses = torch.full((1,), torch.nan, device=task.query.device)
         return _Part(losses, losses, torch.tensor(False, device=losses.device), ())
 
     def _compiled(self, weights: Params, tasks: Tasks) -> _Part:
-        tensors = [*(weight.detach() for weight in weights.values()), *_tensors(tasks)]
-        device = tasks.query.inputs.device.type
+        parts, rest = flattened(tasks)
+        tensors = [*(weight.detach() for weight in weights.values()), *map(_with_places, parts)]
+        shapes = (*map(_form, tensors[len(weights) :]), rest)
+        device = tasks.query.device.type
         key = (
-            *((tensor.shape, tensor.stride(), tensor.dtype, tensor.device) for tensor in tensors),
+            *map(_form, tensors[: len(weights)]),
+            shapes,
             torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device),
             tuple(weights),
             tuple(module.training for module in self._modules),
             torch.get_num_threads(),
             torch.are_deterministic_algorithms_enabled(),
-            len(tasks.support),
             tuple(self.outer_loss.step_weights(self.steps, self.epoch) or ()),
         )
         with torch.no_grad():
@@ -274,6 +295,7 @@ class MetaGradientOf:
             outdated = program.outdated() if program else ""
             if program and not outdated:
                 return _part_of(program(*tensors))
+            self._count(shapes)
             began = time.perf_counter()
             function = self._function(list(weights), tasks)
             self._programs[key] = program = Program(function, tensors, self._read, self.inner_loop.draws)
@@ -283,16 +305,40 @@ class MetaGradientOf:
             logger.warning("compile: the program is made again, since %s has changed", outdated)
         return result
 
+    def _count(self, shapes: Any) -> None:
+        """Refuse to compile for ever new forms of tasks.
+
+        Raises:
+            TooManyForms: With the remedies.
+        """
+        self._forms.add(shapes)
+        if len(self._forms) > MOST_FORMS:
+            raise TooManyForms(
+                f"compile: the tasks come in more than {MOST_FORMS} forms (how many of a size there are at once, with "
+                "their shapes), each of which takes a program of its own; round the tasks' sizes to a few, set "
+                "tasks_per_chunk to 1, or compile to false"
+            )
+
     def _function(self, names: list[str], tasks: Tasks) -> Callable[..., tuple[Tensor, ...]]:
         """The meta-gradient of a chunk of this form, as a function of weights' and tasks' tensors."""
-        form = _form(tasks)
+        template = tree_map(lambda part: part.new_empty(0), tasks)
 
         def function(*tensors: Tensor) -> tuple[Tensor, ...]:
-            weights = dict(zip(names, tensors, strict=False))
-            losses, predictions, finite, gradient = self._part(weights, _of_tensors(form, tensors[len(names) :]))
+            left = iter(tensors)
+            given = {name: next(left) for name in names}
+            losses, predictions, finite, gradient = self._part(given, tree_map(lambda _: next(left), template))
             return losses, predictions, finite, *gradient
 
         return function
+
+
+def _with_places(tensor: Tensor) -> Tensor:
+    """What is expanded to all tasks has one place in memory for many numbers: a program's own places cannot."""
+    return tensor.contiguous() if 0 in tensor.stride() else tensor
+
+
+def _form(tensor: Tensor) -> Any:
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
 
 
 def _part_of(results: tuple[Tensor, ...]) -> _Part:
@@ -306,47 +352,6 @@ def _of_one_shape(predictions: list[Tensor]) -> list[Tensor]:
     if like is None or all(some.dim() > 1 for some in predictions):
         return predictions
     return [some if some.dim() > 1 else torch.full_like(like, torch.nan) for some in predictions]
-
-
-def _tensors(tasks: Tasks) -> list[Tensor]:
-    """What the inner loop computes with."""
-    batches = (tasks.query, *tasks.support, *(tasks.hessian or ()))
-    drawn = [direction for step in tasks.directions or () for direction in step.values()]
-    weights = () if tasks.weights is None else (tasks.weights,)
-    tensors = [
-        tasks.numbers,
-        *weights,
-        *drawn,
-        *(tensor for batch in batches for tensor in (batch.inputs, batch.targets)),
-    ]
-    # What is expanded to all tasks has one place in memory for many numbers: a program's own places cannot.
-    return [tensor.contiguous() if 0 in tensor.stride() else tensor for tensor in tensors]
-
-
-class _Form(NamedTuple):
-    """Of tasks' tensors: the number of support batches, whether Hessian batches and weights are there, the names."""
-
-    supports: int
-    hessians: bool
-    weights: bool
-    directions: tuple[tuple[str, ...], ...] | None
-
-
-def _form(tasks: Tasks) -> _Form:
-    drawn = None if tasks.directions is None else tuple(tuple(step) for step in tasks.directions)
-    return _Form(len(tasks.support), tasks.hessian is not None, tasks.weights is not None, drawn)
-
-
-def _of_tensors(form: _Form, tensors: Sequence[Tensor]) -> Tasks:
-    """The reverse of ``_tensors``, for tasks of this form."""
-    left = iter(tensors)
-    numbers, directions = next(left), None
-    weights = next(left) if form.weights else None
-    if form.directions is not None:
-        directions = tuple({name: next(left) for name in step} for step in form.directions)
-    query, *batches = (Batch(inputs, next(left)) for inputs in left)
-    hessian = tuple(batches[form.supports :]) if form.hessians else None
-    return Tasks(tuple(batches[: form.supports]), query, numbers, hessian, directions, weights)
 
 
 def hand_over(loss: Tensor, gradients: Params, weights: Params) -> Tensor:

@@ -24,7 +24,7 @@ from litmaml.learner.trial.state import own_streams
 from litmaml.learner.trial.weight_vectors import direction, distance, nearby
 from litmaml.outer import OuterGradient, SecondOrder
 from litmaml.shown import first_line
-from litmaml.tasks import Batch
+from litmaml.tasks import Batch, copies, tree_map
 from litmaml.weights import Params
 
 _CHECKPOINT = "CheckpointFunction"
@@ -63,7 +63,7 @@ def try_derivatives(
     tried = _copy_for(inner_loop, batch, whole)
     with in_double() if tried.exact else nullcontext():
         at, remarks = blaming(tried.loop, lambda: _check_copies(tried, share, outer_gradient))
-        if tried.loop.draws or not (at_once and tried.loop.mapped and len(tried.batch.inputs) > 1):
+        if tried.loop.draws or not (at_once and tried.loop.mapped and tried.batch.tasks > 1):
             return remarks
         reason = _why_not_mapped(tried, *at)
     inner_loop.mapped &= not reason
@@ -194,12 +194,13 @@ def _copy_for(inner_loop: InnerLoop, batch: Batch, whole: bool) -> _Tried:
     if sum(weight.numel() for weight in inner_loop.parameters()) > _LARGE:
         return own._replace(light=True)
     loop, examples = in_double_precision(copy_of(inner_loop)), _double(batch)
-    for some in (examples, Batch(*(part[:, :: max(part.shape[1] - 1, 1)] for part in examples[:2]))):
+    for some in (examples, tree_map(lambda part: part[:, :: max(part.shape[1] - 1, 1)], examples)):
+        one = some.task(0)
         began = time.process_time()
         try:
-            with torch.no_grad(), own_streams(4, some.inputs.device), in_double():
+            with torch.no_grad(), own_streams(4, some.device), in_double():
                 tried = copy_of(loop, share_weights=True)
-                exact = tried.loss(tried.model(some.inputs[0].clone()), some.targets[0]).dtype == torch.float64
+                exact = tried.loss(tried.own_predictions(copies(one.inputs)), one.targets).dtype == torch.float64
         except Exception:  # such as of a layer that insists on float32
             return own
         if not exact:
@@ -210,7 +211,7 @@ def _copy_for(inner_loop: InnerLoop, batch: Batch, whole: bool) -> _Tried:
 
 
 def _double(batch: Batch) -> Batch:
-    return Batch(*(p.cpu().double() if p.is_floating_point() else p.cpu() for p in (batch.inputs, batch.targets)))
+    return tree_map(lambda p: p.cpu().double() if p.is_floating_point() else p.cpu(), batch)
 
 
 def _why_not_mapped(tried: _Tried, weights: list[Params], along: Params | None) -> str:
@@ -220,7 +221,7 @@ def _why_not_mapped(tried: _Tried, weights: list[Params], along: Params | None) 
     """
     loop, batch = tried.loop, tried.batch
     looped, mapped = _looped(loop), copy_of(loop, share_weights=True)
-    each = (Batch(batch.inputs[k:], batch.targets[k:]) for k in range(len(weights)))
+    each = (batch.rows(slice(k, None)) for k in range(len(weights)))
     one_by_one = [by_inner_loop(looped, [own], one, along)[0] for own, one in zip(weights, each, strict=True)]
     try:
         with warnings.catch_warnings():

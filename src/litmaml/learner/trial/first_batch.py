@@ -11,6 +11,7 @@ from torch import Tensor
 
 from litmaml.inner.autocast import no_kept_casts
 from litmaml.inner.loop import InnerLoop, ordinary, unfused_attention
+from litmaml.inner.model_call import arguments, picked
 from litmaml.learner.trial.derivatives import LONG, try_derivatives, try_own_model
 from litmaml.learner.trial.loss_checks import check_loss_on, check_output
 from litmaml.learner.trial.model_checks import check_hooks
@@ -19,7 +20,7 @@ from litmaml.learner.trial.state import Drawn, Snapshot, attributes, changed, eq
 from litmaml.outer import OuterGradient
 from litmaml.outer.draws import check_draws
 from litmaml.shown import first_line, listed
-from litmaml.tasks import Batch, Tasks, of_each_form
+from litmaml.tasks import Batch, Tasks, Tree, copies, named_tensors, of_each_form, tensors_of, tree_map
 
 _EXAMPLES = 6
 """How many examples of a support batch are tried: enough for batch norm."""
@@ -52,7 +53,7 @@ def try_first_batch(inner_loop: InnerLoop, tasks: Tasks, outer_gradient: OuterGr
     Raises:
         ValueError: With what is wrong, the layer or weight, and the remedy.
     """
-    device = tasks.query.inputs.device
+    device = tasks.query.device
     made = [name for name, value in kept_values(inner_loop.model).items() if _is_computed(value)]
     with torch.inference_mode(False), torch.enable_grad(), no_kept_casts(), own_streams(0, device):
         check_hooks(inner_loop.model)
@@ -87,21 +88,21 @@ def _try_batch(
         outer_gradient: As for ``try_first_batch``.
         adapts: Whether inner steps are taken on it, whose gradient is differentiated; of a query's it is not.
     """
-    device = batch.inputs.device
-    all_own, all_other = (_few(part, part.inputs.shape[1]) for part in (batch, others))
+    device = batch.device
+    all_own, all_other = (_few(part, part.examples) for part in (batch, others))
     most, whole = 2 if _is_slow(copy_of(inner_loop), batch) else _EXAMPLES, False
     few, other = _few(batch, most), _few(others, most)
     try:
         _try_passes(inner_loop, copy_of(inner_loop), few, other, made, outer_gradient)
     except Exception:
         few, other = all_own, all_other
-        whole = max(part.inputs.shape[1] for part in (few, other)) > most
+        whole = max(part.examples for part in (few, other)) > most
         if not whole:
             raise
         # A model or a loss may take batches of one size only.
         _try_passes(inner_loop, copy_of(inner_loop), few, other, made, outer_gradient)
     else:
-        larger = few.inputs.shape[1] < batch.inputs.shape[1]
+        larger = few.examples < batch.examples
         if larger and _is_cheap(inner_loop, all_own) and _is_cheap(inner_loop, all_other):
             # A model may go another way for more examples.
             _try_passes(inner_loop, copy_of(inner_loop), all_own, all_other, made, outer_gradient)
@@ -112,10 +113,10 @@ def _try_batch(
 
 def _try_uncopied(inner_loop: InnerLoop, tasks: Tasks, why: str) -> str:
     """What needs no copy of the model: its gradient against the inner loop's; gives a sentence on the rest."""
-    device = tasks.query.inputs.device.type
+    device = tasks.query.device.type
     with torch.autocast(device, enabled=False), torch.autocast("cpu", enabled=False):
         for batch in of_each_form(ordinary(tasks).adapting):
-            try_own_model(inner_loop, _few(batch, batch.inputs.shape[1]))
+            try_own_model(inner_loop, _few(batch, batch.examples))
     return (
         f"model: it cannot be copied ({why}), so that only its gradient was tried, not what it draws, keeps or changes"
     )
@@ -123,24 +124,25 @@ def _try_uncopied(inner_loop: InnerLoop, tasks: Tasks, why: str) -> str:
 
 def _few(batch: Batch, most: int) -> Batch:
     """Some examples of the first two tasks, spread over the batch and so over its classes."""
-    count = batch.inputs.shape[1]
-    which = torch.linspace(0, count - 1, min(count, most), device=batch.inputs.device).round().long()
-    return Batch(*(part[:2].index_select(1, which) for part in (batch.inputs, batch.targets)))
+    count = batch.examples
+    which = torch.linspace(0, count - 1, min(count, most), device=batch.device).round().long()
+    return tree_map(lambda part: part[:2].index_select(1, which), batch)
 
 
 def _is_cheap(inner_loop: InnerLoop, batch: Batch) -> bool:
     """Whether forward passes of all the examples of a task cost little: by a count, the same on every machine."""
-    inputs, weights = batch.inputs[0], sum(weight.numel() for weight in inner_loop.model.parameters())
-    return inputs.numel() <= _NUMBERS and len(inputs) * weights <= 100 * _NUMBERS
+    numbers = sum(part[0].numel() for part in tensors_of(batch.inputs))
+    weights = sum(weight.numel() for weight in inner_loop.model.parameters())
+    return numbers <= _NUMBERS and batch.examples * weights <= 100 * _NUMBERS
 
 
 def _is_slow(copied: InnerLoop, batch: Batch) -> bool:
     """Whether a forward pass of all the examples would take long, judging by two of them."""
-    inputs = _few(batch, 2).inputs[0]
+    two = _few(batch, 2)
     began = time.process_time()
     with suppress(Exception), torch.no_grad():  # it will be raised again where it is told of
-        copied.model(inputs.clone())
-    return time.process_time() - began > LONG * len(inputs) / _EXAMPLES
+        copied.own_predictions(copies(two.task(0).inputs))
+    return time.process_time() - began > LONG * two.examples / _EXAMPLES
 
 
 def _try_passes(
@@ -154,19 +156,21 @@ def _try_passes(
     """Forward passes of the first task and its loss, on copies."""
     with unfused_attention():
         predictions = _try_model(inner_loop, copied, support, query, made, outer_gradient)
-    check_loss_on(copied.loss, predictions, support.targets[0])
-    _try_loss(inner_loop, copied, predictions, support.targets[0], outer_gradient)
+    targets = support.task(0).targets
+    check_loss_on(copied.loss, predictions, targets)
+    _try_loss(inner_loop, copied, predictions, targets, outer_gradient)
 
 
 def _try_loss(
-    inner_loop: InnerLoop, copied: InnerLoop, predictions: Tensor, targets: Tensor, outer_gradient: OuterGradient | None
+    inner_loop: InnerLoop, copied: InnerLoop, predictions: Tensor, targets: Tree, outer_gradient: OuterGradient | None
 ) -> None:
     """The loss, twice: what it draws, and whether it depends on calls before."""
-    loss, drawn = copied.loss, Drawn(targets.device)
+    loss, device = copied.loss, predictions.device
+    drawn = Drawn(device)
 
     def outcome() -> Tensor:
-        with torch.no_grad(), own_streams(3, targets.device), drawn:
-            value: Tensor = loss(predictions.clone(), targets.clone())
+        with torch.no_grad(), own_streams(3, device), drawn:
+            value: Tensor = loss(predictions.clone(), copies(targets))
         return value
 
     first, again = outcome(), outcome()
@@ -211,16 +215,16 @@ def _try_model(
     Returns:
         The predictions on its support.
     """
-    model, inputs, others = copied.model, support.inputs[0], query.inputs[0]
+    model, inputs, others = copied.model, support.task(0).inputs, query.task(0).inputs
     before = Snapshot(model)
     kept = {name: value for name, value in kept_values(model).items() if name in made}
-    given = inputs.clone()
-    drawn = Drawn(inputs.device)
+    given = copies(inputs)
+    drawn = Drawn(support.device)
     first = _outputs(copied, given, 1, drawn)
-    inner_loop.changes_inputs |= not equal(given, inputs)
+    inner_loop.changes_inputs |= not all(map(equal, tensors_of(given), tensors_of(inputs)))
     once = attributes(model)
     # After other inputs, and twice in turn.
-    other, again, twice = (_outputs(copied, x.clone(), seed) for x, seed in ((others, 2), (inputs, 1), (inputs, 1)))
+    other, again, twice = (_outputs(copied, copies(x), seed) for x, seed in ((others, 2), (inputs, 1), (inputs, 1)))
     after = Snapshot(model)
 
     now = kept_values(model)
@@ -248,7 +252,7 @@ def _try_model(
             "statistics, counts or power iterations, or put that layer into eval mode if it keeps them in training only"
         )
     # By a copy that has seen nothing before; of the weights it is known now that a pass leaves them as they are.
-    alone = _outputs(copy_of(inner_loop, share_weights=True), others.clone(), 2)
+    alone = _outputs(copy_of(inner_loop, share_weights=True), copies(others), 2)
     moved = changed(once, after.attributes)
     tolerance = 0.0 if moved and not first.is_cuda else _rounding(first)  # what it counts may hardly show yet
     if not all(equal(*pair, tolerance) for pair in ((first, again), (first, twice), (other, alone))):
@@ -264,17 +268,24 @@ def _try_model(
     return first
 
 
-def _outputs(copied: InnerLoop, inputs: Tensor, seed: int, drawn: Drawn | None = None) -> Tensor:
-    with torch.no_grad(), own_streams(seed, inputs.device), drawn or nullcontext():
+def _outputs(copied: InnerLoop, inputs: Tree, seed: int, drawn: Drawn | None = None) -> Tensor:
+    first = tensors_of(inputs)[0]
+    with torch.no_grad(), own_streams(seed, first.device), drawn or nullcontext():
+        positions, keywords = arguments(inputs)
         try:
-            outputs: Any = copied.model(inputs)
+            outputs: Any = copied.model(*positions, **keywords)
         except Exception as error:  # whatever somebody's forward pass raises
             raise ValueError(
-                f"model: {type(copied.model).__name__} cannot take the tasks' inputs of shape "
-                f"{tuple(inputs.shape[1:])} and {inputs.dtype} ({type(error).__name__}: {first_line(error)}); are "
-                "model and tasks of one configuration?"
+                f"model: {type(copied.model).__name__} cannot take the tasks' inputs of shape {_shapes(inputs)} "
+                f"({type(error).__name__}: {first_line(error)}); are model and tasks of one configuration?"
             ) from error
-    return check_output(outputs, len(inputs))
+    return check_output(picked(outputs, copied.output), len(first))
+
+
+def _shapes(inputs: Tree) -> str:
+    """Shape and type of each tensor of inputs (n, ...), with its name where there are several."""
+    said = {name: f"{tuple(part.shape[1:])} and {part.dtype}" for name, part in named_tensors(inputs, "")}
+    return said.get("") or listed([f"{name} {text}" for name, text in said.items()], 3)
 
 
 def _is_computed(value: Any) -> bool:

@@ -11,17 +11,17 @@ from litmaml.inner.loop import InnerLoop, unfused_attention
 from litmaml.learner.trial.plain_copy import TaskDerivatives, derivatives_of
 from litmaml.learner.trial.state import own_streams
 from litmaml.outer import OuterGradient, PathGradient
-from litmaml.tasks import Batch, StepTasks
+from litmaml.tasks import Batch, StepTasks, copies
 from litmaml.weights import Params
 
 
 def by_inner_loop(loop: InnerLoop, weights: list[Params], batch: Batch, along: Params | None) -> list[TaskDerivatives]:
     """The derivatives of the losses of as many tasks of the batch as there are weights."""
-    batch = Batch(batch.inputs[: len(weights)], batch.targets[: len(weights)])
+    batch = batch.rows(slice(len(weights)))
     slow = {name: weights[0][name].detach().requires_grad_() for name in loop.slow_names}
     leaves = [{n: w[n].detach().requires_grad_() for n in loop.fast_names} for w in weights]
     fast = {name: torch.stack([one[name] for one in leaves]) for name in loop.fast_names}
-    with own_streams(4, batch.inputs.device):
+    with own_streams(4, batch.device):
         losses = loop.losses(fast, slow, batch, twice=along is not None)
     return [derivatives_of(loss, {**one, **slow}, along) for loss, one in zip(losses, leaves, strict=True)]
 
@@ -31,12 +31,13 @@ def loss_in_place_of(loop: InnerLoop, others: Params, weights: Params, batch: Ba
 
     Neither identity, address nor version tells the two apart, as where memory is freed and used again.
     """
+    one = batch.task(0)
     held = {name: weight.clone() for name, weight in others.items()}
     for numbers in (others, weights):
         for name, tensor in held.items():
             tensor.data.copy_(numbers[name])  # by data, so that the version stays
-        with torch.no_grad(), own_streams(4, batch.inputs.device), unfused_attention(), Derivatives():
-            loss: Tensor = loop.loss(loop.call(held, None, batch.inputs[0].clone()), batch.targets[0])
+        with torch.no_grad(), own_streams(4, batch.device), unfused_attention(), Derivatives():
+            loss: Tensor = loop.loss(loop.call(held, None, copies(one.inputs)), one.targets)
     return loss
 
 
@@ -45,7 +46,6 @@ def inner_gradient(loop: InnerLoop, weights: Params, batch: Batch, outer_gradien
     fast = {name: weights[name][None].detach().requires_grad_() for name in loop.fast_names}
     slow = {name: weights[name].detach() for name in loop.slow_names}
     by = outer_gradient.gradient if isinstance(outer_gradient, PathGradient) else plain
-    with own_streams(4, batch.inputs.device):
-        one = Batch(batch.inputs[:1], batch.targets[:1])
-        gradient = by(loop.losses, fast, slow, StepTasks(one))
+    with own_streams(4, batch.device):
+        gradient = by(loop.losses, fast, slow, StepTasks(batch.rows(slice(1))))
     return {name: g.detach()[0] for name, g in gradient.items()}

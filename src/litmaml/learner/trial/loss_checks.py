@@ -8,12 +8,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from litmaml.inner.model_call import names
 from litmaml.learner.trial.loss_broadcast import Outcome, broadcast_error, refuse_broadcast
 from litmaml.learner.trial.loss_kinds import ignored_index, is_elementwise, takes_class_indices
 from litmaml.learner.trial.loss_ranges import check_ranges
+from litmaml.tasks import Tree, copies, named_tensors
 
 
-def check_loss_on(loss: nn.Module, predictions: object, targets: Tensor) -> None:
+def check_loss_on(loss: nn.Module, predictions: object, targets: Tree) -> None:
     """Refuse outputs and targets that the loss cannot be taken of, or that it would take for something else.
 
     What is silently wrong otherwise: targets (n,) against predictions (n, 1), which broadcast to n x n; a loss for
@@ -23,7 +25,7 @@ def check_loss_on(loss: nn.Module, predictions: object, targets: Tensor) -> None
     Args:
         loss: (predictions, targets) -> a scalar.
         predictions: What the model returns for the n examples of one task: a tensor (n, ...), if all is well.
-        targets: (n, ...), of the same task.
+        targets: (n, ...), of the same task; of a tree of such only that the loss can be taken is looked at.
 
     Raises:
         ValueError: Naming model, targets or loss, with the remedy.
@@ -37,7 +39,12 @@ def check_loss_on(loss: nn.Module, predictions: object, targets: Tensor) -> None
 predictions with the targets of others; reshape them to (3, 1)
     """
     with torch.inference_mode(False), torch.enable_grad():
-        scores, targets = check_output(predictions, len(targets)), targets.clone()  # for autograd not of inference mode
+        targets = copies(targets)  # for autograd not of inference mode
+        first = next(part for _, part in named_tensors(targets, ""))
+        scores = check_output(predictions, len(first))
+        if not isinstance(targets, Tensor):
+            _taken(loss, scores, targets)
+            return
         if takes_class_indices(loss):
             _check_labels(loss, scores, targets)
         elif scores.shape != targets.shape and is_elementwise(loss):
@@ -95,7 +102,7 @@ def check_output(predictions: object, count: int) -> Tensor:
     if not isinstance(predictions, Tensor):
         raise ValueError(
             f"model: has to return one tensor of predictions, got {_described(predictions)}; let forward return the "
-            "one that the loss is taken of"
+            f"one that the loss is taken of, or set output to {names(predictions)}"
         )
     if predictions.dim() == 0 or len(predictions) != count:
         raise ValueError(
@@ -152,12 +159,13 @@ def _check_labels(loss: nn.Module, predictions: Tensor, targets: Tensor) -> None
     check_class_indices(loss, classes, targets)
 
 
-def _taken(loss: nn.Module, predictions: Tensor, targets: Tensor) -> Outcome:
+def _taken(loss: nn.Module, predictions: Tensor, targets: Tree) -> Outcome:
     """The loss as it is taken in training."""
     name = type(loss).__name__
     leaf = predictions.clone().requires_grad_()
-    given, wanted = leaf.clone(), targets.clone()
-    kept = [("predictions", given), ("targets", wanted), *loss.named_buffers()]
+    given, wanted = leaf.clone(), copies(targets)
+    own = [("predictions", given), *named_tensors(wanted, "targets")]
+    kept = [*own, *loss.named_buffers()]
     versions = [tensor._version for _, tensor in kept]
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
@@ -165,7 +173,7 @@ def _taken(loss: nn.Module, predictions: Tensor, targets: Tensor) -> Outcome:
             value = loss(given, wanted)
         except Exception as error:
             raise ValueError(_cannot(loss, predictions, targets, error)) from error
-    now = [*kept[:2], *loss.named_buffers()]
+    now = [*own, *loss.named_buffers()]
     for (argument, tensor), (_, before), version in zip(now, kept, versions, strict=True):
         if tensor is not before or tensor._version != version:
             raise ValueError(
@@ -179,7 +187,8 @@ def _taken(loss: nn.Module, predictions: Tensor, targets: Tensor) -> Outcome:
         raise ValueError(_cannot(loss, predictions, targets, error)) from error
     if gradient is None:
         raise ValueError(f"loss: {name} does not depend on the predictions; there is nothing to learn from it")
-    if any("Using a target size" in str(warning.message) for warning in heard):  # by a function of torch inside
+    stretched = any("Using a target size" in str(warning.message) for warning in heard)
+    if stretched and isinstance(targets, Tensor):  # by a function of torch inside
         raise broadcast_error(loss, tuple(predictions.shape), targets)
     return Outcome(value.detach(), gradient)
 
@@ -203,9 +212,15 @@ def _check_value(loss: nn.Module, value: object) -> None:
         )
 
 
-def _cannot(loss: nn.Module, predictions: Tensor, targets: Tensor, error: Exception) -> str:
+def _cannot(loss: nn.Module, predictions: Tensor, targets: Tree, error: Exception) -> str:
     """Why the loss cannot be taken, and what the two have to look like."""
     name, shape = type(loss).__name__, tuple(predictions.shape)
+    if not isinstance(targets, Tensor):
+        found = ", ".join(f"{part} {tuple(tensor.shape)}" for part, tensor in named_tensors(targets, "targets"))
+        return (
+            f"loss: {name} cannot be taken of predictions {shape} and {found} ({error}); take a loss of predictions "
+            f"and such a {type(targets).__name__}, or let the tasks give the one tensor that it takes"
+        )
     forms = f"predictions {shape} ({predictions.dtype}) and targets {tuple(targets.shape)} ({targets.dtype})"
     if isinstance(error, TypeError) and "argument" in str(error):
         remedy = "use a loss of predictions and targets alone, or wrap it in a module that is"

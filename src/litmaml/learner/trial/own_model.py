@@ -17,7 +17,7 @@ from litmaml.learner.trial.loop_derivatives import by_inner_loop
 from litmaml.learner.trial.plain_copy import TaskDerivatives, derivatives_of
 from litmaml.learner.trial.state import dense_parts, equal, own_streams
 from litmaml.learner.trial.weight_vectors import nearby, norm
-from litmaml.tasks import Batch
+from litmaml.tasks import Batch, Tree, copies, tensors_of, tree_map
 from litmaml.weights import Params
 
 _SHARES = (0.03, 1e-4, 0.0)
@@ -81,7 +81,7 @@ def check_own_model(inner_loop: InnerLoop, batch: Batch) -> float:
     return share
 
 
-def check_copy(inner_loop: InnerLoop, copied: InnerLoop, inputs: Tensor) -> None:
+def check_copy(inner_loop: InnerLoop, copied: InnerLoop, inputs: Tree) -> None:
     """Refuse a copy whose inner loop predicts otherwise (n, ...) than the original's model with the same weights in it.
 
     Both in evaluation.
@@ -103,11 +103,11 @@ def check_copy(inner_loop: InnerLoop, copied: InnerLoop, inputs: Tensor) -> None
                 unfused_attention(),
             ):
                 _write(parameters, near)
-                with own_streams(4, inputs.device):
-                    theirs: Tensor = inner_loop.eval().model(inputs.clone())
+                with own_streams(4, tensors_of(inputs)[0].device):
+                    theirs: Tensor = inner_loop.eval().own_predictions(copies(inputs))
                 _write(parameters, own)
-                with own_streams(4, inputs.device):
-                    ours = copied.eval().predict({name: w[None] for name, w in near.items()}, inputs[None].clone())[0]
+                with own_streams(4, tensors_of(inputs)[0].device):
+                    ours = copied.eval().predict(*tree_map(lambda part: part[None].clone(), (near, inputs)))[0]
         except Exception:  # at the weights as they are it will be told of by those who call the model anyway
             continue
         if theirs.isfinite().all():
@@ -137,8 +137,9 @@ def _derivatives(
 
 
 def _loss(inner_loop: InnerLoop, batch: Batch) -> Tensor:
-    with own_streams(4, batch.inputs.device), unfused_attention():
-        loss: Tensor = inner_loop.loss(inner_loop.model(batch.inputs[0].clone()), batch.targets[0])
+    one = batch.task(0)
+    with own_streams(4, batch.device), unfused_attention():
+        loss: Tensor = inner_loop.loss(inner_loop.own_predictions(copies(one.inputs)), one.targets)
     return loss
 
 

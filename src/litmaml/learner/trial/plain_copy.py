@@ -14,7 +14,7 @@ from litmaml.learner.trial.function_modes import Held
 from litmaml.learner.trial.model_copy import copy_of
 from litmaml.learner.trial.state import own_streams
 from litmaml.learner.trial.weight_vectors import norm
-from litmaml.tasks import Batch
+from litmaml.tasks import Batch, copies
 from litmaml.weights import Params
 
 SLOPE_RADIUS = 1e-6
@@ -93,11 +93,12 @@ class PlainCopy:
 
     def loss(self, weights: Params, batch: Batch, held: Held | None = None) -> Tensor:
         """The loss at these weights, on the first task of the batch."""
+        one = batch.task(0)
         with torch.no_grad():
             for name in self._names:
                 self._parameters[name].copy_(weights[name])
-        with own_streams(4, batch.inputs.device), unfused_attention(), held or nullcontext():
-            loss: Tensor = self._loop.loss(self._loop.model(batch.inputs[0].clone()), batch.targets[0])
+        with own_streams(4, batch.device), unfused_attention(), held or nullcontext():
+            loss: Tensor = self._loop.loss(self._loop.own_predictions(copies(one.inputs)), one.targets)
         return loss
 
 

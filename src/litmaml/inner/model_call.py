@@ -1,0 +1,54 @@
+"""How a model is called with a tree of inputs, and which of its outputs are the predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from litmaml.shown import listed
+from litmaml.tasks import Tree
+
+Output = str | int | None
+"""The key, attribute or place of the predictions in what a model returns, or several with dots between; None: all."""
+
+
+def arguments(inputs: Tree) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What stands for inputs in a model's call: a dict's parts by keyword, a tuple's by position, a tensor alone."""
+    if isinstance(inputs, dict):
+        return (), inputs
+    return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
+
+
+def picked(outputs: Any, output: Output) -> Any:
+    """The part of a model's outputs that is named.
+
+    Raises:
+        ValueError: There is none of this name.
+
+    Example:
+        >>> picked({"logits": (1, 2)}, "logits.0")
+        1
+    """
+    for key in () if output is None else str(output).split("."):
+        try:
+            if isinstance(outputs, tuple | list) and key.removeprefix("-").isdecimal():
+                outputs = outputs[int(key)]
+            else:
+                outputs = outputs[key] if isinstance(outputs, Mapping) else getattr(outputs, key)
+        except (LookupError, AttributeError) as error:
+            raise ValueError(
+                f"output: the model returns nothing of this name, got {output!r}; set it to {names(outputs)}"
+            ) from error
+    return outputs
+
+
+def names(outputs: Any) -> str:
+    """The names that parts of a model's outputs can be picked by."""
+    fields = [*getattr(outputs, "_fields", getattr(outputs, "__dataclass_fields__", ()))]
+    if isinstance(outputs, Mapping):
+        found = [repr(key) for key in outputs]
+    elif fields:
+        found = [repr(field) for field in fields]
+    else:
+        found = [str(place) for place in range(len(outputs))] if isinstance(outputs, tuple | list) else []
+    return f"one of {listed(found, 6)}" if found else "the name of an attribute, or leave it out"
