@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cases import UNPROBED, made
 from litmaml.data import Sinusoid, TaskDataModule
 from litmaml.finetuning.adaptation import adapt
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
 from litmaml.learner.meta_learner import MetaLearner
-from litmaml.outer import FirstOrder, OuterGradient, SecondOrder
+from litmaml.outer import OuterGradient, SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Batch, Tasks, select
 from quiet_trainer import quiet_trainer
@@ -92,7 +93,7 @@ def test_it_is_named(model: type[nn.Module], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("method", [SecondOrder(), SecondOrder(True), FirstOrder()])
+@pytest.mark.parametrize("method", made(UNPROBED))
 def test_the_gradient_is_that_of_the_others(model: type[nn.Module], method: OuterGradient) -> None:
     loop = InnerLoop(model(), nn.MSELoss(), SGD(0.01), ["*"], 4)
     tasks = Wild(shots=5, queries=5).sample("train", range(4, 8), 0)

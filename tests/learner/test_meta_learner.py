@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MeanSquaredError
 
+from cases import OUTER, made
 from litmaml.data import Sinusoid, TaskDataModule
 from litmaml.inner import SGD, HigherOptimizer
 from litmaml.learner.checks import check_labels
@@ -21,8 +22,6 @@ from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP, Conv4
 from litmaml.outer import (
     FiniteDifference,
-    FirstOrder,
-    GaussianSmoothing,
     OuterGradient,
     OuterLoss,
     SecondOrder,
@@ -30,15 +29,6 @@ from litmaml.outer import (
 )
 from litmaml.tasks import Batch, Tasks
 from quiet_trainer import quiet_trainer
-
-OUTER_GRADIENTS: list[OuterGradient] = [
-    SecondOrder(),
-    SecondOrder(recompute=True),
-    FirstOrder(),
-    FiniteDifference(),
-    GaussianSmoothing(samples=2),
-    ZerothOrder(samples=2),
-]
 
 
 def sinusoids(**changes: Any) -> TaskDataModule:
@@ -57,7 +47,7 @@ def trainer(folder: Path, **changes: Any) -> Trainer:
     return quiet_trainer(folder, **{"max_epochs": 1, "log_every_n_steps": 2} | changes)
 
 
-@pytest.mark.parametrize("outer_gradient", OUTER_GRADIENTS, ids=lambda o: f"{type(o).__name__}{vars(o)}")
+@pytest.mark.parametrize("outer_gradient", made(OUTER, samples=2))
 def test_every_outer_gradient_trains_in_fit(outer_gradient: OuterGradient, tmp_path: Path) -> None:
     module = learner(outer_gradient=outer_gradient, metrics={"mse": MeanSquaredError()})
     before = [weight.clone() for weight in module.inner_loop.parameters()]
