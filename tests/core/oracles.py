@@ -80,7 +80,7 @@ class Off(float):
         return f"{float(self):.2e} ({self.worst})"
 
 
-def relative(found: Params, true: Params) -> Off:
+def relative(found: Params, true: Params) -> float:
     """|found - true| / |true|, with every name in both."""
     assert found.keys() == true.keys()
     off = Off((flat(found) - flat(true)).norm() / flat(true).norm())

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from drawn import Drawn, FixedDirections
 from hops import Hop, inner
+from oracles import relative
 from random_models import SAMPLES, SMOOTHING, Case, case
 from torch import Tensor, nn
 from unrolling import Unrolled, unrolled
@@ -171,7 +172,11 @@ def _differs(case: Case, found: MetaGradient, true: Unrolled) -> str:
         if not error < (1e-4 if case.single else 1e-9):
             return f"{name} off by {error:.1e}"
     worst = _error(found.gradients, true.gradients, share=0.1 if OUTER[case.outer].kind.probes else 1e-3)
-    return "" if worst < _tolerance(case) else f"gradient off by {worst:.1e}"
+    return (
+        ""
+        if worst < _tolerance(case)
+        else f"gradient off by {worst:.1e}: {relative(found.gradients, true.gradients)!r}"
+    )
 
 
 def _by_its_loss(case: Case, loop: InnerLoop, tasks: Tasks, found: MetaGradient) -> Verdict:
