@@ -91,6 +91,13 @@ def relative(found: Params, true: Params) -> float:
     return off
 
 
+def assert_close(found: Params, true: Params, rtol: float | None = None, atol: float | None = None) -> None:
+    """Each number as ``torch.testing.assert_close`` has it, and in its message what ``relative`` shows."""
+    torch.testing.assert_close(
+        found, true, rtol=rtol, atol=atol, msg=lambda told: f"{told}\n\nIn all off by {relative(found, true)!r}"
+    )
+
+
 # Directions whose plain mean gives the moments of N(0, I), so that an expectation over them is exact.
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from oracles import Tiny, dense_hessian, flat, random_tasks
+from oracles import Tiny, assert_close, dense_hessian, flat, random_tasks
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -100,8 +100,7 @@ def test_a_product_scales_with_its_vector(method: PathGradient, scale: float) ->
     case = Case(MLP(hidden=(8,)))
     once = case.hop(method)
     scaled = case.hop(method, {name: scale * v for name, v in case.vector.items()})
-    for name, row in once.items():
-        torch.testing.assert_close(scaled[name] / scale, row, rtol=1e-6, atol=1e-9)
+    assert_close({name: row / scale for name, row in scaled.items()}, once, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("method", EVERY)

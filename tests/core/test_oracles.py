@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracles import Tiny, dense_hessian, flat, fourth_moments, relative, second_moments
+from oracles import Tiny, assert_close, dense_hessian, flat, fourth_moments, relative, second_moments
 from torch import nn
 from torch.func import functional_call
 
@@ -51,3 +51,5 @@ def test_a_relative_error_names_the_three_parameters_that_are_furthest_off() -> 
     assert repr(relative(found, true)) == "nan (b by nan, e by 2.0e+00, none by 2.0e+00)"
     with pytest.raises(AssertionError, match=r"assert 2\.00e-01 \(a by 2\.0e-01\) < 1e-09"):
         assert relative({"a": torch.tensor([3.0, 5.0])}, {"a": true["a"]}) < 1e-9
+    with pytest.raises(AssertionError, match=r"(?s)item \['a'\].*In all off by 2\.00e-01 \(a by 2\.0e-01\)"):
+        assert_close({"a": torch.tensor([3.0, 5.0])}, {"a": true["a"]})

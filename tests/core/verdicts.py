@@ -172,11 +172,9 @@ def _differs(case: Case, found: MetaGradient, true: Unrolled) -> str:
         if not error < (1e-4 if case.single else 1e-9):
             return f"{name} off by {error:.1e}"
     worst = _error(found.gradients, true.gradients, share=0.1 if OUTER[case.outer].kind.probes else 1e-3)
-    return (
-        ""
-        if worst < _tolerance(case)
-        else f"gradient off by {worst:.1e}: {relative(found.gradients, true.gradients)!r}"
-    )
+    if worst < _tolerance(case):
+        return ""
+    return f"gradient off by {worst:.1e}, in all by {relative(found.gradients, true.gradients)!r}"
 
 
 def _by_its_loss(case: Case, loop: InnerLoop, tasks: Tasks, found: MetaGradient) -> Verdict:
