@@ -71,10 +71,31 @@ def flat(weights: Params) -> Tensor:
     return torch.cat([weight.reshape(-1) for weight in weights.values()])
 
 
+class Off(float):
+    """A relative error that shows itself, in a failed assertion, with the three parameters that are furthest off."""
+
+    worst: str
+
+    def __repr__(self) -> str:
+        return f"{float(self):.2e} ({self.worst})"
+
+
 def relative(found: Params, true: Params) -> float:
     """|found - true| / |true|, with every name in both."""
     assert found.keys() == true.keys()
-    return float((flat(found) - flat(true)).norm() / flat(true).norm())
+    off = Off((flat(found) - flat(true)).norm() / flat(true).norm())
+    by_name = {name: float((found[name] - part).norm()) for name, part in true.items()}
+    # Of NaN first: it compares with nothing.
+    worst = sorted(by_name, key=lambda name: (by_name[name] == by_name[name], -by_name[name]))[:3]
+    off.worst = ", ".join(f"{name} by {by_name[name] / (float(true[name].norm()) or 1):.1e}" for name in worst)
+    return off
+
+
+def assert_close(found: Params, true: Params, rtol: float | None = None, atol: float | None = None) -> None:
+    """Each number as ``torch.testing.assert_close`` has it, and in its message what ``relative`` shows."""
+    torch.testing.assert_close(
+        found, true, rtol=rtol, atol=atol, msg=lambda told: f"{told}\n\nIn all off by {relative(found, true)!r}"
+    )
 
 
 # Directions whose plain mean gives the moments of N(0, I), so that an expectation over them is exact.

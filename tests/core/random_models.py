@@ -10,7 +10,6 @@ from itertools import chain, zip_longest
 
 import torch
 from grid_parts import GRID
-from inner_cases import INNER
 from model_parts import SEQUENCE, VECTOR, WORDS, Apply, Make, Parts, W
 from shared_parts import PARAMETRIZED, SHARED
 from stateful_parts import RANDOM, STATEFUL
@@ -19,22 +18,14 @@ from trouble import Trouble
 from troublesome_ends import EMBEDDINGS, INPUTS, OUTPUTS, PROBLEMS, WHOLE, Problem
 from written_parts import WRITTEN
 
-from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from cases import INNER, OUTER
+from litmaml.outer import GaussianSmoothing, ZerothOrder
 from litmaml.tasks import Batch, Tasks
 
 TASKS, SUPPORT, QUERY = 3, 4, 3
-SAMPLES, GAUSSIAN_MU, ZEROTH_MU = 3, 1e-4, 1e-2
-
-OUTER: dict[str, Callable[[], OuterGradient]] = {
-    "SecondOrder": SecondOrder,
-    "SecondOrder, recomputed": lambda: SecondOrder(recompute=True),
-    "FirstOrder": FirstOrder,
-    "FiniteDifference": FiniteDifference,
-    "GaussianSmoothing": lambda: GaussianSmoothing(SAMPLES, GAUSSIAN_MU),
-    **{f"ZerothOrder, {b}": lambda b=b: ZerothOrder(SAMPLES, ZEROTH_MU, b) for b in ("ji", "stein", "mean")},  # type: ignore[misc]
-}
+SAMPLES, SMOOTHING = 3, {GaussianSmoothing: 1e-4, ZerothOrder: 1e-2}
 # Each feature meets the exact gradient, another way to it, and any, in three of its cases.
-_OUTER_IN_TURN = [["SecondOrder"], ["SecondOrder, recomputed", "FiniteDifference"], [*OUTER]]
+_OUTER_IN_TURN = [["SecondOrder"], ["SecondOrder recompute", "FiniteDifference"], [*OUTER]]
 _INNER_OFTEN = ["SGD", "momentum", "Nesterov", "weight decay", *INNER]
 
 _SHAPES = {"vector": (3,), "sequence": (3, 3), "grid1": (3, 6), "grid2": (3, 4, 4), "grid3": (3, 4, 2, 4)}

@@ -14,8 +14,9 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cases import OUTER, made
 from litmaml.learner.trial.first_batch import try_first_batch
-from litmaml.outer import FiniteDifference, FirstOrder, OuterGradient, SecondOrder
+from litmaml.outer import OuterGradient, SecondOrder
 from litmaml.tasks import Batch, map_batches
 
 
@@ -65,7 +66,7 @@ class Half(nn.Module):
         return predicted
 
 
-@pytest.mark.parametrize("outer_gradient", [SecondOrder(), FirstOrder(), FiniteDifference()])
+@pytest.mark.parametrize("outer_gradient", made(OUTER))
 @pytest.mark.parametrize("around", [None, True, False])
 def test_a_model_that_casts_itself_passes(outer_gradient: OuterGradient, around: bool | None) -> None:
     loop = loop_of(Half())

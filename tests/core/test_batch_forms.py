@@ -10,12 +10,13 @@ from bodies import Body, WrongSine, loop_of
 from oracles import random_tasks
 from torch import Tensor, nn
 
+from cases import OUTER, TWICE
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop, ordinary
 from litmaml.learner.checks import check_labels
 from litmaml.learner.round_trip import not_made_again
 from litmaml.learner.trial.first_batch import try_first_batch
-from litmaml.outer import FirstOrder, OuterGradient, SecondOrder
+from litmaml.outer import SecondOrder
 from litmaml.tasks import Batch, Tasks, of_each_form
 
 PLACES = ["support 0", "support 1", "hessian 0", "hessian 1", "query"]
@@ -59,16 +60,16 @@ def drawing(self: Body, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("outer_gradient", [SecondOrder(), FirstOrder()])
-def test_a_wrong_second_derivative_for_some_batches(outer_gradient: OuterGradient, place: str) -> None:
-    """Of the query's outputs none is taken, and of no batch by the first-order gradient."""
+@pytest.mark.parametrize("outer", OUTER)
+def test_a_wrong_second_derivative_for_some_batches(outer: str, place: str) -> None:
+    """Of the query's outputs none is taken, and of no batch by a gradient that has no use for it."""
     loop = loop_of(Body(of_wide(wrong)))
     tasks = changed(random_tasks(3, supports=2, hessians=2), place, wide)
-    if place == "query" or isinstance(outer_gradient, FirstOrder):
-        try_first_batch(loop, tasks, outer_gradient)
+    if place == "query" or outer not in TWICE:
+        try_first_batch(loop, tasks, OUTER[outer].make())
         return
     with pytest.raises(ValueError, match="an exact Hessian product is not the change of the gradient"):
-        try_first_batch(loop, tasks, outer_gradient)
+        try_first_batch(loop, tasks, OUTER[outer].make())
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.func import vmap
 from torch.nn import functional
 
+from cases import OUTER, TWICE
 from litmaml.inner import SGD
 from litmaml.inner.derivatives import Derivatives
 from litmaml.inner.loop import InnerLoop
 from litmaml.models import Conv4
-from litmaml.outer import FirstOrder, PathGradient, SecondOrder
+from litmaml.outer import PathGradient
 from litmaml.tasks import Batch, StepTasks
 from litmaml.weights import Params
 
@@ -130,8 +131,10 @@ def test_there_is_no_third_derivative() -> None:
         torch.autograd.grad(first.pow(2).sum(), x, create_graph=True)
 
 
-@pytest.mark.parametrize(("outer_gradient", "lean"), [(SecondOrder(), True), (FirstOrder(), False)])
-def test_inner_steps_take_it_where_they_are_differentiated_twice(outer_gradient: PathGradient, lean: bool) -> None:
+@pytest.mark.parametrize("outer", OUTER)
+def test_inner_steps_take_it_where_they_are_differentiated_twice(outer: str) -> None:
+    outer_gradient = OUTER[outer].make()
+    assert isinstance(outer_gradient, PathGradient)
     model = Conv4(ways=2, filters=2, size=16)
     loop = InnerLoop(model, nn.CrossEntropyLoss(), SGD(), ["*"], 1)
     batch = Batch(torch.rand(1, 4, 1, 16, 16), torch.tensor([[0, 1, 0, 1]]))
@@ -148,5 +151,5 @@ def test_inner_steps_take_it_where_they_are_differentiated_twice(outer_gradient:
         if (node := nodes.pop()) is not None:
             names.add(node.name())
             nodes += [parent for parent, _ in node.next_functions]
-    assert ("_BatchNormBackward" in names) == lean
-    assert ("NativeBatchNormBackward0" in names) != lean
+    assert ("_BatchNormBackward" in names) == (outer in TWICE)
+    assert ("NativeBatchNormBackward0" in names) != (outer in TWICE)

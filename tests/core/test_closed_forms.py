@@ -6,24 +6,19 @@ A_i^(1/2) c_i and half the sum of squares as the loss. Whole-number weights p_i 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
 import torch
-from oracles import Directions, fourth_moments, second_moments
 from torch import Tensor, nn
 
+from cases import EXACT, OUTER, made
 from litmaml.inner import SGD, InnerOptimizer
 from litmaml.inner.loop import InnerLoop
 from litmaml.outer import (
     FiniteDifference,
-    FirstOrder,
-    GaussianSmoothing,
     OuterGradient,
     SecondOrder,
-    ZerothOrder,
-    estimators,
 )
 from litmaml.outer.meta_gradient import MetaGradient, MetaGradientOf
 from litmaml.tasks import Batch, Tasks
@@ -108,33 +103,23 @@ def zeroth(a: Tensor, steps: int) -> Tensor:
     return a @ power((1 - ALPHA * traces / 2) * eye - ALPHA * a, steps) @ power(eye - ALPHA * a, steps)
 
 
-class Method(NamedTuple):
-    make: Callable[[], OuterGradient]
-    curvature: Callable[[Tensor, int], Tensor]
-    points: Callable[[], Tensor] | None = None
+def first(a: Tensor, steps: int) -> Tensor:
+    """A (I - alpha A)^K."""
+    return a @ power(torch.eye(D) - ALPHA * a, steps)
 
 
-METHODS = {
-    "MAML": Method(SecondOrder, attenuated),
-    "MAML recompute": Method(lambda: SecondOrder(recompute=True), attenuated),
-    "FO-MAML": Method(FirstOrder, lambda a, k: a @ power(torch.eye(D) - ALPHA * a, k)),
-    "HF-MAML": Method(FiniteDifference, attenuated),
-    "HF-MAML, long probes": Method(lambda: FiniteDifference(radius=0.5), attenuated),
-    "GGS-MAML expected": Method(lambda: GaussianSmoothing(2 * D, 0.5), attenuated, lambda: second_moments(D)),
-    "ZO-MAML expected": Method(lambda: ZerothOrder(48, 0.5, "ji"), zeroth, fourth_moments),
-    "ZO-MAML stein expected": Method(lambda: ZerothOrder(48, 0.5, "stein"), attenuated, fourth_moments),
-    "ZO-MAML mean expected": Method(lambda: ZerothOrder(48, 0.5, "mean"), attenuated, fourth_moments),
-}
+# Of what is not the exact gradient in the mean. Differences of gradients of quadratics are exact, however long.
+CURVATURE = {"FirstOrder": first, "ZerothOrder ji": zeroth}
+LENGTH = 0.5
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [*OUTER, "FiniteDifference of long probes"])
 def test_fixed_point(name: str, steps: int, problem: Quadratics, monkeypatch: pytest.MonkeyPatch) -> None:
-    method = METHODS[name]
-    if method.points is not None:
-        monkeypatch.setattr(estimators, "normal_directions", Directions(method.points()))
-    found = fixed_point(problem.tasks, steps, method.make())
-    true = weighted(method.curvature(problem.a, steps), problem.c)
+    method = OUTER[name].expected(D, monkeypatch, LENGTH) if name in OUTER else FiniteDifference(radius=LENGTH)
+    assert (name in CURVATURE) == (name in OUTER and OUTER[name].hop is not None)
+    found = fixed_point(problem.tasks, steps, method)
+    true = weighted(CURVATURE.get(name, attenuated)(problem.a, steps), problem.c)
     assert float((found - true).norm()) < 1e-7
     joint = weighted(problem.a, problem.c)  # where joint training would end: not here
     assert float((true - joint).norm()) > 1e-2
@@ -178,7 +163,7 @@ def test_adapted_weights(problem: Quadratics) -> None:
         torch.testing.assert_close(fast["weight"].squeeze(1), (problem.c + away.squeeze(-1))[which])
 
 
-@pytest.mark.parametrize("method", [SecondOrder(), SecondOrder(recompute=True), FiniteDifference()])
+@pytest.mark.parametrize("method", made(EXACT))
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_derivative_by_the_rate(steps: int, method: OuterGradient, problem: Quadratics) -> None:
     """dF/dalpha = -K sum p (w - c)' A^2 (I - alpha A)^(2 K - 1) (w - c)."""

@@ -12,10 +12,11 @@ from oracles import random_tasks, relative
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cases import ONCE, made
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
 from litmaml.learner.trial.first_batch import try_first_batch
-from litmaml.outer import FirstOrder, OuterGradient, SecondOrder
+from litmaml.outer import OuterGradient, SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Batch, Tasks
 
@@ -59,7 +60,7 @@ DRAWS: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("outer_gradient", [SecondOrder(), FirstOrder()])
+@pytest.mark.parametrize("outer_gradient", made(ONCE))
 @pytest.mark.parametrize("draw", DRAWS)
 @pytest.mark.parametrize("make", WRONG_AT_ONCE)
 def test_what_several_at_once_change_is_computed_one_by_one(

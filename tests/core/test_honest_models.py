@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from unrolling import unrolled
 from update_rules import sgd
 
+from cases import OUTER
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
 from litmaml.learner.trial.first_batch import try_first_batch
 from litmaml.learner.trial.model_checks import check_model
-from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.outer import FirstOrder, OuterGradient, SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Batch, Tasks
 from litmaml.weights import Params
@@ -31,7 +32,7 @@ pytestmark = [
 ]
 
 STEPS, RATE, TASKS = 2, 0.05, 2
-OTHERS = [FirstOrder(), FiniteDifference(), GaussianSmoothing(1), ZerothOrder(1)]
+OTHERS = {name: row for name, row in OUTER.items() if name != "SecondOrder"}
 TAKEN = [name for name in HONEST if name not in REFUSED]
 
 
@@ -96,8 +97,9 @@ def test_every_outer_gradient_that_suits_it(name: str) -> None:
     honest = HONEST[name]
     tasks = tasks_of(honest)
     exact = MetaGradientOf(loop_of(honest, SecondOrder()), SecondOrder(), STEPS)(tasks)
-    for method in [SecondOrder(recompute=True), *OTHERS]:
-        if honest.random and (method.probes or isinstance(method, SecondOrder)):
+    for row in OTHERS.values():
+        method = row.make(samples=1)
+        if honest.random and row.repeats:
             with pytest.raises(ValueError, match="draws anew"):
                 try_first_batch(loop_of(honest, method), tasks, method)
             continue

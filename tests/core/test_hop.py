@@ -7,19 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from oracles import Tiny, dense_hessian, flat, random_tasks
+from oracles import Tiny, assert_close, dense_hessian, flat, random_tasks
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from cases import OUTER, made
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
 from litmaml.models import MLP
 from litmaml.outer import (
     FiniteDifference,
-    FirstOrder,
     GaussianSmoothing,
     PathGradient,
-    SecondOrder,
     ZerothOrder,
 )
 from litmaml.outer.estimators import probe_length
@@ -33,14 +32,7 @@ from litmaml.weights import Params, Weights
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
 
 LOSS = nn.MSELoss()
-EVERY = [
-    SecondOrder(),
-    SecondOrder(True),
-    FirstOrder(),
-    FiniteDifference(),
-    GaussianSmoothing(4),
-    ZerothOrder(4),
-]
+EVERY = made({name: row for name, row in OUTER.items() if issubclass(row.kind, PathGradient)}, samples=4)
 
 
 class Case:
@@ -102,17 +94,16 @@ def test_default_probe_length_suits_the_precision(dtype: torch.dtype, bound: flo
     assert case.relative_error(FiniteDifference(length * 100)) > 3 * error
 
 
-@pytest.mark.parametrize("method", EVERY, ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("method", EVERY)
 @pytest.mark.parametrize("scale", [1e-9, 1e9])
 def test_a_product_scales_with_its_vector(method: PathGradient, scale: float) -> None:
     case = Case(MLP(hidden=(8,)))
     once = case.hop(method)
     scaled = case.hop(method, {name: scale * v for name, v in case.vector.items()})
-    for name, row in once.items():
-        torch.testing.assert_close(scaled[name] / scale, row, rtol=1e-6, atol=1e-9)
+    assert_close({name: row / scale for name, row in scaled.items()}, once, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("method", EVERY, ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("method", EVERY)
 def test_the_product_with_zero_is_zero(method: PathGradient) -> None:
     case = Case(MLP(hidden=(8,)))
     rows = case.hop(method, {name: torch.zeros_like(v) for name, v in case.vector.items()})
@@ -168,7 +159,7 @@ class Linear(nn.Module):
         return (predictions * targets).mean()
 
 
-@pytest.mark.parametrize("method", EVERY, ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("method", EVERY)
 @pytest.mark.parametrize("size", [1, 3])
 def test_no_curvature(method: PathGradient, size: int) -> None:
     """All are first order then; ZO only but for the rounding that its smoothing divides by."""

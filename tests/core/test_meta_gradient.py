@@ -9,20 +9,15 @@ import torch
 from oracles import Tiny, random_tasks, relative
 from torch import Tensor, nn
 
+from cases import SAMPLED, UNSAMPLED, made
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
-from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.outer import FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
 from litmaml.outer.meta_gradient import MetaGradientOf, hand_over
 from litmaml.tasks import Tasks, chunks, select
 from litmaml.weights import Params
 
 STEPS = 2
-EXACT = [SecondOrder(), SecondOrder(True), FirstOrder(), FiniteDifference()]
-SAMPLED = [GaussianSmoothing(3), ZerothOrder(3)]
-
-
-def name_of(method: OuterGradient) -> str:
-    return type(method).__name__
 
 
 def loop_of(model: nn.Module | None = None) -> InnerLoop:
@@ -30,14 +25,13 @@ def loop_of(model: nn.Module | None = None) -> InnerLoop:
     return InnerLoop(model or Tiny(), nn.MSELoss(), SGD(0.1, learn="tensor"), ["*"], STEPS)
 
 
-@pytest.mark.parametrize("method", EXACT, ids=name_of)
-def test_chunks_equal_the_whole(method: OuterGradient) -> None:
-    loop, tasks = loop_of(), random_tasks(5)
+@pytest.mark.parametrize("outer", UNSAMPLED)
+def test_chunks_equal_the_whole(outer: str) -> None:
+    loop, tasks, method = loop_of(), random_tasks(5), UNSAMPLED[outer].make()
     whole = MetaGradientOf(loop, method, STEPS, tasks_per_chunk=5)(tasks)
-    tolerance = 1e-7 if isinstance(method, FiniteDifference) else 1e-12
     for size in (1, 2, 3, 7, None):
         found = MetaGradientOf(loop, method, STEPS, tasks_per_chunk=size)(tasks)
-        assert relative(found.gradients, whole.gradients) < tolerance
+        assert relative(found.gradients, whole.gradients) < UNSAMPLED[outer].rounding
         torch.testing.assert_close(found.losses, whole.losses)
         torch.testing.assert_close(found.predictions, whole.predictions)
         torch.testing.assert_close(found.loss, whole.losses.mean())
@@ -64,18 +58,17 @@ def test_the_loss_is_that_of_its_gradient() -> None:
     torch.testing.assert_close(slope, predicted, rtol=1e-7, atol=0)
 
 
-@pytest.mark.parametrize("method", EXACT, ids=name_of)
+@pytest.mark.parametrize("outer", UNSAMPLED)
 @pytest.mark.parametrize("chunk", [None, 2, 1])
 @pytest.mark.parametrize("spoilt", ["support", "query"])
-def test_a_task_that_is_not_finite_is_left_out(method: OuterGradient, chunk: int | None, spoilt: str) -> None:
-    loop, tasks = loop_of(), random_tasks(4)
+def test_a_task_that_is_not_finite_is_left_out(outer: str, chunk: int | None, spoilt: str) -> None:
+    loop, tasks, method = loop_of(), random_tasks(4), UNSAMPLED[outer].make()
     batch = tasks.query if spoilt == "query" else tasks.support[0]
     batch.targets[2, 0] = float("nan")
     found = MetaGradientOf(loop, method, STEPS, chunk)(tasks)
     assert found.finite.tolist() == [True, True, False, True]
     rest = MetaGradientOf(loop, method, STEPS)(select(tasks, [0, 1, 3]))
-    tolerance = 1e-7 if isinstance(method, FiniteDifference) else 1e-12
-    assert relative(found.gradients, rest.gradients) < tolerance
+    assert relative(found.gradients, rest.gradients) < UNSAMPLED[outer].rounding
     torch.testing.assert_close(found.loss, rest.loss)
     assert bool(found.losses[2].isnan())
     assert found.losses.shape == (4,)
@@ -127,7 +120,7 @@ def test_hand_over_to_backward() -> None:
         torch.testing.assert_close(weight.grad, found.gradients[name] * 512.5)
 
 
-@pytest.mark.parametrize("method", SAMPLED, ids=name_of)
+@pytest.mark.parametrize("method", made(SAMPLED, samples=3))
 def test_the_same_tasks_have_the_same_directions(method: OuterGradient) -> None:
     """Whatever was drawn before, and without touching the stream of others."""
     loop, tasks = loop_of(), random_tasks(3)
@@ -141,10 +134,11 @@ def test_the_same_tasks_have_the_same_directions(method: OuterGradient) -> None:
     assert relative(seeded.gradients, first.gradients) > 1e-3
 
 
-@pytest.mark.parametrize("method", SAMPLED, ids=name_of)
+@pytest.mark.parametrize("outer", SAMPLED)
 @pytest.mark.parametrize("chunk", [None, 1])
-def test_other_tasks_have_other_directions(method: OuterGradient, chunk: int | None) -> None:
+def test_other_tasks_have_other_directions(outer: str, chunk: int | None) -> None:
     """Of two tasks with equal data, in one call and in two."""
+    method = SAMPLED[outer].make(samples=3)
     loop, tasks = loop_of(), select(random_tasks(1), [0, 0])
     tasks = tasks._replace(numbers=torch.tensor([4, 9]))
     both = MetaGradientOf(loop, method, STEPS, chunk)(tasks).gradients
@@ -153,10 +147,10 @@ def test_other_tasks_have_other_directions(method: OuterGradient, chunk: int | N
     assert relative(both, one) > 1e-3
     mean = {name: (gradient + other[name]) / 2 for name, gradient in one.items()}
     # Tasks at once round otherwise, by what differences divide by the smoothing.
-    assert relative(both, mean) < (1e-12 if chunk == 1 else 1e-5)
+    assert relative(both, mean) < (1e-12 if chunk == 1 else SAMPLED[outer].rounding)
 
 
-@pytest.mark.parametrize("method", [GaussianSmoothing(10, 0.1), ZerothOrder(10, 0.3)], ids=name_of)
+@pytest.mark.parametrize("method", made(SAMPLED, 10, {GaussianSmoothing: 0.1, ZerothOrder: 0.3}))
 def test_directions_do_not_depend_on_chunks(method: OuterGradient) -> None:
     """Nor are two streams one: not by the seed, by the number, or by the two together."""
     loop, tasks = loop_of(), random_tasks(5)

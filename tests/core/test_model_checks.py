@@ -7,16 +7,14 @@ import torch
 from oracles import random_tasks, relative
 from torch import nn
 
+from cases import ONCE, OUTER, PROBING, REPEATING, UNPROBED, made
 from litmaml.inner import SGD
 from litmaml.inner.layers import kinked_layers, normalisation_policy, random_layers, shared_statistics
 from litmaml.inner.loop import InnerLoop
 from litmaml.learner.trial.model_checks import check_model
 from litmaml.models import MLP, Conv4
-from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.outer import OuterGradient, SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
-
-PROBING = [FiniteDifference(), GaussianSmoothing(), ZerothOrder()]
-EVERY = [SecondOrder(), SecondOrder(True), FirstOrder(), *PROBING]
 
 
 def name_of(thing: object) -> str:
@@ -55,13 +53,13 @@ def test_random_layers_inside_others() -> None:
     assert random_layers(nn.Dropout()) == ["model (Dropout)"]
 
 
-@pytest.mark.parametrize("method", [*PROBING, SecondOrder(True)], ids=name_of)
+@pytest.mark.parametrize("method", made(REPEATING))
 def test_random_layers_are_refused_where_a_loss_is_evaluated_again(method: OuterGradient) -> None:
     model = nn.Sequential(nn.Linear(1, 4), nn.Dropout(0.1), nn.Linear(4, 1))
     with pytest.raises(ValueError, match=rf"model: 1 \(Dropout\) draws anew .*{name_of(method)}.* dropout to 0"):
         check_model(model, method)
-    for other in (SecondOrder(), FirstOrder()):
-        check_model(model, other)
+    for other in ONCE.values():
+        check_model(model, other.make())
 
 
 def test_why_recomputation_does_not_suit_dropout() -> None:
@@ -75,7 +73,7 @@ def test_why_recomputation_does_not_suit_dropout() -> None:
     assert relative(again.gradients, plain.gradients) > 1e-2
 
 
-@pytest.mark.parametrize("method", EVERY, ids=name_of)
+@pytest.mark.parametrize("method", made(OUTER))
 @pytest.mark.parametrize(
     "layer",
     [nn.BatchNorm1d(4), nn.SyncBatchNorm(4), nn.InstanceNorm1d(4, track_running_stats=True)],
@@ -96,13 +94,13 @@ def test_models_of_the_framework_pass(norm: str) -> None:
     model = Conv4(filters=4, norm=norm)  # type: ignore[arg-type]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     assert shared_statistics(model) == []
-    for method in (SecondOrder(), SecondOrder(True), FirstOrder()):
-        check_model(model, method)
+    for unprobed in UNPROBED.values():
+        check_model(model, unprobed.make())
     model.train()(torch.rand(2, 1, 28, 28))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("method", PROBING, ids=name_of)
+@pytest.mark.parametrize("method", made(PROBING))
 def test_kinks_under_probes_are_warned_of(method: OuterGradient) -> None:
     with pytest.warns(
         UserWarning, match=rf"{name_of(method)} across the kinks of body.2 \(MaxPool2d\), body.3 \(ReLU\)"
@@ -111,7 +109,7 @@ def test_kinks_under_probes_are_warned_of(method: OuterGradient) -> None:
     check_model(MLP(), method)
 
 
-@pytest.mark.parametrize("method", EVERY, ids=name_of)
+@pytest.mark.parametrize("method", made(OUTER))
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(method: OuterGradient, dtype: torch.dtype) -> None:
     model = MLP().to(dtype)

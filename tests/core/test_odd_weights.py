@@ -10,21 +10,15 @@ import torch
 from oracles import random_tasks, relative
 from torch import Tensor, nn
 
+from cases import OUTER, made
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
 from litmaml.learner.trial.first_batch import try_first_batch
 from litmaml.learner.trial.model_checks import check_model
-from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.outer import OuterGradient, SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
 
-METHODS = [
-    SecondOrder(),
-    SecondOrder(True),
-    FirstOrder(),
-    FiniteDifference(),
-    GaussianSmoothing(3),
-    ZerothOrder(3),
-]
+METHODS = made(OUTER, samples=3)
 
 
 class Network(nn.Module):
@@ -45,7 +39,7 @@ def tried(model: nn.Module, method: OuterGradient | None = None) -> InnerLoop:
     return loop
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("chunk", [None, 1])
 def test_an_empty_parameter(method: OuterGradient, chunk: int | None) -> None:
     tasks = random_tasks(3)
@@ -63,7 +57,7 @@ scripts = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarnin
 
 
 @scripts
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
+@pytest.mark.parametrize("method", METHODS)
 def test_a_scripted_part(method: OuterGradient) -> None:
     plain, scripted = Network(), Network()
     scripted.first = torch.jit.script(scripted.first)  # type: ignore[no-untyped-call]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracles import Tiny, dense_hessian, flat, fourth_moments, second_moments
+from oracles import Tiny, assert_close, dense_hessian, flat, fourth_moments, relative, second_moments
 from torch import nn
 from torch.func import functional_call
 
@@ -36,3 +36,20 @@ def test_dense_hessian_is_the_jacobian_of_the_gradient() -> None:
     here = flat(weights).detach().clone()
     columns = [(gradient(here + 1e-6 * e) - gradient(here - 1e-6 * e)) / 2e-6 for e in torch.eye(6)]
     torch.testing.assert_close(hessian, torch.stack(columns, 1), rtol=1e-7, atol=1e-8)
+
+
+def test_a_relative_error_names_the_three_parameters_that_are_furthest_off() -> None:
+    true = {name: torch.tensor([3.0, 4.0]) for name in "abcde"} | {"none": torch.zeros(2)}
+    found = {name: value.clone() for name, value in true.items()}
+    assert relative(found, true) == 0
+    for name, by in {"a": 0.1, "c": 1.0, "d": 0.01, "e": 10.0, "none": 2.0}.items():
+        found[name][0] += by
+    off = relative(found, true)
+    assert off == pytest.approx((0.1**2 + 1 + 0.01**2 + 10**2 + 2**2) ** 0.5 / 125**0.5)
+    assert repr(off) == "9.17e-01 (e by 2.0e+00, none by 2.0e+00, c by 2.0e-01)"
+    found["b"][1] = torch.nan
+    assert repr(relative(found, true)) == "nan (b by nan, e by 2.0e+00, none by 2.0e+00)"
+    with pytest.raises(AssertionError, match=r"assert 2\.00e-01 \(a by 2\.0e-01\) < 1e-09"):
+        assert relative({"a": torch.tensor([3.0, 5.0])}, {"a": true["a"]}) < 1e-9
+    with pytest.raises(AssertionError, match=r"(?s)item \['a'\].*In all off by 2\.00e-01 \(a by 2\.0e-01\)"):
+        assert_close({"a": torch.tensor([3.0, 5.0])}, {"a": true["a"]})

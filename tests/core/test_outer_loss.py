@@ -6,13 +6,15 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
+from hops import nothing
 from oracles import Tiny, random_tasks, relative
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from cases import OUTER, UNSAMPLED, made
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
-from litmaml.outer import FiniteDifference, FirstOrder, OuterGradient, OuterLoss, SecondOrder
+from litmaml.outer import OuterGradient, OuterLoss, SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Batch, Tasks
 from litmaml.weights import Params
@@ -85,22 +87,15 @@ def by_hand(model: nn.Module, outer: OuterLoss, tasks: Tasks, epoch: int, first_
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 3])
-@pytest.mark.parametrize(
-    ("method", "tolerance"),
-    [(SecondOrder(), 1e-12), (SecondOrder(recompute=True), 1e-12), (FirstOrder(), 1e-12), (FiniteDifference(), 1e-7)],
-    ids=["exact", "recompute", "first order", "HF"],
-)
+@pytest.mark.parametrize("method", UNSAMPLED)
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_gradient_is_that_of_a_plain_loop(
-    kind: Callable[[], OuterLoss], method: OuterGradient, tolerance: float, chunk: int | None
-) -> None:
-    model, tasks, outer = Tiny(), random_tasks(4), kind()
-    gradient_of = MetaGradientOf(
-        InnerLoop(model, LOSS, SGD(RATE), ["*"], STEPS), method, STEPS, chunk, outer_loss=outer
-    )
+def test_the_gradient_is_that_of_a_plain_loop(kind: Callable[[], OuterLoss], method: str, chunk: int | None) -> None:
+    model, tasks, outer, row = Tiny(), random_tasks(4), kind(), UNSAMPLED[method]
+    loop = InnerLoop(model, LOSS, SGD(RATE), ["*"], STEPS)
+    gradient_of = MetaGradientOf(loop, row.make(), STEPS, chunk, outer_loss=outer)
     gradient_of.epoch = 2
     found = gradient_of(tasks)
-    assert relative(found.gradients, by_hand(model, outer, tasks, 2, isinstance(method, FirstOrder))) < tolerance
+    assert relative(found.gradients, by_hand(model, outer, tasks, 2, row.hop is nothing)) < row.rounding
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
@@ -109,7 +104,7 @@ def test_each_is_another_gradient(kind: Callable[[], OuterLoss]) -> None:
     assert relative(by_hand(model, kind(), tasks, 0), by_hand(model, OuterLoss(), tasks, 0)) > 0.1
 
 
-@pytest.mark.parametrize("method", [SecondOrder(), FirstOrder()])
+@pytest.mark.parametrize("method", made(OUTER, samples=2))
 def test_the_value_does_not_depend_on_the_gradient(method: OuterGradient) -> None:
     model, tasks = Tiny(), random_tasks(4)
     loop, outer = InnerLoop(model, LOSS, SGD(RATE), ["*"], STEPS), Shares()

@@ -15,12 +15,13 @@ from oracles import random_tasks, relative
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cases import OUTER, made
 from litmaml.inner.loop import InnerLoop
 from litmaml.learner.trial.first_batch import try_first_batch
 from litmaml.learner.trial.model_checks import check_model
 from litmaml.learner.trial.model_copy import copy_of
 from litmaml.learner.trial.own_model import as_it_was, check_own_model
-from litmaml.outer import FiniteDifference, FirstOrder, OuterGradient, SecondOrder
+from litmaml.outer import OuterGradient, SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Batch, Tasks
 
@@ -61,7 +62,7 @@ def by_view(model: Body) -> Forward:
     return by(lambda self, x: functional.linear(x, self.first.weight + 0.5 * self.seen, self.first.bias))
 
 
-@pytest.mark.parametrize("outer_gradient", [SecondOrder(), FirstOrder(), FiniteDifference()])
+@pytest.mark.parametrize("outer_gradient", made(OUTER))
 @pytest.mark.parametrize("reference", [closed_over, weakly, globally, by_default, by_view])
 def test_a_weight_that_is_held_elsewhere(reference: Callable[[Body], Forward], outer_gradient: OuterGradient) -> None:
     model = Body(Body.plain)
@@ -81,7 +82,7 @@ def by_address(weight: Tensor) -> Any:
     return id(weight) if mapped else weight.data_ptr(), weight._version
 
 
-@pytest.mark.parametrize("outer_gradient", [SecondOrder(), FirstOrder()])
+@pytest.mark.parametrize("outer_gradient", made(OUTER))
 @pytest.mark.parametrize("constant", [True, False])
 @pytest.mark.parametrize("key", [by_identity, by_address])
 def test_what_is_kept_of_a_weight_under_its_identity(
@@ -461,9 +462,9 @@ def test_batches_of_one_size(forward: Forward, loss: nn.Module | None) -> None:
 def test_weights_that_are_frozen_or_unfrozen_later() -> None:
     model, tasks = Body(Body.plain), random_tasks(3)
     model.first.requires_grad_(False)
-    for outer_gradient in (SecondOrder(), SecondOrder(recompute=True), FiniteDifference()):
+    for row in OUTER.values():
         loop = loop_of(model)
-        gradient = MetaGradientOf(loop, outer_gradient, 2)
+        gradient = MetaGradientOf(loop, row.make(), 2)
         gradient(tasks)
         model.first.requires_grad_(True)
         with pytest.raises(ValueError, match=r"model: first.bias, first.weight are trainable only now"):

@@ -7,9 +7,10 @@ import torch
 from oracles import relative
 from torch import Tensor, nn
 
+from cases import UNPROBED, made
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
-from litmaml.outer import FirstOrder, OuterGradient, SecondOrder
+from litmaml.outer import OuterGradient
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Batch, Tasks
 
@@ -39,7 +40,7 @@ class ByProducts(Texts):
 
 
 @pytest.mark.parametrize("padding", [PADDING, PADDING - WORDS])
-@pytest.mark.parametrize("outer_gradient", [SecondOrder(), SecondOrder(True), FirstOrder()])
+@pytest.mark.parametrize("outer_gradient", made(UNPROBED))
 @pytest.mark.parametrize("chunk", [1, None])
 def test_the_row_of_padding_stays(padding: int, outer_gradient: OuterGradient, chunk: int | None) -> None:
     model, by_hand = Texts(padding), ByProducts(padding)

@@ -11,6 +11,7 @@ import torch
 from oracles import random_tasks, relative
 from torch import nn
 
+from cases import TWICE, made
 from litmaml.inner import SGD, HigherOptimizer, InnerOptimizer
 from litmaml.inner.loop import InnerLoop
 from litmaml.models import MLP, Conv4
@@ -67,7 +68,7 @@ def by_higher(model: nn.Module, tasks: Tasks, loss: nn.Module, optimizer: torch.
     return total
 
 
-OUTERS = pytest.mark.parametrize("outer", [SecondOrder(), SecondOrder(recompute=True)], ids=["plain", "recompute"])
+OUTERS = pytest.mark.parametrize("outer", made(TWICE))
 CHUNKS = pytest.mark.parametrize("chunk", [2, 1], ids=["batched", "looped"])
 
 

@@ -10,11 +10,12 @@ from oracles import random_tasks, relative
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cases import UNSAMPLED, made
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
 from litmaml.inner.places import aliases
 from litmaml.learner.trial.first_batch import try_first_batch
-from litmaml.outer import FiniteDifference, FirstOrder, OuterGradient, SecondOrder
+from litmaml.outer import OuterGradient, SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
 
 
@@ -86,7 +87,7 @@ def test_a_model_of_copies_is_refused() -> None:
         InnerLoop(model, nn.MSELoss(), SGD(0.1), ["*"], 1)
 
 
-@pytest.mark.parametrize("outer_gradient", [SecondOrder(), SecondOrder(True), FirstOrder(), FiniteDifference()])
+@pytest.mark.parametrize("outer_gradient", made(UNSAMPLED))
 @pytest.mark.parametrize("chunk", [1, 2, None])
 @pytest.mark.parametrize("fast", ["*", "body.*"])
 def test_the_gradient(outer_gradient: OuterGradient, chunk: int | None, fast: str) -> None:

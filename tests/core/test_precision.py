@@ -11,6 +11,7 @@ import torch
 from oracles import Tiny, random_tasks, relative
 from torch import Tensor, nn
 
+from cases import ONCE, OUTER, made
 from litmaml.inner import SGD, Adam, HigherOptimizer, InnerOptimizer
 from litmaml.inner.loop import InnerLoop
 from litmaml.learner.trial.first_batch import try_first_batch
@@ -22,14 +23,8 @@ from litmaml.tasks import Batch, Tasks, map_batches
 from litmaml.weights import Params
 
 STEPS = 2
-METHODS = {
-    "SecondOrder": SecondOrder(),
-    "SecondOrder recompute": SecondOrder(True),
-    "FirstOrder": FirstOrder(),
-    "FiniteDifference": FiniteDifference(),
-    "GaussianSmoothing": GaussianSmoothing(20, smoothing=3e-3),
-    "ZerothOrder": ZerothOrder(20, smoothing=3e-2),
-}
+# Differences over longer smoothings than the default round less in single precision.
+SMOOTHING = {GaussianSmoothing: 3e-3, ZerothOrder: 3e-2}
 
 
 def single(tasks: Tasks) -> Tasks:
@@ -54,24 +49,22 @@ def in_double(like: Params, count: int, streams: Streams, steps: int) -> tuple[P
     return tuple({name: part.to(like[name]) for name, part in step.items()} for step in drawn)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", OUTER)
 def test_single_precision_agrees_with_double(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    method = OUTER[name].make(20, SMOOTHING)
     model, tasks = MLP(hidden=(8, 8)), random_tasks(targets=lambda x: torch.sin(2 * x))
     monkeypatch.setattr("litmaml.outer.estimators.normal_directions", in_double)
-    true = meta_gradient(model, METHODS[name], tasks).gradients
-    found = meta_gradient(model.float(), METHODS[name], single(tasks)).gradients
+    true = meta_gradient(model, method, tasks).gradients
+    found = meta_gradient(model.float(), method, single(tasks)).gradients
     assert all(gradient.dtype == torch.float32 for gradient in found.values())
-    tolerance = {"FiniteDifference": 1e-4, "GaussianSmoothing": 1e-3, "ZerothOrder": 1e-2}.get(name, 1e-5)
-    assert relative(double(found), true) < tolerance
+    assert relative(double(found), true) < OUTER[name].single
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_mixed_precision_leaves_the_probes_alone(name: str) -> None:
+# The default smoothing is the harder one.
+@pytest.mark.parametrize("method", made(OUTER, samples=20))
+def test_mixed_precision_leaves_the_probes_alone(method: OuterGradient) -> None:
     """Under autocast to bfloat16 everything is as exact as bfloat16, the sampled ones in the same directions."""
     model, tasks = MLP(hidden=(16, 16)).float(), single(random_tasks(4, targets=lambda x: torch.sin(2 * x)))
-    method = METHODS[name]
-    if isinstance(method, GaussianSmoothing | ZerothOrder):
-        method = type(method)(20)  # the default smoothing is the harder one
     true = meta_gradient(model, method, tasks)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = meta_gradient(model, method, tasks)
@@ -92,21 +85,21 @@ class Noted(nn.Module):
         return y
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", OUTER)
 def test_only_probes_leave_mixed_precision(name: str) -> None:
     """The inner path and the query are computed in bfloat16, a step that is recomputed as it was, every probe in
     float32: losses and gradients, ahead, behind and at the centre."""
-    model, method = Noted(), METHODS[name]
+    model, method = Noted(), OUTER[name].make(20, SMOOTHING)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         meta_gradient(model, method, single(random_tasks(1)))  # vmap adds biases outside of autocast
     forward, backward = model.dtypes[: STEPS + 1], model.dtypes[STEPS + 1 :]
     assert set(forward) == {torch.bfloat16}
     assert set(backward) <= {torch.float32 if method.probes else torch.bfloat16}
-    assert bool(backward) is (name not in ("SecondOrder", "FirstOrder"))
+    assert bool(backward) is OUTER[name].repeats
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_the_casts_that_autocast_keeps_are_never_those_of_other_weights(name: str) -> None:
+@pytest.mark.parametrize("method", made(OUTER, 20, SMOOTHING))
+def test_the_casts_that_autocast_keeps_are_never_those_of_other_weights(method: OuterGradient) -> None:
     """By default it keeps the cast of a leaf until it is left: over inner steps, probes, chunks, and here two calls
     between which the weights change."""
     found = []
@@ -114,7 +107,7 @@ def test_the_casts_that_autocast_keeps_are_never_those_of_other_weights(name: st
         torch.manual_seed(0)
         model, tasks = MLP(hidden=(8,)).float(), single(random_tasks(4))
         loop = InnerLoop(model, nn.MSELoss(), SGD(0.1), ["*"], STEPS)
-        of = MetaGradientOf(loop, METHODS[name], STEPS, tasks_per_chunk=2)
+        of = MetaGradientOf(loop, method, STEPS, tasks_per_chunk=2)
         with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=keep):
             first = of(tasks).gradients
             with torch.no_grad():
@@ -231,7 +224,7 @@ def by_dropout(y: Tensor, x: Tensor) -> Tensor:
 
 
 @compiles
-@pytest.mark.parametrize("method", [FirstOrder(), SecondOrder()], ids=["FirstOrder", "SecondOrder"])
+@pytest.mark.parametrize("method", made(ONCE))
 def test_a_program_that_draws_from_the_stream_is_proved(method: OuterGradient) -> None:
     assert bool(compiled_of(by_dropout, method)(random_tasks(2)).finite.all())
 
@@ -270,7 +263,9 @@ class TwoPrecisions(nn.Module):
 
 @pytest.mark.parametrize("dtypes", list(itertools.product((torch.float32, torch.float64), repeat=3))[1:-1:2])
 @pytest.mark.parametrize("fast", ["*", "layers.0.*"])
-@pytest.mark.parametrize("method", [SecondOrder(), SecondOrder(True), *list(METHODS.values())[3:]])
+@pytest.mark.parametrize(
+    "method", made({name: row for name, row in OUTER.items() if name != "FirstOrder"}, 20, SMOOTHING)
+)
 def test_weights_of_two_precisions(method: OuterGradient, fast: str, dtypes: tuple[torch.dtype, ...]) -> None:
     tasks, model = single(random_tasks(3)), TwoPrecisions(*dtypes)
     tasks = map_batches(lambda batch: Batch(batch.inputs, batch.targets.to(dtypes[-1])), tasks)

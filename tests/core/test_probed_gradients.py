@@ -12,8 +12,9 @@ from oracles import random_tasks
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cases import OUTER, PROBING, UNPROBED, made
 from litmaml.learner.trial.first_batch import try_first_batch
-from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.outer import FiniteDifference, OuterGradient, ZerothOrder
 from litmaml.tasks import Batch, map_batches
 
 
@@ -60,10 +61,7 @@ def hooked(self: Body, x: Tensor) -> Tensor:
     return self.last(hidden)  # type: ignore[no-any-return]
 
 
-PROBES = [FiniteDifference(), GaussianSmoothing(), ZerothOrder()]
-
-
-@pytest.mark.parametrize("probes", PROBES, ids=lambda probes: type(probes).__name__)
+@pytest.mark.parametrize("probes", made(PROBING))
 @pytest.mark.parametrize("forward", [is_reversed, is_reversed_once, binary, codebook, detached_norm, hooked])
 def test_a_gradient_that_is_not_the_slope_of_the_loss(forward: Any, probes: OuterGradient) -> None:
     name = type(probes).__name__
@@ -76,7 +74,7 @@ def test_how_far_products_are_off_is_said() -> None:
         tried(Body(binary), FiniteDifference())
 
 
-@pytest.mark.parametrize("outer_gradient", [SecondOrder(), FirstOrder()])
+@pytest.mark.parametrize("outer_gradient", made(UNPROBED))
 def test_no_probes(outer_gradient: OuterGradient) -> None:
     tried(Body(binary), outer_gradient)
 
@@ -109,7 +107,7 @@ class Told(nn.Module):
         return 2 * loss - loss.detach()
 
 
-@pytest.mark.parametrize("probes", PROBES, ids=lambda probes: type(probes).__name__)
+@pytest.mark.parametrize("probes", made(PROBING))
 @pytest.mark.parametrize("model", [Kinked, lambda: Body(shifted), lambda: Body(lambda self, x: self.plain(x))])
 def test_kinks_and_what_alters_no_gradient_pass(model: Any, probes: OuterGradient) -> None:
     with warnings.catch_warnings():
@@ -123,7 +121,7 @@ def test_a_number_beside_the_gradient_matters_to_probes_by_losses_alone() -> Non
         try_first_batch(loop_of(Body(lambda self, x: self.plain(x)), loss=Told()), random_tasks(3), ZerothOrder())
 
 
-@pytest.mark.parametrize("outer_gradient", [SecondOrder(), *PROBES], ids=lambda by: type(by).__name__)
+@pytest.mark.parametrize("outer_gradient", made(OUTER))
 def test_the_rounding_of_a_large_loss_is_no_slope(outer_gradient: OuterGradient) -> None:
     tasks = map_batches(lambda batch: Batch(batch.inputs, 1e8 + batch.targets), random_tasks(3))
     assert try_first_batch(loop_of(Body(lambda self, x: self.plain(x))), tasks, outer_gradient) == []

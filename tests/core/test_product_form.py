@@ -6,21 +6,19 @@ from typing import final
 
 import pytest
 import torch
-from oracles import Directions, Tiny, fourth_moments, product_form, random_tasks, relative, second_moments
+from oracles import Tiny, product_form, random_tasks, relative
 from torch import Tensor, nn
 
+from cases import EXACT, OUTER
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
 from litmaml.models import MLP
 from litmaml.outer import (
     FiniteDifference,
     FirstOrder,
-    GaussianSmoothing,
     OuterGradient,
     PathGradient,
     SecondOrder,
-    ZerothOrder,
-    estimators,
 )
 from litmaml.outer.gradient import Point
 from litmaml.outer.meta_gradient import MetaGradientOf
@@ -60,14 +58,10 @@ def case(request: pytest.FixtureRequest) -> Case:
     return model, tasks, product_form(model, LOSS, tasks, N, ALPHA, "")
 
 
-@pytest.mark.parametrize(
-    ("method", "tolerance"),
-    [(SecondOrder(), 1e-10), (SecondOrder(recompute=True), 1e-10), (FiniteDifference(), 1e-7)],
-    ids=["exact", "recompute", "HF"],
-)
-def test_the_system_gives_the_product(method: OuterGradient, tolerance: float, case: Case) -> None:
+@pytest.mark.parametrize("outer", EXACT)
+def test_the_system_gives_the_product(outer: str, case: Case) -> None:
     model, tasks, product = case
-    assert relative(system(model, tasks, method), product) < tolerance
+    assert relative(system(model, tasks, EXACT[outer].make()), product) < EXACT[outer].tolerance
 
 
 def test_first_order_is_far_off(case: Case) -> None:
@@ -80,32 +74,15 @@ BATCHES = [(1, 0), (3, 0), (1, 1), (3, 3)]
 
 @pytest.mark.parametrize(("supports", "hessians"), BATCHES)
 @pytest.mark.parametrize("fast", ["*", "head.*"], ids=["all", "head"])
-@pytest.mark.parametrize(
-    ("method", "tolerance"),
-    [
-        (SecondOrder(), 1e-10),
-        (SecondOrder(recompute=True), 1e-10),
-        (FiniteDifference(), 1e-7),
-        (GaussianSmoothing(12, 1e-4), 1e-6),
-        (ZerothOrder(48, 1e-3, "stein"), 1e-4),
-    ],
-    ids=["exact", "recompute", "HF", "GGS", "ZO"],
-)
+@pytest.mark.parametrize("outer", [name for name, row in OUTER.items() if row.hop is None])
 def test_every_factor_has_its_batch(
-    method: OuterGradient,
-    tolerance: float,
-    fast: str,
-    supports: int,
-    hessians: int,
-    monkeypatch: pytest.MonkeyPatch,
+    outer: str, fast: str, supports: int, hessians: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every outer gradient, with and without weights that are not adapted."""
-    if method.sampled:
-        points = second_moments(6 if fast == "*" else 2) if isinstance(method, GaussianSmoothing) else fourth_moments()
-        monkeypatch.setattr(estimators, "normal_directions", Directions(points))
+    """Every outer gradient that has some, with and without weights that are not adapted."""
+    method = OUTER[outer].expected(6 if fast == "*" else 2, monkeypatch)
     model, tasks = Tiny(), sines(supports, hessians)
     product = product_form(model, LOSS, tasks, 3, 0.1, fast.removesuffix("*"))
-    assert relative(system(model, tasks, method, 3, 0.1, fast), product) < tolerance
+    assert relative(system(model, tasks, method, 3, 0.1, fast), product) < OUTER[outer].tolerance
     # Another batch in its place is another product: the query's would be the likely mistake.
     wrong = product_form(model, LOSS, tasks._replace(hessian=(tasks.query,) * 3), 3, 0.1, fast.removesuffix("*"))
     assert relative(wrong, product) > 1e-2

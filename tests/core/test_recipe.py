@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torchmetrics import Accuracy, MeanAbsoluteError, MeanSquaredError, Metric, R2Score
 from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy, MulticlassF1Score
 
+from cases import INNER, OUTER
 from litmaml.inner import SGD, HigherOptimizer, InnerOptimizer
 from litmaml.models import MLP, Conv4
-from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.outer import FiniteDifference, GaussianSmoothing, OuterGradient, ZerothOrder
 from litmaml.runs.recipe import build, describe, is_plain
 
 
@@ -54,14 +55,11 @@ class Open(nn.Module):
         (MLP(inputs=3, outputs=2, hidden=(4, 5), activation="gelu", init="fan_in"), nn.Module),
         (Wrapped(MLP(hidden=(7,)), width=4), nn.Module),
         (WithoutArguments(), nn.Module),
+        *((row.make(), InnerOptimizer) for row in INNER.values()),
         (SGD(0.2, 0.9, True, 0.1, "tensor", True), InnerOptimizer),
         (HigherOptimizer("torch.optim.Adam", {"lr": 0.1, "betas": (0.8, 0.9)}, "one", True), InnerOptimizer),
-        (SecondOrder(recompute=True), OuterGradient),
-        (FirstOrder(), OuterGradient),
+        *((row.make(7, {GaussianSmoothing: 0.1, ZerothOrder: 0.2}), OuterGradient) for row in OUTER.values()),
         (FiniteDifference(1e-3), OuterGradient),
-        (FiniteDifference(), OuterGradient),
-        (GaussianSmoothing(7, 0.1), OuterGradient),
-        (ZerothOrder(5, 0.2, "stein"), OuterGradient),
         (nn.CrossEntropyLoss(label_smoothing=0.1, ignore_index=3), nn.Module),
         (nn.MSELoss(reduction="sum"), nn.Module),
         (nn.HuberLoss(delta=2.0), nn.Module),

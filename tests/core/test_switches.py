@@ -11,12 +11,12 @@ import torch
 from oracles import relative
 from torch import nn
 
+from cases import OUTER, TWICE, UNPROBED
 from litmaml.engine import allocator, batch_norm, convolution, program
 from litmaml.engine.switches import PARTS, is_on, without
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
 from litmaml.models import Conv4
-from litmaml.outer import FirstOrder, OuterGradient, SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Batch, Tasks
 
@@ -53,15 +53,11 @@ def used(part: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
 @pytest.mark.parametrize(
-    ("part", "method"),
-    [("program", SecondOrder())]  # once, since it takes long to compile
-    + [
-        (part, method)
-        for part in ("allocator", "batch_norm", "convolution", "together")
-        for method in (SecondOrder(), SecondOrder(recompute=True), FirstOrder())
-    ],
+    ("part", "outer"),
+    [("program", "SecondOrder")]  # once, since it takes long to compile
+    + [(part, outer) for part in ("allocator", "batch_norm", "convolution", "together") for outer in UNPROBED],
 )
-def test_gradients_without_a_part(part: str, method: OuterGradient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_without_a_part(part: str, outer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model: nn.Module = Conv4(ways=3, filters=4)
     images = torch.randn(4, 6, 1, 28, 28)
     if part == "convolution":
@@ -74,10 +70,10 @@ def test_gradients_without_a_part(part: str, method: OuterGradient, monkeypatch:
     tasks, uses = Tasks((batch,), batch, torch.arange(4)), used(part, monkeypatch)
 
     def gradients() -> Any:
-        return MetaGradientOf(loop, method, 1, 4, compile=part == "program")(tasks).gradients
+        return MetaGradientOf(loop, OUTER[outer].make(), 1, 4, compile=part == "program")(tasks).gradients
 
     fast = gradients()
-    assert uses or (part == "batch_norm" and isinstance(method, FirstOrder))  # which takes no second derivative
+    assert uses or (part == "batch_norm" and outer not in TWICE)
     uses.clear()
     with without(part):
         plain = gradients()

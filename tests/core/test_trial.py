@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from cases import OUTER, REPEATING, TWICE, UNPROBED, UNSAMPLED, made
 from litmaml.inner import SGD, HigherOptimizer
 from litmaml.inner.loop import InnerLoop
 from litmaml.learner.trial.first_batch import try_first_batch
 from litmaml.learner.trial.model_checks import check_model
 from litmaml.models import MLP, Conv4
-from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.outer import FiniteDifference, OuterGradient, SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Batch, Tasks
 
@@ -47,21 +48,14 @@ def test_functions_that_draw_get_a_stream_of_their_own(forward: Forward) -> None
 
 
 @pytest.mark.parametrize("forward", [noisy, dropped])
-@pytest.mark.parametrize(
-    ("outer_gradient", "why"),
-    [
-        (
-            SecondOrder(recompute=True),
-            "draws anew when SecondOrder recomputes .* set recompute to false",
-        ),
-        (FiniteDifference(), "draws anew in each probe of FiniteDifference, .* use SecondOrder or FirstOrder"),
-        (GaussianSmoothing(), "draws anew in each probe of GaussianSmoothing"),
-        (ZerothOrder(), "draws anew in each probe of ZerothOrder"),
-    ],
-)
-def test_functions_that_draw_where_a_step_is_taken_twice(
-    forward: Forward, outer_gradient: OuterGradient, why: str
-) -> None:
+@pytest.mark.parametrize("outer_gradient", made(REPEATING))
+def test_functions_that_draw_where_a_step_is_taken_twice(forward: Forward, outer_gradient: OuterGradient) -> None:
+    name = type(outer_gradient).__name__
+    why = (
+        f"draws anew in each probe of {name}, .* use SecondOrder or FirstOrder"
+        if outer_gradient.probes
+        else f"draws anew when {name} recomputes .* set recompute to false"
+    )
     with pytest.raises(ValueError, match=f"model: .*{why}"):
         tried(Body(forward), outer_gradient)
 
@@ -234,7 +228,7 @@ def test_a_branch_on_a_draw_is_taken_task_by_task() -> None:
 # Inputs
 
 
-@pytest.mark.parametrize("outer_gradient", [SecondOrder(), SecondOrder(True), FirstOrder(), FiniteDifference()])
+@pytest.mark.parametrize("outer_gradient", made(UNSAMPLED))
 @pytest.mark.parametrize("chunk", [1, None])
 def test_a_model_that_writes_into_its_inputs_gets_copies(outer_gradient: OuterGradient, chunk: int | None) -> None:
     def writes(self: Body, x: Tensor) -> Tensor:
@@ -293,7 +287,7 @@ def test_a_weight_as_it_was_when_the_model_was_made() -> None:
         tried(Viewed())
 
 
-@pytest.mark.parametrize("outer_gradient", [SecondOrder(), FirstOrder(), FiniteDifference()])
+@pytest.mark.parametrize("outer_gradient", made(OUTER))
 def test_a_weight_that_is_used_as_it_was_at_the_first_call(outer_gradient: OuterGradient) -> None:
     def forward(self: Body, x: Tensor) -> Tensor:
         if self.norm is None:
@@ -304,7 +298,7 @@ def test_a_weight_that_is_used_as_it_was_at_the_first_call(outer_gradient: Outer
         tried(Body(forward, norm=None), outer_gradient)
 
 
-@pytest.mark.parametrize("outer_gradient", [SecondOrder(), FirstOrder()])
+@pytest.mark.parametrize("outer_gradient", made(OUTER))
 def test_inputs_that_are_used_as_they_were_at_the_first_call(outer_gradient: OuterGradient) -> None:
     def forward(self: Body, x: Tensor) -> Tensor:
         if self.mean is None:
@@ -318,7 +312,7 @@ def test_inputs_that_are_used_as_they_were_at_the_first_call(outer_gradient: Out
 @pytest.mark.parametrize(
     "asks", [lambda self, x: torch.is_grad_enabled(), lambda self, x: self.first.weight.requires_grad]
 )
-@pytest.mark.parametrize("outer_gradient", [SecondOrder(), ZerothOrder()])
+@pytest.mark.parametrize("outer_gradient", made(OUTER))
 def test_a_model_that_asks_whether_gradients_are_taken(
     asks: Callable[[Body, Tensor], bool], outer_gradient: OuterGradient
 ) -> None:
@@ -403,7 +397,7 @@ def test_a_sparse_gradient() -> None:
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
-@pytest.mark.parametrize("outer_gradient", [SecondOrder(), FirstOrder()])
+@pytest.mark.parametrize("outer_gradient", made(OUTER))
 def test_activation_checkpointing(reentrant: bool, outer_gradient: OuterGradient) -> None:
     def forward(self: Body, x: Tensor) -> Tensor:
         hidden = checkpoint(lambda h: torch.tanh(self.first(h)), x.requires_grad_(), use_reentrant=reentrant)
@@ -440,8 +434,8 @@ def test_a_wrong_second_derivative() -> None:
     model = Body(lambda self, x: self.last(_Wrong.apply(self.first(x))))
     with pytest.raises(ValueError, match=r"model: an exact Hessian product .* off by \d+.\d%.* FirstOrder"):
         tried(model)
-    for outer_gradient in (FirstOrder(), FiniteDifference()):
-        tried(model, outer_gradient)
+    for name in OUTER.keys() - TWICE.keys():
+        tried(model, OUTER[name].make())
 
 
 def test_a_second_derivative_that_torch_leaves_out() -> None:
@@ -505,7 +499,7 @@ def test_recurrent_layers_run_by_default(cells: Any) -> None:
     assert relative(by_default, one_by_one) < 1e-12
 
 
-@pytest.mark.parametrize("outer_gradient", [SecondOrder(), SecondOrder(True), FirstOrder()])
+@pytest.mark.parametrize("outer_gradient", made(UNPROBED))
 def test_a_model_that_cannot_be_mapped_is_looped(outer_gradient: OuterGradient) -> None:
     def forward(self: Body, x: Tensor) -> Tensor:
         return self.plain(x) if float(x.sum()) > 0 else self.plain(2 * x)

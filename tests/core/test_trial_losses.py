@@ -12,8 +12,9 @@ from oracles import random_tasks, relative
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cases import ONCE, REPEATING, made
 from litmaml.learner.trial.first_batch import try_first_batch
-from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.outer import OuterGradient, SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Tasks
 
@@ -23,7 +24,7 @@ class Drawing(nn.Module):
         return ((predictions - targets).square() * (torch.rand_like(predictions) < 0.5)).mean()
 
 
-@pytest.mark.parametrize("outer_gradient", [SecondOrder(), FirstOrder()])
+@pytest.mark.parametrize("outer_gradient", made(ONCE))
 def test_a_loss_that_draws_has_the_stream_of_its_task(outer_gradient: OuterGradient) -> None:
     loop, _ = tried(Body(Body.plain), outer_gradient, Drawing())
     assert loop.draws
@@ -34,15 +35,10 @@ def test_a_loss_that_draws_has_the_stream_of_its_task(outer_gradient: OuterGradi
     assert relative(*found) == 0
 
 
-@pytest.mark.parametrize(
-    ("outer_gradient", "why"),
-    [
-        (SecondOrder(recompute=True), "when SecondOrder recomputes"),
-        (FiniteDifference(), "in each probe of FiniteDifference"),
-        (ZerothOrder(), "in each probe of ZerothOrder"),
-    ],
-)
-def test_a_loss_that_draws_where_a_step_is_taken_twice(outer_gradient: OuterGradient, why: str) -> None:
+@pytest.mark.parametrize("outer_gradient", made(REPEATING))
+def test_a_loss_that_draws_where_a_step_is_taken_twice(outer_gradient: OuterGradient) -> None:
+    name = type(outer_gradient).__name__
+    why = f"in each probe of {name}" if outer_gradient.probes else f"when {name} recomputes"
     with pytest.raises(ValueError, match=f"loss: Drawing draws anew {why}.*take another loss"):
         tried(Body(Body.plain), outer_gradient, Drawing())
     loop = loop_of(Body(Body.plain), Drawing())
@@ -156,7 +152,7 @@ def with_outlier(tasks: Tasks) -> Tasks:
     return tasks._replace(support=(tasks.support[0]._replace(inputs=inputs),))
 
 
-@pytest.mark.parametrize("outer_gradient", [SecondOrder(), FirstOrder()])
+@pytest.mark.parametrize("outer_gradient", made(ONCE))
 @pytest.mark.parametrize("chunk", [1, None])
 def test_a_model_that_draws_for_some_data_only(outer_gradient: OuterGradient, chunk: int | None) -> None:
     loop, _ = tried(Body(sometimes), outer_gradient)
@@ -173,7 +169,7 @@ def test_a_model_that_draws_for_some_data_only(outer_gradient: OuterGradient, ch
     assert relative(*found) == 0
 
 
-@pytest.mark.parametrize("outer_gradient", [SecondOrder(recompute=True), FiniteDifference(), GaussianSmoothing(2)])
+@pytest.mark.parametrize("outer_gradient", made(REPEATING, samples=2))
 def test_a_model_that_draws_for_some_data_where_a_step_is_taken_twice(outer_gradient: OuterGradient) -> None:
     loop, _ = tried(Body(sometimes), outer_gradient)
     gradient, plain, outlier = (

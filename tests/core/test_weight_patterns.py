@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hops import nothing
 from oracles import random_tasks, relative
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from cases import SAMPLED, UNSAMPLED, made
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
-from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.outer import OuterGradient, SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Tasks
 from litmaml.weights import Params
 
 STEPS, RATE, LOSS = 3, 0.1, nn.MSELoss()
-METHODS = [
-    (SecondOrder(), 1e-11),
-    (SecondOrder(recompute=True), 1e-11),
-    (FirstOrder(), 1e-11),
-    (FiniteDifference(), 1e-6),
-]
 
 
 class Normed(nn.Module):
@@ -67,8 +63,8 @@ def by_hand(
 
 
 @pytest.mark.parametrize("chunk", [None, 1])
-@pytest.mark.parametrize(("method", "tolerance"), METHODS, ids=["exact", "recompute", "first order", "HF"])
-def test_each_step_has_its_row(method: OuterGradient, tolerance: float, chunk: int | None) -> None:
+@pytest.mark.parametrize("outer", UNSAMPLED)
+def test_each_step_has_its_row(outer: str, chunk: int | None) -> None:
     """Which is trained: row j by step j, the last one by the query too; the others are adapted."""
     model, tasks = Normed(), random_tasks(3)
     loop = InnerLoop(model, LOSS, SGD(RATE), ["*"], STEPS, per_step_weights=["norm.*"])
@@ -80,17 +76,17 @@ def test_each_step_has_its_row(method: OuterGradient, tolerance: float, chunk: i
         with torch.no_grad():
             row.add_(0.3 * torch.randn_like(row))
     leaves = {name: model.get_parameter(name) for name in loop.fast_names}
-    value, _ = by_hand(model, tasks, loop.fast_names, {}, rows, STEPS, isinstance(method, FirstOrder))
+    value, _ = by_hand(model, tasks, loop.fast_names, {}, rows, STEPS, UNSAMPLED[outer].hop is nothing)
     parts = torch.autograd.grad(value, [*leaves.values(), *rows.values()], materialize_grads=True)
     names = [f"model.{n}" for n in leaves] + ["learnt.weights/" + n.replace(".", "/") for n in rows]
     true = dict(zip(names, parts, strict=True))
-    found = MetaGradientOf(loop, method, STEPS, chunk)(tasks)
+    found = MetaGradientOf(loop, UNSAMPLED[outer].make(), STEPS, chunk)(tasks)
     assert found.gradients.keys() == true.keys()
     for of in ("model.", "learnt."):
         some = ({n: g for n, g in gradients.items() if n.startswith(of)} for gradients in (found.gradients, true))
-        assert relative(*some) < tolerance
+        assert relative(*some) < UNSAMPLED[outer].rounding
     torch.testing.assert_close(found.loss, value.detach())
-    if not isinstance(method, FirstOrder):
+    if UNSAMPLED[outer].hop is not nothing:
         assert bool((found.gradients["learnt.weights/norm/weight"].abs().sum(1) > 0).all())
 
 
@@ -112,7 +108,7 @@ def test_evaluation_takes_the_same_rows(steps: int) -> None:
     torch.testing.assert_close(losses.mean(), value.detach())
 
 
-@pytest.mark.parametrize("method", [GaussianSmoothing(3), ZerothOrder(3)], ids=["GGS", "ZO"])
+@pytest.mark.parametrize("method", made(SAMPLED, samples=3))
 def test_rows_of_sampled_gradients(method: OuterGradient) -> None:
     """Their loss is the same, and only rows that are taken get a gradient."""
     model, tasks = Normed(), random_tasks(3)
@@ -134,8 +130,8 @@ def test_rows_of_a_checkpoint_of_another_number_of_steps() -> None:
 
 
 @pytest.mark.parametrize("chunk", [None, 1])
-@pytest.mark.parametrize(("method", "tolerance"), METHODS, ids=["exact", "recompute", "first order", "HF"])
-def test_a_context_is_adapted_from_its_fixed_value(method: OuterGradient, tolerance: float, chunk: int | None) -> None:
+@pytest.mark.parametrize("outer", UNSAMPLED)
+def test_a_context_is_adapted_from_its_fixed_value(outer: str, chunk: int | None) -> None:
     """CAVIA: the buffer alone is fast, every parameter is slow, and the buffer stays what it is."""
     model, tasks = Normed(), random_tasks(3)
     loop = InnerLoop(model, LOSS, SGD(RATE), ["context"], STEPS)
@@ -143,10 +139,11 @@ def test_a_context_is_adapted_from_its_fixed_value(method: OuterGradient, tolera
     slow = {name: model.get_parameter(name) for name in loop.slow_names}
     assert slow.keys() == dict(model.named_parameters()).keys()
     start = {"context": torch.zeros(2, requires_grad=True)}
-    value, ends = by_hand(model, tasks, ["context"], {**slow, **start}, {}, STEPS, isinstance(method, FirstOrder))
+    value, ends = by_hand(model, tasks, ["context"], {**slow, **start}, {}, STEPS, UNSAMPLED[outer].hop is nothing)
     parts = torch.autograd.grad(value, list(slow.values()), materialize_grads=True)
-    found = MetaGradientOf(loop, method, STEPS, chunk)(tasks)
-    assert relative(found.gradients, {f"model.{n}": g for n, g in zip(slow, parts, strict=True)}) < tolerance
+    found = MetaGradientOf(loop, UNSAMPLED[outer].make(), STEPS, chunk)(tasks)
+    true = {f"model.{n}": g for n, g in zip(slow, parts, strict=True)}
+    assert relative(found.gradients, true) < UNSAMPLED[outer].rounding
     assert not model.context.any()
     *_, end = loop.path(tasks, STEPS)
     torch.testing.assert_close(end["context"], torch.stack([theta["context"].detach() for theta in ends]))

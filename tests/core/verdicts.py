@@ -1,6 +1,6 @@
 """The verdict on a drawn case: equal to the oracle, refused with a remedy, or wrong.
 
-python tests/core/verdicts.py 0 1000        prints the verdicts by feature and each failure
+PYTHONPATH=tests python tests/core/verdicts.py 0 1000        prints the verdicts by feature and each failure
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from typing import NamedTuple
 
 import torch
 from drawn import Drawn, FixedDirections
-from hops import Hop, central_difference, gaussian_smoothing, inner, nothing, zeroth_order
-from inner_cases import INNER
-from random_models import GAUSSIAN_MU, OUTER, SAMPLES, ZEROTH_MU, Case, case
+from hops import Hop, inner
+from oracles import relative
+from random_models import SAMPLES, SMOOTHING, Case, case
 from torch import Tensor, nn
 from unrolling import Unrolled, unrolled
 
+from cases import INNER, OUTER
 from litmaml.inner.loop import InnerLoop
 from litmaml.learner.trial.first_batch import try_first_batch
 from litmaml.learner.trial.model_checks import check_model
@@ -48,10 +49,11 @@ def verdict(case: Case) -> Verdict:
 def _verdict(case: Case) -> Verdict:
     model, tasks, twin = case.make(False), case.tasks(), case.make(True)
     try:
-        method = OUTER[case.outer]()
+        row = OUTER[case.outer]
+        method = row.make(SAMPLES, SMOOTHING)
         check_model(model, method)
         fast = case.fast(model)
-        loop = InnerLoop(model, case.loss(), INNER[case.inner][0](), fast or ["*"], case.steps)
+        loop = InnerLoop(model, case.loss(), INNER[case.inner].make(), fast or ["*"], case.steps)
         with torch.no_grad():
             torch.manual_seed(case.number + 2)
             for rate in loop.learnt.parameters():
@@ -87,7 +89,7 @@ def _verdict(case: Case) -> Verdict:
     try:
         draw = drawn.replay(tasks, case.steps) if drawn else (lambda task, j: None)
         true = unrolled(
-            loop, tasks, case.steps, fast, INNER[case.inner][1], _hop(case, directions), model=twin, draw=draw
+            loop, tasks, case.steps, fast, INNER[case.inner].rule, _hop(case, directions), model=twin, draw=draw
         )
     except Exception as error:
         return Verdict(WRONG, f"a gradient, where the oracle has none: {_short(error)}")
@@ -108,7 +110,7 @@ def _verdict(case: Case) -> Verdict:
 def _refused(case: Case, message: str) -> Verdict:
     if not _REMEDY.fullmatch(message):
         return Verdict(CRASH, f"refused without a remedy: {message}")
-    if case.must == "equal" and case.outer in ("SecondOrder", "FirstOrder"):
+    if case.must == "equal" and not OUTER[case.outer].repeats:
         return Verdict(TOO_STRICT, message)
     return Verdict(REFUSED, message)
 
@@ -138,25 +140,20 @@ def _changed(before: dict[str, tuple[Tensor, Tensor]], loop: InnerLoop, given: T
 
 def _directions(loop: InnerLoop, case: Case) -> Tensor:
     """Points for the sampled outer gradients: along the fast weights, or along all."""
-    names = loop.fast_names + (loop.slow_names if case.outer.startswith("Zeroth") else [])
+    names = loop.fast_names + (loop.slow_names if OUTER[case.outer].everywhere else [])
     size = sum(loop.model.get_parameter(name).numel() for name in names)
     return torch.randn(SAMPLES, size, generator=torch.Generator().manual_seed(case.number))
 
 
 def _hop(case: Case, points: Tensor) -> Hop | None:
-    if case.outer == "FirstOrder":
-        return nothing
-    if case.outer == "FiniteDifference":
-        return None if case.single else central_difference
-    if case.outer == "GaussianSmoothing":
-        return gaussian_smoothing(points, GAUSSIAN_MU)
-    if case.outer.startswith("Zeroth"):
-        return zeroth_order(points, ZEROTH_MU, case.outer.split(", ")[1])
-    return None
+    row = OUTER[case.outer]
+    if row.computed is None or (case.single and not row.kind.sampled):  # by its formula in double precision alone
+        return row.hop
+    return row.computed(points, SMOOTHING.get(row.kind, 0.0))
 
 
 def _tolerance(case: Case) -> float:
-    probing = OUTER[case.outer]().probes
+    probing = OUTER[case.outer].kind.probes
     if case.single:  # the probes' differences are to be of use
         return 1e-2 if probing else 1e-4
     return 1e-7 if probing else 1e-9
@@ -174,8 +171,10 @@ def _differs(case: Case, found: MetaGradient, true: Unrolled) -> str:
         error = _error({name: getattr(found, name)}, {name: getattr(true, name)})
         if not error < (1e-4 if case.single else 1e-9):
             return f"{name} off by {error:.1e}"
-    worst = _error(found.gradients, true.gradients, share=0.1 if OUTER[case.outer]().probes else 1e-3)
-    return "" if worst < _tolerance(case) else f"gradient off by {worst:.1e}"
+    worst = _error(found.gradients, true.gradients, share=0.1 if OUTER[case.outer].kind.probes else 1e-3)
+    if worst < _tolerance(case):
+        return ""
+    return f"gradient off by {worst:.1e}, in all by {relative(found.gradients, true.gradients)!r}"
 
 
 def _by_its_loss(case: Case, loop: InnerLoop, tasks: Tasks, found: MetaGradient) -> Verdict:

@@ -7,10 +7,11 @@ import torch
 from constructed_tasks import HalfSquare, hessians_of_quadratics, linear, loop, quadratics, tasks_of
 from torch import nn
 
+from cases import OUTER
 from litmaml.measure.cost import _peak, costs
 from litmaml.measure.estimator_errors import candidates, compare, estimator_errors, scan_probes, task_gradients
 from litmaml.models import MLP
-from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.outer import FiniteDifference, FirstOrder, OuterGradient, SecondOrder
 from litmaml.tasks import Tasks
 
 
@@ -54,20 +55,22 @@ def test_bias_and_deviation_are_told_apart() -> None:
     assert unbiased.bias == pytest.approx(0, abs=0.08)
 
 
-@pytest.mark.parametrize(
-    ("outer_gradient", "gradients", "losses", "products"),
-    [
-        (FirstOrder(), 4, 0, 0),
-        (SecondOrder(), 4, 0, 3),
-        (SecondOrder(recompute=True), 7, 0, 3),
-        (FiniteDifference(), 10, 0, 0),
-        (GaussianSmoothing(samples=5), 19, 0, 0),
-        (ZerothOrder(samples=5), 4, 33, 0),
-    ],
-)
-def test_evaluations_are_counted(outer_gradient: OuterGradient, gradients: int, losses: int, products: int) -> None:
-    (cost,) = costs(loop(MLP(hidden=[8]), nn.MSELoss(), 0.01, 3), [outer_gradient], _sines(3), 3, repeat=1)
-    assert (cost.gradients, cost.losses, cost.hessian_products) == (gradients, losses, products)
+# Gradients, losses and Hessian products of three steps with five directions.
+COUNTS = {
+    "FirstOrder": (4, 0, 0),
+    "SecondOrder": (4, 0, 3),
+    "SecondOrder recompute": (7, 0, 3),
+    "FiniteDifference": (10, 0, 0),
+    "GaussianSmoothing": (19, 0, 0),
+    **dict.fromkeys(("ZerothOrder ji", "ZerothOrder stein", "ZerothOrder mean"), (4, 33, 0)),
+}
+
+
+@pytest.mark.parametrize("name", OUTER)
+def test_evaluations_are_counted(name: str) -> None:
+    inner_loop = loop(MLP(hidden=[8]), nn.MSELoss(), 0.01, 3)
+    (cost,) = costs(inner_loop, [OUTER[name].make(samples=5)], _sines(3), 3, repeat=1)
+    assert (cost.gradients, cost.losses, cost.hessian_products) == COUNTS[name]
 
 
 def test_the_peak_of_memory() -> None:

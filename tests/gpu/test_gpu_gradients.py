@@ -8,14 +8,19 @@ import pytest
 import torch
 from torch import nn
 
+from cases import OUTER, SAMPLED, made
 from gpu_checks.problems import METHODS, error, gradient, images, reference
 from litmaml.engine.float32 import convolutions_round, set_float32_precision
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
-from litmaml.outer import FiniteDifference, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.outer import FiniteDifference, OuterGradient, SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
 
 pytestmark = pytest.mark.gpu
+
+
+def test_no_method_is_missing() -> None:
+    assert {type(make()) for make in METHODS.values()} == {row.kind for row in OUTER.values()}
 
 
 @pytest.mark.parametrize("norm", ["batch", "layer"])
@@ -57,7 +62,7 @@ def loop_of(method: OuterGradient, device: torch.device, norm: str = "batch") ->
     return loop, MetaGradientOf(loop, method, problem.steps)
 
 
-@pytest.mark.parametrize("method", [GaussianSmoothing(2), ZerothOrder(2)], ids=type)
+@pytest.mark.parametrize("method", made(SAMPLED, samples=2))
 def test_directions_are_those_of_the_tasks(method: OuterGradient, device: torch.device) -> None:
     """The same at every call, whatever was drawn before, and without moving the streams of others."""
     tasks = images("batch", small=True).to(device, torch.float64).tasks

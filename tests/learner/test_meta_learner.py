@@ -10,10 +10,12 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BaseFinetuning, Callback
+from oracles import assert_close
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MeanSquaredError
 
+from cases import OUTER, made
 from litmaml.data import Sinusoid, TaskDataModule
 from litmaml.inner import SGD, HigherOptimizer
 from litmaml.learner.checks import check_labels
@@ -21,8 +23,6 @@ from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP, Conv4
 from litmaml.outer import (
     FiniteDifference,
-    FirstOrder,
-    GaussianSmoothing,
     OuterGradient,
     OuterLoss,
     SecondOrder,
@@ -30,15 +30,6 @@ from litmaml.outer import (
 )
 from litmaml.tasks import Batch, Tasks
 from quiet_trainer import quiet_trainer
-
-OUTER_GRADIENTS: list[OuterGradient] = [
-    SecondOrder(),
-    SecondOrder(recompute=True),
-    FirstOrder(),
-    FiniteDifference(),
-    GaussianSmoothing(samples=2),
-    ZerothOrder(samples=2),
-]
 
 
 def sinusoids(**changes: Any) -> TaskDataModule:
@@ -57,7 +48,7 @@ def trainer(folder: Path, **changes: Any) -> Trainer:
     return quiet_trainer(folder, **{"max_epochs": 1, "log_every_n_steps": 2} | changes)
 
 
-@pytest.mark.parametrize("outer_gradient", OUTER_GRADIENTS, ids=lambda o: f"{type(o).__name__}{vars(o)}")
+@pytest.mark.parametrize("outer_gradient", made(OUTER, samples=2))
 def test_every_outer_gradient_trains_in_fit(outer_gradient: OuterGradient, tmp_path: Path) -> None:
     module = learner(outer_gradient=outer_gradient, metrics={"mse": MeanSquaredError()})
     before = [weight.clone() for weight in module.inner_loop.parameters()]
@@ -120,8 +111,7 @@ def test_channels_last_is_the_same_gradient() -> None:
         found[switch] = module.meta_gradient(tasks).gradients
         assert set(formats) == {switch}
         assert module.hparams["channels_last"] == switch
-    for name, gradient in found[False].items():
-        torch.testing.assert_close(found[True][name], gradient, rtol=1e-10, atol=1e-12)
+    assert_close(found[True], found[False], rtol=1e-10, atol=1e-12)
 
 
 def test_accumulation_and_clipping_are_lightnings(tmp_path: Path) -> None:

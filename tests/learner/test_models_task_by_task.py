@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cases import ONCE, made
 from litmaml.data import Sinusoid, TaskDataModule
 from litmaml.diagnosis.diagnose import diagnose
 from litmaml.inner import SGD, derivatives
 from litmaml.learner.meta_learner import MetaLearner
-from litmaml.outer import FirstOrder, OuterGradient, OuterLoss, SecondOrder
+from litmaml.outer import OuterGradient, OuterLoss, SecondOrder
 from quiet_trainer import quiet_trainer
 
 
@@ -50,7 +51,7 @@ class Branching(nn.Module):
         return predicted
 
 
-@pytest.mark.parametrize("outer_gradient", [SecondOrder(), FirstOrder()])
+@pytest.mark.parametrize("outer_gradient", made(ONCE))
 @pytest.mark.parametrize("cell", [*("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell"), None])
 @pytest.mark.parametrize("chunk", [None, 1])
 def test_all_stages(cell: str | None, chunk: int | None, outer_gradient: OuterGradient, tmp_path: Path) -> None:

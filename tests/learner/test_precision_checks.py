@@ -14,13 +14,14 @@ from lightning.pytorch.plugins.precision import HalfPrecision, MixedPrecision, P
 from torch import Tensor, nn
 from torchmetrics import MeanSquaredError
 
+from cases import OUTER, made
 from litmaml.data import Sinusoid, TaskDataModule
 from litmaml.engine.float32 import set_float32_precision
 from litmaml.inner import SGD, HigherOptimizer
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.learner.precision_checks import check_precision
 from litmaml.models import MLP, Conv4
-from litmaml.outer import FiniteDifference, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.outer import FiniteDifference, GaussianSmoothing, OuterGradient, SecondOrder
 from quiet_trainer import quiet_trainer
 
 
@@ -91,9 +92,7 @@ def test_double_precision_by_torch_s_default(start: dict[str, Tensor], tmp_path:
     assert relative(weights, true) < 1e-12
 
 
-@pytest.mark.parametrize(
-    "method", [FiniteDifference(), GaussianSmoothing(2), ZerothOrder(2)], ids=lambda m: m.__class__
-)
+@pytest.mark.parametrize("method", made(OUTER, samples=2))
 def test_every_method_and_stateful_optimizer_runs_in_double_precision(
     start: dict[str, Tensor], method: Any, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import nn
 
+from cases import OUTER
 from litmaml.callbacks import AdaptiveMetaStep
 from litmaml.data import Sinusoid, TaskDataModule
 from litmaml.data.task_distribution import TaskDistribution
@@ -17,7 +18,7 @@ from litmaml.inner import SGD, HigherOptimizer
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.measure.theory import outer_smoothness, step_constant
 from litmaml.models import MLP, Vector
-from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, SecondOrder
+from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, SecondOrder, ZerothOrder
 from litmaml.problems import LinearRegression, LogCoshLoss, RankOne, RankOneLoss
 
 
@@ -109,10 +110,10 @@ def test_the_step_is_the_formula_of_fallah_et_al(tmp_path: Any) -> None:
 
 
 def test_constants_are_those_of_the_method() -> None:
-    assert step_constant(SecondOrder(), 1) == 1 / 12
-    assert step_constant(FirstOrder(), 1) == 1 / 18
-    assert step_constant(FiniteDifference(), 1) == 1 / 25
-    assert step_constant(GaussianSmoothing(), 1) == step_constant(SecondOrder(), 3) == 1 / 100
+    of_one_step = {SecondOrder: 12, FirstOrder: 18, FiniteDifference: 25, GaussianSmoothing: 100, ZerothOrder: 100}
+    for row in OUTER.values():
+        assert step_constant(row.make(), 1) == 1 / of_one_step[row.kind]
+        assert step_constant(row.make(), 3) == 1 / 100
 
 
 def test_the_multi_step_smoothness_is_that_of_ji_et_al() -> None:

@@ -16,15 +16,16 @@ from torch import nn
 from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.regression import MeanAbsoluteError
 
+import cases
 import litmaml
 from litmaml.cli.main import main
 from litmaml.data import Glyphs, Sinusoid, TaskDataModule
 from litmaml.finetuning.meta_checkpoint import open_checkpoint
-from litmaml.inner import SGD, HigherOptimizer
+from litmaml.inner import SGD, Adam, AdamW, HigherOptimizer
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.learner.trial.model_copy import copy_of
 from litmaml.models import MLP, Conv4, Vector
-from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, SecondOrder, ZerothOrder
+from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, ZerothOrder
 from litmaml.problems import HalfSquaredLoss, LinearRegression, LogCoshLoss, RankOne, RankOneLoss
 from litmaml.runs.checkpoint import FORMAT, FORMAT_KEY, read_checkpoint
 from quiet_trainer import quiet_trainer
@@ -52,24 +53,20 @@ class Wide(MLP):
         self.name = name
 """
 
-OUTER = [
-    SecondOrder(),
-    SecondOrder(recompute=True),
-    FirstOrder(),
-    FiniteDifference(),
-    FiniteDifference(1e-3),
-    GaussianSmoothing(3, 0.1),
-    ZerothOrder(3, 0.1, "stein"),
-]
+OUTER = [row.make(3, {GaussianSmoothing: 0.1, ZerothOrder: 0.1}) for row in cases.OUTER.values()]
+OUTER.append(FiniteDifference(1e-3))
 INNER = [
     SGD(0.1),
     SGD(0.1, 0.9, True, 0.01),
     SGD(0.1, learn="one"),
     SGD(0.1, learn="tensor", per_step=True),
     SGD(0.1, learn="parameter"),
+    Adam(0.1, (0.8, 0.9), learn="tensor", per_step=True),
+    AdamW(0.1, (0.8, 0.9), weight_decay=0.1, learn="one"),
     HigherOptimizer("torch.optim.Adam", {"lr": 0.1, "betas": [0.8, 0.9]}),
     HigherOptimizer("SGD", {"lr": 0.1, "momentum": 0.5}, "one"),
 ]
+assert {type(inner) for inner in INNER} == {type(row.make()) for row in cases.INNER.values()}
 MODELS: list[tuple[nn.Module, nn.Module, Any]] = [
     (MLP(hidden=[3], activation="gelu", init="fan_in"), nn.MSELoss(), Sinusoid()),
     (MLP(hidden=[]), nn.HuberLoss(delta=0.5), Sinusoid(noise=0.1)),
