@@ -42,20 +42,23 @@ FIT = [
 
 
 class Error(Metric):
-    """The largest error."""
+    """The mean absolute error."""
 
     full_state_update = False
-    most: Tensor
+    total: Tensor
+    count: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("most", torch.zeros(()), dist_reduce_fx="max")
+        for name in ("total", "count"):
+            self.add_state(name, torch.zeros(()), dist_reduce_fx="sum")
 
     def update(self, predictions: Tensor, targets: dict[str, Tensor]) -> None:
-        self.most = torch.maximum(self.most, (predictions - targets["value"]).abs().max().to(self.most))
+        self.total = self.total + (predictions - targets["value"]).abs().sum()
+        self.count = self.count + predictions.numel()
 
     def compute(self) -> Tensor:
-        return self.most
+        return self.total / self.count
 
 
 def learner(**options: Any) -> MetaLearner:
@@ -69,13 +72,18 @@ def one_by_one(number: int, split: Any = "train") -> Tasks:
     return data.render(task)
 
 
+def error_of(predictions: Tensor, task: Tasks) -> float:
+    return float((predictions - task.query.targets["value"]).abs().mean())
+
+
 @pytest.mark.parametrize("options", [{}, {"tasks_per_chunk": 1}, {"on_nonfinite": "skip"}])
 def test_an_outer_step_is_the_mean_over_tasks_with_workers(tmp_path: Path, options: dict[str, Any]) -> None:
     module = learner(optimizer=lambda p: torch.optim.SGD(p, lr=1.0), metrics={"error": Error()}, **options).double()
     start = {name: weight.detach().clone() for name, weight in module.inner_loop.named_parameters()}
     torch.set_default_dtype(torch.float64)
     try:
-        each = [MetaGradientOf(module.inner_loop, module.outer_gradient, 2)(one_by_one(k)) for k in range(6)]
+        tasks = [one_by_one(k) for k in range(6)]
+        each = [MetaGradientOf(module.inner_loop, module.outer_gradient, 2)(task) for task in tasks]
     finally:
         torch.set_default_dtype(torch.float32)
     data = TaskDataModule(Sets(), meta_batch=3, train_tasks=6, val_tasks=4, num_workers=2)
@@ -84,6 +92,10 @@ def test_an_outer_step_is_the_mean_over_tasks_with_workers(tmp_path: Path, optio
     for name, weight in module.inner_loop.named_parameters():
         mean = torch.stack([one.gradients[name] for one in each]).mean(0)
         torch.testing.assert_close(weight.detach(), start[name] - mean, rtol=1e-12, atol=1e-13)
+    # Of the last batch, each task counting once.
+    errors = [error_of(one.predictions, task) for one, task in zip(each, tasks, strict=True)]
+    assert float(train.callback_metrics["train/error"]) == pytest.approx(sum(errors[3:]) / 3, rel=1e-6)
+    assert float(train.callback_metrics["train/loss"]) == pytest.approx(sum(float(e.loss) for e in each[3:]) / 3)
 
 
 def test_results_are_means_over_tasks_and_predictions_name_them(tmp_path: Path) -> None:
@@ -97,9 +109,9 @@ def test_results_are_means_over_tasks_and_predictions_name_them(tmp_path: Path) 
         *_, fast = module.inner_loop.path(task, 2)
         predictions = module.inner_loop.predict(fast, task.query.inputs)
         losses.append(module.inner_loop.loss_of(predictions, task.query.targets))
-        errors.append((predictions - task.query.targets["value"]).abs().max())
+        errors.append(error_of(predictions, task))
     assert module.results["loss"][-1].mean == pytest.approx(float(torch.cat(losses).mean()), rel=1e-5)
-    assert module.results["error"][-1].mean == pytest.approx(float(torch.stack(errors).mean()), rel=1e-5)
+    assert module.results["error"][-1].mean == pytest.approx(sum(errors) / 6, rel=1e-5)
 
     run.predict(module, data)
     found = load_file(tmp_path / "predictions.safetensors")
