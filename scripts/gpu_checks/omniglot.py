@@ -20,7 +20,7 @@ from litmaml.inner.loop import InnerLoop
 from litmaml.models import Conv4
 from litmaml.outer import SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf, _tensors
-from litmaml.tasks import Batch, Tasks
+from litmaml.tasks import Batch, Tasks, tree_map
 
 TASKS, WAYS, QUERIES, RATE, STEPS, OUTER_RATE = 32, 5, 5, 0.4, 60_000, 1e-3
 """Of Finn et al. 2017; they do not state the queries of training."""
@@ -141,8 +141,7 @@ def _train(setting: Setting, notes: dict[str, Any]) -> float:
 def _accuracies(loop: InnerLoop, source: Any, first: int, device: torch.device) -> Tensor:
     """Of ten test tasks (10, N + 1), on the CPU."""
     drawn: Tasks = source.sample("test", range(first, first + 10), 0)
-    pairs = [Batch(b.inputs.to(device), b.targets.to(device)) for b in (*drawn.support, drawn.query)]
-    ready = source.render(Tasks(tuple(pairs[:-1]), pairs[-1], drawn.numbers.to(device)))
+    ready = source.render(tree_map(lambda part: part.to(device), drawn))
     rows = []
     for fast in loop.path(ready, TEST_STEPS):
         with torch.no_grad():

@@ -117,7 +117,7 @@ def test_the_trial_finds_faults_in_models_of_trees() -> None:
 
     class Writes(CASES["dict"].model):  # type: ignore[misc,name-defined]
         def forward(self, x: Tensor, context: Tensor) -> Tensor:
-            context += 1
+            x += 1  # the second in the dict
             out: Tensor = super().forward(x, context)
             return out
 
@@ -125,11 +125,11 @@ def test_the_trial_finds_faults_in_models_of_trees() -> None:
     with pytest.raises(ValueError, match="by what it keeps in seen"):
         try_first_batch(InnerLoop(Remembers(), nn.MSELoss(), SGD(), ["*"], 1), task, SecondOrder())
     loop = InnerLoop(Writes(), nn.MSELoss(), SGD(), ["*"], 1)
-    before = task.support[0].inputs["context"].clone()
+    before = task.support[0].inputs["x"].clone()
     try_first_batch(loop, task, SecondOrder())
     assert loop.changes_inputs
     MetaGradientOf(loop, SecondOrder(), 1)(task)
-    torch.testing.assert_close(task.support[0].inputs["context"], before)
+    torch.testing.assert_close(task.support[0].inputs["x"], before)
 
 
 class Said(NamedTuple):

@@ -16,7 +16,8 @@ from litmaml.tasks import Batch, Split
 
 def contents(batch: Batch, task: int) -> list[tuple[int, int, int]]:
     """(label, class, image) of what is in a batch."""
-    pixels = batch.inputs[task, :, 0, 0]
+    images = batch.inputs["images"] if isinstance(batch.inputs, dict) else batch.inputs
+    pixels = images[task, :, 0, 0]
     labels = batch.targets[task].tolist()
     return [(label, int(image[0]), int(image[1])) for label, image in zip(labels, pixels, strict=True)]
 

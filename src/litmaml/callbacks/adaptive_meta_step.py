@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -15,7 +16,7 @@ from litmaml.measure.curvature import curvature
 from litmaml.measure.estimate import Estimate
 from litmaml.measure.hessians import gradient_norms
 from litmaml.measure.theory import FALLAH_RATES, outer_smoothness, step_constant
-from litmaml.tasks import Tasks
+from litmaml.tasks import MetaBatch, Tasks, stacks_of
 
 _OWN = 2**40
 """The number of the first of the callback's own tasks: training does not come so far. Where there are only finitely
@@ -107,7 +108,8 @@ class AdaptiveMetaStep(Callback):
         smoothness, lipschitz = self._known
         tasks = self._fresh(trainer, learner, 0)
         # On the query: samples that nothing else has used.
-        norm = float(gradient_norms(learner.inner_loop, tasks.query).mean())
+        norms = [gradient_norms(learner.inner_loop, stack.query) for stack in stacks_of(tasks)]
+        norm = float(torch.cat(norms).mean())
         outer = outer_smoothness(smoothness, lipschitz, _rate(learner), learner.inner_steps, norm)
         constant = self.constant or step_constant(learner.outer_gradient, learner.inner_steps)
         for optimizer in trainer.optimizers:
@@ -122,7 +124,13 @@ class AdaptiveMetaStep(Callback):
         """L and rho, given or estimated."""
         smoothness, lipschitz = self.smoothness, self.hessian_lipschitz
         if smoothness is None or lipschitz is None:
-            found = curvature(learner.inner_loop, self._fresh(trainer, learner, 1), learner.inner_steps)
+            tasks = self._fresh(trainer, learner, 1)
+            if not isinstance(tasks, Tasks):
+                raise ValueError(
+                    f"AdaptiveMetaStep: estimates L and rho of tasks of one size, got {len(tasks)} sizes; give it "
+                    "smoothness and hessian_lipschitz"
+                )
+            found = curvature(learner.inner_loop, tasks, learner.inner_steps)
             smoothness = _told("smoothness", found.smoothness) if smoothness is None else smoothness
             lipschitz = _told("hessian_lipschitz", found.hessian_lipschitz) if lipschitz is None else lipschitz
         if smoothness <= 0:
@@ -137,7 +145,7 @@ class AdaptiveMetaStep(Callback):
             )
         return smoothness, lipschitz
 
-    def _fresh(self, trainer: Trainer, learner: MetaLearner, half: int) -> Tasks:
+    def _fresh(self, trainer: Trainer, learner: MetaLearner, half: int) -> MetaBatch:
         """Tasks whose numbers neither training nor an earlier step has had, rendered where the learner is.
 
         Each step has two halves, so that the estimate of L and rho is independent of the gradients."""
@@ -145,7 +153,7 @@ class AdaptiveMetaStep(Callback):
         first = _OWN + (2 * trainer.global_step + half) * self.tasks
         tasks = data.tasks.sample("train", range(first, first + self.tasks), data.seed)
         tasks = data.transfer_batch_to_device(tasks, learner.device, 0)
-        rendered: Tasks = data.on_after_batch_transfer(tasks, 0)
+        rendered: MetaBatch = data.on_after_batch_transfer(tasks, 0)
         return rendered
 
 

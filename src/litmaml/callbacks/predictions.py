@@ -17,41 +17,51 @@ from torch import Tensor
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.runs.whole_files import write_whole
 from litmaml.shown import printable
+from litmaml.tasks import Tree, form, named_tensors, tree_map
 
 
 class Predictions(Callback):
     """Writes ``predictions.csv`` and ``predictions.safetensors`` to the run's folder, and says so.
 
     The tensors are the tasks' ``numbers`` (T,), the adapted model's ``predictions`` on their query (T, n, ...) and the
-    ``targets``; the file's metadata name the ``checkpoint``. The table has a line for each example: the task's number,
-    the example's, and the target with what was predicted: the class and its probability, or the values. (Where an
-    example has a class at several places, such as an image's pixels, there is a line for each place.)
+    ``targets`` (``targets['mask']`` and so on of a dict); the file's metadata name the ``checkpoint``. Of tasks of
+    unequal size those of each size stand under names with a number: ``numbers.0``, ``predictions.0``, ``numbers.1``.
+    The table has a line for each example: the task's number, the example's, and the target with what was predicted:
+    the class and its probability, or the values. (Where an example has a class at several places, such as an image's
+    pixels, there is a line for each place; where targets are a dict or a tuple, there are predictions alone.)
     """
 
     def __init__(self) -> None:
-        self._batches: list[dict[str, Tensor]] = []
+        self._batches: list[dict[str, Tree]] = []
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         if isinstance(pl_module, MetaLearner):
-            self._batches.append({name: value.detach().cpu().contiguous() for name, value in outputs.items()})
+            for stack in [outputs] if isinstance(outputs, dict) else outputs:
+                self._batches.append(tree_map(lambda part: part.detach().cpu().contiguous(), stack))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         batches, self._batches = self._batches, []
         if trainer.world_size > 1:
-            of_all: list[list[dict[str, Tensor]]] = [[] for _ in range(trainer.world_size)]
+            of_all: list[list[dict[str, Tree]]] = [[] for _ in range(trainer.world_size)]
             torch.distributed.all_gather_object(of_all, batches)
             batches = [batch for part in of_all for batch in part]
         if not trainer.is_global_zero or not batches:
             return
-        order = torch.cat([batch["numbers"] for batch in batches]).argsort()
-        tensors = {name: torch.cat([batch[name] for batch in batches])[order].contiguous() for name in batches[0]}
+        sizes = _of_each_size(batches)
+        tensors = {
+            name + (f".{k}" if len(sizes) > 1 else ""): part
+            for k, size in enumerate(sizes)
+            for what, tree in size.items()
+            for name, part in named_tensors(tree, what)
+        }
+        count = sum(len(size["numbers"]) for size in sizes)
         folder = Path(trainer.default_root_dir)
         named = {"checkpoint": str(trainer.ckpt_path)} if trainer.ckpt_path else {}
         write_whole(folder / "predictions.safetensors", lambda fresh: _save_tensors(tensors, fresh, named))
-        write_whole(folder / "predictions.csv", lambda fresh: _save_table(tensors, fresh))
-        written = f"written to {folder}: predictions.csv, predictions.safetensors ({len(order)} tasks)"
+        write_whole(folder / "predictions.csv", lambda fresh: _save_table(sizes, fresh))
+        written = f"written to {folder}: predictions.csv, predictions.safetensors ({count} tasks)"
         Console().print(printable(written), soft_wrap=True, highlight=False, markup=False)
 
 
@@ -62,14 +72,41 @@ def _save_tensors(tensors: dict[str, Tensor], file: Path, named: dict[str, str])
         raise OSError(str(error)) from error
 
 
-def _save_table(tensors: dict[str, Tensor], file: Path) -> None:
+def _of_each_size(batches: Sequence[dict[str, Tree]]) -> list[dict[str, Tree]]:
+    """The tasks of each size together, in the order of their numbers."""
+    alike: dict[Any, list[dict[str, Tree]]] = {}
+    for batch in batches:
+        alike.setdefault(form(batch, lambda part: part.shape[1:]), []).append(batch)
+    found = []
+    for same in alike.values():
+        together = tree_map(lambda *parts: torch.cat(parts), *same)
+        order = together["numbers"].argsort()
+        found.append(tree_map(lambda part, order=order: part[order].contiguous(), together))
+    return found
+
+
+def _save_table(sizes: Sequence[dict[str, Tree]], file: Path) -> None:
     with file.open("w", newline="", encoding="utf-8") as table:
-        csv.writer(table, lineterminator="\n").writerows(rows(**tensors))
+        writer = csv.writer(table, lineterminator="\n")
+        header: Sequence[object] = ()
+        lines: list[Sequence[object]] = []
+        for size in sizes:
+            header, *more = rows(**size)
+            lines += more
+        if len(sizes) > 1:
+            lines.sort(key=lambda line: line[0])  # type: ignore[arg-type, return-value]  # a number
+        writer.writerows([header, *lines])
 
 
-def rows(numbers: Tensor, predictions: Tensor, targets: Tensor) -> Iterator[Sequence[object]]:
+def rows(numbers: Tensor, predictions: Tensor, targets: Tree) -> Iterator[Sequence[object]]:
     """The table's lines, the first of which names its columns."""
-    count = targets.shape[1]
+    count = predictions.shape[1]
+    if not isinstance(targets, Tensor):
+        said = predictions.reshape(*predictions.shape[:2], -1)
+        yield ["task", "example", *_columns("prediction", said.shape[2])]
+        for number, ps in zip(numbers.tolist(), said.tolist(), strict=True):
+            yield from ([number, example, *ps[example]] for example in range(count))
+        return
     if targets.is_floating_point():
         true, said = targets.reshape(*targets.shape[:2], -1), predictions.reshape(*predictions.shape[:2], -1)
         yield ["task", "example", *_columns("target", true.shape[2]), *_columns("prediction", said.shape[2])]

@@ -27,7 +27,7 @@ from litmaml.runs.checkpoint import read_checkpoint
 from litmaml.runs.folder import CHECKPOINTS, LAST
 from litmaml.runs.guarded_logger import guard
 from litmaml.statistics.interval import Interval
-from litmaml.tasks import Split, Tasks, chunks, select
+from litmaml.tasks import Split, Tasks, chunks, select, stacks_of
 
 STEP = "trainer/global_step"
 
@@ -91,8 +91,9 @@ class WandbReport(Callback):
         logger = _logger_of(trainer)
         if logger is None or not trainer.is_global_zero or trainer.sanity_checking:
             return
-        if len(self._rows) < self.episodes and isinstance(learner, MetaLearner) and isinstance(batch, Tasks):
-            guard(logger).compute(self._adapt, trainer, learner, batch, split)
+        for tasks in stacks_of(batch) if isinstance(learner, MetaLearner) else ():
+            if len(self._rows) < self.episodes and isinstance(tasks, Tasks):
+                guard(logger).compute(self._adapt, trainer, learner, tasks, split)
 
     def _adapt(self, trainer: Trainer, learner: MetaLearner, batch: Tasks, split: Split) -> None:
         """Adapt to the first few tasks once more, now keeping what is to be shown."""
@@ -201,7 +202,7 @@ def _image(query: Query) -> Any:
 
 def _episode(learner: MetaLearner, task: Tasks, names: Sequence[str] | None, images: int) -> dict[str, Any]:
     """The table's row of one task, by column."""
-    inputs, targets = task.query.inputs, task.query.targets
+    inputs, targets = task.query
     metrics: Any = learner.metrics  # metrics in a ModuleDict lose their type
     weights = list(learner.inner_loop.path(task, learner.evaluation_steps))
     with torch.no_grad():
@@ -211,8 +212,10 @@ def _episode(learner: MetaLearner, task: Tasks, names: Sequence[str] | None, ima
         row["classes"] = ", ".join(names)
     for when, predictions in (("before", before), ("after", after)):
         for name, metric in metrics.items():
-            row[f"{name} {when}"] = float(value_of(metric.clone(), predictions[0], targets[0]))
+            row[f"{name} {when}"] = float(value_of(metric.clone(), predictions[0], task.query.task(0).targets))
         row[f"loss {when}"] = float(learner.inner_loop.loss_of(predictions, targets))
+    if not isinstance(inputs, Tensor) or not isinstance(targets, Tensor):
+        return row
     labelled = not targets.is_floating_point() and (targets.ndim, after.ndim) == (2, 3)  # one class for each example
     if labelled and inputs.ndim == 5 and inputs.shape[2] in (1, 3):
         guesses, count = after[0].argmax(1).tolist(), len(targets[0])

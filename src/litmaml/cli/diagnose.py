@@ -29,7 +29,7 @@ from litmaml.runs.named import locate
 from litmaml.runs.paths import expanded
 from litmaml.runs.weights_record import check_weights
 from litmaml.shown import printable
-from litmaml.tasks import Split, Tasks, map_batches, tree_map
+from litmaml.tasks import Split, Tasks, map_batches, stacks_of, tree_map
 
 
 @dataclass
@@ -117,9 +117,14 @@ def diagnose_command(arguments: Sequence[str]) -> Diagnosis:
     learner.to(device=device, dtype=dtype)
     data.prepare_data()
     data.tasks.load(effort.split)
-    tasks = data.tasks.sample(effort.split, range(effort.tasks), data.seed)
-    tasks = _to(data.tasks.render(_to(tasks, device)), device, dtype)
     console = Console()
+    stacks = stacks_of(data.tasks.sample(effort.split, range(effort.tasks), data.seed))
+    tasks = max(stacks, key=lambda stack: stack.size)
+    if len(stacks) > 1:
+        console.print(f"the tasks have {len(stacks)} sizes; those of the commonest are looked at", highlight=False)
+    if tasks.size < 2:
+        raise ValueError(f"diagnose.tasks: no two of {effort.tasks} have one size; set it higher")
+    tasks = _to(data.tasks.render(_to(tasks, device)), device, dtype)
     console.print(f"diagnosing on {tasks.size} tasks; this takes a minute or two", highlight=False)
     found = diagnose(learner, tasks, data.meta_batch, effort.probed_tasks)
     found.setting["split"] = effort.split

@@ -119,11 +119,12 @@ class TaskDataModule(LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Makes pictures of bytes on the device where the learner wants them."""
-        if not all(isinstance(stack, Tasks) for stack in stacks_of(batch)):
+        stacks = stacks_of(batch) if isinstance(batch, tuple | list) else ()
+        if not stacks or not all(isinstance(stack, Tasks) for stack in stacks):
             return batch
         # Lightning does not itself set the precision of the run in this hook.
         with nullcontext() if self.trainer is None else self.trainer.precision_plugin.tensor_init_context():
-            rendered = tuple(self.tasks.render(stack) for stack in stacks_of(batch))
+            rendered = tuple(self.tasks.render(stack) for stack in stacks)
         return rendered[0] if isinstance(batch, Tasks) else rendered
 
     def _evaluation(self, split: Split, total: int, argument: str) -> TaskLoader:

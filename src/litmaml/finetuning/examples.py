@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from litmaml.finetuning.input_shape import a_few, fitted, outputs_of
+from litmaml.finetuning.input_shape import a_few, check_single, fitted, outputs_of
 from litmaml.inner.loop import InnerLoop
 from litmaml.learner.trial.loss_kinds import ignored_index, is_elementwise, takes_class_indices
 from litmaml.learner.trial.model_copy import copy_of
@@ -45,6 +45,7 @@ def read_examples(inner_loop: InnerLoop, inputs: Any, targets: Any, classes: Seq
     Raises:
         ValueError: Naming inputs, targets or classes, the row and the value.
     """
+    check_single(inner_loop.output, inputs)
     loss, model = inner_loop.loss, copy_of(inner_loop.model).eval()
     device = next(model.parameters()).device
     rows, given = tensor_of("inputs", inputs), _targets_of(targets)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from litmaml.finetuning.frozen_norm import batch_norms, check_batch_norms, check_independent, freeze_normalisation
 from litmaml.finetuning.head import find_head, replace_head
-from litmaml.finetuning.input_shape import outputs_of
+from litmaml.finetuning.input_shape import check_single, outputs_of
 from litmaml.finetuning.support_loss import learnt_at, weigh
 from litmaml.inner import InnerOptimizer
 from litmaml.inner.divergence import diverges
@@ -82,6 +82,7 @@ class FineTuner:
         if steps is not None and steps < 1:
             raise ValueError(f"steps: has to be at least 1, got {steps}")
         learnt = learner.inner_loop
+        check_single(learnt.output, example)
         copied = copy_of(learnt)
         check_copy(learnt, copied, example)
         model = copied.model.eval().requires_grad_(False)

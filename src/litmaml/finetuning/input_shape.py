@@ -15,6 +15,24 @@ class _WrongWidth(ValueError):
     """Examples have more or fewer features than the model."""
 
 
+def check_single(output: str | int | None, inputs: object) -> None:
+    """Refuse inputs or outputs that are several tensors: what is adapted and exported is a function of one tensor.
+
+    Raises:
+        ValueError: With the remedy.
+    """
+    if isinstance(inputs, dict):
+        raise ValueError(
+            "inputs: fine-tuning takes one tensor of examples, got a dict; meta-train a module that "
+            "takes them as one, such as side by side, or adapt by learner.inner_loop.path(tasks, steps)"
+        )
+    if output is not None:
+        raise ValueError(
+            f"output: fine-tuning takes a model that returns its predictions alone, got output {output!r}; meta-train "
+            "a module around it that returns them, or adapt by learner.inner_loop.path(tasks, steps)"
+        )
+
+
 def outputs_of(model: nn.Module, example: Tensor) -> Tensor:
     """What a model predicts for a few examples.
 
