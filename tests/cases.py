@@ -29,7 +29,7 @@ from litmaml.outer import (
     estimators,
 )
 
-Smoothing = Mapping[type[OuterGradient], float | None]
+Smoothing = Mapping[type[OuterGradient], float]
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,10 @@ class Outer:
         """It; if it samples, over the directions that make it its expectation for so many fast weights."""
         if self.points is None:
             return self.make()
-        points = self.points(count)
+        points, length = self.points(count), smoothing or self.smoothing
+        assert length is not None
         patch.setattr(estimators, "normal_directions", Directions(points))
-        return self.make(len(points), {self.kind: smoothing or self.smoothing})
+        return self.make(len(points), {self.kind: length})
 
 
 def _zeroth(baseline: str, hop: Hop | None = None) -> Outer:

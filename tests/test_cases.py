@@ -17,6 +17,7 @@ from litmaml.outer import OuterGradient, PathGradient
 
 
 def subclasses(of: type) -> Iterator[type]:
+    kind: type
     for kind in of.__subclasses__():
         yield kind
         yield from subclasses(kind)

@@ -42,7 +42,7 @@ def product(loss: Loss, theta: Params, v: Params) -> Params:
     gradient = torch.autograd.grad(
         loss(leaves), [leaves[name] for name in v], create_graph=True, materialize_grads=True
     )
-    along = sum((part * v[name]).sum() for name, part in zip(v, gradient, strict=True))
+    along = inner(dict(zip(v, gradient, strict=True)), v)
     parts = torch.autograd.grad(along, [*leaves.values()], materialize_grads=True)
     return dict(zip(theta, parts, strict=True))
 
@@ -122,5 +122,5 @@ def norm(weights: Params) -> Tensor:
 
 def shaped(point: Tensor, like: Params) -> Params:
     """One vector as weights of these shapes, in their order."""
-    parts = point.split([weight.numel() for weight in like.values()])
+    parts = torch.split(point, [weight.numel() for weight in like.values()])
     return {name: part.reshape(weight.shape) for (name, weight), part in zip(like.items(), parts, strict=True)}

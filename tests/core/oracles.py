@@ -27,7 +27,7 @@ def product_form(model: nn.Module, loss: nn.Module, tasks: Tasks, steps: int, al
     )
 
     def named(vector: Tensor) -> Params:
-        parts = zip(start.items(), vector.split([weight.numel() for weight in start.values()]), strict=True)
+        parts = zip(start.items(), torch.split(vector, [weight.numel() for weight in start.values()]), strict=True)
         return {name: part.reshape(weight.shape) for (name, weight), part in parts}
 
     def loss_of(theta: Params, batch: Batch) -> Tensor:
@@ -35,7 +35,8 @@ def product_form(model: nn.Module, loss: nn.Module, tasks: Tasks, steps: int, al
         return value
 
     def gradient(vector: Tensor, batch: Batch) -> Tensor:
-        return torch.func.grad(lambda v: loss_of(named(v), batch))(vector)
+        slope: Tensor = torch.func.grad(lambda v: loss_of(named(v), batch))(vector)
+        return slope
 
     total = torch.zeros_like(projection)
     for task in range(tasks.size):
@@ -59,7 +60,7 @@ def dense_hessian(theta: Params, loss: Callable[[Params], Tensor]) -> Tensor:
     sizes = [weight.numel() for weight in theta.values()]
 
     def of_vector(vector: Tensor) -> Tensor:
-        parts = zip(theta.items(), vector.split(sizes), strict=True)
+        parts = zip(theta.items(), torch.split(vector, sizes), strict=True)
         return loss({name: part.reshape(weight.shape) for (name, weight), part in parts})
 
     hessian: Tensor = torch.func.hessian(of_vector)(flat(theta).detach())
@@ -134,9 +135,8 @@ class Directions:
     def __call__(self, like: Params, count: int, streams: Streams, steps: int) -> tuple[Params, ...]:
         assert count % len(self.points) == 0
         tasks = sum(1 for _ in streams)
-        parts = self.points.repeat(count // len(self.points), 1).split(
-            [weight.numel() for weight in like.values()], dim=1
-        )
+        points = self.points.repeat(count // len(self.points), 1)
+        parts = torch.split(points, [weight.numel() for weight in like.values()], dim=1)
         step = {
             name: part.reshape(1, count, *weight.shape).expand(tasks, -1, *weight.shape)
             for (name, weight), part in zip(like.items(), parts, strict=True)

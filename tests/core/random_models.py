@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 
@@ -18,12 +18,13 @@ from trouble import Trouble
 from troublesome_ends import EMBEDDINGS, INPUTS, OUTPUTS, PROBLEMS, WHOLE, Problem
 from written_parts import WRITTEN
 
-from cases import INNER, OUTER
+from cases import INNER, OUTER, Smoothing
 from litmaml.outer import GaussianSmoothing, ZerothOrder
 from litmaml.tasks import Batch, Tasks
 
 TASKS, SUPPORT, QUERY = 3, 4, 3
-SAMPLES, SMOOTHING = 3, {GaussianSmoothing: 1e-4, ZerothOrder: 1e-2}
+SAMPLES = 3
+SMOOTHING: Smoothing = {GaussianSmoothing: 1e-4, ZerothOrder: 1e-2}
 # Each feature meets the exact gradient, another way to it, and any, in three of its cases.
 _OUTER_IN_TURN = [["SecondOrder"], ["SecondOrder recompute", "FiniteDifference"], [*OUTER]]
 _INNER_OFTEN = ["SGD", "momentum", "Nesterov", "weight decay", *INNER]
@@ -40,7 +41,7 @@ def _plain(parts: Parts) -> dict[str, Trouble]:
 
 
 # The feature that a case is about: its place in a model, its name, and what it is.
-_FAMILIES: list[dict[tuple[str, str], Trouble | Problem]] = [
+_FAMILIES: list[Mapping[tuple[str, str], Trouble | Problem]] = [
     *({(kind, name): part for name, part in _plain(parts).items()} for kind, parts in _KINDS.items()),
     *({("vector", name): part for name, part in parts.items()} for parts in (SHARED, PARAMETRIZED, RANDOM)),
     *({("vector", name): part for name, part in parts.items()} for parts in (STATEFUL, WRITTEN)),
@@ -103,6 +104,7 @@ class Composed(nn.Module):
         if isinstance(self.parts, nn.Sequential):
             x = self.parts(x)
         else:
+            assert isinstance(self.parts, nn.ModuleDict | nn.ModuleList)
             for part in self.parts.values() if isinstance(self.parts, nn.ModuleDict) else self.parts:
                 x = part(x)
         result: Tensor = self.head(x)

@@ -79,16 +79,20 @@ def fixed_point(tasks: Tasks, steps: int, method: OuterGradient) -> Tensor:
     """Where the system's gradient, which is affine in w, vanishes: from its values at 0 and at the unit vectors."""
     at_zero = gradient(torch.zeros(D), tasks, steps, method)
     columns = [gradient(e, tasks, steps, method) - at_zero for e in torch.eye(D)]
-    return torch.linalg.solve(torch.stack(columns, 1), -at_zero)
+    zero: Tensor = torch.linalg.solve(torch.stack(columns, 1), -at_zero)
+    return zero
 
 
 def weighted(m: Tensor, c: Tensor, p: Tensor = P) -> Tensor:
     """(sum p M)^-1 sum p M c."""
-    return torch.linalg.solve((p[:, None, None] * m).sum(0), (p[:, None, None] * m @ c.unsqueeze(-1)).sum(0)).squeeze()
+    mean, of_c = (p[:, None, None] * m).sum(0), (p[:, None, None] * m @ c.unsqueeze(-1)).sum(0)
+    solved: Tensor = torch.linalg.solve(mean, of_c)
+    return solved.squeeze()
 
 
 def power(m: Tensor, k: int) -> Tensor:
-    return torch.linalg.matrix_power(m, k)
+    raised: Tensor = torch.linalg.matrix_power(m, k)
+    return raised
 
 
 def attenuated(a: Tensor, steps: int) -> Tensor:

@@ -52,8 +52,8 @@ class Case:
         batch = Batch(self.x.expand(self.tasks, *self.x.shape), self.y.expand(self.tasks, *self.y.shape))
         stacked = {n: v.expand(self.tasks, *v.shape) for n, v in (vector or self.vector).items()}
         streams = task_streams(0, "train", range(self.tasks), "directions")
-        drawn = method.directions(Weights({n: w.detach()[0] for n, w in fast.items()}, {}), streams, 1)
-        at = Point(self.loop.losses, leaves, slow, batch, directions=drawn and drawn[0])
+        drawn = method.directions(Weights({n: w.detach()[0] for n, w in fast.items()}, {}), streams, 1) or (None,)
+        at = Point(self.loop.losses, leaves, slow, batch, directions=drawn[0])
         rows, mixed = method.hop(at, stacked)
         assert not mixed
         return {name: row.detach() for name, row in rows.items()}

@@ -8,6 +8,8 @@ from oracles import Tiny, assert_close, dense_hessian, flat, fourth_moments, rel
 from torch import nn
 from torch.func import functional_call
 
+from litmaml.weights import Params
+
 # torch itself scripts what torch.func.hessian differentiates forwards with.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
 
@@ -26,12 +28,13 @@ def test_directions_have_the_moments_of_a_gaussian() -> None:
 
 def test_dense_hessian_is_the_jacobian_of_the_gradient() -> None:
     model, x, y = Tiny(), torch.randn(5, 1), torch.randn(5, 1)
-    weights = dict(model.named_parameters())
+    weights: Params = dict(model.named_parameters())
     hessian = dense_hessian(weights, lambda w: nn.functional.mse_loss(functional_call(model, w, (x,)), y))
 
     def gradient(vector: torch.Tensor) -> torch.Tensor:
         nn.utils.vector_to_parameters(vector, model.parameters())
-        return flat(dict(enumerate(torch.autograd.grad(nn.functional.mse_loss(model(x), y), model.parameters()))))
+        parts = torch.autograd.grad(nn.functional.mse_loss(model(x), y), [*model.parameters()])
+        return torch.cat([part.flatten() for part in parts])
 
     here = flat(weights).detach().clone()
     columns = [(gradient(here + 1e-6 * e) - gradient(here - 1e-6 * e)) / 2e-6 for e in torch.eye(6)]

@@ -11,7 +11,7 @@ import torch
 from oracles import Tiny, random_tasks, relative
 from torch import Tensor, nn
 
-from cases import ONCE, OUTER, made
+from cases import ONCE, OUTER, Smoothing, made
 from litmaml.inner import SGD, Adam, HigherOptimizer, InnerOptimizer
 from litmaml.inner.loop import InnerLoop
 from litmaml.learner.trial.first_batch import try_first_batch
@@ -24,7 +24,7 @@ from litmaml.weights import Params
 
 STEPS = 2
 # Differences over longer smoothings than the default round less in single precision.
-SMOOTHING = {GaussianSmoothing: 3e-3, ZerothOrder: 3e-2}
+SMOOTHING: Smoothing = {GaussianSmoothing: 3e-3, ZerothOrder: 3e-2}
 
 
 def single(tasks: Tasks) -> Tasks:

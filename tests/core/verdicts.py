@@ -101,9 +101,9 @@ def _verdict(case: Case) -> Verdict:
         except Exception as error:
             return Verdict(CRASH, f"in evaluation: {_short(error)}")
         for task, theta in enumerate(true.adapted):
-            error = _error({name: adapted[name][task] for name in fast}, theta)
-            if not error < (1e-4 if case.single else 1e-9):
-                return Verdict(WRONG, f"adapted weights of evaluation off by {error:.1e}")
+            off = _error({name: adapted[name][task] for name in fast}, theta)
+            if not off < (1e-4 if case.single else 1e-9):
+                return Verdict(WRONG, f"adapted weights of evaluation off by {off:.1e}")
     return Verdict(EQUAL)
 
 

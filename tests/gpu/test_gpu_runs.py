@@ -32,7 +32,8 @@ def trainer(folder: Path, device: torch.device, **changes: Any) -> Trainer:
 
 def learner(**changes: Any) -> MetaLearner:
     torch.manual_seed(0)
-    return MetaLearner(**{"model": MLP(hidden=[8]), "inner_optimizer": SGD(0.01), "loss": nn.MSELoss()} | changes)
+    defaults: dict[str, Any] = {"model": MLP(hidden=[8]), "inner_optimizer": SGD(0.01), "loss": nn.MSELoss()}
+    return MetaLearner(**defaults | changes)
 
 
 def data(**changes: Any) -> TaskDataModule:

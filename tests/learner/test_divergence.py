@@ -46,7 +46,8 @@ class Network(nn.Module):
 
 class Spectral(Network):
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + 1e-3 * torch.linalg.svdvals(self.first.weight @ self.last.weight).sum()
+        spectrum: Tensor = torch.linalg.svdvals(self.first.weight @ self.last.weight)
+        return super().forward(x) + 1e-3 * spectrum.sum()
 
 
 class Checking(Network):
@@ -64,7 +65,8 @@ def data(**changes: Any) -> TaskDataModule:
 
 def learner(model: nn.Module, **changes: Any) -> MetaLearner:
     torch.manual_seed(0)
-    return MetaLearner(model, SGD(0.01), **{"loss": nn.MSELoss(), "inner_steps": 4} | changes)
+    defaults: dict[str, Any] = {"loss": nn.MSELoss(), "inner_steps": 4}
+    return MetaLearner(model, SGD(0.01), **defaults | changes)
 
 
 MODELS = [Spectral, Checking]

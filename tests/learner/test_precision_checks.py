@@ -42,8 +42,11 @@ def double_by_default() -> Iterator[None]:
 def learner(start: dict[str, Tensor], **changes: Any) -> MetaLearner:
     model = MLP(hidden=[8])
     model.load_state_dict(start)
-    defaults = {"model": model, "loss": nn.MSELoss(), "metrics": {"mse": MeanSquaredError()}}
-    optimizer = {"inner_optimizer": SGD(2**-7, learn="tensor"), "optimizer": lambda w: torch.optim.SGD(w, 0.001)}
+    defaults: dict[str, Any] = {"model": model, "loss": nn.MSELoss(), "metrics": {"mse": MeanSquaredError()}}
+    optimizer: dict[str, Any] = {
+        "inner_optimizer": SGD(2**-7, learn="tensor"),
+        "optimizer": lambda w: torch.optim.SGD(w, 0.001),
+    }
     return MetaLearner(**defaults | optimizer | {"inner_steps": 2} | changes)
 
 

@@ -64,7 +64,8 @@ def learner(change: Change, **others: Any) -> MetaLearner:
     torch.manual_seed(0)
     model = Network()
     change(model)
-    return MetaLearner(model, SGD(0.05, learn="parameter"), **{"loss": nn.MSELoss(), "inner_steps": 3} | others)
+    defaults: dict[str, Any] = {"loss": nn.MSELoss(), "inner_steps": 3}
+    return MetaLearner(model, SGD(0.05, learn="parameter"), **defaults | others)
 
 
 def data() -> TaskDataModule:

@@ -101,7 +101,7 @@ def test_the_step_is_the_formula_of_fallah_et_al(tmp_path: Any) -> None:
         nn.Linear(3, 1, bias=False).double(), SGD(0.25), loss=LogCoshLoss(), optimizer=torch.optim.SGD
     )
     with torch.no_grad():
-        learner.inner_loop.model.weight.fill_(3.0)  # type: ignore[operator, union-attr]
+        learner.inner_loop.model.weight.fill_(3.0)  # type: ignore[operator]
     watch = fit(tmp_path, learner, tasks, AdaptiveMetaStep(smoothness=4.0, hessian_lipschitz=10.0, tasks=5), 5, 1)
     data = tasks.sample("train", range(5), 0).query
     errors = data.inputs.sum(-1) * 3 - data.targets.squeeze(-1)
