@@ -84,11 +84,11 @@ def test_an_outer_step_is_the_mean_over_tasks_with_workers(
     start = {name: weight.detach().clone() for name, weight in module.inner_loop.named_parameters()}
     torch.set_default_dtype(torch.float64)
     try:
-        tasks = [one_by_one(k) for k in range(6)]
+        tasks = [one_by_one(k) for k in range(12)]
         each = [MetaGradientOf(module.inner_loop, module.outer_gradient, 2)(task) for task in tasks]
     finally:
         torch.set_default_dtype(torch.float32)
-    data = TaskDataModule(Sets(), meta_batch=6 // batches, train_tasks=6, val_tasks=4, num_workers=2)
+    data = TaskDataModule(Sets(), meta_batch=12 // batches, train_tasks=12, val_tasks=4, num_workers=2)
     train = quiet_trainer(
         tmp_path, max_epochs=1, precision="64-true", accumulate_grad_batches=batches, limit_val_batches=0
     )
@@ -97,8 +97,8 @@ def test_an_outer_step_is_the_mean_over_tasks_with_workers(
         mean = torch.stack([one.gradients[name] for one in each]).mean(0)
         torch.testing.assert_close(weight.detach(), start[name] - mean, rtol=1e-12, atol=1e-13)
     # Of the last batch, each task counting once.
-    last = slice(6 - 6 // batches, 6)
-    assert batches > 1 or len({stack.size for stack in stacks_of(Sets().sample("train", range(6), 0))}) > 1
+    last = slice(12 - 12 // batches, 12)
+    assert batches > 1 or len({stack.size for stack in stacks_of(Sets().sample("train", range(12), 0))}) > 1
     errors = [error_of(one.predictions, task) for one, task in zip(each[last], tasks[last], strict=True)]
     losses = [float(one.loss) for one in each[last]]
     assert float(train.callback_metrics["train/error"]) == pytest.approx(sum(errors) / len(errors), rel=1e-6)
