@@ -107,7 +107,7 @@ def test_without_a_cache_folder_it_works_with_a_warning(tmp_path: Path) -> None:
     tasks = Glyphs(cache_dir=str(tmp_path / "file"), queries=2)
     with pytest.warns(UserWarning, match="cannot keep .*it will be made again"):
         tasks.prepare()
-    assert tasks.sample("test", [0], 0).query.inputs.shape == (1, 10, 1, 28, 28)
+    assert tasks.sample("test", [0], 0).query.inputs["images"].shape == (1, 10, 1, 28, 28)
 
 
 @pytest.mark.usefixtures("few_faces")
@@ -125,8 +125,8 @@ def test_support_and_query_share_no_face(glyphs: Glyphs) -> None:
         letters = Glyphs(shots=shots, queries=queries, cache_dir=glyphs.cache_dir)
         tasks = letters.sample("test", range(20), 0)
         for task in range(20):
-            support = {image.numpy().tobytes() for image in tasks.support[0].inputs[task]}
-            assert not support & {image.numpy().tobytes() for image in tasks.query.inputs[task]}
+            support = {image.numpy().tobytes() for image in tasks.support[0].inputs["images"][task]}
+            assert not support & {image.numpy().tobytes() for image in tasks.query.inputs["images"][task]}
 
 
 def test_unchanged_letters_are_not_asked_for_more_often_than_there_are_faces(glyphs: Glyphs) -> None:

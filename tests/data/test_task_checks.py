@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from litmaml.data import Glyphs, Omniglot, Sinusoid, TaskDistribution
 from litmaml.data.task_checks import check_classes, check_data, check_overlap, check_splits
 from litmaml.problems import LinearRegression, RankOne
-from litmaml.tasks import SPLITS, Batch, Tasks
+from litmaml.tasks import SPLITS, Batch, Tasks, tree_map
 
 
 def classified(shots: int = 2, queries: int = 3, batches: int = 1, hessian: int = 0) -> Tasks:
@@ -254,3 +255,44 @@ def test_the_same_tasks_in_two_splits() -> None:
     for first, second in ((train, tasks.sample("train", range(2), 0)), (tasks.sample("train", range(2), 0), train)):
         with pytest.warns(UserWarning, match="tasks: 2 of the first in training and in evaluation are the same"):
             check_splits(first, second)
+
+
+def of_trees(**changes: Any) -> Tasks:
+    """Two tasks of a dict of inputs and a tuple of targets."""
+
+    def batch(n: int) -> Batch:
+        inputs = {"x": torch.randn(2, n, 3), "pair": (torch.randn(2, n), torch.randn(2, n, 2))}
+        return Batch(inputs, (torch.randn(2, n, 1), torch.ones(2, n)))
+
+    return Tasks((batch(3),), batch(4), torch.tensor([7, 8]))._replace(**changes)
+
+
+def test_trees_are_looked_at_part_by_part() -> None:
+    check_data(of_trees())
+    check_overlap(of_trees())
+    tasks = of_trees()
+    tasks.query.inputs["pair"][1][1, 2, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"inputs\['pair'\]\[1\]: example 2 of the query of task 8 holds nan"):
+        check_data(tasks)
+    tasks.support[0].inputs["x"] = torch.randn(2, 5, 3)
+    with pytest.raises(
+        ValueError, match=r"inputs\['pair'\]\[0\]: the support has 3 of them per task, and 5 of the first"
+    ):
+        check_data(tasks)
+    with pytest.raises(ValueError, match=r"inputs\['x'\]: the support has the shape \(3,\), but of 2 tasks"):
+        check_data(of_trees(support=(Batch({"x": torch.zeros(3)}, torch.zeros(2, 3)),)))
+
+
+@pytest.mark.parametrize("inputs", [[torch.zeros(2, 3)], {"x": torch.zeros(2, 3), "mask": None}, {"x": 3}, {}])
+def test_trees_of_something_else_than_tensors_are_refused(inputs: Any) -> None:
+    with pytest.raises(ValueError, match=r"inputs: the support has (to be a tensor, or a dict or tuple|no tensor)"):
+        check_data(of_trees(support=(Batch(inputs, torch.zeros(2, 3)),)))
+
+
+def test_an_example_of_a_tree_is_seen_only_where_all_its_parts_were() -> None:
+    tasks = of_trees()
+    seen = tree_map(lambda part: part[:, :2].clone(), tasks.support[0])
+    with pytest.raises(ValueError, match="query: 4 of 4 examples of the first batch stand in the support"):
+        check_overlap(tasks._replace(query=seen))
+    seen.targets[0].add_(1)
+    check_overlap(tasks._replace(query=seen))
