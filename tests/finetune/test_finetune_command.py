@@ -27,7 +27,7 @@ from litmaml.finetuning.meta_checkpoint import MetaCheckpoint, open_checkpoint
 from litmaml.finetuning.report import _Share
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import Conv4
-from litmaml.runs.named import locate
+from litmaml.runs.checkpoint_names import locate
 from litmaml.statistics.confusion import Confusion
 
 FILES = {

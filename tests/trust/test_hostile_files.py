@@ -29,8 +29,8 @@ from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP
 from litmaml.runs.artifact import fetch_artifact
 from litmaml.runs.checkpoint import read_checkpoint, sha256
+from litmaml.runs.checkpoint_names import locate
 from litmaml.runs.nameable import find_class
-from litmaml.runs.named import locate
 from litmaml.shown import markdown, one_line, printable, table_cell
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow warns of many files before it refuses them

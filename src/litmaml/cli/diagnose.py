@@ -24,8 +24,8 @@ from litmaml.engine.float32 import set_float32_precision
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.runs.arguments import Arguments
 from litmaml.runs.checkpoint import read_checkpoint
+from litmaml.runs.checkpoint_names import locate
 from litmaml.runs.folder import DEFAULT_FOLDER, folder_of
-from litmaml.runs.named import locate
 from litmaml.runs.paths import expanded
 from litmaml.runs.weights_record import check_weights
 from litmaml.shown import printable

@@ -14,8 +14,8 @@ from litmaml.cli.recorded import configuration, training
 from litmaml.cli.sealed import seal
 from litmaml.runs.arguments import Arguments, is_none
 from litmaml.runs.checkpoint import read_checkpoint
+from litmaml.runs.checkpoint_names import locate
 from litmaml.runs.folder import CHECKPOINTS, DEFAULT_FOLDER, checkpoints_in, local_folder, resolve_checkpoint
-from litmaml.runs.named import locate
 from litmaml.runs.training_form import VERSION_KEY
 
 _EVALUATIONS = ("validate", "test", "predict")

@@ -12,7 +12,7 @@ from litmaml.learner.meta_learner import MetaLearner
 from litmaml.runs.admission import admit_arguments
 from litmaml.runs.admitted import NotAdmitted, make
 from litmaml.runs.checkpoint import read_checkpoint
-from litmaml.runs.named import locate
+from litmaml.runs.checkpoint_names import locate
 from litmaml.runs.recipe import build
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -30,6 +29,7 @@ from litmaml.inner.gradient_rule import GradientRule, plain
 from litmaml.inner.layers import random_layers
 from litmaml.inner.model_call import Output, arguments, picked
 from litmaml.inner.optimizer import InnerOptimizer
+from litmaml.inner.patterns import fitting
 from litmaml.inner.places import aliases, all_places
 from litmaml.shown import listed
 from litmaml.tasks import Batch, Tasks, Tree, copies, tensors_of, tree_map
@@ -357,33 +357,6 @@ def _key(name: str) -> str:
 def _leaf(weight: Tensor) -> Tensor:
     """A buffer is made a leaf, to be differentiated by like a parameter."""
     return weight if weight.requires_grad else weight.detach().requires_grad_()
-
-
-def _fits(names: Sequence[str], pattern: str) -> bool:
-    """Whether a parameter's name, or one of several, is one of a pattern.
-
-    Names have brackets too, as in ``nn.ParameterDict``.
-    """
-    return any(fnmatch.fnmatchcase(name, pattern.replace("[", "[[]")) for name in names)
-
-
-def fitting(
-    argument: str, patterns: Sequence[str], weights: Mapping[str, Tensor], tied: Mapping[str, str]
-) -> list[str]:
-    """The names that a pattern fits, itself or by a further name of a tied weight, in the order of the weights.
-
-    Raises:
-        ValueError: A pattern fits none.
-    """
-    called = {name: [name] for name in weights}
-    for further, name in tied.items():
-        called.get(name, []).append(further)
-    for pattern in patterns:
-        if not any(_fits(names, pattern) for names in called.values()):
-            raise ValueError(
-                f"{argument}: {pattern!r} fits none of the model's trainable parameters: " + ", ".join(weights)
-            )
-    return [name for name, names in called.items() if any(_fits(names, pattern) for pattern in patterns)]
 
 
 def _no_hooks() -> AbstractContextManager[None]:

@@ -6,7 +6,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.runs.checkpoint import read_checkpoint
-from litmaml.runs.named import locate
+from litmaml.runs.checkpoint_names import locate
 from litmaml.runs.weights_record import check_ties, evaluated_parts, other_modes, other_trained
 
 
