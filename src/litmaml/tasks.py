@@ -239,3 +239,8 @@ def chunks(tasks: Tasks, size: int) -> list[Tasks]:
     if size >= tasks.size:
         return [tasks]
     return [select(tasks, slice(start, start + size)) for start in range(0, tasks.size, size)]
+
+
+def ordinary(tasks: Tasks) -> Tasks:
+    """The tasks, with copies of inference tensors, which autograd may not save."""
+    return copies(tasks) if tensors_of(tasks.query)[0].is_inference() else tasks

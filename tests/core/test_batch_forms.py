@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from cases import OUTER, TWICE
 from litmaml.inner import SGD
-from litmaml.inner.loop import InnerLoop, ordinary
+from litmaml.inner.loop import InnerLoop
 from litmaml.learner.checks import check_labels
 from litmaml.learner.round_trip import not_made_again
 from litmaml.learner.trial.first_batch import try_first_batch
 from litmaml.outer import SecondOrder
-from litmaml.tasks import Batch, Tasks, of_each_form
+from litmaml.tasks import Batch, Tasks, of_each_form, ordinary
 
 PLACES = ["support 0", "support 1", "hessian 0", "hessian 1", "query"]
 

@@ -13,7 +13,8 @@ from cases import SAMPLED, UNSAMPLED, made
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
 from litmaml.outer import FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
-from litmaml.outer.meta_gradient import MetaGradientOf, hand_over
+from litmaml.outer.hand_over import hand_over
+from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Tasks, chunks, select
 from litmaml.weights import Params
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import litmaml.inner.autocast  # noqa: F401 - what autocast does with attention
 from litmaml.engine.batch_norm import has_batch_norm
@@ -27,19 +25,15 @@ from litmaml.engine.together import (
 from litmaml.inner.derivatives import Derivatives, needs_other_operations
 from litmaml.inner.gradient_rule import GradientRule, plain
 from litmaml.inner.layers import random_layers
+from litmaml.inner.learnt import Learnt
 from litmaml.inner.model_call import Output, arguments, picked
 from litmaml.inner.optimizer import InnerOptimizer
 from litmaml.inner.patterns import fitting
 from litmaml.inner.places import aliases, all_places
+from litmaml.inner.surroundings import no_hooks, unfused_attention
 from litmaml.shown import listed
-from litmaml.tasks import Batch, Tasks, Tree, copies, tensors_of, tree_map
+from litmaml.tasks import Batch, Tasks, Tree, copies, ordinary, tensors_of, tree_map
 from litmaml.weights import Params, Weights
-
-NO_HOOKS = (
-    "model: recomputes activations or keeps them elsewhere (torch.utils.checkpoint, save_on_cpu), after the inner loop "
-    "has put other weights into it; switch that off (gradient_checkpointing_disable() of a transformers model) and "
-    "save memory by SecondOrder(recompute=True) or tasks_per_chunk"
-)
 
 _COPIES = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
@@ -124,7 +118,7 @@ class InnerLoop(nn.Module):
             raise ValueError(
                 "model: none of its parameters is trainable; leave those to adapt or to train with requires_grad=True"
             )
-        self.learnt = _Learnt(steps)
+        self.learnt = Learnt(steps)
         for name in fitting("per_step_weights", per_step_weights, trainable, tied):
             self.learnt.add("weights." + name, trainable[name].detach().expand(steps, *trainable[name].shape), True)
             trainable.pop(name).requires_grad_(False)
@@ -228,7 +222,7 @@ class InnerLoop(nn.Module):
         at_once = self.tasks_at_once(inputs) == len(first)
         # On a GPU grouped convolutions are slow, and under vmap torch's own batch norm takes no channels-last images.
         other = self._written_out or (first.is_cuda and self._images)
-        with unfused_attention(), _no_hooks(), Derivatives() if other else nullcontext():
+        with unfused_attention(), no_hooks(), Derivatives() if other else nullcontext():
             return self._task_by_task(function, at_once, len(first), fast, inputs, *others)
 
     def _task_by_task(self, function: Callable[..., Any], at_once: bool, tasks: int, *stacked: Any) -> Any:
@@ -316,53 +310,9 @@ class InnerLoop(nn.Module):
             yield {name: weight.detach() for name, weight in (fast | rows).items()}
 
 
-class _Learnt(nn.Module):
-    """Tensors that the inner loop owns and the outer loop trains, by names that may hold dots."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        self._steps = steps
-        self.names: list[str] = []
-        self._per_step: list[str] = []
-
-    def add(self, name: str, start: Tensor, per_step: bool) -> None:
-        """Begin with these values; ``per_step``: they have a row for each inner step."""
-        self.names.append(name)
-        self.register_parameter(_key(name), nn.Parameter(start.clone()))
-        if per_step:
-            self._per_step.append(_key(name))
-
-    def __getitem__(self, name: str) -> Tensor:
-        found: Tensor = self._parameters[_key(name)]  # type: ignore[assignment]  # none of them is None
-        return found
-
-    def values(self) -> Params:
-        """The tensors as they stand."""
-        return {name: self[name] for name in self.names}
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
-        # Of a checkpoint trained with another number of steps: cut its rows, or repeat the last one.
-        for key in self._per_step:
-            saved, here = state_dict.get(prefix + key), self._parameters[key]
-            if saved is not None and here is not None and saved.shape[1:] == here.shape[1:] and len(saved) != len(here):
-                state_dict[prefix + key] = saved[torch.arange(len(here)).clamp(max=len(saved) - 1)]
-        super()._load_from_state_dict(state_dict, prefix, *arguments)
-
-
-def _key(name: str) -> str:
-    """A parameter's name may hold no dot."""
-    return name.replace(".", "/")
-
-
 def _leaf(weight: Tensor) -> Tensor:
     """A buffer is made a leaf, to be differentiated by like a parameter."""
     return weight if weight.requires_grad else weight.detach().requires_grad_()
-
-
-def _no_hooks() -> AbstractContextManager[None]:
-    """Refuse a model that hooks what autograd saves, but let pass hooks from outside, which do not run it again."""
-    outside = torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
-    return nullcontext() if outside else disable_saved_tensors_hooks(NO_HOOKS)
 
 
 def _channels_last(images: Tensor) -> Tensor:
@@ -375,20 +325,3 @@ def _channels_last(images: Tensor) -> Tensor:
         return images
     channels = images.movedim(1, -1)
     return channels.flatten().view(channels.shape).movedim(-1, 1)
-
-
-@contextmanager
-def unfused_attention() -> Iterator[None]:
-    """Fused attention has no second derivative, and fused encoder layers (torch's in eval mode) none under vmap."""
-    fused_layers = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused_layers)
-
-
-def ordinary(tasks: Tasks) -> Tasks:
-    """The tasks, with copies of inference tensors, which autograd may not save."""
-    return copies(tasks) if tensors_of(tasks.query)[0].is_inference() else tasks

@@ -35,7 +35,8 @@ from litmaml.learner.trial.first_batch import try_first_batch
 from litmaml.learner.trial.model_checks import check_model
 from litmaml.learner.trial.modes import in_evaluation, put
 from litmaml.outer import OuterGradient, OuterLoss, SecondOrder
-from litmaml.outer.meta_gradient import MetaGradientOf, hand_over
+from litmaml.outer.hand_over import hand_over
+from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.runs.checkpoint import FORMAT, FORMAT_KEY, check_form, read_checkpoint
 from litmaml.runs.weights_record import (
     WEIGHTS_KEY,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from litmaml.inner import InnerOptimizer
-from litmaml.inner.loop import InnerLoop, ordinary
+from litmaml.inner.loop import InnerLoop
 from litmaml.learner.metrics import value_of
 from litmaml.learner.trial.agreement import off, rounding_share, sizes
 from litmaml.learner.trial.function_modes import in_double
@@ -20,7 +20,7 @@ from litmaml.learner.trial.state import attributes, changed, own_streams
 from litmaml.outer import OuterGradient
 from litmaml.runs.recipe import build, describe
 from litmaml.shown import first_line, listed
-from litmaml.tasks import Batch, Tasks, Tree, copies, of_each_form, tree_map
+from litmaml.tasks import Batch, Tasks, Tree, copies, of_each_form, ordinary, tree_map
 
 _KINDS = {"inner_optimizer": InnerOptimizer, "outer_gradient": OuterGradient}
 """The parts that are no modules."""

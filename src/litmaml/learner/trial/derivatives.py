@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import torch
 
-from litmaml.inner.loop import NO_HOOKS, InnerLoop
+from litmaml.inner.loop import InnerLoop
+from litmaml.inner.surroundings import NO_HOOKS
 from litmaml.learner.trial.autograd_functions import Applied
 from litmaml.learner.trial.faults import blaming, check_gradient, check_not_kept
 from litmaml.learner.trial.function_modes import in_double

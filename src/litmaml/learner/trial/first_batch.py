@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from litmaml.inner.autocast import no_kept_casts
-from litmaml.inner.loop import InnerLoop, ordinary, unfused_attention
+from litmaml.inner.loop import InnerLoop
 from litmaml.inner.model_call import arguments, picked
+from litmaml.inner.surroundings import unfused_attention
 from litmaml.learner.trial.derivatives import LONG, try_derivatives, try_own_model
 from litmaml.learner.trial.loss_checks import check_loss_on, check_output
 from litmaml.learner.trial.model_checks import check_hooks
@@ -20,7 +21,7 @@ from litmaml.learner.trial.state import Drawn, Snapshot, attributes, changed, eq
 from litmaml.outer import OuterGradient
 from litmaml.outer.draws import check_draws
 from litmaml.shown import first_line, listed
-from litmaml.tasks import Batch, Tasks, Tree, copies, named_tensors, of_each_form, tensors_of, tree_map
+from litmaml.tasks import Batch, Tasks, Tree, copies, named_tensors, of_each_form, ordinary, tensors_of, tree_map
 
 _EXAMPLES = 6
 """How many examples of a support batch are tried: enough for batch norm."""

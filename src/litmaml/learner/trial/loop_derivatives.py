@@ -7,7 +7,8 @@ from torch import Tensor
 
 from litmaml.inner.derivatives import Derivatives
 from litmaml.inner.gradient_rule import plain
-from litmaml.inner.loop import InnerLoop, unfused_attention
+from litmaml.inner.loop import InnerLoop
+from litmaml.inner.surroundings import unfused_attention
 from litmaml.learner.trial.plain_copy import TaskDerivatives, derivatives_of
 from litmaml.learner.trial.state import own_streams
 from litmaml.outer import OuterGradient, PathGradient

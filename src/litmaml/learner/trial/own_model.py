@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from litmaml.inner.autocast import no_kept_casts
 from litmaml.inner.derivatives import Derivatives
-from litmaml.inner.loop import InnerLoop, unfused_attention
+from litmaml.inner.loop import InnerLoop
+from litmaml.inner.surroundings import unfused_attention
 from litmaml.learner.trial.faults import Fault, check_each, check_gradient
 from litmaml.learner.trial.loop_derivatives import by_inner_loop
 from litmaml.learner.trial.plain_copy import TaskDerivatives, derivatives_of

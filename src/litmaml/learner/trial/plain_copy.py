@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from litmaml.inner.loop import InnerLoop, unfused_attention
+from litmaml.inner.loop import InnerLoop
+from litmaml.inner.surroundings import unfused_attention
 from litmaml.learner.trial.function_modes import Held
 from litmaml.learner.trial.model_copy import copy_of
 from litmaml.learner.trial.state import own_streams
