@@ -19,14 +19,19 @@ from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
 from litmaml.models import Conv4
 from litmaml.outer import SecondOrder
-from litmaml.outer.meta_gradient import MetaGradientOf, _tensors
-from litmaml.tasks import Batch, Tasks, tree_map
+from litmaml.outer.meta_gradient import MetaGradientOf
+from litmaml.tasks import Batch, Tasks, tensors_of, tree_map
 
 TASKS, WAYS, QUERIES, RATE, STEPS, OUTER_RATE = 32, 5, 5, 0.4, 60_000, 1e-3
 """Of Finn et al. 2017; they do not state the queries of training."""
 TEST_TASKS, TEST_QUERIES, TEST_STEPS = 1000, 15, 3
 _RESERVE = 25
 """Seconds that are kept for the test."""
+
+
+def _places(tasks: Tasks) -> list[Tensor]:
+    """The tasks' tensors, each number in a place of its own, as a graph's own places have them."""
+    return [part.contiguous() for part in tensors_of(tasks)]
 
 
 class Sampler:
@@ -63,7 +68,7 @@ class Training:
         tasks = sampler()
         gradient = self._meta._function([*self._weights], tasks)
         self._gradient = (
-            Program(gradient, [*self._weights.values(), *_tensors(tasks)], loop)._compiled if compile else gradient
+            Program(gradient, [*self._weights.values(), *_places(tasks)], loop)._compiled if compile else gradient
         )
         on_device = device.type == "cuda"
         self._adam = torch.optim.Adam(self._weights.values(), OUTER_RATE, capturable=on_device, fused=True)
@@ -76,7 +81,7 @@ class Training:
     @torch.no_grad()
     def _step(self) -> None:
         weights = [weight.detach() for weight in self._weights.values()]
-        losses, _, finite, *gradients = self._gradient(*weights, *_tensors(self._sampler()))
+        losses, _, finite, *gradients = self._gradient(*weights, *_places(self._sampler()))
         for weight, gradient in zip(self._weights.values(), gradients, strict=True):
             # Where a number is not finite, no weight moves but by its momentum.
             weight.grad = torch.where(finite, gradient, 0.0)

@@ -24,8 +24,8 @@ from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
 from litmaml.models import Conv4
 from litmaml.outer import SecondOrder
-from litmaml.outer.meta_gradient import MetaGradientOf, _tensors
-from litmaml.tasks import Batch, Tasks
+from litmaml.outer.meta_gradient import MetaGradientOf
+from litmaml.tasks import Batch, Tasks, tensors_of
 from litmaml.weights import Params
 
 Run = Callable[[], Params]
@@ -100,7 +100,7 @@ def captured(problem: Problem) -> Run:
     """The eager meta-gradient as a CUDA graph, without a compiler."""
     meta, _ = _ours(problem)
     weights = {name: weight.detach() for name, weight in meta.inner_loop.named_parameters()}
-    tensors = [*weights.values(), *_tensors(problem.tasks)]
+    tensors = [*weights.values(), *map(Tensor.contiguous, tensors_of(problem.tasks))]
     graph = CudaGraph(meta._function([*weights], problem.tasks), tensors)
 
     def run() -> Params:

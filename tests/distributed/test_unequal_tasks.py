@@ -17,7 +17,7 @@ from torchmetrics import Metric
 
 from litmaml import MetaLearner
 from litmaml.callbacks import Predictions
-from litmaml.cli import main
+from litmaml.cli.main import main
 from litmaml.data import TaskDataModule
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Tasks, stacks_of
