@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from cases import OUTER
 from gpu_checks import gradients, suite
 from gpu_checks.parts import Case, Part, Setting, run_parts, table
-from gpu_checks.problems import Problem, gradient
+from gpu_checks.problems import METHODS, Problem, gradient
 from litmaml.weights import Params
 
 SMALL = ["--device", "cpu", "--small"]
@@ -21,6 +22,10 @@ SMALL = ["--device", "cpu", "--small"]
 
 def read(file: Path) -> Any:
     return json.loads(file.read_text(encoding="utf-8"))
+
+
+def test_no_method_is_missing() -> None:
+    assert {type(make()) for make in METHODS.values()} == {row.kind for row in OUTER.values()}
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # torch's compiler imports it
