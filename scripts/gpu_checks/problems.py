@@ -107,7 +107,7 @@ def directions_in_double() -> Iterator[None]:
         return tuple({name: part.to(like[name]) for name, part in step.items()} for step in drawn)
 
     own = estimators.normal_directions
-    estimators.normal_directions = draw  # type: ignore[assignment]
+    estimators.normal_directions = draw  # type: ignore[assignment]  # names no arguments but the first
     try:
         yield
     finally:

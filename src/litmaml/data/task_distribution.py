@@ -3,41 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
-import numpy as np
 import torch
 
-from litmaml.tasks import SPLITS, Batch, MetaBatch, Split, Tasks, map_batches, tree_map
-
-
-def task_streams(seed: int, split: Split, numbers: Iterable[int]) -> Iterator[np.random.Generator]:
-    """The random stream of each task in turn: one generator, to be drawn from before the next task is taken.
-
-    A counter-based generator (Philox) keyed by (seed, split) and started at the task's number: the stream is
-    the same in whichever process, worker, batch or order the task is made, and no two tasks share any part of
-    it. Setting the generator back takes a tenth of the time of making a new one.
-
-    Raises:
-        ValueError: if ``seed`` or a number is negative.
-    """
-    if seed < 0:
-        raise ValueError(f"seed must not be negative, got {seed}")
-    philox = np.random.Philox(key=np.array([seed, SPLITS.index(split)], dtype=np.uint64))
-    generator, state = np.random.Generator(philox), philox.state
-    for number in numbers:
-        if number < 0:
-            raise ValueError(f"a task number must not be negative, got {number}")
-        # The generator counts up the first word; the task's number stands in the last.
-        state["state"]["counter"][3] = number
-        philox.state = state
-        yield generator
-
-
-def task_stream(seed: int, split: Split, number: int) -> np.random.Generator:
-    """The random stream of one task; see ``task_streams``."""
-    return next(task_streams(seed, split, [number]))
+from litmaml.tasks import Batch, MetaBatch, Split, Tasks, map_batches, tree_map
 
 
 def check_at_least(least: int, **arguments: int | None) -> None:
