@@ -1,4 +1,4 @@
-"""A data module of tasks of 3 to 40 rows, whose inputs are a dict, and a model of two inputs."""
+"""A data module of tasks of 3 to 40 rows, whose inputs are a dict, a model of two inputs, and losses."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from litmaml.data import TaskDistribution
+from litmaml.outer import OuterLoss
 from litmaml.randomness import task_streams
 from litmaml.tasks import Batch, MetaBatch, Split, Tasks, in_stacks, map_batches, tree_map
 
@@ -61,3 +62,18 @@ class WeighedError(nn.Module):
 
     def forward(self, predictions: Tensor, targets: dict[str, Tensor]) -> Tensor:
         return (targets["weight"] * (predictions - targets["value"]).square()).mean()
+
+
+class Ascending(OuterLoss):
+    """Weighs the tasks of even and of odd number by the losses that each kind had so far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("total", torch.ones(2, dtype=torch.float64))
+
+    def task_weights(self, numbers: Tensor) -> Tensor:
+        total = self.get_buffer("total")
+        return (total / total.mean())[numbers % 2]
+
+    def update(self, numbers: Tensor, losses: Tensor) -> None:
+        self.get_buffer("total").index_add_(0, numbers % 2, losses)
