@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from litmaml.learner.trial.function_modes import applying, in_double
+from litmaml.learner.trial.applied import applied
+from litmaml.learner.trial.function_modes import in_double
 from litmaml.learner.trial.state import own_streams
 
 _RADII = (1e-7, 4e-7)
@@ -27,11 +28,13 @@ class Applied(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.calls: dict[Any, tuple[Any, tuple[Any, ...]]] = {}
+        self._last: Any = None
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if frame := applying():
-            applied, given = frame.f_locals["cls"], frame.f_locals["args"]
-            self.calls.setdefault((applied, *map(_form, given)), (applied, given))
+        # The first operation of each: later ones may find other things under its arguments' names.
+        if (found := applied()) and found.frame is not self._last:
+            self._last = found.frame
+            self.calls.setdefault((found.function, *map(_form, found.arguments)), found[:2])
         return function(*args, **(kwargs or {}))
 
 
@@ -41,7 +44,7 @@ def _form(argument: Any) -> Any:
     return argument if isinstance(argument, bool | int | float | str) else type(argument)
 
 
-def names_tried(applied: Applied) -> set[str]:
+def names_tried(noted: Applied) -> set[str]:
     """The names of the functions whose backward passes have right derivatives; of others it could not be tried.
 
     The backward pass of y = f(x) is a function B(x, g) of x and of the gradient g by y. Whether or not B is the
@@ -53,7 +56,7 @@ def names_tried(applied: Applied) -> set[str]:
     """
     tried: set[str] = set()
     untried: set[str] = set()
-    for function, arguments in applied.calls.values():
+    for function, arguments in noted.calls.values():
         name = function.__name__
         try:
             with in_double(), torch.autocast("cpu", enabled=False), torch.enable_grad():

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+
+from litmaml.learner.trial.applied import applied
 
 _WIDER: dict[Any, Any] = {
     **dict.fromkeys((torch.float32, torch.float16, torch.bfloat16), torch.float64),
@@ -73,7 +73,7 @@ class Held(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
-        if not _is_cut(result) or not _needs_gradient(args, kwargs) or applying():
+        if not _is_cut(result) or not _needs_gradient(args, kwargs) or applied() is not None:
             return result
         name = getattr(function, "__name__", function), getattr(function, "__self__", None)
         if self._left is None:
@@ -99,16 +99,3 @@ def _needs_gradient(args: Any, kwargs: Any) -> bool:
 
 def _copied(result: Any) -> Any:
     return pytree.tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, result)
-
-
-def applying() -> FrameType | None:
-    """The frame of ``torch.autograd.Function.apply`` whose forward pass is going on, if one is."""
-    if torch.is_grad_enabled():
-        return None
-    frame: FrameType | None = sys._getframe()
-    while frame is not None and frame.f_code is not _APPLY:
-        frame = frame.f_back
-    return frame
-
-
-_APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]  # it is a class method
