@@ -19,7 +19,7 @@ from torchmetrics.regression import MeanAbsoluteError
 import cases
 import litmaml
 from litmaml.cli.main import main
-from litmaml.data import Glyphs, Sinusoid, TaskDataModule
+from litmaml.data import Episode, Glyphs, Sinusoid, TaskDataModule
 from litmaml.finetuning.meta_checkpoint import open_checkpoint
 from litmaml.inner import SGD, Adam, AdamW, HigherOptimizer
 from litmaml.learner.meta_learner import MetaLearner
@@ -73,8 +73,12 @@ MODELS: list[tuple[nn.Module, nn.Module, Any]] = [
     (nn.Linear(6, 1, bias=False), HalfSquaredLoss(), LinearRegression()),
     (nn.Linear(6, 1, bias=False), LogCoshLoss(), LinearRegression(curvature=(0.5, 2.0))),
     (Vector(4), RankOneLoss(), RankOne(size=4)),
-    (Conv4(ways=3, filters=2), nn.CrossEntropyLoss(label_smoothing=0.1), Glyphs(ways=3, queries=2)),
-    (Conv4(ways=3, filters=2, norm="group"), nn.CrossEntropyLoss(), Glyphs(ways=3, queries=2, test_queries=3)),
+    (Conv4(ways=3, filters=2), nn.CrossEntropyLoss(label_smoothing=0.1), Glyphs(Episode(ways=3, queries=2))),
+    (
+        Conv4(ways=3, filters=2, norm="group"),
+        nn.CrossEntropyLoss(),
+        Glyphs(Episode(ways=3, queries=2), test=Episode(queries=3)),
+    ),
 ]
 
 
@@ -188,7 +192,7 @@ PAIRS = [(SGD(0.1), outer) for outer in OUTER] + [(inner, FirstOrder()) for inne
     ids=lambda part: type(part).__name__,
 )
 def test_images_in_every_command(inner: Any, outer: Any, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    glyphs = Glyphs(ways=3, queries=2)
+    glyphs = Glyphs(Episode(ways=3, queries=2))
     file = made(tmp_path / "run", Conv4(ways=3, filters=2), nn.CrossEntropyLoss(), glyphs, inner, outer)
     use_on_images(file, tmp_path / "images")
     if "slow" in request.keywords:
@@ -199,7 +203,7 @@ def test_metrics(tmp_path: Path) -> None:
     metrics = {"mae": MeanAbsoluteError()}
     use(made(tmp_path, MLP(hidden=[3]), nn.MSELoss(), Sinusoid(), metrics=metrics), ("test",))
     top = {"top-2": MulticlassAccuracy(3, top_k=2)}
-    use(made(tmp_path, Conv4(3, 2), nn.CrossEntropyLoss(), Glyphs(ways=3, queries=2), metrics=top), ())
+    use(made(tmp_path, Conv4(3, 2), nn.CrossEntropyLoss(), Glyphs(Episode(ways=3, queries=2)), metrics=top), ())
 
 
 @pytest.mark.parametrize(
