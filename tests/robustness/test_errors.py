@@ -79,7 +79,7 @@ def told(*arguments: str) -> tuple[object, str]:
             "data.tasks: there is no class 'litmaml.data.RankOne' any more; it is litmaml.problems.RankOne now",
         ),
         (["--model.loss=litmaml.losses.Halved"], "model.loss: there is no class 'litmaml.losses.Halved'"),
-        (["--data.tasks.train.shots=x"], "data.tasks.train.shots: expected int, got 'x'"),
+        (["--data.tasks.train.shots=x"], "data.tasks.train.shots: expected int | None, got 'x'"),
         (["--data.tasks.train.shots=0"], "data.tasks.train.shots: must be at least 1, got 0"),
         (["--data.train_tasks=21"], "data.train_tasks=21 must be a multiple of meta_batch"),
         (["--trainer.precision=33"], "trainer.precision: got '33'; one of"),

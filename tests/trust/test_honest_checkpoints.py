@@ -19,6 +19,8 @@ from torchmetrics.regression import MeanAbsoluteError
 import cases
 import litmaml
 from litmaml.cli.main import main
+from litmaml.cli.recorded import configuration
+from litmaml.cli.sealed import unseal
 from litmaml.data import Episode, Glyphs, Sinusoid, TaskDataModule
 from litmaml.finetuning.meta_checkpoint import open_checkpoint
 from litmaml.inner import SGD, Adam, AdamW, HigherOptimizer
@@ -101,7 +103,9 @@ def use(file: Path, commands: tuple[str, ...], *others: str) -> None:
     assert all(torch.equal(w, again.state_dict()[name]) for name, w in learner.state_dict().items())
     root = f"--trainer.default_root_dir={file.parent.parent / 'out'}"
     tasks = file.parent.parent / "tasks.yaml"
-    tasks.write_text(yaml.safe_dump({"data": {"tasks": read_checkpoint(file)["datamodule_hyper_parameters"]["tasks"]}}))
+    # As the record reads now: one of version 0.1 has other names.
+    recorded = unseal(configuration(read_checkpoint(file), others))
+    tasks.write_text(yaml.safe_dump({"data": {"tasks": recorded["data"]["tasks"]}}))
     for command in commands:
         option = "init_weights" if command == "init" else "ckpt_path"
         data = [] if command != "init" else ["-c", str(tasks)]
