@@ -114,14 +114,14 @@ def test_a_checkpoint_that_names_other_classes_runs_nothing(where: str, trained:
     else:
         tasks = {
             "class_path": "litmaml.data.Learn2LearnTasks",
-            "init_args": {"train": touch, "val": touch, "test": touch},
+            "init_args": {"train_taskset": touch, "val_taskset": touch, "test_taskset": touch},
         }
         saved["datamodule_hyper_parameters"]["tasks"] = tasks
     torch.save(saved, tmp_path / "hostile.ckpt")
     refused = {
         "model": r"checkpoint\.model\.model: 'subprocess\.Popen' is no Module .* type --model\.model to take",
         "optimizer": r"checkpoint\.model\.optimizer: 'subprocess\.Popen' is no Optimizer",
-        "tasks": r"checkpoint\.data\.tasks\.train: 'subprocess\.Popen' is no Module",
+        "tasks": r"checkpoint\.data\.tasks\.train_taskset: 'subprocess\.Popen' is no Module",
         "function": r"checkpoint\.model\.optimizer: a function by its name is not called, got 'os\.system'",
     }[where]
     for command in ("test", "fit", "validate"):
