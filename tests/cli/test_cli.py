@@ -222,7 +222,7 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(trained: Path, tmp_path: Path)
         (["--model.inner_stepz=3"], "model.inner_stepz: there is no such option; did you mean model.inner_steps?"),
         (["--model.inner_steps=zero"], "model.inner_steps: expected int, got 'zero'"),
         (["--ckpt_path=nowhere.ckpt"], "ckpt_path: 'nowhere.ckpt' is neither a file"),
-        (["--data.tasks=Glyphs", "--data.tasks.train.ways=500"], "data.tasks.train.ways: the split train has"),
+        (["--data.tasks=Glyphs", "--data.tasks.train.ways=500"], "train.ways: the split val has 106 classes, got 500"),
         (["-c", "missing.yaml"], "missing.yaml"),
     ],
     ids=lambda value: value[0][:40] if isinstance(value, list) else "",
