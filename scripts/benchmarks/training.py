@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import TensorDataset
 
 from benchmarks.measure import spread
-from litmaml.data import TaskDataModule
+from litmaml.data import Episode, TaskDataModule
 from litmaml.data.image_tasks import ImageTasks
 from litmaml.data.images import ImageFormat, ImagePool
 from litmaml.data.interop import import_learn2learn
@@ -29,7 +29,7 @@ class RandomImages(ImageTasks):
     """Noise in the shape of Omniglot's training split."""
 
     def __init__(self, rotations: bool = True) -> None:
-        super().__init__(ImageFormat(28), WAYS, shots=1, queries=15, rotations=rotations)
+        super().__init__(ImageFormat(28), Episode(ways=WAYS, shots=1, queries=15), rotations=rotations)
 
     def class_names(self, split: Split) -> Sequence[str]:
         return [f"{split} {k}" for k in range(CLASSES)]

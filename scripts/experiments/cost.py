@@ -17,7 +17,7 @@ from matplotlib.ticker import NullLocator
 from torch import Tensor, nn
 
 from experiments.experiment import Case, Check, Experiment, Row, above, below, column, select, within
-from litmaml.data import Sinusoid
+from litmaml.data import Episode, Sinusoid
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
 from litmaml.models import MLP
@@ -150,7 +150,8 @@ def _prepare(method: str, steps: int, width: int) -> tuple[MetaGradientOf, Any]:
     torch.manual_seed(0)
     model = MLP(hidden=[width, width], init="fan_in")
     loop = CountingLoop(model, nn.MSELoss(), SGD(0.001), ["*"], steps)
-    return MetaGradientOf(loop, METHODS[method], steps), Sinusoid(100, 100).sample("train", [0], 0)
+    tasks = Sinusoid(Episode(shots=100, queries=100)).sample("train", [0], 0)
+    return MetaGradientOf(loop, METHODS[method], steps), tasks
 
 
 def judge(rows: Sequence[Row]) -> list[Check]:

@@ -16,7 +16,7 @@ from experiments.estimators_figure import draw
 from experiments.experiment import Case, Check, Experiment, Row, above, below, column, mean_of, select, within
 from experiments.hop import Hop, estimator, relative_error
 from experiments.problem import Problem, flat, gradient_at, linear, vector
-from litmaml.data import Sinusoid
+from litmaml.data import Episode, Sinusoid
 from litmaml.models import MLP
 from litmaml.outer import FiniteDifference, FirstOrder, SecondOrder
 from litmaml.problems import HalfSquaredLoss, LinearRegression, LogCoshLoss, RankOne, RankOneLoss
@@ -176,7 +176,7 @@ def _noise(case: Case) -> list[Row]:
     """HF with both probes on one noisy batch, and with other noise in either probe; MAML beside them."""
     start = 0.5 * torch.randn(10, dtype=torch.float64, generator=torch.Generator().manual_seed(case["seed"]))
     radius, rows = 1e-4, []
-    noisy = RankOne(10, 1.0, (0.3, 0.3), 0.5, 0.2, pool=20, hessian_batches=1)
+    noisy = RankOne(10, 1.0, (0.3, 0.3), 0.5, 0.2, pool=20, train=Episode(hessian_batches=1))
     for method, outer_gradient, distribution, loss in (
         ("MAML", SecondOrder(), noisy, RankOneLoss()),
         ("HF, same batch", FiniteDifference(radius), noisy, RankOneLoss()),

@@ -15,6 +15,7 @@ from matplotlib.ticker import NullFormatter
 
 from experiments.experiment import Case, Check, Experiment, Row, above, below, column, mean_of, select, within
 from experiments.problem import Problem, descend, flat, outer_gradients, vector
+from litmaml.data import Episode
 from litmaml.problems import RankOne, RankOneLoss
 from litmaml.tasks import Tasks
 
@@ -52,7 +53,7 @@ def run(case: Case) -> list[Row]:
     problem = Problem(vector(torch.from_numpy(stream.normal(size=SIZE)) / SIZE**0.5), RankOneLoss(), ALPHA)
     clean = RankOne(SIZE, 1.0, (spread, spread), pool=pool).sample("train", range(pool), seed)
     # Independent batches D_in, D_h and D_o of one sample each, fresh at every outer step.
-    distribution = RankOne(SIZE, 1.0, (spread, spread), 0.5, 0.2, pool, hessian_batches=1)
+    distribution = RankOne(SIZE, 1.0, (spread, spread), 0.5, 0.2, pool, train=Episode(hessian_batches=1))
 
     def tasks(k: int) -> Tasks:
         if not noisy:

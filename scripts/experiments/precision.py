@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from experiments.experiment import Case, Check, Experiment, Row, above, below, column, select
 from gpu_checks.precision import at_lengths_of
 from gpu_checks.problems import METHODS, Problem, ViT, error, gradient, reference
-from litmaml.data import Glyphs
+from litmaml.data import Episode, Glyphs
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
 from litmaml.models import Conv4
@@ -71,7 +71,7 @@ def run(case: Case) -> list[Row]:
 def _problem(network: str, seed: int, trained: int) -> Problem:
     """Tasks of letters, the Omniglot configuration's inner step, and weights fresh or after some outer steps."""
     torch.manual_seed(seed)
-    data = Glyphs(ways=5, shots=1, queries=5)
+    data = Glyphs(Episode(ways=5, shots=1, queries=5))
     data.load("train")
 
     def some(first: int, count: int) -> Tasks:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from experiments.experiment import Case, Check, Experiment, Row, above, below, column, mean_of, select
 from experiments.problem import Problem, descend, flat, gradient_at, linear, log_cosh_lipschitz, outer_gradients
+from litmaml.data import Episode
 from litmaml.measure.hessians import gradient_norms
 from litmaml.measure.theory import outer_smoothness, step_batches, step_constant
 from litmaml.outer import SecondOrder
@@ -96,7 +97,9 @@ def _noisy(case: Case) -> list[Row]:
     """With batches of B tasks and D_in = D_h samples: how far from the minimiser the steps carry."""
     problem, clean = _minimiser(case["seed"])
     batch, seed = case["batch"], case["seed"]
-    distribution = LinearRegression(SIZE, CURVATURE, pool=POOL, shots=case["samples"], queries=16, hessian_batches=1)
+    distribution = LinearRegression(
+        SIZE, CURVATURE, pool=POOL, train=Episode(shots=case["samples"], queries=16, hessian_batches=1)
+    )
     stream = np.random.default_rng([seed, batch, case["samples"]])
     exact = problem.meta_gradient()
 
@@ -122,7 +125,7 @@ def _moments(case: Case) -> list[Row]:
     spread, noise = _deviations(problem, clean)
     tasks, samples = step_batches(problem.alpha, L, RHO, spread, noise)
     true = smoothness_at(problem, clean)
-    distribution = LinearRegression(SIZE, CURVATURE, pool=POOL, queries=samples)
+    distribution = LinearRegression(SIZE, CURVATURE, pool=POOL, train=Episode(queries=samples))
     stream, draws = np.random.default_rng(case["seed"]), case["draws"]
     picked = stream.integers(POOL, size=tasks * draws) + POOL * np.arange(tasks * draws)
     drawn = distribution.sample("train", picked.tolist(), case["seed"])

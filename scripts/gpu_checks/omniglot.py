@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gpu_checks.parts import Case, Setting
+from litmaml.data import Episode
 from litmaml.engine.cuda_graph import recorded
 from litmaml.engine.program import Program
 from litmaml.inner import SGD
@@ -99,7 +100,7 @@ def of_training(setting: Setting) -> Iterator[Case]:
 def _train(setting: Setting, notes: dict[str, Any]) -> float:
     from litmaml.data import Omniglot  # which needs Pillow
 
-    tasks = Omniglot(str(setting.data), ways=WAYS, queries=QUERIES, test_queries=TEST_QUERIES)
+    tasks = Omniglot(str(setting.data), train=Episode(ways=WAYS, queries=QUERIES), test=Episode(queries=TEST_QUERIES))
     began = time.perf_counter()
     tasks.prepare()
     pool = tasks.read_pool("train")
@@ -201,7 +202,7 @@ def _fit(setting: Setting, compile: bool, notes: dict[str, Any]) -> float:
 
     clock = Clock()
     with TemporaryDirectory() as scratch:
-        tasks = Omniglot(str(setting.data), ways=WAYS, queries=QUERIES)
+        tasks = Omniglot(str(setting.data), train=Episode(ways=WAYS, queries=QUERIES))
         workers = 0 if setting.small else 4
         data = TaskDataModule(tasks, meta_batch=TASKS, train_tasks=16000, val_tasks=8, num_workers=workers)
         learner = MetaLearner(

@@ -114,14 +114,14 @@ def test_a_checkpoint_that_names_other_classes_runs_nothing(where: str, trained:
     else:
         tasks = {
             "class_path": "litmaml.data.Learn2LearnTasks",
-            "init_args": {"train": touch, "val": touch, "test": touch},
+            "init_args": {"train_taskset": touch, "val_taskset": touch, "test_taskset": touch},
         }
         saved["datamodule_hyper_parameters"]["tasks"] = tasks
     torch.save(saved, tmp_path / "hostile.ckpt")
     refused = {
         "model": r"checkpoint\.model\.model: 'subprocess\.Popen' is no Module .* type --model\.model to take",
         "optimizer": r"checkpoint\.model\.optimizer: 'subprocess\.Popen' is no Optimizer",
-        "tasks": r"checkpoint\.data\.tasks\.train: 'subprocess\.Popen' is no Module",
+        "tasks": r"checkpoint\.data\.tasks\.train_taskset: 'subprocess\.Popen' is no Module",
         "function": r"checkpoint\.model\.optimizer: a function by its name is not called, got 'os\.system'",
     }[where]
     for command in ("test", "fit", "validate"):
@@ -222,7 +222,7 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(trained: Path, tmp_path: Path)
         (["--model.inner_stepz=3"], "model.inner_stepz: there is no such option; did you mean model.inner_steps?"),
         (["--model.inner_steps=zero"], "model.inner_steps: expected int, got 'zero'"),
         (["--ckpt_path=nowhere.ckpt"], "ckpt_path: 'nowhere.ckpt' is neither a file"),
-        (["--data.tasks=Glyphs", "--data.tasks.ways=500"], "ways"),
+        (["--data.tasks=Glyphs", "--data.tasks.train.ways=500"], "train.ways: the split val has 106 classes, got 500"),
         (["-c", "missing.yaml"], "missing.yaml"),
     ],
     ids=lambda value: value[0][:40] if isinstance(value, list) else "",
@@ -296,9 +296,9 @@ def test_every_complete_configuration_runs(name: str, tmp_path: Path, omniglot: 
     if name == "image_folder.yaml":
         where = [
             f"--data.tasks.init_args.root={images(tmp_path / 'images')}",
-            "--data.tasks.init_args.test_ways=3",
+            "--data.tasks.init_args.test.ways=3",
         ]
-        where += ["--data.tasks.init_args.queries=3", "--data.tasks.init_args.test_queries=3"]
+        where += ["--data.tasks.init_args.train.queries=3", "--data.tasks.init_args.test.queries=3"]
     if name.startswith("omniglot"):
         if omniglot is None:
             pytest.skip("LITMAML_DATA names no folder with omniglot in it")

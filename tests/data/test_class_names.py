@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
+from litmaml.data.episode import Episode
 from litmaml.data.image_tasks import ImageTasks
 from litmaml.data.images import ImageFormat, ImagePool
 from litmaml.tasks import Split
@@ -16,7 +17,7 @@ class Numbered(ImageTasks):
     """Every pixel of class k is 2 k, but for the first row, one more, so that turns show, and the middle."""
 
     def __init__(self, rotations: bool) -> None:
-        super().__init__(ImageFormat(size=3), ways=4, shots=1, queries=1, rotations=rotations)
+        super().__init__(ImageFormat(size=3), Episode(ways=4, shots=1, queries=1), rotations=rotations)
 
     def class_names(self, split: Split) -> Sequence[str]:
         return [f"{split} {k}" for k in range(9)]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from litmaml.data import Glyphs
+from litmaml.data import Episode, Glyphs
 from litmaml.data import glyphs as module
 from litmaml.data.cache import read_tensors
 from litmaml.data.glyphs import ALIKE, FEWEST_FACES, SCRIPTS, likeness, script_of
@@ -104,7 +104,7 @@ def test_a_damaged_cache_is_drawn_anew(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("few_faces")
 def test_without_a_cache_folder_it_works_with_a_warning(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    tasks = Glyphs(cache_dir=str(tmp_path / "file"), queries=2)
+    tasks = Glyphs(Episode(queries=2), cache_dir=str(tmp_path / "file"))
     with pytest.warns(UserWarning, match="cannot keep .*it will be made again"):
         tasks.prepare()
     assert tasks.sample("test", [0], 0).query.inputs["images"].shape == (1, 10, 1, 28, 28)
@@ -122,7 +122,7 @@ def test_the_cache_is_in_the_users_folder(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_support_and_query_share_no_face(glyphs: Glyphs) -> None:
     for shots, queries in ((1, 15), (5, 5)):
-        letters = Glyphs(shots=shots, queries=queries, cache_dir=glyphs.cache_dir)
+        letters = Glyphs(Episode(shots=shots, queries=queries), cache_dir=glyphs.cache_dir)
         tasks = letters.sample("test", range(20), 0)
         for task in range(20):
             support = {image.numpy().tobytes() for image in tasks.support[0].inputs["images"][task]}

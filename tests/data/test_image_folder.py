@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from litmaml.data import ImageFolderTasks, ImageFormat, TaskDataModule
+from litmaml.data import Episode, ImageFolderTasks, ImageFormat, TaskDataModule
 from litmaml.tasks import SPLITS
 
 NAMES = [f"class {k}" for k in range(8)] + ["Ж и я", "漢字"]
@@ -32,7 +32,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def folder_tasks(root: Path, **options: object) -> ImageFolderTasks:
-    settings = {"image_format": SMALL, "ways": 2, "queries": 2} | options
+    settings = {"image_format": SMALL, "train": Episode(ways=2, queries=2)} | options
     return ImageFolderTasks(str(root), **settings)  # type: ignore[arg-type]
 
 
@@ -82,7 +82,9 @@ def test_images_of_all_kinds_become_tasks(tmp_path: Path) -> None:
             Image.new("RGB", (20, 10), (40 * k, 20 * place, 255)).save(folder / f"image{suffix}")
         (folder / "notes.txt").write_text("not an image")
         (folder / ".hidden.png").write_text("not an image")
-    tasks = folder_tasks(tmp_path, image_format=ImageFormat(6, channels=3), queries=6, split=(1, 1, 1))
+    tasks = folder_tasks(
+        tmp_path, image_format=ImageFormat(6, channels=3), train=Episode(ways=2, queries=6), split=(1, 1, 1)
+    )
     sampled = tasks.render(tasks.sample("train", range(3), 0))
     assert sampled.query.inputs.shape == (3, 12, 3, 6, 6)
     assert (sampled.query.inputs[:, :, 2] > 0.9).all()

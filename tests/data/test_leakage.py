@@ -14,7 +14,7 @@ import torch
 from numbered_tasks import Numbered
 from PIL import Image
 
-from litmaml.data import Glyphs, ImageFolderTasks, ImageFormat, ImagePool, Omniglot
+from litmaml.data import Episode, Glyphs, ImageFolderTasks, ImageFormat, ImagePool, Omniglot
 from litmaml.data.leakage import copies, fingerprints
 from litmaml.tasks import SPLITS, Split
 
@@ -35,7 +35,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def tasks(root: Path, **options: object) -> ImageFolderTasks:
-    settings = {"image_format": ImageFormat(6, 3), "ways": 2, "queries": 2} | options
+    settings = {"image_format": ImageFormat(6, 3), "train": Episode(ways=2, queries=2)} | options
     return ImageFolderTasks(str(root), **settings)  # type: ignore[arg-type]
 
 
@@ -112,7 +112,7 @@ def test_one_copy_among_very_many_images_is_no_matter() -> None:
             pixels[1] = pixels[0]
             return ImagePool.of((pixels % 256).to(torch.uint8), torch.arange(4002) % 2001, self.class_names(split))
 
-    pool = Many(classes=2001, ways=2, queries=1)
+    pool = Many(classes=2001, train=Episode(ways=2, queries=1))
     pixels = pool.read_pool("train").pixels
     assert len({*fingerprints(pixels)}) == 4001
     with pytest.raises(ValueError, match=r"image 0 \(train0, train\) and image 0 \(train1, train\)"):
@@ -125,7 +125,7 @@ def test_one_copy_among_very_many_images_is_no_matter() -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Within(classes=2001, ways=2, queries=1).load("train")
+        Within(classes=2001, train=Episode(ways=2, queries=1)).load("train")
 
 
 def test_fingerprints_are_equal_for_equal_bytes_alone() -> None:
@@ -155,7 +155,7 @@ def test_a_split_left_without_classes_is_told_what_to_do(tmp_path: Path) -> None
         (tmp_path / f"class{k}").mkdir()
         for image in range(4):
             picture(k, image).save(tmp_path / f"class{k}" / f"{image}.png")
-    with pytest.raises(ValueError, match="ways=2 is more than the 0 classes of the split val: give the split more"):
+    with pytest.raises(ValueError, match=r"train\.ways: the split val has 0 classes, got 2; give the split more"):
         load(tmp_path, "val")
     with pytest.raises(ValueError, match="split must be three positive shares"):
         tasks(tmp_path, split=(float("inf"), 1, 1))

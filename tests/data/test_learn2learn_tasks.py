@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from litmaml.data import Learn2LearnTasks, TaskDataModule, interop
+from litmaml.data import Episode, Learn2LearnTasks, TaskDataModule, interop
 from litmaml.data.interop import import_learn2learn
 
 CLASSES, IMAGES = 30, 8
@@ -45,6 +45,11 @@ def taskset(l2l: ModuleType, source: Any, ways: int = 3, examples: int = 5, rema
     return l2l.data.Taskset(source, steps, **options)
 
 
+def of(tasksets: dict[str, Any], train: Episode) -> Learn2LearnTasks:
+    """The tasks of a taskset of each split."""
+    return Learn2LearnTasks(**{f"{split}_taskset": taskset for split, taskset in tasksets.items()}, train=train)
+
+
 @pytest.fixture
 def sources(l2l: ModuleType) -> dict[str, Any]:
     whole = dataset(l2l)
@@ -54,7 +59,7 @@ def sources(l2l: ModuleType) -> dict[str, Any]:
 @pytest.fixture
 def tasks(l2l: ModuleType, sources: dict[str, Any]) -> Learn2LearnTasks:
     made = {name: taskset(l2l, source) for name, source in sources.items()}
-    return Learn2LearnTasks(**made, ways=3, shots=2, queries=3)
+    return of(made, Episode(ways=3, shots=2, queries=3))
 
 
 def test_tasks_are_split_by_class_into_support_and_query(tasks: Learn2LearnTasks) -> None:
@@ -76,7 +81,7 @@ def test_tasks_are_split_by_class_into_support_and_query(tasks: Learn2LearnTasks
 
 def test_labels_are_given_in_any_order(l2l: ModuleType, sources: dict[str, Any]) -> None:
     made = {name: taskset(l2l, source, remap=False) for name, source in sources.items()}
-    tasks = Learn2LearnTasks(**made, ways=3, shots=2, queries=3)
+    tasks = of(made, Episode(ways=3, shots=2, queries=3))
     sampled = tasks.sample("train", range(50), seed=0).query
     kinds = [sampled.inputs[task, sampled.targets[task].argsort(), 0][::3] for task in range(50)]
     rising = sum(bool((kind.diff() > 0).all()) for kind in kinds)
@@ -112,7 +117,7 @@ def test_the_global_generators_are_left_as_they_were(tasks: Learn2LearnTasks) ->
 
 def test_a_finite_taskset_repeats_its_tasks(l2l: ModuleType, sources: dict[str, Any]) -> None:
     made = {name: taskset(l2l, source, num_tasks=4) for name, source in sources.items()}
-    tasks = Learn2LearnTasks(**made, ways=3, shots=2, queries=3)
+    tasks = of(made, Episode(ways=3, shots=2, queries=3))
     query = tasks.sample("train", [6, 2, 3], seed=0).query.inputs
     assert torch.equal(query[0], query[1])
     assert not torch.equal(query[1], query[2])
@@ -120,7 +125,7 @@ def test_a_finite_taskset_repeats_its_tasks(l2l: ModuleType, sources: dict[str, 
 
 def test_fresh_batches_are_disjoint(l2l: ModuleType, sources: dict[str, Any]) -> None:
     made = {name: taskset(l2l, source, examples=7) for name, source in sources.items()}
-    tasks = Learn2LearnTasks(**made, ways=3, shots=1, queries=3, support_batches=2, hessian_batches=2)
+    tasks = of(made, Episode(ways=3, shots=1, queries=3, support_batches=2, hessian_batches=2))
     sampled = tasks.sample("val", [0], seed=0)
     batches = [*sampled.support, *(sampled.hessian or ()), sampled.query]
     assert [batch.inputs.shape[1] for batch in batches] == [3, 3, 3, 3, 9]
@@ -129,7 +134,7 @@ def test_fresh_batches_are_disjoint(l2l: ModuleType, sources: dict[str, Any]) ->
 
 def test_tasksets_may_be_made_by_functions(l2l: ModuleType, sources: dict[str, Any]) -> None:
     makers = {name: (lambda source=source: taskset(l2l, source)) for name, source in sources.items()}
-    tasks = Learn2LearnTasks(**makers, ways=3, shots=2, queries=3)
+    tasks = of(makers, Episode(ways=3, shots=2, queries=3))
     with pytest.warns(UserWarning, match="checkpoints will not rebuild the task data by themselves"):
         module = TaskDataModule(tasks, meta_batch=2, train_tasks=4)
     module.setup("fit")
@@ -143,32 +148,33 @@ def test_tasksets_that_draw_from_the_whole_set_are_refused(l2l: ModuleType, sour
     for name, part in PARTS.items():
         leaking[name] = taskset(l2l, whole)
         leaking[name].dataset = l2l.data.FilteredMetaDataset(whole, [*part])
-    tasks = Learn2LearnTasks(**leaking, ways=3, shots=2, queries=3)
+    tasks = of(leaking, Episode(ways=3, shots=2, queries=3))
     with pytest.raises(ValueError, match="tasksets train and val share at least 30 classes of one data set"):
         tasks.load("train")
 
 
 def test_equal_labels_of_two_data_sets_are_no_leak(l2l: ModuleType) -> None:
     made = {name: taskset(l2l, dataset(l2l, 100 * k)) for k, name in enumerate(PARTS)}
-    Learn2LearnTasks(**made, ways=3, shots=2, queries=3).load("train")
+    of(made, Episode(ways=3, shots=2, queries=3)).load("train")
 
 
 def test_two_data_sets_of_the_same_content_are_told_of(l2l: ModuleType) -> None:
     firsts = {"train": 0, "val": 100, "test": 0}
     made = {name: taskset(l2l, dataset(l2l, first)) for name, first in firsts.items()}
     with pytest.warns(UserWarning, match=r"train, test: \d+ of \d+ examples looked at stand in both tasksets"):
-        Learn2LearnTasks(**made, ways=3, shots=2, queries=3).load("train")
+        of(made, Episode(ways=3, shots=2, queries=3)).load("train")
 
 
-def test_tasks_of_another_size_are_refused(tasks: Learn2LearnTasks) -> None:
-    tasks.queries = 4
+def test_tasks_of_another_size_are_refused(l2l: ModuleType, sources: dict[str, Any]) -> None:
+    made = {name: taskset(l2l, source) for name, source in sources.items()}
+    tasks = of(made, Episode(ways=3, shots=2, queries=4))
     with pytest.raises(ValueError, match=r"task 5 of the taskset train has 3 classes of \[5, 5, 5\]"):
         tasks.sample("train", [5], seed=0)
 
 
 def test_what_is_no_taskset_is_refused(l2l: ModuleType, sources: dict[str, Any]) -> None:
     tasks = Learn2LearnTasks(taskset(l2l, sources["train"]), "my_module.val", lambda: 3)
-    with pytest.raises(TypeError, match=r"val must be a learn2learn Taskset or .* got 'my_module\.val'"):
+    with pytest.raises(TypeError, match=r"val_taskset must be a learn2learn Taskset or .* got 'my_module\.val'"):
         tasks.load("train")
 
 

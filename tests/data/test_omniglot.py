@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from litmaml.data import Omniglot
+from litmaml.data import Episode, Omniglot
 from litmaml.data import omniglot as module
 from litmaml.tasks import SPLITS
 
@@ -66,7 +66,7 @@ def root(tmp_path: Path, small: None) -> Path:
 def test_folders_and_archives_give_the_same_images(root: Path, packed: tuple[str, ...]) -> None:
     for part in packed:
         pack(root, part)
-    omniglot = tasks(root, ways=2)
+    omniglot = tasks(root, train=Episode(ways=2))
     assert sum(len(omniglot.class_names(split)) for split in SPLITS) == 17
     for split in SPLITS:
         pool = omniglot.read_pool(split)
@@ -83,7 +83,7 @@ def test_folders_and_archives_give_the_same_images(root: Path, packed: tuple[str
 
 
 def test_the_split_by_alphabet_parts_whole_alphabets(root: Path) -> None:
-    omniglot = tasks(root, split_by="alphabet", ways=2)
+    omniglot = tasks(root, split_by="alphabet", train=Episode(ways=2))
     names = {split: omniglot.class_names(split) for split in SPLITS}
     assert all(name.startswith("images_evaluation/") for name in names["test"])
     alphabets = {split: {name.rpartition("/")[0] for name in names[split]} for split in SPLITS}
@@ -93,14 +93,14 @@ def test_the_split_by_alphabet_parts_whole_alphabets(root: Path) -> None:
 
 
 def test_the_second_start_reads_the_cache(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = tasks(root, ways=2)
+    first = tasks(root, train=Episode(ways=2))
     first.prepare()
 
     def refuse(*_: object) -> None:
         raise AssertionError("decoded again")
 
     monkeypatch.setattr(module, "read_images", refuse)
-    second = tasks(root, ways=2)
+    second = tasks(root, train=Episode(ways=2))
     second.prepare()
     for split in SPLITS:
         assert torch.equal(first.read_pool(split).pixels, second.read_pool(split).pixels)
@@ -118,7 +118,7 @@ def test_another_archive_is_read_anew(root: Path) -> None:
     for folder in (root, root / "other"):
         for part in PARTS:
             pack(folder, part)
-        omniglot = Omniglot(str(folder), ways=2, cache_dir=str(root / "cache"))
+        omniglot = Omniglot(str(folder), train=Episode(ways=2), cache_dir=str(root / "cache"))
         pools.append(torch.cat([omniglot.read_pool(split).pixels for split in SPLITS]))
     assert (pools[0] != pools[1]).flatten(1).any(1).sum() == 1
 

@@ -6,11 +6,11 @@ import math
 
 import torch
 
-from litmaml.data import Sinusoid
+from litmaml.data import Episode, Sinusoid
 
 
 def test_targets_lie_on_one_sine_a_task() -> None:
-    tasks = Sinusoid(shots=20, queries=30, support_batches=2).sample("train", range(200), seed=0)
+    tasks = Sinusoid(Episode(shots=20, queries=30, support_batches=2)).sample("train", range(200), seed=0)
     x = torch.cat([*(batch.inputs for batch in tasks.support), tasks.query.inputs], 1).double()
     y = torch.cat([*(batch.targets for batch in tasks.support), tasks.query.targets], 1).double()
     # y = a sin x + b cos x is linear in a = A cos(phase) and b = -A sin(phase).
@@ -26,7 +26,9 @@ def test_targets_lie_on_one_sine_a_task() -> None:
 
 
 def test_batches_are_fresh_and_of_their_sizes() -> None:
-    distribution = Sinusoid(4, 6, test_shots=2, test_queries=3, support_batches=2, hessian_batches=3)
+    distribution = Sinusoid(
+        Episode(shots=4, queries=6, support_batches=2, hessian_batches=3), Episode(shots=2, queries=3)
+    )
     for split, shots, queries in (("train", 4, 6), ("val", 2, 3), ("test", 2, 3)):
         tasks = distribution.sample(split, range(5), seed=0)  # type: ignore[arg-type]
         batches = [*tasks.support, *(tasks.hessian or ()), tasks.query]
@@ -36,8 +38,8 @@ def test_batches_are_fresh_and_of_their_sizes() -> None:
 
 
 def test_noise_has_its_standard_deviation() -> None:
-    clean = Sinusoid(shots=50, queries=50).sample("train", range(100), seed=0)
-    noisy = Sinusoid(shots=50, queries=50, noise=0.3).sample("train", range(100), seed=0)
+    clean = Sinusoid(Episode(shots=50, queries=50)).sample("train", range(100), seed=0)
+    noisy = Sinusoid(Episode(shots=50, queries=50), noise=0.3).sample("train", range(100), seed=0)
     assert torch.equal(clean.query.inputs, noisy.query.inputs)
     error = noisy.query.targets - clean.query.targets
     assert abs(error.std().item() - 0.3) < 0.02

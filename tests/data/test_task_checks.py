@@ -12,7 +12,7 @@ import torch
 from numbered_tasks import Numbered
 from torch import Tensor
 
-from litmaml.data import Glyphs, Omniglot, Sinusoid, TaskDistribution
+from litmaml.data import Episode, Glyphs, Omniglot, Sinusoid, TaskDistribution
 from litmaml.data.task_checks import check_classes, check_data, check_overlap, check_splits
 from litmaml.problems import LinearRegression, RankOne
 from litmaml.tasks import SPLITS, Batch, Tasks, tree_map
@@ -38,13 +38,13 @@ def real_tasks(name: str, cache_dir: Path, omniglot: Path | None) -> TaskDistrib
     if name == "omniglot" and omniglot is None:
         pytest.skip("the real Omniglot is needed: set LITMAML_DATA to the folder that holds omniglot/")
     made: dict[str, Callable[[], TaskDistribution]] = {
-        "sinusoid": lambda: Sinusoid(support_batches=2, hessian_batches=2),
+        "sinusoid": lambda: Sinusoid(Episode(support_batches=2, hessian_batches=2)),
         "glyphs": lambda: Glyphs(cache_dir=str(cache_dir)),
-        "glyphs, unchanged": lambda: Glyphs(queries=3, affine=0.0, cache_dir=str(cache_dir)),
-        "images": lambda: Numbered(support_batches=3, hessian_batches=2, queries=4),
+        "glyphs, unchanged": lambda: Glyphs(Episode(queries=3), affine=0.0, cache_dir=str(cache_dir)),
+        "images": lambda: Numbered(train=Episode(support_batches=3, hessian_batches=2, queries=4)),
         "omniglot": lambda: Omniglot(str(omniglot), cache_dir=str(cache_dir)),
         "regression": lambda: LinearRegression(),
-        "drawn regression": lambda: LinearRegression(shots=3, queries=4),
+        "drawn regression": lambda: LinearRegression(train=Episode(shots=3, queries=4)),
         "rank one": lambda: RankOne(),
     }
     return made[name]()
@@ -160,7 +160,7 @@ def test_an_example_of_another_task_or_of_another_target_is_no_leak() -> None:
     tasks.support[0].inputs[1, 0] = tasks.query.inputs[2, 0]  # of another task
     tasks.support[0].inputs[3, 0] = tasks.query.inputs[3, 8]  # of another class
     check_overlap(tasks)
-    rows = Sinusoid(shots=5, queries=5, noise=0.1).sample("train", range(3), 0)
+    rows = Sinusoid(Episode(shots=5, queries=5), noise=0.1).sample("train", range(3), 0)
     rows.query.inputs[:] = rows.support[0].inputs  # measured twice at the same places
     check_overlap(rows)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from litmaml.data import Sinusoid, TaskDataModule
+from litmaml.data import Episode, Sinusoid, TaskDataModule
 from litmaml.data.training_place import batches_left
 from litmaml.tasks import Tasks
 
@@ -71,7 +71,7 @@ def data_module(**changes: Any) -> TaskDataModule:
         "val_tasks": 5,
         "test_tasks": 7,
     }
-    return TaskDataModule(Sinusoid(shots=2, queries=2), **(settings | changes))
+    return TaskDataModule(Sinusoid(Episode(shots=2, queries=2)), **(settings | changes))
 
 
 def trainer(folder: Path, **changes: Any) -> Trainer:

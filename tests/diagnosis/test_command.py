@@ -73,7 +73,7 @@ def test_a_configuration_is_diagnosed(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_a_checkpoint_brings_its_own_configuration(run: Path) -> None:
-    main(["diagnose", f"--checkpoint={run}", "--diagnose.tasks=4", "--data.tasks.init_args.shots=6"])
+    main(["diagnose", f"--checkpoint={run}", "--diagnose.tasks=4", "--data.tasks.init_args.train.shots=6"])
     found = _diagnosis(run)
     assert found["setting"]["inner_steps"] == 2
     assert found["noise"]["samples"] == 6
@@ -105,7 +105,7 @@ def test_more_classes_than_logits(tmp_path: Path) -> None:
                 "diagnose",
                 "-c",
                 str(CONFIGS / "glyphs.yaml"),
-                "--data.tasks.init_args.ways=7",
+                "--data.tasks.init_args.train.ways=7",
                 "--trainer.accelerator=cpu",
                 "--diagnose.tasks=2",
                 f"--trainer.default_root_dir={tmp_path}",

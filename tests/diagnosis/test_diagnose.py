@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from litmaml import diagnosis
-from litmaml.data import Omniglot, Sinusoid
+from litmaml.data import Episode, Omniglot, Sinusoid
 from litmaml.diagnosis.batch_sizes import noise_scale
 from litmaml.diagnosis.report import print_diagnosis, write_diagnosis
 from litmaml.inner import SGD, HigherOptimizer
@@ -106,7 +106,7 @@ def test_conv4_on_real_omniglot(omniglot: Path | None) -> None:
     if omniglot is None:
         pytest.skip("LITMAML_DATA names no folder with omniglot")
     torch.manual_seed(0)
-    data = Omniglot(root=str(omniglot), split_by="character", rotations=True, queries=5)
+    data = Omniglot(root=str(omniglot), split_by="character", rotations=True, train=Episode(queries=5))
     data.load("train")
     tasks = data.render(data.sample("train", range(32), 0))
     found = diagnosis.diagnose(MetaLearner(Conv4(), SGD(0.4)), tasks)

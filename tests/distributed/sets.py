@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from litmaml.data import TaskDistribution
+from litmaml.data import Episode, TaskDistribution
 from litmaml.outer import OuterLoss
 from litmaml.randomness import task_streams
 from litmaml.tasks import Batch, MetaBatch, Split, Tasks, in_stacks, map_batches, tree_map
@@ -18,7 +18,8 @@ class Sets(TaskDistribution):
     """Regression on tasks of their own sizes: a support of one of four, a query of one of two."""
 
     def __init__(self, queries: int = 5) -> None:
-        super().__init__(3, queries)
+        super().__init__(Episode(shots=3, queries=queries))
+        self.queries = queries
 
     def sample(self, split: Split, numbers: Sequence[int], seed: int) -> MetaBatch:
         return in_stacks(

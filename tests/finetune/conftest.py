@@ -9,7 +9,7 @@ import torch
 from gratings import draw
 from torch import nn
 
-from litmaml.data import ImageFolderTasks, ImageFormat, Sinusoid, TaskDataModule
+from litmaml.data import Episode, ImageFolderTasks, ImageFormat, Sinusoid, TaskDataModule
 from litmaml.inner import SGD
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP, Conv4
@@ -30,7 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on gratings of three classes, 28 x 28, with batch norm."""
     folder = tmp_path_factory.mktemp("run")
     draw(folder / "images", [f"class {k}" for k in range(15)], each=4)
-    tasks = ImageFolderTasks(str(folder / "images"), ImageFormat(28), ways=3, shots=1, queries=2)
+    tasks = ImageFolderTasks(str(folder / "images"), ImageFormat(28), train=Episode(ways=3, shots=1, queries=2))
     torch.manual_seed(0)
     learner = MetaLearner(Conv4(ways=3, filters=8), SGD(lr=0.2), test_inner_steps=3)
     return trained(folder, learner, TaskDataModule(tasks, meta_batch=4, train_tasks=16, val_tasks=4))

@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from litmaml.cli.main import main
-from litmaml.data import Glyphs, Sinusoid, TaskDataModule
+from litmaml.data import Episode, Glyphs, Sinusoid, TaskDataModule
 from litmaml.inner import SGD, HigherOptimizer
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP, Conv4
@@ -38,7 +38,7 @@ def learner(**changes: Any) -> MetaLearner:
 
 def data(**changes: Any) -> TaskDataModule:
     return TaskDataModule(
-        Sinusoid(shots=5, queries=5), **{"meta_batch": 4, "train_tasks": 16, "val_tasks": 4} | changes
+        Sinusoid(Episode(shots=5, queries=5)), **{"meta_batch": 4, "train_tasks": 16, "val_tasks": 4} | changes
     )
 
 
@@ -87,7 +87,7 @@ class Look(Callback):
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_images_are_made_on_the_device(channels_last: bool, tmp_path: Path, device: torch.device) -> None:
-    tasks = TaskDataModule(Glyphs(ways=5, shots=1, queries=2), 4, train_tasks=8, val_tasks=4, num_workers=2)
+    tasks = TaskDataModule(Glyphs(Episode(ways=5, shots=1, queries=2)), 4, train_tasks=8, val_tasks=4, num_workers=2)
     module, look = MetaLearner(Conv4(filters=8), SGD(0.1), channels_last=channels_last), Look()
     trainer(tmp_path, device, max_steps=2, callbacks=[look]).fit(module, tasks)
     assert look.devices == {device.type}

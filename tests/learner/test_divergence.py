@@ -11,7 +11,7 @@ from oracles import assert_close
 from torch import Tensor, nn
 
 from cases import UNPROBED, made
-from litmaml.data import Sinusoid, TaskDataModule
+from litmaml.data import Episode, Sinusoid, TaskDataModule
 from litmaml.finetuning.adaptation import adapt
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
@@ -60,7 +60,7 @@ class Checking(Network):
 
 def data(**changes: Any) -> TaskDataModule:
     counts = {"meta_batch": 4, "train_tasks": 8, "val_tasks": 8, "test_tasks": 8}
-    return TaskDataModule(Wild(shots=5, queries=5), **counts | changes)
+    return TaskDataModule(Wild(Episode(shots=5, queries=5)), **counts | changes)
 
 
 def learner(model: nn.Module, **changes: Any) -> MetaLearner:
@@ -99,7 +99,7 @@ def test_it_is_named(model: type[nn.Module], tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", made(UNPROBED))
 def test_the_gradient_is_that_of_the_others(model: type[nn.Module], method: OuterGradient) -> None:
     loop = InnerLoop(model(), nn.MSELoss(), SGD(0.01), ["*"], 4)
-    tasks = Wild(shots=5, queries=5).sample("train", range(4, 8), 0)
+    tasks = Wild(Episode(shots=5, queries=5)).sample("train", range(4, 8), 0)
     found = MetaGradientOf(loop, method, 4)(tasks)
     assert found.finite.tolist() == [True, False, True, True]
     assert found.predictions[1].isnan().all()
@@ -119,7 +119,7 @@ def test_an_error_at_finite_numbers_stays_one() -> None:
             return super().forward(x)
 
     loop = InnerLoop(Choosy(), nn.MSELoss(), SGD(0.01), ["*"], 1)
-    tasks = Sinusoid(shots=5, queries=7).sample("train", range(4), 0)
+    tasks = Sinusoid(Episode(shots=5, queries=7)).sample("train", range(4), 0)
     with pytest.raises(LookupError, match="seven"):
         MetaGradientOf(loop, SecondOrder(), 1)(tasks)
 
@@ -130,7 +130,7 @@ def test_what_vmap_cannot_take_is_not_looped_in_silence() -> None:
             return super().forward(x) if float(x.detach().sum()) > 0 else super().forward(-x)
 
     loop = InnerLoop(Branching(), nn.MSELoss(), SGD(0.01), ["*"], 1)
-    tasks = Sinusoid(shots=5, queries=5).sample("train", range(4), 0)
+    tasks = Sinusoid(Episode(shots=5, queries=5)).sample("train", range(4), 0)
     with pytest.raises(RuntimeError, match="vmap"):
         MetaGradientOf(loop, SecondOrder(), 1)(tasks)
 

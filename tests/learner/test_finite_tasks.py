@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from litmaml import MetaLearner, TaskDataModule
-from litmaml.data import Sinusoid
+from litmaml.data import Episode, Sinusoid
 from litmaml.inner import SGD
 from litmaml.learner.finite_tasks import Count, OuterStep
 from litmaml.models import MLP
@@ -33,7 +33,7 @@ class Broken(Sinusoid):
     """Sinusoids, of which the tasks with the given numbers (of any split) are not finite."""
 
     def __init__(self, bad: list[int], split: str = "train", value: float = float("nan")) -> None:
-        super().__init__(shots=4, queries=4)
+        super().__init__(Episode(shots=4, queries=4))
         self.bad, self.split, self.value = bad, split, value
 
     def sample(self, split: Any, numbers: Any, seed: int) -> Tasks:

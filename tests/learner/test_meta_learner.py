@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torchmetrics import MeanSquaredError
 
 from cases import OUTER, made
-from litmaml.data import Sinusoid, TaskDataModule
+from litmaml.data import Episode, Sinusoid, TaskDataModule
 from litmaml.inner import SGD, HigherOptimizer
 from litmaml.learner.checks import check_labels
 from litmaml.learner.meta_learner import MetaLearner
@@ -34,7 +34,7 @@ from quiet_trainer import quiet_trainer
 
 def sinusoids(**changes: Any) -> TaskDataModule:
     return TaskDataModule(
-        Sinusoid(shots=5, queries=5),
+        Sinusoid(Episode(shots=5, queries=5)),
         **{"meta_batch": 4, "train_tasks": 16, "val_tasks": 4, "test_tasks": 8} | changes,
     )
 
@@ -169,13 +169,13 @@ class Poisoned(Sinusoid):
 
 
 def test_task_that_is_not_finite_stops_the_run_with_its_number(tmp_path: Path) -> None:
-    data = TaskDataModule(Poisoned(shots=5, queries=5), meta_batch=4, train_tasks=16, val_tasks=1)
+    data = TaskDataModule(Poisoned(Episode(shots=5, queries=5)), meta_batch=4, train_tasks=16, val_tasks=1)
     with pytest.raises(FloatingPointError, match=r"train task 5 is not finite \(1 of 4 tasks.*on_nonfinite"):
         trainer(tmp_path, limit_val_batches=0).fit(learner(), data)
 
 
 def test_task_that_is_not_finite_is_skipped_and_counted(tmp_path: Path) -> None:
-    data = TaskDataModule(Poisoned(shots=5, queries=5), meta_batch=4, train_tasks=16, val_tasks=1)
+    data = TaskDataModule(Poisoned(Episode(shots=5, queries=5)), meta_batch=4, train_tasks=16, val_tasks=1)
     module, fit = learner(on_nonfinite="skip"), trainer(tmp_path, limit_val_batches=0)
     fit.fit(module, data)
     assert module.skipped_tasks == 1

@@ -17,7 +17,7 @@ from torchmetrics import MeanSquaredError, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassStatScores
 
 from litmaml.callbacks.report import Report
-from litmaml.data import Sinusoid, TaskDataModule
+from litmaml.data import Episode, Sinusoid, TaskDataModule
 from litmaml.data.task_distribution import TaskDistribution
 from litmaml.inner import SGD
 from litmaml.learner import metrics
@@ -75,18 +75,19 @@ class Sequences(TaskDistribution):
     """A class at each of five places, the first one void."""
 
     def __init__(self, void: int = 255, shots: int = 2, queries: int = 3) -> None:
-        super().__init__(shots, queries)
+        super().__init__(Episode(shots=shots, queries=queries))
+        self.shots, self.queries = shots, queries
         self.void = void
 
     def sample(self, split: Split, numbers: Sequence[int], seed: int) -> Tasks:
         parts: tuple[list[Tensor], ...] = ([], [], [], [])
         for stream in task_streams(seed, split, numbers):
-            for k, count in enumerate((self.shots_in(split), self.queries_in(split))):
+            for k, count in enumerate(self.sizes(split).batches):
                 labels = torch.from_numpy(stream.integers(3, size=(count, 5)))
                 parts[2 * k].append(torch.from_numpy(stream.normal(size=(count, 5, 4))).float())
                 parts[2 * k + 1].append(labels.index_fill(1, torch.tensor([0]), self.void))
         batches = [Batch(torch.stack(parts[k]), torch.stack(parts[k + 1])) for k in (0, 2)]
-        return self._arrange(batches, numbers)
+        return self._arrange(split, batches, numbers)
 
     def describe(self, split: Split) -> dict[str, Any]:
         return {"tasks": "Sequences"}
@@ -209,7 +210,7 @@ class Poisoned(Sinusoid):
     """Every task with a number in ``bad`` has targets whose squares are not finite."""
 
     def __init__(self, bad: Sequence[int]) -> None:
-        super().__init__(shots=5, queries=5)
+        super().__init__(Episode(shots=5, queries=5))
         self.bad = list(bad)
 
     def sample(self, split: Split, numbers: Sequence[int], seed: int) -> Tasks:
@@ -302,7 +303,7 @@ def test_the_picture_of_a_function_has_the_points_of_all_support_batches(
         plot_fits(path, fits, title)
 
     monkeypatch.setattr("litmaml.callbacks.report.plot_fits", draw)
-    data = TaskDataModule(Sinusoid(shots=5, queries=4, support_batches=3), meta_batch=2, test_tasks=2)
+    data = TaskDataModule(Sinusoid(Episode(shots=5, queries=4, support_batches=3)), meta_batch=2, test_tasks=2)
     learner = MetaLearner(MLP(hidden=[4]), loss=nn.MSELoss(), inner_steps=3)
     trainer(tmp_path, callbacks=[Report()]).test(learner, data, verbose=False)
     assert {name: len(x) for name, (x, _) in drawn[0].points.items()} == {"support": 15, "query": 4}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cases import ONCE, made
-from litmaml.data import Sinusoid, TaskDataModule
+from litmaml.data import Episode, Sinusoid, TaskDataModule
 from litmaml.diagnosis.diagnose import diagnose
 from litmaml.inner import SGD, derivatives
 from litmaml.learner.meta_learner import MetaLearner
@@ -58,7 +58,7 @@ def test_all_stages(cell: str | None, chunk: int | None, outer_gradient: OuterGr
     learner = MetaLearner(
         Recurrent(cell) if cell else Branching(), SGD(0.01), outer_gradient, loss=nn.MSELoss(), tasks_per_chunk=chunk
     )
-    data = TaskDataModule(Sinusoid(shots=5, queries=5), meta_batch=4, train_tasks=8, val_tasks=4, test_tasks=4)
+    data = TaskDataModule(Sinusoid(Episode(shots=5, queries=5)), meta_batch=4, train_tasks=8, val_tasks=4, test_tasks=4)
     trainer = quiet_trainer(tmp_path, max_epochs=1, log_every_n_steps=1)
     trainer.fit(learner, data)
     assert "train/loss_before" in trainer.callback_metrics
@@ -71,7 +71,7 @@ def test_recurrence_is_not_cudnns(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
     lstm = torch.nn.modules.rnn._VF.lstm
     loop = MetaLearner(Recurrent(), SGD(0.01), loss=nn.MSELoss()).inner_loop
-    tasks = Sinusoid(shots=5, queries=5).sample("train", range(2), 0)
+    tasks = Sinusoid(Episode(shots=5, queries=5)).sample("train", range(2), 0)
 
     def noted(*args: Any) -> Any:
         seen.append(torch.backends.cudnn.enabled)
@@ -86,7 +86,7 @@ def test_recurrence_is_not_cudnns(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("model", [Recurrent(), Branching()])
 def test_diagnosis(model: nn.Module) -> None:
     learner = MetaLearner(model, SGD(0.01), loss=nn.MSELoss())
-    tasks = Sinusoid(shots=5, queries=5).sample("train", range(3), 0)
+    tasks = Sinusoid(Episode(shots=5, queries=5)).sample("train", range(3), 0)
     found = diagnose(learner, tasks)
     assert found.curvature.smoothness.value > 0
     assert learner.inner_loop.mapped == (False if isinstance(model, Recurrent) else learner.inner_loop.mapped)

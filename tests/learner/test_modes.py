@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from oracles import assert_close
 from torch import Tensor, nn
 
-from litmaml.data import Sinusoid, TaskDataModule
+from litmaml.data import Episode, Sinusoid, TaskDataModule
 from litmaml.diagnosis import diagnose
 from litmaml.inner import SGD
 from litmaml.learner.initial_weights import start_from
@@ -48,7 +48,7 @@ def learner(off: bool = True) -> MetaLearner:
 
 
 def data() -> TaskDataModule:
-    return TaskDataModule(Sinusoid(shots=5, queries=5), meta_batch=4, train_tasks=8, val_tasks=4, test_tasks=4)
+    return TaskDataModule(Sinusoid(Episode(shots=5, queries=5)), meta_batch=4, train_tasks=8, val_tasks=4, test_tasks=4)
 
 
 class Save(Callback):
@@ -75,7 +75,7 @@ def saved(folder: Path, module: MetaLearner, in_validation: bool = False) -> Pat
 
 
 def gradients(module: MetaLearner) -> Params:
-    return module.meta_gradient(Sinusoid(shots=5, queries=5).sample("train", range(3), 0)).gradients
+    return module.meta_gradient(Sinusoid(Episode(shots=5, queries=5)).sample("train", range(3), 0)).gradients
 
 
 @pytest.mark.parametrize("in_validation", [False, True])
@@ -149,7 +149,7 @@ def test_an_evaluated_learner_is_saved_with_the_modes_of_its_training(tmp_path: 
 
 def test_a_diagnosis_leaves_the_modes_alone() -> None:
     module = learner()
-    diagnose(module, Sinusoid(shots=5, queries=5).sample("train", range(4), 0), meta_batch=4)
+    diagnose(module, Sinusoid(Episode(shots=5, queries=5)).sample("train", range(4), 0), meta_batch=4)
     assert module.training
     assert module.evaluated == [NAME]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from litmaml.data import Sinusoid, TaskDataModule
+from litmaml.data import Episode, Sinusoid, TaskDataModule
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP
 from litmaml.outer import OuterLoss
@@ -39,7 +39,7 @@ def test_the_losses_of_each_outer_step(batches: int, tmp_path: Path) -> None:
     """Of all its batches, once; what it keeps of them in buffers is in the checkpoint."""
     outer = Noting()
     learner = MetaLearner(MLP(hidden=[4]), loss=nn.MSELoss(), outer_loss=outer)
-    data = TaskDataModule(Sinusoid(shots=5, queries=5), meta_batch=2, train_tasks=8, val_tasks=2, test_tasks=2)
+    data = TaskDataModule(Sinusoid(Episode(shots=5, queries=5)), meta_batch=2, train_tasks=8, val_tasks=2, test_tasks=2)
     trainer = quiet_trainer(tmp_path, max_epochs=2, limit_val_batches=0, accumulate_grad_batches=batches)
     trainer.fit(learner, data)
     assert outer.epochs == {0, 1}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanSquaredError
 
 from cases import OUTER, made
-from litmaml.data import Sinusoid, TaskDataModule
+from litmaml.data import Episode, Sinusoid, TaskDataModule
 from litmaml.engine.float32 import set_float32_precision
 from litmaml.inner import SGD, HigherOptimizer
 from litmaml.learner.meta_learner import MetaLearner
@@ -55,7 +55,9 @@ def trainer(folder: Path, **changes: Any) -> Trainer:
 
 
 def tasks() -> TaskDataModule:
-    return TaskDataModule(Sinusoid(shots=5, queries=5), meta_batch=4, train_tasks=16, val_tasks=4, test_tasks=8)
+    return TaskDataModule(
+        Sinusoid(Episode(shots=5, queries=5)), meta_batch=4, train_tasks=16, val_tasks=4, test_tasks=8
+    )
 
 
 def trained(folder: Path, module: MetaLearner, **changes: Any) -> Tensor:

@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from litmaml.data import Sinusoid, TaskDataModule
+from litmaml.data import Episode, Sinusoid, TaskDataModule
 from litmaml.inner import SGD
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP
@@ -68,7 +68,7 @@ class Honest(nn.Module):
 
 def fitted(folder: Path, model: nn.Module, loss: nn.Module | None = None, **changes: Any) -> Path:
     learner = MetaLearner(model, SGD(0.01), loss=loss or nn.MSELoss())
-    data = TaskDataModule(Sinusoid(shots=5, queries=5), meta_batch=4, train_tasks=8, val_tasks=4, test_tasks=4)
+    data = TaskDataModule(Sinusoid(Episode(shots=5, queries=5)), meta_batch=4, train_tasks=8, val_tasks=4, test_tasks=4)
     trainer = quiet_trainer(folder, **{"max_epochs": 1} | changes)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
@@ -341,7 +341,7 @@ class Count(Metric):
 def test_a_metric_whose_attribute_is_not_its_argument(factor: float, tmp_path: Path) -> None:
     metrics = {"mine": Times(factor), "number": Count()}
     learner = MetaLearner(MLP(hidden=[4]), SGD(0.01), loss=nn.MSELoss(), metrics=metrics)
-    data = TaskDataModule(Sinusoid(shots=5, queries=5), meta_batch=4, train_tasks=8)
+    data = TaskDataModule(Sinusoid(Episode(shots=5, queries=5)), meta_batch=4, train_tasks=8)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         quiet_trainer(tmp_path, max_epochs=1, limit_val_batches=0).fit(learner, data)

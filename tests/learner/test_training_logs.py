@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
-from litmaml.data import Sinusoid, TaskDataModule
+from litmaml.data import Episode, Sinusoid, TaskDataModule
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP
 from litmaml.tasks import Tasks
@@ -28,7 +28,9 @@ def learner() -> MetaLearner:
 
 @pytest.mark.parametrize("accumulated", [1, 2])
 def test_lines_are_of_their_own_step(learner: MetaLearner, accumulated: int, tmp_path: Path) -> None:
-    data = TaskDataModule(Sinusoid(shots=5, queries=5), meta_batch=2, train_tasks=14 * accumulated, val_tasks=1)
+    data = TaskDataModule(
+        Sinusoid(Episode(shots=5, queries=5)), meta_batch=2, train_tasks=14 * accumulated, val_tasks=1
+    )
     logger = CSVLogger(tmp_path, name="")
     Trainer(
         accelerator="cpu",

@@ -12,7 +12,7 @@ from oracles import assert_close
 from torch import Tensor, nn
 
 from litmaml.cli.main import main
-from litmaml.data import Sinusoid, TaskDataModule
+from litmaml.data import Episode, Sinusoid, TaskDataModule
 from litmaml.finetuning.adaptation import adapt
 from litmaml.finetuning.adapted_model import load
 from litmaml.inner import SGD
@@ -69,7 +69,7 @@ def learner(change: Change, **others: Any) -> MetaLearner:
 
 
 def data() -> TaskDataModule:
-    return TaskDataModule(Sinusoid(shots=5, queries=5), meta_batch=4, train_tasks=8, val_tasks=4, test_tasks=4)
+    return TaskDataModule(Sinusoid(Episode(shots=5, queries=5)), meta_batch=4, train_tasks=8, val_tasks=4, test_tasks=4)
 
 
 def saved(folder: Path, module: MetaLearner) -> Path:
@@ -80,7 +80,7 @@ def saved(folder: Path, module: MetaLearner) -> Path:
 
 
 def gradients(module: MetaLearner) -> Params:
-    return module.meta_gradient(Sinusoid(shots=5, queries=5).sample("train", range(3), 0)).gradients
+    return module.meta_gradient(Sinusoid(Episode(shots=5, queries=5)).sample("train", range(3), 0)).gradients
 
 
 @pytest.mark.parametrize("change", CHANGES)

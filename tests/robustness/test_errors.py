@@ -61,8 +61,26 @@ def told(*arguments: str) -> tuple[object, str]:
             "model.model: there is no module 'mynets'; one of your own is found through PYTH",
         ),
         (["--data.tasks=Sinusoids"], "data.tasks: there is no class 'Sinusoids'; did you mean Sinusoid?"),
-        (["--data.tasks.shots=x"], "data.tasks.shots: expected int, got 'x'"),
-        (["--data.tasks.shots=0"], "data.tasks.shots must be at least 1, got 0"),
+        (
+            ["--model.outer_gradient=litmaml.outer_gradient.FirstOrder"],
+            "model.outer_gradient: there is no class 'litmaml.outer_gradient.FirstOrder' any more; it is "
+            "litmaml.outer.FirstOrder now",
+        ),
+        (
+            ["-c", "{model: {inner_optimizer: {class_path: litmaml.inner_optimizer.SGD, init_args: {lr: 0.1}}}}"],
+            "model.inner_optimizer: there is no class 'litmaml.inner_optimizer.SGD' any more; it is litmaml.inner.SGD",
+        ),
+        (
+            ["--model.loss=litmaml.losses.HalfSquaredLoss"],
+            "model.loss: there is no class 'litmaml.losses.HalfSquaredLoss' any more; it is litmaml.problems.HalfSq",
+        ),
+        (
+            ["--data.tasks=litmaml.data.RankOne"],
+            "data.tasks: there is no class 'litmaml.data.RankOne' any more; it is litmaml.problems.RankOne now",
+        ),
+        (["--model.loss=litmaml.losses.Halved"], "model.loss: there is no class 'litmaml.losses.Halved'"),
+        (["--data.tasks.train.shots=x"], "data.tasks.train.shots: expected int | None, got 'x'"),
+        (["--data.tasks.train.shots=0"], "data.tasks.train.shots: must be at least 1, got 0"),
         (["--data.train_tasks=21"], "data.train_tasks=21 must be a multiple of meta_batch"),
         (["--trainer.precision=33"], "trainer.precision: got '33'; one of"),
         (["--trainer.strategy=dddp"], "trainer.strategy: You selected an invalid strategy name"),

@@ -410,7 +410,7 @@ def test_data_named_from_another_folder_is_found(monkeypatch: pytest.MonkeyPatch
     Path("images.yaml").write_text(
         "model: {model: {class_path: litmaml.models.Conv4, init_args: {ways: 2, filters: 2, channels: 3, size: 16}}}\n"
         "data:\n  tasks:\n    class_path: litmaml.data.ImageFolderTasks\n"
-        "    init_args: {root: imgs, ways: 2, shots: 1, queries: 1, image_format: {size: 16}}\n"
+        "    init_args: {root: imgs, train: {ways: 2, shots: 1, queries: 1}, image_format: {size: 16}}\n"
         "  meta_batch: 1\n  train_tasks: 2\n  val_tasks: 1\n  test_tasks: 1\n"
         "trainer: {default_root_dir: runs/imgs, max_epochs: 1, accelerator: cpu, log_every_n_steps: 1}\n"
     )

@@ -14,6 +14,7 @@ from tiny import everything, finish, fit, saved, slow, start, steps
 
 from litmaml.callbacks.predictions import rows
 from litmaml.cli.main import main
+from litmaml.data import Episode
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.runs import guarded_logger
 
@@ -45,7 +46,7 @@ def test_predictions_are_written_as_a_table_and_as_tensors(capsys: pytest.Captur
 def main_data() -> object:
     from litmaml.data import Sinusoid
 
-    return Sinusoid(shots=5, queries=5)
+    return Sinusoid(Episode(shots=5, queries=5))
 
 
 def test_classes_come_with_their_probability() -> None:

@@ -199,7 +199,7 @@ PLATEAU = ["--model.lr_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau", "-
 @pytest.mark.parametrize(
     "typed",
     [
-        "--data.tasks.shots=4",
+        "--data.tasks.train.shots=4",
         *slow("--model.loss=torch.nn.L1Loss", "--model.test_inner_steps=2", "--data.val_tasks=8", "--data.seed=3"),
     ],
 )
@@ -210,7 +210,7 @@ def test_the_best_is_chosen_anew_where_the_validation_is_another_one(
     assert steps("runs/tiny")["best"] == 8
     with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
         fit(*WORSE, *PLATEAU, typed, "--ckpt_path=last", "--trainer.max_epochs=4")
-    option = typed[2:].partition("=")[0].replace(".shots", "")
+    option = typed[2:].partition("=")[0].replace(".train.shots", "")
     assert f"BestCheckpoint: val/loss is of another validation ({option}): its comparison begins anew" in caplog.text
     assert f"ReduceLROnPlateau: val/loss is of another validation ({option})" in caplog.text
     assert steps("runs/tiny")["best"] == 16

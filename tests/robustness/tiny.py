@@ -21,7 +21,7 @@ model:
   inner_optimizer: {class_path: litmaml.inner.SGD, init_args: {lr: 0.01}}
   optimizer: {class_path: torch.optim.Adam, init_args: {lr: 0.001}}
 data:
-  tasks: {class_path: litmaml.data.Sinusoid, init_args: {shots: 5, queries: 5}}
+  tasks: {class_path: litmaml.data.Sinusoid, init_args: {train: {shots: 5, queries: 5}}}
   meta_batch: 5
   train_tasks: 20
   val_tasks: 4

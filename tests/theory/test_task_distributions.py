@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from litmaml.data import Episode
 from litmaml.models import Vector
 from litmaml.problems import HalfSquaredLoss, LinearRegression, LogCoshLoss, RankOne, RankOneLoss
 from litmaml.problems.linear_regression import linear_tasks
@@ -50,7 +51,9 @@ def test_heterogeneity_0_gives_all_tasks_one_hessian_and_1_none() -> None:
 
 def test_drawn_measurements_average_to_the_whole_task() -> None:
     whole = LinearRegression(3, pool=2).sample("train", range(2), 0)
-    drawn = LinearRegression(3, pool=2, shots=4000, queries=7, hessian_batches=1).sample("train", range(2, 4), 0)
+    drawn = LinearRegression(3, pool=2, train=Episode(shots=4000, queries=7, hessian_batches=1)).sample(
+        "train", range(2, 4), 0
+    )
     assert drawn.query.inputs.shape == (2, 7, 3)
     assert drawn.hessian is not None
     assert not torch.equal(drawn.hessian[0].inputs, drawn.support[0].inputs)
@@ -97,7 +100,7 @@ def test_rank_one_loss_has_the_gradient_and_hessian_of_its_formula() -> None:
 
 def test_rank_one_noise_has_its_deviation_and_shrinks_with_samples() -> None:
     for shots in (1, 25):
-        noisy = RankOne(6, gradient_noise=0.5, hessian_noise=0.2, pool=2, shots=shots)
+        noisy = RankOne(6, gradient_noise=0.5, hessian_noise=0.2, pool=2, train=Episode(shots=shots))
         targets = noisy.sample("train", range(3000), 0).support[0].targets[:, 0]
         clean = RankOne(6, pool=2).sample("train", range(3000), 0).support[0].targets[:, 0]
         noise = targets - clean
@@ -106,7 +109,7 @@ def test_rank_one_noise_has_its_deviation_and_shrinks_with_samples() -> None:
 
 
 @pytest.mark.parametrize(
-    "distribution", [LinearRegression(4, pool=3, queries=3), RankOne(4, pool=3, gradient_noise=1.0)]
+    "distribution", [LinearRegression(4, pool=3, train=Episode(queries=3)), RankOne(4, pool=3, gradient_noise=1.0)]
 )
 def test_a_pool_comes_round_with_fresh_batches(distribution: Any) -> None:
     first, again = distribution.sample("train", [0, 1, 2], 0), distribution.sample("train", [3, 4, 5], 0)
@@ -125,7 +128,7 @@ def test_a_pool_comes_round_with_fresh_batches(distribution: Any) -> None:
         (lambda: LinearRegression(curvature=(2.0, 1.0)), r"curvature must be 0 <= low <= high, got \[2.0, 1.0\]"),
         (lambda: LinearRegression(heterogeneity=1.5), r"heterogeneity must be in \[0, 1\], got 1.5"),
         (lambda: LinearRegression(spread=-1.0), "spread must not be negative"),
-        (lambda: LinearRegression(shots=-1), "shots must be at least 0"),
+        (lambda: LinearRegression(train=Episode(shots=-1)), r"train\.shots: must be at least 0, got -1"),
         (lambda: LinearRegression(pool=0), "pool must be at least 1"),
         (lambda: RankOne(spread=(0.5, 0.1)), r"spread must be 0 <= low <= high, got \[0.5, 0.1\]"),
         (lambda: RankOne(hessian_noise=-0.1), "hessian_noise must not be negative, got -0.1"),

@@ -19,7 +19,9 @@ from torchmetrics.regression import MeanAbsoluteError
 import cases
 import litmaml
 from litmaml.cli.main import main
-from litmaml.data import Glyphs, Sinusoid, TaskDataModule
+from litmaml.cli.recorded import configuration
+from litmaml.cli.sealed import unseal
+from litmaml.data import Episode, Glyphs, Sinusoid, TaskDataModule
 from litmaml.finetuning.meta_checkpoint import open_checkpoint
 from litmaml.inner import SGD, Adam, AdamW, HigherOptimizer
 from litmaml.learner.meta_learner import MetaLearner
@@ -73,8 +75,12 @@ MODELS: list[tuple[nn.Module, nn.Module, Any]] = [
     (nn.Linear(6, 1, bias=False), HalfSquaredLoss(), LinearRegression()),
     (nn.Linear(6, 1, bias=False), LogCoshLoss(), LinearRegression(curvature=(0.5, 2.0))),
     (Vector(4), RankOneLoss(), RankOne(size=4)),
-    (Conv4(ways=3, filters=2), nn.CrossEntropyLoss(label_smoothing=0.1), Glyphs(ways=3, queries=2)),
-    (Conv4(ways=3, filters=2, norm="group"), nn.CrossEntropyLoss(), Glyphs(ways=3, queries=2, test_queries=3)),
+    (Conv4(ways=3, filters=2), nn.CrossEntropyLoss(label_smoothing=0.1), Glyphs(Episode(ways=3, queries=2))),
+    (
+        Conv4(ways=3, filters=2, norm="group"),
+        nn.CrossEntropyLoss(),
+        Glyphs(Episode(ways=3, queries=2), test=Episode(queries=3)),
+    ),
 ]
 
 
@@ -97,7 +103,9 @@ def use(file: Path, commands: tuple[str, ...], *others: str) -> None:
     assert all(torch.equal(w, again.state_dict()[name]) for name, w in learner.state_dict().items())
     root = f"--trainer.default_root_dir={file.parent.parent / 'out'}"
     tasks = file.parent.parent / "tasks.yaml"
-    tasks.write_text(yaml.safe_dump({"data": {"tasks": read_checkpoint(file)["datamodule_hyper_parameters"]["tasks"]}}))
+    # As the record reads now: one of version 0.1 has other names.
+    recorded = unseal(configuration(read_checkpoint(file), others))
+    tasks.write_text(yaml.safe_dump({"data": {"tasks": recorded["data"]["tasks"]}}))
     for command in commands:
         option = "init_weights" if command == "init" else "ckpt_path"
         data = [] if command != "init" else ["-c", str(tasks)]
@@ -188,7 +196,7 @@ PAIRS = [(SGD(0.1), outer) for outer in OUTER] + [(inner, FirstOrder()) for inne
     ids=lambda part: type(part).__name__,
 )
 def test_images_in_every_command(inner: Any, outer: Any, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    glyphs = Glyphs(ways=3, queries=2)
+    glyphs = Glyphs(Episode(ways=3, queries=2))
     file = made(tmp_path / "run", Conv4(ways=3, filters=2), nn.CrossEntropyLoss(), glyphs, inner, outer)
     use_on_images(file, tmp_path / "images")
     if "slow" in request.keywords:
@@ -199,7 +207,7 @@ def test_metrics(tmp_path: Path) -> None:
     metrics = {"mae": MeanAbsoluteError()}
     use(made(tmp_path, MLP(hidden=[3]), nn.MSELoss(), Sinusoid(), metrics=metrics), ("test",))
     top = {"top-2": MulticlassAccuracy(3, top_k=2)}
-    use(made(tmp_path, Conv4(3, 2), nn.CrossEntropyLoss(), Glyphs(ways=3, queries=2), metrics=top), ())
+    use(made(tmp_path, Conv4(3, 2), nn.CrossEntropyLoss(), Glyphs(Episode(ways=3, queries=2)), metrics=top), ())
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from watch import told, watched
 
 import litmaml
 from litmaml.cli.main import main
-from litmaml.data import ImageFolderTasks, ImageFormat, Omniglot
+from litmaml.data import Episode, ImageFolderTasks, ImageFormat, Omniglot
 from litmaml.finetuning.adapted_model import AdaptedModel, Recipe
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP
@@ -382,7 +382,7 @@ def test_data_folders_and_archives(tmp_path: Path) -> None:
             for i in range(3):
                 (root / f"\x1b[31m{label}" / f"{i}.png").write_bytes(content)
         os.mkfifo(root / "\x1b[31m0" / "pipe.png")
-        check(lambda root=root: ImageFolderTasks(str(root), ways=2, queries=1).load("train"))
+        check(lambda root=root: ImageFolderTasks(str(root), train=Episode(ways=2, queries=1)).load("train"))
     assert count >= 40
 
 

@@ -51,7 +51,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "data": {
             "tasks": {
                 "class_path": "litmaml.data.ImageFolderTasks",
-                "init_args": {"root": str(folder / "images"), "ways": 3, "shots": 1, "queries": 2}
+                "init_args": {"root": str(folder / "images"), "train": {"ways": 3, "shots": 1, "queries": 2}}
                 | {"image_format": {"size": 16, "channels": 1}},
             },
             "meta_batch": 2,

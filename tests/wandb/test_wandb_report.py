@@ -87,7 +87,7 @@ def test_config_is_the_whole_resolved_configuration(folder: Path, runs: list[Off
     assert fit["trainer"]["max_epochs"] == 2
     assert resumed["trainer"]["max_epochs"] == 3
     assert fit["model"]["outer_gradient"]["class_path"] == "litmaml.outer.FirstOrder"
-    assert fit["data"]["tasks"]["init_args"]["ways"] == 3
+    assert fit["data"]["tasks"]["init_args"]["train"]["ways"] == 3
     assert fit["trainer"]["default_root_dir"] == str(folder)
     assert "dirpath" not in fit["checkpoint"]
     # The test's stands beside the fit's, not in its place.

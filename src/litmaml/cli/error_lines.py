@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import fields, is_dataclass
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from jsonargparse import ArgumentParser
@@ -18,6 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_only
 
 from litmaml.runs.arguments import Arguments, read_config
+from litmaml.runs.former_names import argument_now, name_now
 from litmaml.shown import printable
 
 _LONGEST = 700
@@ -90,18 +92,25 @@ class OneLineParser(OneLineErrors, LightningArgumentParser):
 def _told(message: str, options: dict[str, Any]) -> str:
     """What jsonargparse says over several lines, by the option's whole name."""
     flat = " ".join(message.split())
-    if found := re.search(r"unrecognized arguments: (?:--?)?([^\s=]+)|does not accept option '([^']+)'", flat):
-        return _no_option(found[1] or found[2], options)
     keys = re.findall(r'Parser key "([^"]+)"', flat)
     key = ".".join(k for place, k in enumerate(keys) if k not in keys[:place]) or "arguments"
+    made = re.search(r"class_path[ =]'([^']+)'", flat)
+    below = [f"{key}.{name}" for name in _parameters_of(made[1])] if made else []
+    if found := re.search(r"unrecognized arguments: (?:--?)?([^\s=]+)|does not accept option '([^']+)'", flat):
+        name = found[1] or found[2]
+        return _no_option(f"{key}.{name}", below) if keys and made else _no_option(name, options)
     if found := re.search(rf"arguments are required: (.+?){_END}", flat):
         names = re.sub(r"\b(?:fit|validate|test|predict)\.", "", found[1])
         if keys:  # of a class that was named
             names = ", ".join(f"{key}.{name}" for name in names.split(", "))
         return f"{names}: have to be given, as options or in a configuration file"
     if found := re.search(r"(?:Option|Key) '([^']+)' is not (?:accepted|expected)", flat):
-        made = re.search(r"class_path[ =]'([^']+)'", flat)
-        return _no_option(f"{key}.{found[1]}", [f"{key}.{name}" for name in _parameters_of(made[1])] if made else [])
+        return _no_option(f"{key}.{found[1]}", below)
+    if keys and (found := re.search(r'Unable to load config "(.*)"$', flat)):
+        group = key.rpartition(".")[2]
+        inner = [name.removeprefix(f"{key}.{group}.") for name in below if name.startswith(f"{key}.{group}.")]
+        named = f"{key}.{(inner or ['NAME'])[0]}"
+        return f"{key}: is a group of options, got {found[1]!r}; give them by their names, such as {named}"
     hint = getattr(options.get(key.partition(".init_args")[0]), "_typehint", None)
     if found := re.search(r"No module named '([^']+)'", flat):
         return (
@@ -122,12 +131,15 @@ def _told(message: str, options: dict[str, Any]) -> str:
         rf"Expected an? (?!path but)(<class '[^']+'>|[\w.\[\], ']+?)(?:{_END}.*)?\. Got value: ", flat
     ):
         return f"{key}: expected {_kind(found[1])}, got {_value(flat)}"
-    if "Union subtypes" in flat and hint is not None:
-        return f"{key}: expected {_kind(str(hint))}, got {_value(flat)}"
+    if found := re.search(r"Union subtypes Subtypes: \[(.*?)\] Errors", flat):
+        return f"{key}: expected {_kind(str(hint or found[1].replace(', ', ' | ')))}, got {_value(flat)}"
     return f"{key}: {re.sub(r'Parser key .[^ ]+: ', '', flat).removeprefix('- ')}" if key != "arguments" else flat
 
 
 def _no_option(key: str, options: Iterable[str]) -> str:
+    group, _, last = key.rpartition(".")
+    if now := argument_now(last, {name.removeprefix(f"{group}.") for name in options}):
+        return f"{key}: there is no such option any more; it is {group}.{now} now"
     # One that is not taken may stand in a signature all the same, as *args does.
     near = difflib.get_close_matches(key, [name for name in options if name != key], n=1, cutoff=0.6)
     return f"{key}: there is no such option" + (f"; did you mean {near[0]}?" if near else "; --help lists them")
@@ -140,8 +152,11 @@ def _no_class(key: str, name: str, hint: Any) -> str:
         for kind in _below(base)
         if not kind.__name__.startswith("_") and not inspect.isabstract(kind)
     }
-    near = difflib.get_close_matches(name.rpartition(".")[2], sorted(known), n=1, cutoff=0.6)
     said = f"{key}: there is no class {name!r}"
+    module, _, last = (now := name_now(name)).rpartition(".")
+    if now != name and hasattr(sys.modules.get(module), last):
+        return f"{said} any more; it is {now} now"
+    near = difflib.get_close_matches(name.rpartition(".")[2], sorted(known), n=1, cutoff=0.6)
     if near:
         return f"{said}; did you mean {near[0]}?"
     return f"{said}; one of {', '.join(sorted(known))}" if 0 < len(known) <= 12 else said
@@ -179,15 +194,18 @@ def _value(flat: str) -> str:
 
 
 def _kind(text: str) -> str:
-    return re.sub(r"<class '([^']+)'>", lambda m: m[1].rpartition(".")[2], text).replace("typing.", "")
+    short = re.sub(r"<class '([^']+)'>", lambda m: m[1].rpartition(".")[2], text)
+    return short.replace("typing.", "").replace("NoneType", "None")
 
 
 def _parameters_of(class_path: str) -> list[str]:
     module, _, name = class_path.rpartition(".")
     try:
-        return [*inspect.signature(getattr(sys.modules[module], name)).parameters]
+        taken = inspect.signature(getattr(sys.modules[module], name)).parameters
     except (KeyError, AttributeError, TypeError, ValueError):
         return []
+    groups = {name: parameter.default for name, parameter in taken.items() if is_dataclass(parameter.default)}
+    return [*taken, *(f"{name}.{field.name}" for name, default in groups.items() for field in fields(default))]
 
 
 def _leaves(parser: ArgumentParser) -> dict[str, Any]:
@@ -209,13 +227,16 @@ def _named(message: str, arguments: Sequence[str]) -> str:
         message = next((e for e in told if "NoneType" not in e), message)
     given = Arguments(arguments)
     options = {argument[2:].partition("=")[0] for argument in arguments if argument.startswith("--")}
-    if found := re.match(r"(\w+)(?=:|=| must | has )", message):
-        typed = [key for key in options if key.rpartition(".")[2] == found[1]]
+    if found := re.match(r"([\w.]+)(?=:|=| must | has )", message):
+        typed = [key for key in options if f".{key}".endswith(f".{found[1]}")]
         if not typed:
             with suppress(ValueError):
                 keys = [key for file in given.files for key in _keys(read_config(file))]
                 typed = [key for key in keys if key.endswith(f".{found[1]}")]
-        return typed[0] + message[found.end() :] if len({*typed}) == 1 else message
+        if len({*typed}) == 1:
+            return typed[0] + message[found.end() :]
+        if "." not in found[1]:
+            return message
     if re.match(r"[\w.]+: ", message):
         return message
     words = {key: key.rpartition(".")[2] for key in options}

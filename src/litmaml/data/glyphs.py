@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from litmaml.data.cache import cache_folder, read_tensors, write_tensors
+from litmaml.data.episode import AS_IN_TRAINING, FEW_SHOT, Episode
 from litmaml.data.image_tasks import ImageTasks
 from litmaml.data.images import ImageFormat, ImagePool
 from litmaml.data.leakage import fingerprints
@@ -60,17 +61,10 @@ class Glyphs(ImageTasks):
     affine change, and support and query never share a face of a letter.
 
     Args:
-        ways: Classes of a task.
-        shots: Support images of each class in one support batch.
-        queries: Query images of each class.
-        test_ways: Classes of a task in validation and test; as in training if not given.
-        test_shots: Support images of each class in validation and test; as in training if not given.
-        test_queries: Query images of each class in validation and test; as in training if not given.
+        train: The numbers of classes, images and batches of a task in training.
+        test: Those in validation and test; as in training where they are left out.
         affine: Strength of the affine changes, in every split; at 1 up to 15 degrees, 15 % of scale and shear
             and 8 % of shift.
-        support_batches: 1: every inner step uses the same support batch. N: a fresh one for each of N inner
-            steps.
-        hessian_batches: 0: Hessian products use each step's own support batch. N: N fresh batches.
         cache_dir: Folder where the drawn letters are kept; litmaml in the user's cache folder if not given.
 
     Raises:
@@ -82,28 +76,16 @@ class Glyphs(ImageTasks):
 
     def __init__(
         self,
-        ways: int = 5,
-        shots: int = 1,
-        queries: int = 15,
-        test_ways: int | None = None,
-        test_shots: int | None = None,
-        test_queries: int | None = None,
+        train: Episode = FEW_SHOT,
+        test: Episode = AS_IN_TRAINING,
         affine: float = 0.5,
-        support_batches: int = 1,
-        hessian_batches: int = 0,
         cache_dir: str | None = None,
     ) -> None:
         super().__init__(
             image_format=ImageFormat(_SIZE, invert=True),
-            ways=ways,
-            shots=shots,
-            queries=queries,
-            test_ways=test_ways,
-            test_shots=test_shots,
-            test_queries=test_queries,
+            train=train,
+            test=test,
             affine=affine,
-            support_batches=support_batches,
-            hessian_batches=hessian_batches,
         )
         self.cache_dir = cache_dir
         self._letters: dict[Split, ImagePool] = {}

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from math import inf
 from pathlib import Path
 
+from litmaml.data.episode import AS_IN_TRAINING, FEW_SHOT, Episode
 from litmaml.data.image_tasks import ImageTasks
 from litmaml.data.images import ImageFormat, ImagePool, lines, read_images
 from litmaml.data.leakage import Copies, Pair, Place, copies, judge_copies
@@ -41,18 +42,11 @@ class ImageFolderTasks(ImageTasks):
         split_seed: Of the order in which the classes are dealt out. A new class moves few of the others.
         split_file: JSON, an object of split ("train", "val" or "test") by class; or CSV, lines of
             class,split.
-        ways: Classes of a task.
-        shots: Support images of each class in one support batch.
-        queries: Query images of each class.
-        test_ways: Classes of a task in validation and test; as in training if not given.
-        test_shots: Support images of each class in validation and test; as in training if not given.
-        test_queries: Query images of each class in validation and test; as in training if not given.
+        train: The numbers of classes, images and batches of a task in training.
+        test: Those in validation and test; as in training where they are left out.
         rotations: Turned by 90, 180 and 270 degrees a class is another class.
         affine: Strength of random affine changes of training images; at 1 up to 15 degrees, 15 % of scale and
             shear and 8 % of shift; 0 for none.
-        support_batches: 1: every inner step uses the same support batch. N: a fresh one for each of N inner
-            steps.
-        hessian_batches: 0: Hessian products use each step's own support batch. N: N fresh batches.
         copies: What is done about an image that stands in two classes or splits: "refuse", or "warn" and go on,
             for a published set that has such. Compared are the files of all splits, and the bytes that the
             learner sees of the splits that are loaded.
@@ -71,30 +65,18 @@ class ImageFolderTasks(ImageTasks):
         split: tuple[float, float, float] = (0.6, 0.2, 0.2),
         split_seed: int = 0,
         split_file: str | None = None,
-        ways: int = 5,
-        shots: int = 1,
-        queries: int = 15,
-        test_ways: int | None = None,
-        test_shots: int | None = None,
-        test_queries: int | None = None,
+        train: Episode = FEW_SHOT,
+        test: Episode = AS_IN_TRAINING,
         rotations: bool = False,
         affine: float = 0.0,
-        support_batches: int = 1,
-        hessian_batches: int = 0,
         copies: Copies = "refuse",
     ) -> None:
         super().__init__(
             image_format=image_format,
-            ways=ways,
-            shots=shots,
-            queries=queries,
-            test_ways=test_ways,
-            test_shots=test_shots,
-            test_queries=test_queries,
+            train=train,
+            test=test,
             rotations=rotations,
             affine=affine,
-            support_batches=support_batches,
-            hessian_batches=hessian_batches,
         )
         if len(split) != 3 or not all(0 < share < inf for share in split):
             raise ValueError(f"split must be three positive shares for train, val and test, got {split}")

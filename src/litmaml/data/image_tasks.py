@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from litmaml.data.affine import AFFINE_NUMBERS, random_affine
+from litmaml.data.episode import AS_IN_TRAINING, FEW_SHOT, Episode
 from litmaml.data.images import ImageFormat, ImagePool
 from litmaml.data.leakage import Copies, Pair, Place, copies, fingerprints, judge_copies
-from litmaml.data.task_distribution import TaskDistribution, check_at_least
+from litmaml.data.task_distribution import TaskDistribution
 from litmaml.randomness import task_stream, task_streams
 from litmaml.shown import listed
 from litmaml.tasks import SPLITS, Batch, Split, Tasks, map_batches
@@ -31,20 +32,13 @@ class ImageTasks(TaskDistribution):
 
     Args:
         image_format: What the images become.
-        ways: Classes of a task.
-        shots: Support images of each class in one support batch.
-        queries: Query images of each class.
-        test_ways: Classes of a task in validation and test; as in training if not given.
-        test_shots: Support images of each class in validation and test; as in training if not given.
-        test_queries: Query images of each class in validation and test; as in training if not given.
+        train: The numbers of classes, images and batches of a task in training.
+        test: Those in validation and test; as in training where they are left out.
         rotations: Turned by 90, 180 and 270 degrees a class is another class: each class of a task is turned
             by its own random multiple of 90 degrees, in every split (Finn et al. 2017). No class stands in a
             task twice.
         affine: Strength of the random affine change of each training image: at 1 up to 15 degrees of
             rotation, 15 % of scale and shear, and 8 % of shift; 0 for none.
-        support_batches: 1: every inner step uses the same support batch. N: a fresh one for each of N inner
-            steps.
-        hessian_batches: 0: Hessian products use each step's own support batch. N: N fresh batches.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -57,33 +51,20 @@ class ImageTasks(TaskDistribution):
     def __init__(
         self,
         image_format: ImageFormat,
-        ways: int = 5,
-        shots: int = 1,
-        queries: int = 15,
-        test_ways: int | None = None,
-        test_shots: int | None = None,
-        test_queries: int | None = None,
+        train: Episode = FEW_SHOT,
+        test: Episode = AS_IN_TRAINING,
         rotations: bool = False,
         affine: float = 0.0,
-        support_batches: int = 1,
-        hessian_batches: int = 0,
     ) -> None:
-        super().__init__(shots, queries, test_shots, test_queries, support_batches, hessian_batches)
-        check_at_least(2, ways=ways, test_ways=test_ways)
+        super().__init__(train.over(FEW_SHOT), test)
         if not 0 <= affine <= 3:
             raise ValueError(f"affine must lie between 0 (none) and 3, got {affine}")
         self.image_format = image_format
-        self.ways = ways
-        self.test_ways = test_ways
         self.rotations = rotations
         self.affine = affine
         self.copies: Copies = "refuse"
         self._pools: dict[Split, ImagePool] = {}
         self._seen: dict[bytes, tuple[Split, int]] = {}
-
-    def ways_in(self, split: Split) -> int:
-        """Classes of a task of this split."""
-        return self.ways if split == "train" or self.test_ways is None else self.test_ways
 
     @abstractmethod
     def class_names(self, split: Split) -> Sequence[str]:
@@ -110,16 +91,15 @@ class ImageTasks(TaskDistribution):
                     f"the splits {one} and {other} share {len(shared)} classes: {listed(shared)}. "
                     f"Give each class to one split only, or results will be too good"
                 )
-        classes, ways = len(self.class_names(split)), self.ways_in(split)
+        classes, (ways, shots, queries, *_) = len(self.class_names(split)), self.sizes(split)
         if ways > classes:
-            argument = "ways" if split == "train" or self.test_ways is None else "test_ways"
-            fewer = f"choose at most {classes} ways or " if classes > 1 else ""
+            argument = "train" if split == "train" or self.test.ways is None else "test"
+            fewer = f"choose at most {classes} or " if classes > 1 else ""
             raise ValueError(
-                f"{argument}={ways} is more than the {classes} classes of the split {split}: "
+                f"{argument}.ways: the split {split} has {classes} classes, got {ways}; "
                 f"{fewer}give the split more classes"
             )
         pool = self.read_pool(split)
-        shots, queries = self.shots_in(split), self.queries_in(split)
         reuse = self.drawn_anew and self.affine > 0
         few = [f"{pool.names[k]} ({pool.counts[k]})" for k in np.flatnonzero(pool.counts < shots + queries)]
         if few and not reuse:
@@ -144,9 +124,9 @@ class ImageTasks(TaskDistribution):
     def sample(self, split: Split, numbers: Sequence[int], seed: int) -> Tasks:
         self.load(split)
         pool = self._pools[split]
-        ways, shots, queries = self.ways_in(split), self.shots_in(split), self.queries_in(split)
-        drawn = shots * (self.support_batches + self.hessian_batches)
-        each = drawn + queries
+        ways, shots, queries, *_ = sizes = self.sizes(split)
+        each = sum(sizes.batches)
+        drawn = each - queries
         augmented = self.affine > 0 and (split == "train" or self.drawn_anew)
 
         tasks, most = len(numbers), pool.members.shape[1]
@@ -177,13 +157,13 @@ class ImageTasks(TaskDistribution):
             )
 
         adapting = [batch(first, first + shots) for first in range(0, drawn, shots)]
-        return self._arrange([*adapting, batch(drawn, each)], numbers)
+        return self._arrange(split, [*adapting, batch(drawn, each)], numbers)
 
     def classes_of(self, split: Split, number: int, seed: int) -> list[str]:
         """The names of a task's classes, in the order of its labels 0, 1, ..."""
         self.load(split)
         names = self._pools[split].names
-        classes, turns = self._draw_classes(task_stream(seed, split, number), len(names), self.ways_in(split))
+        classes, turns = self._draw_classes(task_stream(seed, split, number), len(names), self.sizes(split).ways)
         return [
             names[k] + (f", turned {90 * quarters}°" if quarters else "")
             for k, quarters in zip(classes, turns, strict=True)
@@ -208,13 +188,8 @@ class ImageTasks(TaskDistribution):
         return map_batches(develop, tasks)
 
     def describe(self, split: Split) -> dict[str, int | float | str | bool]:
-        return {
-            "tasks": type(self).__name__,
-            "split": split,
+        return super().describe(split) | {
             "classes": len(self.class_names(split)),
-            "ways": self.ways_in(split),
-            "shots": self.shots_in(split),
-            "queries": self.queries_in(split),
             "rotations": self.rotations,
             "affine": self.affine if split == "train" or self.drawn_anew else 0.0,
         }

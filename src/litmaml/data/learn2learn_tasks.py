@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from litmaml.data.episode import AS_IN_TRAINING, FEW_SHOT, Episode
 from litmaml.data.interop import import_learn2learn
 from litmaml.data.leakage import fingerprints
-from litmaml.data.task_distribution import TaskDistribution, check_at_least
+from litmaml.data.task_distribution import TaskDistribution
 from litmaml.randomness import task_stream
 from litmaml.tasks import SPLITS, Batch, Split, Tasks, map_batches, tree_map
 
@@ -40,18 +41,11 @@ class Learn2LearnTasks(TaskDistribution):
     have been read from the same files.
 
     Args:
-        train: A taskset, or a function without arguments that makes one; in YAML its import path.
-        val: The same for validation.
-        test: The same for test.
-        ways: Classes of a task.
-        shots: Support examples of each class in one support batch.
-        queries: Query examples of each class.
-        test_ways: Classes of a task in validation and test; as in training if not given.
-        test_shots: Support examples of each class in validation and test; as in training if not given.
-        test_queries: Query examples of each class in validation and test; as in training if not given.
-        support_batches: 1: every inner step uses the same support batch. N: a fresh one for each of N inner
-            steps.
-        hessian_batches: 0: Hessian products use each step's own support batch. N: N fresh batches.
+        train_taskset: A taskset, or a function without arguments that makes one; in YAML its import path.
+        val_taskset: The same for validation.
+        test_taskset: The same for test.
+        train: The numbers of classes, examples and batches of a task in training.
+        test: Those in validation and test; as in training where they are left out.
 
     Raises:
         ImportError: if learn2learn is not installed.
@@ -60,31 +54,18 @@ class Learn2LearnTasks(TaskDistribution):
 
     def __init__(
         self,
-        train: Callable[[], Any] | Any,
-        val: Callable[[], Any] | Any,
-        test: Callable[[], Any] | Any,
-        ways: int = 5,
-        shots: int = 1,
-        queries: int = 15,
-        test_ways: int | None = None,
-        test_shots: int | None = None,
-        test_queries: int | None = None,
-        support_batches: int = 1,
-        hessian_batches: int = 0,
+        train_taskset: Callable[[], Any] | Any,
+        val_taskset: Callable[[], Any] | Any,
+        test_taskset: Callable[[], Any] | Any,
+        train: Episode = FEW_SHOT,
+        test: Episode = AS_IN_TRAINING,
     ) -> None:
-        super().__init__(shots, queries, test_shots, test_queries, support_batches, hessian_batches)
-        check_at_least(2, ways=ways, test_ways=test_ways)
+        super().__init__(train.over(FEW_SHOT), test)
         import_learn2learn()
-        self.train = train
-        self.val = val
-        self.test = test
-        self.ways = ways
-        self.test_ways = test_ways
+        self.train_taskset = train_taskset
+        self.val_taskset = val_taskset
+        self.test_taskset = test_taskset
         self._tasksets: dict[Split, Any] = {}
-
-    def ways_in(self, split: Split) -> int:
-        """Classes of a task of this split."""
-        return self.ways if split == "train" or self.test_ways is None else self.test_ways
 
     def load(self, split: Split) -> None:
         """Makes all three tasksets and compares their classes.
@@ -101,10 +82,12 @@ class Learn2LearnTasks(TaskDistribution):
         learn2learn = import_learn2learn()
         tasksets: dict[Split, Any] = {}
         for name in SPLITS:
-            given = getattr(self, name)
+            given = getattr(self, f"{name}_taskset")
             taskset = given if isinstance(given, learn2learn.data.Taskset) else given() if callable(given) else None
             if not isinstance(taskset, learn2learn.data.Taskset):
-                raise TypeError(f"{name} must be a learn2learn Taskset or a function that makes one, got {given!r}")
+                raise TypeError(
+                    f"{name}_taskset must be a learn2learn Taskset or a function that makes one, got {given!r}"
+                )
             tasksets[name] = taskset
         with _random_generators_seeded(np.random.default_rng(0)):
             seen = {name: _classes(taskset, learn2learn) for name, taskset in tasksets.items()}
@@ -129,7 +112,7 @@ class Learn2LearnTasks(TaskDistribution):
         self.load(split)
         tasks = [self._sample_one(split, number, seed) for number in numbers]
         stacked = [tree_map(lambda *parts: torch.stack(parts), *same) for same in zip(*tasks, strict=True)]
-        return self._arrange(stacked, numbers)
+        return self._arrange(split, stacked, numbers)
 
     def render(self, tasks: Tasks) -> Tasks:
         """Floating point inputs in torch's default dtype, that is, in the precision of the run."""
@@ -140,15 +123,6 @@ class Learn2LearnTasks(TaskDistribution):
 
         return map_batches(cast, tasks)
 
-    def describe(self, split: Split) -> dict[str, int | float | str | bool]:
-        return {
-            "tasks": "Learn2LearnTasks",
-            "split": split,
-            "ways": self.ways_in(split),
-            "shots": self.shots_in(split),
-            "queries": self.queries_in(split),
-        }
-
     def _sample_one(self, split: Split, number: int, seed: int) -> list[Batch]:
         """The support and Hessian batches and the query of one task."""
         taskset = self._tasksets[split]
@@ -156,8 +130,8 @@ class Learn2LearnTasks(TaskDistribution):
         with _random_generators_seeded(stream):
             # Not by index: a finite taskset would keep the description that it drew first.
             data, labels = taskset.get_task(taskset.sample_task_description())
-        ways, shots, queries = self.ways_in(split), self.shots_in(split), self.queries_in(split)
-        drawn = shots * (self.support_batches + self.hessian_batches)
+        ways, shots, queries, *_ = sizes = self.sizes(split)
+        drawn = sum(sizes.batches[:-1])
         classes, members = torch.unique(torch.as_tensor(labels), return_inverse=True)
         counts = torch.bincount(members)
         if len(classes) != ways or bool((counts != drawn + queries).any()):

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from litmaml.data.cache import cache_folder, read_tensors, write_tensors
 from litmaml.data.download import download as fetch
+from litmaml.data.episode import AS_IN_TRAINING, FEW_SHOT, Episode
 from litmaml.data.image_tasks import ImageTasks
 from litmaml.data.images import ImageFormat, ImagePool, read_images
 from litmaml.runs.paths import expanded
@@ -61,18 +62,11 @@ class Omniglot(ImageTasks):
             anew they are fine too. If not given: the folder omniglot in ``cache_dir``.
         split_by: "character" or "alphabet".
         download: Whether to fetch the published archives (14 MB) into ``root`` if they are not there.
-        ways: Classes of a task.
-        shots: Support images of each class in one support batch.
-        queries: Query images of each class.
-        test_ways: Classes of a task in validation and test; as in training if not given.
-        test_shots: Support images of each class in validation and test; as in training if not given.
-        test_queries: Query images of each class in validation and test; as in training if not given.
+        train: The numbers of classes, images and batches of a task in training.
+        test: Those in validation and test; as in training where they are left out.
         rotations: Each class of a task is turned by its own random multiple of 90 degrees, in every split,
             which makes four classes of one character (Finn et al. 2017).
         affine: Strength of random affine changes of training images; 0 for none, as in the literature.
-        support_batches: 1: every inner step uses the same support batch. N: a fresh one for each of N inner
-            steps.
-        hessian_batches: 0: Hessian products use each step's own support batch. N: N fresh batches.
         cache_dir: Folder where the reduced images are kept; litmaml in the user's cache folder if not given.
 
     Raises:
@@ -86,30 +80,18 @@ class Omniglot(ImageTasks):
         root: str | None = None,
         split_by: Literal["character", "alphabet"] = "character",
         download: bool = False,
-        ways: int = 5,
-        shots: int = 1,
-        queries: int = 15,
-        test_ways: int | None = None,
-        test_shots: int | None = None,
-        test_queries: int | None = None,
+        train: Episode = FEW_SHOT,
+        test: Episode = AS_IN_TRAINING,
         rotations: bool = True,
         affine: float = 0.0,
-        support_batches: int = 1,
-        hessian_batches: int = 0,
         cache_dir: str | None = None,
     ) -> None:
         super().__init__(
             image_format=_FORMAT,
-            ways=ways,
-            shots=shots,
-            queries=queries,
-            test_ways=test_ways,
-            test_shots=test_shots,
-            test_queries=test_queries,
+            train=train,
+            test=test,
             rotations=rotations,
             affine=affine,
-            support_batches=support_batches,
-            hessian_batches=hessian_batches,
         )
         if split_by not in ("character", "alphabet"):
             raise ValueError(f"split_by must be 'character' or 'alphabet', got {split_by!r}")

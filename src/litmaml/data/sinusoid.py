@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from litmaml.data.episode import AS_IN_TRAINING, LEAST_WITHOUT_CLASSES, Episode
 from litmaml.data.task_distribution import TaskDistribution, in_run_precision
 from litmaml.randomness import task_streams
 from litmaml.tasks import Batch, Split, Tasks
+
+_TEN_POINTS = Episode(shots=10, queries=10, support_batches=1, hessian_batches=0)
 
 
 class Sinusoid(TaskDistribution):
@@ -21,41 +25,32 @@ class Sinusoid(TaskDistribution):
     endlessly many tasks: the splits differ in their random streams only. Inputs and targets are (T, n, 1).
 
     Args:
-        shots: Support points in one support batch.
-        queries: Query points.
-        test_shots: Support points in validation and test; as in training if not given.
-        test_queries: Query points in validation and test; as in training if not given.
+        train: The numbers of points and batches of a task in training.
+        test: Those in validation and test; as in training where they are left out.
         noise: Standard deviation of the noise on the targets, those of the query too.
-        support_batches: 1: every inner step uses the same support batch. N: a fresh one for each of N inner
-            steps.
-        hessian_batches: 0: Hessian products use each step's own support batch. N: N fresh batches.
 
     Raises:
         ValueError: if a count is too small or the noise negative.
     """
 
+    least: ClassVar[Episode] = LEAST_WITHOUT_CLASSES
     AMPLITUDE = (0.1, 5.0)
     PHASE = (0.0, math.pi)
     DOMAIN = (-5.0, 5.0)
 
     def __init__(
         self,
-        shots: int = 10,
-        queries: int = 10,
-        test_shots: int | None = None,
-        test_queries: int | None = None,
+        train: Episode = _TEN_POINTS,
+        test: Episode = AS_IN_TRAINING,
         noise: float = 0.0,
-        support_batches: int = 1,
-        hessian_batches: int = 0,
     ) -> None:
-        super().__init__(shots, queries, test_shots, test_queries, support_batches, hessian_batches)
+        super().__init__(train.over(_TEN_POINTS), test)
         if not noise >= 0:
             raise ValueError(f"noise must not be negative, got {noise}")
         self.noise = noise
 
     def sample(self, split: Split, numbers: Sequence[int], seed: int) -> Tasks:
-        shots, queries = self.shots_in(split), self.queries_in(split)
-        sizes = [shots] * (self.support_batches + self.hessian_batches) + [queries]
+        sizes = self.sizes(split).batches
         points = sum(sizes)
         curves = np.empty((len(numbers), 2))
         x = np.empty((len(numbers), points))
@@ -72,20 +67,14 @@ class Sinusoid(TaskDistribution):
             Batch(_column(inputs), _column(targets))
             for inputs, targets in zip(np.split(x, bounds, 1), np.split(y, bounds, 1), strict=True)
         ]
-        return self._arrange(batches, numbers)
+        return self._arrange(split, batches, numbers)
 
     def render(self, tasks: Tasks) -> Tasks:
         """The tasks in torch's default dtype, that is, in the precision of the run."""
         return in_run_precision(tasks)
 
     def describe(self, split: Split) -> dict[str, int | float | str | bool]:
-        return {
-            "tasks": "Sinusoid",
-            "split": split,
-            "shots": self.shots_in(split),
-            "queries": self.queries_in(split),
-            "noise": self.noise,
-        }
+        return super().describe(split) | {"noise": self.noise}
 
 
 def _column(values: NDArray[np.float64]) -> torch.Tensor:

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 
+from litmaml.data.episode import AS_IN_TRAINING, LEAST, Episode, Sizes, sizes_of
 from litmaml.tasks import Batch, MetaBatch, Split, Tasks, map_batches, tree_map
 
 
@@ -28,67 +29,47 @@ def in_run_precision(tasks: Tasks) -> Tasks:
     return map_batches(lambda batch: tree_map(lambda part: part.to(dtype), batch), tasks)
 
 
+_ONE_BATCH = Episode(support_batches=1, hessian_batches=0)
+
+
 class TaskDistribution(ABC):
     """A distribution of tasks p(T), from which task number i is drawn as a pure function of (seed, split, i).
 
     Args:
-        shots: Support examples (of each class, in classification) in one support batch.
-        queries: Query examples (of each class, in classification).
-        test_shots: Support examples in validation and test; as in training if not given.
-        test_queries: Query examples in validation and test; as in training if not given.
-        support_batches: 1: every inner step uses the same support batch (the finite-sum case). N: a fresh one
-            for each of N inner steps (the resampling case).
-        hessian_batches: 0: the Hessian products of the outer gradient use each step's own support batch. N: a
-            fresh batch for each of N inner steps.
+        train: The numbers of classes, examples and batches of a task in training.
+        test: Those in validation and test; as in training where they are left out.
 
     Raises:
-        ValueError: if a count is too small.
+        ValueError: if a number is too small.
     """
+
+    least: ClassVar[Episode] = LEAST
+    """The least that each number of an episode may be; without ``ways`` the tasks have no classes."""
 
     shares_examples: ClassVar[bool] = False
     """Whether support and query share examples on purpose, as where both are the whole of a finite problem: then they
     are not looked for."""
 
-    def __init__(
-        self,
-        shots: int,
-        queries: int,
-        test_shots: int | None = None,
-        test_queries: int | None = None,
-        support_batches: int = 1,
-        hessian_batches: int = 0,
-    ) -> None:
-        check_at_least(
-            1,
-            shots=shots,
-            queries=queries,
-            test_shots=test_shots,
-            test_queries=test_queries,
-            support_batches=support_batches,
-        )
-        check_at_least(0, hessian_batches=hessian_batches)
-        self.shots = shots
-        self.queries = queries
-        self.test_shots = test_shots
-        self.test_queries = test_queries
-        self.support_batches = support_batches
-        self.hessian_batches = hessian_batches
+    def __init__(self, train: Episode, test: Episode = AS_IN_TRAINING) -> None:
+        self.train = train.over(_ONE_BATCH)
+        self.test = test
+        self._sizes = {
+            "train": sizes_of(self.train, "train", self.least),
+            "test": sizes_of(test.over(self.train), "test", self.least),
+        }
 
-    def shots_in(self, split: Split) -> int:
-        """Support examples (of each class) in one support batch of a task of this split."""
-        return self.shots if split == "train" or self.test_shots is None else self.test_shots
+    def sizes(self, split: Split) -> Sizes:
+        """The numbers of classes, examples and batches of each task of this split."""
+        return self._sizes["train" if split == "train" else "test"]
 
-    def queries_in(self, split: Split) -> int:
-        """Query examples (of each class) in a task of this split."""
-        return self.queries if split == "train" or self.test_queries is None else self.test_queries
-
-    def _arrange(self, batches: Sequence[Batch], numbers: Sequence[int]) -> Tasks:
+    def _arrange(self, split: Split, batches: Sequence[Batch], numbers: Sequence[int]) -> Tasks:
         """Stacked batches, in the order support, Hessian, query, as tasks."""
+        support = self.sizes(split).support_batches
         return Tasks(
-            support=tuple(batches[: self.support_batches]),
+            support=tuple(batches[:support]),
             query=batches[-1],
             numbers=torch.as_tensor(numbers, dtype=torch.int64),
-            hessian=tuple(batches[self.support_batches : -1]) or None,
+            hessian=tuple(batches[support:-1]) or None,
         )
 
     def prepare(self) -> None:  # noqa: B027 - most distributions have nothing to prepare
@@ -118,6 +99,7 @@ class TaskDistribution(ABC):
         """
         return tasks
 
-    @abstractmethod
     def describe(self, split: Split) -> dict[str, int | float | str | bool]:
         """The protocol that results of this split are stated with, in plain types."""
+        numbers = self.sizes(split)._asdict()
+        return {"tasks": type(self).__name__, "split": split} | {k: v for k, v in numbers.items() if k != "ways" or v}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import ClassVar
 
@@ -11,14 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from litmaml.data.task_distribution import TaskDistribution, check_at_least, in_run_precision
+from litmaml.data.episode import AS_IN_TRAINING, LEAST_WITHOUT_CLASSES, Episode
+from litmaml.problems.pool import TaskPool
 from litmaml.randomness import task_stream
 from litmaml.tasks import Batch, Split, Tasks
 
-_BATCHES = 2**63  # Where the streams of batches begin: the tasks' own streams have the numbers below.
+_WHOLE = Episode(shots=0, queries=0, support_batches=1, hessian_batches=0)
 
 
-class LinearRegression(TaskDistribution):
+class LinearRegression(TaskPool):
     """d exact measurements y_k = <x_k, c> of a task's optimum c, along orthogonal directions x_k.
 
     With X the rows x_k, X'X / d = A has the eigenvalues lambda_k. So a bias-free linear model has the loss
@@ -35,18 +37,16 @@ class LinearRegression(TaskDistribution):
         spread: Standard deviation of the optima's coordinates.
         heterogeneity: h in [0, 1]: 0 gives every task the Hessian A_0.
         pool: Number of tasks that there are: task number i is number i modulo pool. By default without end.
-        shots: 0: each batch holds all d measurements, and nothing is random but the task. Else the measurements of
-            a support batch (D_in) or Hessian batch (D_h), drawn with replacement.
-        queries: The same for the query (D_o).
-        support_batches: 1: every inner step uses the same support batch. N: a fresh one for each of N inner
-            steps.
-        hessian_batches: 0: Hessian products use each step's own support batch. N: N fresh batches.
+        train: The numbers of measurements and batches of a task in training. With 0 ``shots`` a support batch (D_in)
+            or Hessian batch (D_h) holds all d measurements, else so many that are drawn with replacement; the same
+            for the ``queries`` (D_o).
+        test: Those in validation and test; as in training where they are left out.
 
     Raises:
         ValueError: A number is out of its range.
     """
 
-    shares_examples: ClassVar[bool] = True
+    least: ClassVar[Episode] = replace(LEAST_WITHOUT_CLASSES, shots=0, queries=0)
 
     def __init__(
         self,
@@ -55,39 +55,26 @@ class LinearRegression(TaskDistribution):
         spread: float = 1.0,
         heterogeneity: float = 1.0,
         pool: int | None = None,
-        shots: int = 0,
-        queries: int = 0,
-        support_batches: int = 1,
-        hessian_batches: int = 0,
+        train: Episode = _WHOLE,
+        test: Episode = AS_IN_TRAINING,
     ) -> None:
-        check_at_least(1, size=size, pool=pool)
-        check_at_least(0, shots=shots, queries=queries)
+        super().__init__(size, pool, train.over(_WHOLE), test)
         if not 0 <= curvature[0] <= curvature[1]:
             raise ValueError(f"curvature must be 0 <= low <= high, got {list(curvature)}")
         if not 0 <= heterogeneity <= 1:
             raise ValueError(f"heterogeneity must be in [0, 1], got {heterogeneity}")
         if not spread >= 0:
             raise ValueError(f"spread must not be negative, got {spread}")
-        super().__init__(
-            shots or size,
-            queries or size,
-            support_batches=support_batches,
-            hessian_batches=hessian_batches,
-        )
-        # 0 stays what was asked for: a batch of d draws is not the d measurements.
-        self.shots, self.queries = shots, queries
-        self.size, self.curvature, self.spread = size, (curvature[0], curvature[1]), spread
-        self.heterogeneity, self.pool = heterogeneity, pool
+        self.curvature, self.spread, self.heterogeneity = (curvature[0], curvature[1]), spread, heterogeneity
 
     def sample(self, split: Split, numbers: Sequence[int], seed: int) -> Tasks:
-        members = [number % self.pool if self.pool else number for number in numbers]
-        drawn = [self._task(split, member, seed) for member in members]
+        drawn = [self._task(split, self._member(number), seed) for number in numbers]
         inputs = np.stack([x for x, _ in drawn])
         targets = np.einsum("tkd,td->tk", inputs, np.stack([c for _, c in drawn]))
-        sizes = [self.shots] * (self.support_batches + self.hessian_batches) + [self.queries]
+        sizes = self.sizes(split).batches
         rows = np.empty((len(numbers), sum(size or self.size for size in sizes)), dtype=np.int64)
         for row, number in zip(rows, numbers, strict=True):
-            stream = task_stream(seed, split, _BATCHES + number) if any(sizes) else None
+            stream = self._batch_stream(seed, split, number) if any(sizes) else None
             picked = [
                 stream.integers(self.size, size=size) if stream and size else np.arange(self.size) for size in sizes
             ]
@@ -100,25 +87,13 @@ class LinearRegression(TaskDistribution):
             )
             for part in np.split(rows, bounds, axis=1)
         ]
-        return self._arrange(batches, numbers)
-
-    def render(self, tasks: Tasks) -> Tasks:
-        """The tasks in torch's default dtype, that is, in the precision of the run."""
-        return in_run_precision(tasks)
+        return self._arrange(split, batches, numbers)
 
     def describe(self, split: Split) -> dict[str, int | float | str | bool]:
-        return {
-            "tasks": "LinearRegression",
-            "split": split,
-            "size": self.size,
+        return super().describe(split) | {
             "curvature": str(list(self.curvature)),
             "spread": self.spread,
             "heterogeneity": self.heterogeneity,
-            "pool": self.pool or "without end",
-            "shots": self.shots,
-            "queries": self.queries,
-            "support_batches": self.support_batches,
-            "hessian_batches": self.hessian_batches,
         }
 
     def _task(self, split: Split, member: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -8,14 +8,15 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from litmaml.data.task_distribution import TaskDistribution, check_at_least, in_run_precision
+from litmaml.data.episode import AS_IN_TRAINING, LEAST_WITHOUT_CLASSES, Episode
+from litmaml.problems.pool import TaskPool
 from litmaml.randomness import task_stream
 from litmaml.tasks import Batch, Split, Tasks
 
-_BATCHES = 2**63  # Where the streams of batches begin: the tasks' own streams have the numbers below.
+_ONE_SAMPLE = Episode(shots=1, queries=1, support_batches=1, hessian_batches=0)
 
 
-class RankOne(TaskDistribution):
+class RankOne(TaskPool):
     """Find w with w w' near M_i = g_i g_i': f_i(w) = 1/4 |w w' - M_i|^2, by ``Vector`` and ``RankOneLoss``.
 
     g_i = centre e_1 + s_i xi_i, xi_i ~ N(0, I) and s_i ~ U[low, high] = ``spread``: the spread of the tasks (Fallah,
@@ -33,17 +34,15 @@ class RankOne(TaskDistribution):
         gradient_noise: Standard deviation of each coordinate of b for one sample.
         hessian_noise: Standard deviation of each entry of E for one sample.
         pool: Number of tasks that there are: task number i is number i modulo pool. By default without end.
-        shots: Samples of a support batch (D_in) or a Hessian batch (D_h); without noise all numbers are alike.
-        queries: Samples of the query (D_o).
-        support_batches: 1: every inner step uses the same support batch. N: a fresh one for each of N inner
-            steps.
-        hessian_batches: 0: Hessian products use each step's own support batch. N: N fresh batches.
+        train: The numbers of samples and batches of a task in training: ``shots`` of a support batch (D_in) or a
+            Hessian batch (D_h), ``queries`` of the query (D_o). Without noise all numbers are alike.
+        test: Those in validation and test; as in training where they are left out.
 
     Raises:
         ValueError: A number is out of its range.
     """
 
-    shares_examples: ClassVar[bool] = True
+    least: ClassVar[Episode] = LEAST_WITHOUT_CLASSES
 
     def __init__(
         self,
@@ -53,35 +52,32 @@ class RankOne(TaskDistribution):
         gradient_noise: float = 0.0,
         hessian_noise: float = 0.0,
         pool: int | None = None,
-        shots: int = 1,
-        queries: int = 1,
-        support_batches: int = 1,
-        hessian_batches: int = 0,
+        train: Episode = _ONE_SAMPLE,
+        test: Episode = AS_IN_TRAINING,
     ) -> None:
-        super().__init__(shots, queries, support_batches=support_batches, hessian_batches=hessian_batches)
-        check_at_least(1, size=size, pool=pool)
+        super().__init__(size, pool, train.over(_ONE_SAMPLE), test)
         if not 0 <= spread[0] <= spread[1]:
             raise ValueError(f"spread must be 0 <= low <= high, got {list(spread)}")
         for name, noise in (("gradient_noise", gradient_noise), ("hessian_noise", hessian_noise)):
             if not noise >= 0:
                 raise ValueError(f"{name} must not be negative, got {noise}")
-        self.size, self.centre, self.spread = size, centre, (spread[0], spread[1])
-        self.gradient_noise, self.hessian_noise, self.pool = gradient_noise, hessian_noise, pool
+        self.centre, self.spread = centre, (spread[0], spread[1])
+        self.gradient_noise, self.hessian_noise = gradient_noise, hessian_noise
 
     def sample(self, split: Split, numbers: Sequence[int], seed: int) -> Tasks:
         d = self.size
         factors = np.empty((len(numbers), d))
         for row, number in zip(factors, numbers, strict=True):
-            stream = task_stream(seed, split, number % self.pool if self.pool else number)
+            stream = task_stream(seed, split, self._member(number))
             row[:] = stream.uniform(*self.spread) * stream.normal(size=d)
             row[0] += self.centre
         matrices = factors[:, :, None] * factors[:, None, :]
-        sizes = [self.shots] * (self.support_batches + self.hessian_batches) + [self.queries]
+        sizes = self.sizes(split).batches
         targets = np.zeros((len(numbers), len(sizes), d, d + 1))
         targets[..., :d] = matrices[:, None]
         if self.gradient_noise or self.hessian_noise:
             for target, number in zip(targets, numbers, strict=True):
-                noise = task_stream(seed, split, _BATCHES + number).normal(size=target.shape)
+                noise = self._batch_stream(seed, split, number).normal(size=target.shape)
                 noise /= np.sqrt(sizes)[:, None, None]
                 upper = np.triu(self.hessian_noise * noise[..., :d])
                 target[..., :d] -= upper + np.triu(upper, 1).swapaxes(1, 2)
@@ -90,24 +86,12 @@ class RankOne(TaskDistribution):
             Batch(torch.zeros(len(numbers), 1, 1, dtype=torch.float64), torch.from_numpy(targets[:, [k]]))
             for k in range(len(sizes))
         ]
-        return self._arrange(batches, numbers)
-
-    def render(self, tasks: Tasks) -> Tasks:
-        """The tasks in torch's default dtype, that is, in the precision of the run."""
-        return in_run_precision(tasks)
+        return self._arrange(split, batches, numbers)
 
     def describe(self, split: Split) -> dict[str, int | float | str | bool]:
-        return {
-            "tasks": "RankOne",
-            "split": split,
-            "size": self.size,
+        return super().describe(split) | {
             "centre": self.centre,
             "spread": str(list(self.spread)),
-            "shots": self.shots,
-            "queries": self.queries,
-            "support_batches": self.support_batches,
-            "hessian_batches": self.hessian_batches,
             "gradient_noise": self.gradient_noise,
             "hessian_noise": self.hessian_noise,
-            "pool": self.pool or "without end",
         }

@@ -20,7 +20,8 @@ import yaml
 from torch import Tensor, nn
 
 from litmaml.runs.admitted import Choice, Named, NotAdmitted, Recipe, short
-from litmaml.runs.nameable import FUNCTIONS, NotNameable, find_class, is_the_users, name_now
+from litmaml.runs.former_names import arguments_now, name_now
+from litmaml.runs.nameable import FUNCTIONS, NotNameable, find_class, is_the_users
 from litmaml.runs.signatures import LISTS, PLAIN, options, parameters
 from litmaml.runs.typed import Typed
 from litmaml.shown import UNSEEN
@@ -102,7 +103,7 @@ class _Reader:
         known, more = parameters(kind)
         at = at._replace(free=is_the_users(kind))
         admitted: dict[str, Any] = {}
-        for name, value in record.items():
+        for name, value in arguments_now(record, known).items():
             if not isinstance(name, str) or not name.isidentifier() or not _KEY.fullmatch(name):
                 raise at.refuse(f"{short(name)} is no name of an argument")
             if name not in known and not more:

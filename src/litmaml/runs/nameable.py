@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from litmaml.runs.former_names import name_now
+
 
 class _Part(NamedTuple):
     """A part of a package: how its modules may be spelled, where its classes are defined, and what they are."""
@@ -26,18 +28,6 @@ class _Part(NamedTuple):
 
 
 _OWN = tuple(f"litmaml.{name}" for name in ("data", "inner", "learner.metrics", "models", "outer", "problems"))
-_MOVED = {
-    "litmaml.callbacks.wandb_report.ResumableWandbLogger": "litmaml.runs.wandb_logger.ResumableWandbLogger",
-    "litmaml.data.linear_regression": "litmaml.problems",
-    "litmaml.data.rank_one": "litmaml.problems",
-    "litmaml.data.LinearRegression": "litmaml.problems.LinearRegression",
-    "litmaml.data.RankOne": "litmaml.problems.RankOne",
-    "litmaml.inner_optimizer": "litmaml.inner",
-    "litmaml.losses": "litmaml.problems",
-    "litmaml.metrics": "litmaml.learner.metrics",
-    "litmaml.outer_gradient": "litmaml.outer",
-}
-"""Modules and classes of checkpoints of version 0.1, by where they are now."""
 _CHOICES = r"data|inner\.(adam|higher|sgd)|learner\.metrics|models|outer\.(estimators|exact|loss)|problems"
 """Where the classes are that a learner is made with, which are not all of the rooms."""
 _METRICS = "(aggregation|classification|clustering|nominal|regression|retrieval|segmentation)"
@@ -86,12 +76,6 @@ _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 class NotNameable(ValueError):
     """A name that is not looked up, or stands for nothing that may be made."""
-
-
-def name_now(name: str) -> str:
-    """The name that a class has in this version, of which a file may give an older one."""
-    module, _, last = name.rpartition(".")
-    return _MOVED.get(name, f"{_MOVED.get(module, module)}.{last}" if module else name)
 
 
 def find_class(name: object, kinds: tuple[type, ...]) -> type:
