@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, cast
@@ -32,11 +33,10 @@ from litmaml.shown import one_line
 from litmaml.tasks import Tasks
 
 
-class CheckpointedLearner(LightningModule):
+class CheckpointedLearner(LightningModule, ABC):
     """A learner whose checkpoints hold the recipes of its parts, and their modes, beside the weights.
 
-    Lightning calls these methods by their names, so they stand in a class of their own below the learner's. Its
-    constructor sets the parts below, then calls ``record``.
+    Lightning calls these methods by their names, so they stand in a class of their own below the learner's.
     """
 
     inner_loop: InnerLoop
@@ -48,6 +48,11 @@ class CheckpointedLearner(LightningModule):
     """A task that the record is compared on."""
     _recorded: dict[str, Any] | None = None
     """What the record was found to make again."""
+
+    @abstractmethod
+    def __init__(self) -> None:
+        """Set the parts above, then call ``record``."""
+        super().__init__()
 
     def record(self, plain: Mapping[str, Any]) -> None:
         """Begin the record: the parts' recipes, and the constructor's other arguments by name."""

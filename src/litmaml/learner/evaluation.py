@@ -19,23 +19,25 @@ from litmaml.tasks import MetaBatch, Tasks, Tree, chunks, stacks_of
 from litmaml.weights import Params
 
 
-class Evaluation(nn.Module):
+class Evaluation:
     """Adapts tasks chunk by chunk, and keeps loss and metrics of each after each inner step until it is concluded.
 
     Args:
         meta_gradient: Has the inner loop, and the streams that tasks draw from.
         metrics: Of predictions and targets, by name.
         tasks_per_chunk: Tasks adapted together; None: see ``InnerLoop.default_chunk``.
+
+    Attributes:
+        episodes: The values of every task (tasks, N + 1), by metric; as modules they can move with the learner's
+            device, as the metrics do.
     """
 
     def __init__(
         self, meta_gradient: MetaGradientOf, metrics: Mapping[str, Metric], tasks_per_chunk: int | None
     ) -> None:
-        super().__init__()
         self._meta_gradient, self._tasks_per_chunk = meta_gradient, tasks_per_chunk
-        self._metrics = dict(metrics)  # of which the learner's device takes care
-        # The values of every task (tasks, N + 1), by metric; as modules they move with the learner's device.
-        self._episodes = nn.ModuleDict({name: CatMetric(nan_strategy="disable") for name in ("loss", *metrics)})
+        self._metrics = dict(metrics)
+        self.episodes = nn.ModuleDict({name: CatMetric(nan_strategy="disable") for name in ("loss", *metrics)})
 
     def add(self, tasks: MetaBatch, steps: int) -> Tensor:
         """Keep loss and metrics of the finite tasks; whether each task is (T,)."""
@@ -102,7 +104,7 @@ class Evaluation(nn.Module):
     def _rows(self, tasks: Tasks, steps: int) -> dict[str, Tensor]:
         """Loss and metrics of each task after each inner step, by name (T, N + 1)."""
         inner_loop, targets = self._meta_gradient.inner_loop, tasks.query.targets
-        rows: dict[str, list[Tensor]] = {name: [] for name in self._episodes}
+        rows: dict[str, list[Tensor]] = {name: [] for name in self.episodes}
         with self._meta_gradient.stream_of(tasks):
             for fast in inner_loop.path(tasks, steps):
                 predictions = self._predict(fast, tasks)
@@ -122,17 +124,17 @@ class Evaluation(nn.Module):
             except Exception as own:
                 if not diverges(self._meta_gradient.inner_loop, task, steps, own):
                     raise
-                parts.append(dict.fromkeys(self._episodes, nothing))
+                parts.append(dict.fromkeys(self.episodes, nothing))
         if all(part["loss"] is not nothing for part in parts):
             raise error  # it is several at once that cannot be computed
-        return {name: torch.cat([part[name] for part in parts]) for name in self._episodes}
+        return {name: torch.cat([part[name] for part in parts]) for name in self.episodes}
 
     def _predict(self, fast: Params, tasks: Tasks) -> Tensor:
         with torch.no_grad():
             return self._meta_gradient.inner_loop.predict(fast, tasks.query.inputs)
 
     def _all_episodes(self) -> Iterator[tuple[str, CatMetric]]:
-        return cast(Iterator[tuple[str, CatMetric]], iter(self._episodes.items()))
+        return cast(Iterator[tuple[str, CatMetric]], iter(self.episodes.items()))
 
     def _chunks(self, tasks: MetaBatch) -> Iterator[Tasks]:
         inner_loop = self._meta_gradient.inner_loop

@@ -127,6 +127,7 @@ class MetaLearner(CheckpointedLearner):
         )
         self.metrics = nn.ModuleDict(metrics)
         self._evaluation = Evaluation(self.meta_gradient, metrics, tasks_per_chunk)
+        self._episodes = self._evaluation.episodes  # which move with the learner's device
         self.results: dict[str, list[Interval]] = {}
         self.skipped_tasks = self.evaluated_tasks = 0
         self._outer_step = OuterStep(self.inner_loop, self.outer_loss)
