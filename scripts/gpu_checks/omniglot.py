@@ -20,6 +20,7 @@ from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
 from litmaml.models import Conv4
 from litmaml.outer import SecondOrder
+from litmaml.outer.compiled import as_function
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Batch, Tasks, tensors_of, tree_map
 
@@ -67,7 +68,7 @@ class Training:
         self._sampler, self._meta = sampler, MetaGradientOf(loop, SecondOrder(), 1, tasks_per_chunk=TASKS)
         self._weights = dict(loop.named_parameters())
         tasks = sampler()
-        gradient = self._meta._function([*self._weights], tasks)
+        gradient = as_function(self._meta.of_chunk, [*self._weights], tasks)
         self._gradient = (
             Program(gradient, [*self._weights.values(), *_places(tasks)], loop)._compiled if compile else gradient
         )

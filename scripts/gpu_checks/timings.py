@@ -24,6 +24,7 @@ from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
 from litmaml.models import Conv4
 from litmaml.outer import SecondOrder
+from litmaml.outer.compiled import as_function
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Batch, Tasks, tensors_of
 from litmaml.weights import Params
@@ -101,7 +102,7 @@ def captured(problem: Problem) -> Run:
     meta, _ = _ours(problem)
     weights = {name: weight.detach() for name, weight in meta.inner_loop.named_parameters()}
     tensors = [*weights.values(), *map(Tensor.contiguous, tensors_of(problem.tasks))]
-    graph = CudaGraph(meta._function([*weights], problem.tasks), tensors)
+    graph = CudaGraph(as_function(meta.of_chunk, [*weights], problem.tasks), tensors)
 
     def run() -> Params:
         _, _, _, *gradient = graph(*tensors)

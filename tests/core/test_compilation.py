@@ -109,17 +109,17 @@ def test_what_changes_between_calls(
     make(model)
     both = compiled(model)
     assert all(same(both, seed) for seed in range(3))
-    assert len(both[0]._programs) == 1
-    (program,) = both[0]._programs.values()
+    assert len(both[0].compiled.programs) == 1
+    (program,) = both[0].compiled.programs.values()
     change(model)
     with caplog.at_level(logging.WARNING):
         assert same(both, 5)
-    (now,) = both[0]._programs.values()
+    (now,) = both[0].compiled.programs.values()
     assert (now is program) == (name is None)
     if name:
         assert f"since {name} has changed" in caplog.text
     assert same(both, 6)
-    assert [*both[0]._programs.values()] == [now]
+    assert [*both[0].compiled.programs.values()] == [now]
 
 
 def test_an_inner_rate_that_changes() -> None:
@@ -182,11 +182,11 @@ def test_what_a_forward_pass_changes_by_itself_is_compiled_once() -> None:
     model = Body(forward, calls=0, hidden=None, features={}, seen=[])
     both = compiled(model)
     assert same(both, 0)
-    programs = [*both[0]._programs.values()]
+    programs = [*both[0].compiled.programs.values()]
     assert all(same(both, seed) for seed in range(1, 6))
     model.calls, model.hidden = 100, None
     assert same(both, 6)
-    assert [*both[0]._programs.values()] == programs
+    assert [*both[0].compiled.programs.values()] == programs
 
 
 def test_a_global_that_changes_is_found_before_long(monkeypatch: pytest.MonkeyPatch) -> None:

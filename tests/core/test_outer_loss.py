@@ -127,4 +127,4 @@ def test_compiled_is_eager_while_weights_of_steps_and_tasks_change() -> None:
         found, true = (gradient_of(tasks) for gradient_of in both)
         assert relative(found.gradients, true.gradients) < 1e-10
         outer.p.mul_(torch.rand(4) + 0.5)  # type: ignore[operator]  # a tensor
-    assert len(both[0]._programs) == 2  # by the weights of steps; those of tasks are arguments
+    assert len(both[0].compiled.programs) == 2  # by the weights of steps; those of tasks are arguments

@@ -163,7 +163,7 @@ def test_compiled_is_eager(method: OuterGradient, inner: InnerOptimizer) -> None
         with torch.no_grad():
             for weight in loop.parameters():
                 weight.add_(0.1 * torch.rand_like(weight))
-    assert len(compiled._programs) == 1
+    assert len(compiled.compiled.programs) == 1
 
 
 @compiles
@@ -178,7 +178,7 @@ def test_compiled_programs_are_kept_apart() -> None:
         tasks = random_tasks(size)
         for pair, program in zip(pairs, compiled, strict=True):
             assert relative(program(tasks).gradients, MetaGradientOf(*pair, 1)(tasks).gradients) < 1e-10
-    assert [len(program._programs) for program in compiled] == [2, 2]
+    assert [len(program.compiled.programs) for program in compiled] == [2, 2]
 
 
 @compiles

@@ -17,8 +17,9 @@ from litmaml.inner.model_call import picked
 from litmaml.learner.trial.first_batch import try_first_batch
 from litmaml.models import MLP
 from litmaml.outer import OuterLoss, SecondOrder
-from litmaml.outer import meta_gradient as module
-from litmaml.outer.meta_gradient import MetaGradientOf, TooManyForms
+from litmaml.outer import compiled as module
+from litmaml.outer.compiled import TooManyForms
+from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Batch, Tasks, flattened, form, in_stacks, named_tensors, numbers_of, tensors_of, tree_map
 
 # torch's compiler imports it

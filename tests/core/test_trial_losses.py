@@ -188,7 +188,7 @@ def test_nothing_is_drawn_from_the_global_stream(monkeypatch: pytest.MonkeyPatch
     """A step without draws costs two looks at the generator, and computes once."""
     loop, calls = loop_of(Body(Body.plain)), []
     gradient = MetaGradientOf(loop, SecondOrder(), 2)
-    part = gradient._part
-    monkeypatch.setattr(gradient, "_part", lambda *args: (calls.append(1), part(*args))[1])
+    part = gradient.of_chunk
+    monkeypatch.setattr(gradient, "of_chunk", lambda *args: (calls.append(1), part(*args))[1])
     gradient(random_tasks(3))
     assert calls == [1]

@@ -83,7 +83,7 @@ def test_a_compiled_meta_gradient_follows_weights_and_tasks(method: OuterGradien
         with torch.no_grad():
             for weight in problem.model.parameters():
                 weight += 0.01 * torch.randn_like(weight)
-    (program,) = compiled._programs.values()
+    (program,) = compiled.compiled.programs.values()
     assert isinstance(program._compiled, CudaGraph) != method.sampled
     assert all(error(one, two) > 1e-3 for one, two in itertools.pairwise(drawn))
 

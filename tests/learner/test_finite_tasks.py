@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from litmaml import MetaLearner, TaskDataModule
 from litmaml.data import Episode, Sinusoid
 from litmaml.inner import SGD
-from litmaml.learner.finite_tasks import Count, OuterStep
+from litmaml.learner.finite_tasks import Count
+from litmaml.learner.outer_step import OuterStep
 from litmaml.models import MLP
 from litmaml.tasks import Tasks
 from quiet_trainer import quiet_trainer
@@ -114,7 +115,8 @@ def test_batches_that_are_left_over_are_a_mean_too(tmp_path: Path) -> None:
 
 
 def test_full_batches_are_not_touched() -> None:
-    step = OuterStep()
+    module = learner()
+    step = OuterStep(module.inner_loop, module.outer_loss)
     assert [step.share(Count([4, 4], [4, 4], []), rank) for rank in (0, 1, 0)] == [1.0, 1.0, 1.0]
     assert step.correction(3) == 1.0
 

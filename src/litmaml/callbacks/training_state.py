@@ -14,6 +14,7 @@ from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from litmaml.learner.meta_learner import MetaLearner
+from litmaml.learner.outer_optimizer import outer_optimizer
 from litmaml.runs.admitted import short
 from litmaml.runs.training_form import cannot_go_on
 from litmaml.shown import first_line
@@ -42,7 +43,7 @@ def check_training_state(learner: MetaLearner, checkpoint: Mapping[str, Any]) ->
         raise cannot_go_on("optimizer_states", f"there has to be one, of the outer optimizer, got {len(states)}")
     device = torch.device("cpu") if learner._trainer is None else learner.trainer.strategy.root_device
     weight = nn.Parameter(torch.zeros(_SHAPE, device=device))
-    optimizer = learner.outer_optimizer([weight])
+    optimizer = outer_optimizer(learner.optimizer, [weight])
     schedule = None if learner.lr_scheduler is None else learner.lr_scheduler(optimizer)
     if len(schedules) != (schedule is not None):
         raise cannot_go_on("lr_schedulers", f"there have to be {int(schedule is not None)}, got {len(schedules)}")

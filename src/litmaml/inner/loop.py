@@ -22,16 +22,16 @@ from litmaml.engine.together import (
     tasks_at_once,
     tasks_held,
 )
+from litmaml.inner.channels_last import channels_last, has_channels_last
 from litmaml.inner.derivatives import Derivatives, needs_other_operations
 from litmaml.inner.gradient_rule import GradientRule, plain
 from litmaml.inner.layers import random_layers
 from litmaml.inner.learnt import Learnt
 from litmaml.inner.model_call import Output, arguments, picked
 from litmaml.inner.optimizer import InnerOptimizer
-from litmaml.inner.patterns import fitting
-from litmaml.inner.places import aliases, all_places
+from litmaml.inner.places import aliases
 from litmaml.inner.surroundings import no_hooks, unfused_attention
-from litmaml.shown import listed
+from litmaml.inner.weight_roles import assign_roles, check_roles
 from litmaml.tasks import Batch, Tasks, Tree, copies, ordinary, tensors_of, tree_map
 from litmaml.weights import Params, Weights
 
@@ -62,7 +62,8 @@ class InnerLoop(nn.Module):
         output: Which of the model's outputs are the predictions, where it returns several; see ``picked``.
 
     Attributes:
-        rows: The names that ``per_step_weights`` fits.
+        fast_names, slow_names, rows: The names of the weights that are adapted, that are only trained, and that
+            ``per_step_weights`` fits; see ``WeightRoles``.
         learnt: What the inner optimizer learns, and the rows of ``per_step_weights``.
         draws: Whether a forward pass draws random numbers; tasks are then computed in a loop.
         mapped: Whether ``vmap`` can take the model and its loss; else tasks are computed in a loop too.
@@ -110,63 +111,27 @@ class InnerLoop(nn.Module):
                 f"model: holds a {type(wrapped[0]).__name__}, which computes with copies of the weights; give what it "
                 "wraps (.module), and the number of devices as trainer.devices"
             )
-        parameters, tied = dict(model.named_parameters()), all_places(model)
-        for name in fitting("frozen_weights", frozen_weights, parameters, tied):
-            parameters[name].requires_grad_(False)
-        trainable = {name: weight for name, weight in parameters.items() if weight.requires_grad}
-        if not trainable:
-            raise ValueError(
-                "model: none of its parameters is trainable; leave those to adapt or to train with requires_grad=True"
-            )
+        roles = assign_roles(model, fast_weights, frozen_weights, per_step_weights)
+        self.fast_names, self.slow_names, self.rows = roles
+        weights = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         self.learnt = Learnt(steps)
-        for name in fitting("per_step_weights", per_step_weights, trainable, tied):
-            self.learnt.add("weights." + name, trainable[name].detach().expand(steps, *trainable[name].shape), True)
-            trainable.pop(name).requires_grad_(False)
-        self.rows = [key.removeprefix("weights.") for key in self.learnt.names]
-        buffers = {name: value for name, value in model.named_buffers() if name in fast_weights}
-        for name, value in buffers.items():
-            if not value.is_floating_point():
-                raise ValueError(f"fast_weights: the buffer {name!r} holds {value.dtype}, which has no gradient")
-        self.fast_names = fitting("fast_weights", fast_weights, {**trainable, **buffers}, tied)
-        if not self.fast_names:
-            raise ValueError("fast_weights: names no parameter; there is nothing to adapt")
-        self.slow_names = [name for name in trainable if name not in set(self.fast_names)]
-        start = {**trainable, **buffers}
-        for key, value in optimizer.learnt({name: start[name].detach() for name in self.fast_names}, steps).items():
+        for name in self.rows:
+            self.learnt.add("weights." + name, weights[name].detach().expand(steps, *weights[name].shape), True)
+        start = {name: weights[name].detach() for name in self.fast_names}
+        for key, value in optimizer.learnt(start, steps).items():
             self.learnt.add(key, value, optimizer.per_step)
         # In a tuple, since an attribute would make it a module twice.
         self._convolution: tuple[Convolution | None] = (first_convolution(model),)
         self._images = any(isinstance(module, nn.Conv2d) for module in model.modules())
         self._batch_norm, self._written_out = has_batch_norm(model), needs_other_operations(model)
         self.draws, self.mapped, self.changes_inputs = bool(random_layers(model)), can_be_mapped(model), False
-        self.channels_last = any(
-            weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
-            for weight in model.parameters()
-        )
+        self.channels_last = has_channels_last(model)
         # Looking for tied weights in each call takes longer than a small network's forward pass.
         self._tied = aliases(model)
 
     def check_trainable(self) -> None:
-        """Refuse a model of which other parameters can be adapted or trained now than when the inner loop was made.
-
-        A slow weight may be frozen since: it is trained no longer.
-
-        Raises:
-            ValueError: Naming those.
-        """
-        parameters = dict(self.model.named_parameters())
-        known = {*self.fast_names, *self.slow_names}
-        now = {name for name, weight in parameters.items() if weight.requires_grad}
-        for names, what in (
-            ({*self.fast_names} & parameters.keys() - now, "no longer trainable"),
-            (now - known, "trainable only now"),
-        ):
-            if names:
-                raise ValueError(
-                    f"model: {listed(sorted(names), 3)} {'is' if len(names) == 1 else 'are'} {what}, but when the "
-                    "learner was made requires_grad decided what is adapted and trained; freeze or unfreeze the model "
-                    "before it is given to the learner, without a callback that does so in between"
-                )
+        """Refuse a model that has been frozen or unfrozen since; see ``check_roles``."""
+        check_roles(self.model, self.fast_names, self.slow_names)
 
     @property
     def _maps(self) -> bool:
@@ -240,7 +205,7 @@ class InnerLoop(nn.Module):
         if self.changes_inputs:
             inputs = copies(inputs)
         if self.channels_last:
-            inputs = tree_map(_channels_last, inputs)
+            inputs = tree_map(channels_last, inputs)
         outputs = functional_call(self.model, both, *arguments(inputs), tie_weights=False)
         predictions: Tensor = outputs if self.output is None else picked(outputs, self.output)
         return predictions
@@ -313,15 +278,3 @@ class InnerLoop(nn.Module):
 def _leaf(weight: Tensor) -> Tensor:
     """A buffer is made a leaf, to be differentiated by like a parameter."""
     return weight if weight.requires_grad else weight.detach().requires_grad_()
-
-
-def _channels_last(images: Tensor) -> Tensor:
-    """The images (n, channels, height, width) with strides in the order of n, height, width, channels; others as are.
-
-    For a single channel torch's own conversion keeps the strides, from which convolutions then take it that the images
-    are not channels-last, and go on so down to the layers that do most of the work.
-    """
-    if images.dim() != 4:
-        return images
-    channels = images.movedim(1, -1)
-    return channels.flatten().view(channels.shape).movedim(-1, 1)

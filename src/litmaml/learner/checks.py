@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from litmaml.data.task_checks import check_classes, check_data, check_overlap
 from litmaml.inner.loop import InnerLoop
+from litmaml.learner.metrics import check_metrics
+from litmaml.learner.trial.first_batch import try_first_batch
 from litmaml.learner.trial.loss_checks import check_class_indices, check_loss_on
 from litmaml.learner.trial.loss_kinds import ignored_index, takes_class_indices
 from litmaml.learner.trial.loss_ranges import check_ranges
+from litmaml.outer import OuterGradient
 from litmaml.randomness import seeded
-from litmaml.tasks import Tasks, copies, of_each_form
+from litmaml.tasks import Tasks, copies, form, of_each_form
 
 _SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
+
+
+def check_settings(counts: Mapping[str, int | None], on_nonfinite: str) -> None:
+    """Refuse counts below 1, and another way with tasks that are not finite than there are.
+
+    Raises:
+        ValueError: Naming the argument.
+    """
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name}: has to be at least 1, got {value}")
+    if on_nonfinite not in ("raise", "skip"):
+        raise ValueError(f"on_nonfinite: got {on_nonfinite!r}; one of raise, skip")
 
 
 def check_loss(loss: nn.Module) -> None:
@@ -42,6 +63,41 @@ def check_trainer(trainer: Trainer) -> None:
             f"strategy: {strategy} splits weights between processes, but the inner loop calls the model with "
             "weights of its own; use ddp, which holds them whole on each process"
         )
+
+
+def check_first_batch(
+    inner_loop: InnerLoop,
+    outer_gradient: OuterGradient | None,
+    metrics: Mapping[str, Metric],
+    stacks: Sequence[Tasks],
+    shares_examples: bool,
+    finite: bool,
+) -> None:
+    """Refuse or tell of what makes results wrong by the first batch: its data, the model, the loss or the metrics.
+
+    Args:
+        inner_loop: The model with its loss; what the batch tells of it is noted there, see ``try_first_batch``.
+        outer_gradient: By which it is to be trained; None in evaluation.
+        metrics: By name.
+        stacks: Of the first batch.
+        shares_examples: Support and query are the same by design.
+        finite: Whether a number that is not finite is refused; else its task will be skipped.
+
+    Raises:
+        ValueError: Naming the argument, with the remedy.
+    """
+    for stack in stacks:
+        check_tasks(stack, inner_loop.loss, shares_examples, finite)
+    tried: set[Any] = set()
+    for stack in stacks:  # of the size no trial is made: a few examples of the first have to do
+        if (like := form(stack, lambda part: (part.shape[2:], part.dtype))) in tried:
+            continue
+        tried.add(like)
+        for remark in try_first_batch(inner_loop, stack, outer_gradient):
+            rank_zero_info(remark)
+    for stack in stacks:
+        predictions = check_labels(inner_loop, stack)
+        check_metrics(metrics, inner_loop.loss, predictions, stack.query.targets)
 
 
 def check_tasks(tasks: Tasks, loss: nn.Module, shares_examples: bool, finite: bool) -> None:

@@ -1,11 +1,4 @@
-"""Which tasks of all processes are finite, and the mean gradient over just these.
-
-Lightning takes the mean over accumulated batches, and DDP the mean over processes, however many tasks each is of. With
-batch a on rank r of c_ar finite tasks and their mean gradient g_ar, over A batches and W ranks that would be
-(1/AW) sum_ar g_ar; wanted is sum_ar c_ar g_ar / sum_ar c_ar. So each batch hands over (c_ar / n) g_ar, with the same n
-for all of an outer step, and the sum is corrected by n A W / sum_ar c_ar. Where all tasks are finite and all batches
-are of n tasks, both factors are 1, and nothing is computed.
-"""
+"""Which tasks of all processes are finite, and the error that names one that is not."""
 
 from __future__ import annotations
 
@@ -51,23 +44,9 @@ def of_all_processes(values: Tensor, processes: int) -> Tensor:
     return torch.cat([part.to(values.device) for part in parts])
 
 
-class OuterStep:
-    """Weighs the batches of one outer step by their finite tasks; see above."""
-
-    def __init__(self) -> None:
-        self._n = 0.0
-        self._kept = self._processes = 0
-
-    def share(self, count: Count, rank: int) -> float:
-        """c_ar / n for this rank's batch."""
-        if not self._n:
-            self._processes = len(count.sizes)
-            self._n = sum(count.sizes) / self._processes
-        self._kept += sum(count.kept)
-        return count.kept[rank] / self._n
-
-    def correction(self, batches: int) -> float | None:
-        """n A W / sum c, for the sum over A = ``batches``; None where no task was finite. Begins the next step."""
-        n, kept, processes = self._n, self._kept, self._processes
-        self._n, self._kept = 0.0, 0
-        return n * batches * processes / kept if kept else None
+def not_finite(count: Count, stage: str) -> FloatingPointError:
+    """The error that names the first of a batch's tasks that are not finite, with the remedies."""
+    return FloatingPointError(
+        f"the loss or gradient of {stage} task {count.bad[0]} is not finite ({len(count.bad)} of {sum(count.sizes)} "
+        "tasks of this batch); lower the inner rate, look at the task's data, or set on_nonfinite to skip"
+    )

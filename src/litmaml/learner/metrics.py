@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from litmaml.learner.trial.loss_kinds import ignored_index
-from litmaml.tasks import Tree, named_tensors, tensors_of, tree_map
+from litmaml.tasks import MetaBatch, Tree, named_tensors, stacks_of, tensors_of, tree_map
 
 
 def count_right(predictions: Tensor, targets: Tensor, ignore_index: int | None = None) -> tuple[Tensor, Tensor]:
@@ -79,6 +79,34 @@ def value_of(metric: Metric, predictions: Tensor, targets: Tree) -> Tensor:
     value: Tensor = metric(predictions, targets)
     metric.reset()
     return value
+
+
+def values_of_all(
+    metrics: Mapping[str, Metric], tasks: MetaBatch, predictions: Tree, kept: Tensor
+) -> tuple[dict[str, Tensor], int]:
+    """The metrics of all examples of the tasks that are kept, and how many these are; nothing of none.
+
+    Of stacks it is the mean, each counting by its tasks.
+
+    Args:
+        metrics: By name.
+        tasks: T in all.
+        predictions: (T, n, ...), of stacks a tuple of such.
+        kept: (T,) whether a task is.
+    """
+    stacks = stacks_of(tasks)
+    of_stacks = predictions if isinstance(predictions, tuple) else (predictions,)
+    parts = []
+    for stack, made, seen in zip(stacks, of_stacks, kept.split([s.size for s in stacks]), strict=True):  # type: ignore[no-untyped-call]  # of torch
+        if len(chosen := made[seen]):
+            targets = tree_map(lambda part, seen=seen: part[seen].flatten(0, 1), stack.query.targets)
+            parts.append((len(chosen), chosen.flatten(0, 1), targets))
+    count = sum(size for size, *_ in parts)
+    values = {}
+    for name, metric in metrics.items() if parts else ():
+        shares = [value_of(metric, *examples) * (size / count) for size, *examples in parts]
+        values[name] = torch.stack(shares).sum()
+    return values, count
 
 
 def values_of(metric: Metric, predictions: Tensor, targets: Tree, finite: Tensor) -> Tensor:

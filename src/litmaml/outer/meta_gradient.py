@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from litmaml.engine.allocator import keep_freed_memory
-from litmaml.engine.program import Program
 from litmaml.engine.switches import is_on
 from litmaml.inner.divergence import diverges
 from litmaml.inner.loop import InnerLoop
-from litmaml.inner.places import aliases
+from litmaml.outer.chunk_gradient import ChunkGradient, Part
+from litmaml.outer.compiled import CompiledChunkGradient, TooManyForms
 from litmaml.outer.draws import check_draws
 from litmaml.outer.gradient import OuterGradient
 from litmaml.outer.loss import OuterLoss
 from litmaml.randomness import drawing_for, generator_states, put_back_generators, task_streams
-from litmaml.tasks import MetaBatch, Split, Tasks, Tree, chunks, flattened, numbers_of, stacks_of, tree_map
-from litmaml.weights import Params, Weights, differentiate
+from litmaml.tasks import MetaBatch, Split, Tasks, Tree, chunks, numbers_of, stacks_of
+from litmaml.weights import Params, Weights
 
 logger = logging.getLogger(__name__)
-
-MOST_FORMS = 32
-"""Forms of tasks that are compiled for: so many programs take minutes, and memory."""
 
 
 class MetaGradient(NamedTuple):
@@ -52,19 +47,6 @@ class MetaGradient(NamedTuple):
         """The mean over the finite tasks; zero where there is none."""
         kept = (self.losses if self.weights is None else self.weights * self.losses)[self.finite]
         return kept.mean() if len(kept) else torch.zeros_like(self.losses[0])
-
-
-class _Part(NamedTuple):
-    """Of a chunk: its tasks' losses and predictions, the gradient of their mean loss, and whether all is finite."""
-
-    losses: Tensor
-    predictions: Tensor
-    finite: Tensor
-    gradient: tuple[Tensor, ...]
-
-
-class TooManyForms(ValueError):
-    """Tasks of ever new shapes, each of which would be compiled for."""
 
 
 class _Draws(Exception):
@@ -126,14 +108,18 @@ class MetaGradientOf:
             )
         self.inner_loop, self.outer_gradient, self.steps, self.seed = inner_loop, outer_gradient, steps, seed
         self.outer_loss = OuterLoss() if outer_loss is None else outer_loss
-        self.tasks_per_chunk, self.compile, self.epoch = tasks_per_chunk, compile, 0
-        self._tied = aliases(inner_loop)
-        self._modules = list(inner_loop.modules())
+        self.tasks_per_chunk, self.compile = tasks_per_chunk, compile
+        self.of_chunk = ChunkGradient(inner_loop, outer_gradient, steps, self.outer_loss)
+        self.compiled = CompiledChunkGradient(self.of_chunk)
         self._names: list[str] = []
-        self._programs: dict[Any, Program] = {}
-        self._forms: set[Any] = set()
-        # What a compiled program reads beside its arguments, by the names under which it is told of.
-        self._read = {"": inner_loop, "outer_gradient": outer_gradient, "outer_loss": self.outer_loss}
+
+    @property
+    def epoch(self) -> int:
+        return self.of_chunk.epoch
+
+    @epoch.setter
+    def epoch(self, number: int) -> None:
+        self.of_chunk.epoch = number
 
     def __call__(self, tasks: MetaBatch) -> MetaGradient:
         """The meta-gradient of the tasks; a task whose loss or gradient is not finite is left out and marked."""
@@ -148,7 +134,7 @@ class MetaGradientOf:
         if weighed is not None:
             sizes = [stack.size for stack in stacks]
             stacks = tuple(s._replace(weights=w) for s, w in zip(stacks, weighed.split(sizes), strict=True))  # type: ignore[no-untyped-call]  # of torch
-        run, raised = self._compiled if self._compiles else self._part, None
+        run, raised = self.compiled if self._compiles else self.of_chunk, None
         try:
             parts, gradient = self._over([chunks(s, self.chunk_size(s)) for s in stacks], weights, run)
         except _Draws:
@@ -193,12 +179,12 @@ class MetaGradientOf:
         self,
         stacks: Sequence[Sequence[Tasks]],
         weights: Params,
-        run: Callable[[Params, Tasks], _Part],
+        run: Callable[[Params, Tasks], Part],
         leave_out: bool = False,
-    ) -> tuple[list[list[_Part]], tuple[Tensor, ...]]:
+    ) -> tuple[list[list[Part]], tuple[Tensor, ...]]:
         """The chunks' results by stack without their gradients, and the mean of these: only one is held at a time."""
         count = sum(chunk.size for parts in stacks for chunk in parts)
-        done: list[list[_Part]] = []
+        done: list[list[Part]] = []
         total: tuple[Tensor, ...] = ()
         for parts in stacks:
             done.append([])
@@ -212,7 +198,7 @@ class MetaGradientOf:
                 done[-1].append(part._replace(gradient=()))
         return done, total or tuple(torch.zeros_like(weight) for weight in weights.values())
 
-    def _in_stream(self, run: Callable[[Params, Tasks], _Part], weights: Params, chunk: Tasks) -> _Part:
+    def _in_stream(self, run: Callable[[Params, Tasks], Part], weights: Params, chunk: Tasks) -> Part:
         """The chunk's result, computed in the stream of its one task where the model draws.
 
         Raises:
@@ -247,103 +233,16 @@ class MetaGradientOf:
         streams = task_streams(self.seed, "train", tasks.numbers.tolist(), "directions")
         return tasks._replace(directions=self.outer_gradient.directions(weights, streams, self.steps))
 
-    def _part(self, weights: Params, tasks: Tasks) -> _Part:
-        leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
-        with torch.enable_grad():
-            everywhere = leaves | {alias: leaves[name] for alias, name in self._tied.items() if name in leaves}
-            losses, predictions = functional_call(self.inner_loop, everywhere, (self._solved, tasks), tie_weights=False)
-            mean = (losses if tasks.weights is None else tasks.weights * losses).mean()
-            gradient = differentiate([mean], list(leaves.values()))
-        losses = losses.detach()
-        # The largest of all numbers is finite where every one is; NaN counts as the largest.
-        numbers = [values for values in (losses, *gradient) if values.numel()]
-        largest = torch.stack([torch.linalg.vector_norm(values, torch.inf) for values in numbers]).amax()
-        return _Part(losses, predictions.detach(), largest.isfinite(), gradient)
-
-    def _solved(self, inner_loop: InnerLoop, tasks: Tasks) -> tuple[Tensor, Tensor]:
-        start, slow = inner_loop.start(tasks.size)
-        return self.outer_gradient.solve(inner_loop, self.outer_loss, start, slow, tasks, self.steps, self.epoch)
-
-    def _alone(self, weights: Params, task: Tasks) -> _Part:
+    def _alone(self, weights: Params, task: Tasks) -> Part:
         """The part of a single task; not finite where the model raises an error because its numbers are not."""
         try:
-            return self._part(weights, task)
+            return self.of_chunk(weights, task)
         except Exception as error:
             if not diverges(self.inner_loop, task, self.steps, error):
                 raise
             logger.warning("task %d breaks down: %s", int(task.numbers[0]), error)
         losses = torch.full((1,), torch.nan, device=task.query.device)
-        return _Part(losses, losses, torch.tensor(False, device=losses.device), ())
-
-    def _compiled(self, weights: Params, tasks: Tasks) -> _Part:
-        parts, rest = flattened(tasks)
-        tensors = [*(weight.detach() for weight in weights.values()), *map(_with_places, parts)]
-        shapes = (*map(_form, tensors[len(weights) :]), rest)
-        device = tasks.query.device.type
-        key = (
-            *map(_form, tensors[: len(weights)]),
-            shapes,
-            torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device),
-            tuple(weights),
-            tuple(module.training for module in self._modules),
-            torch.get_num_threads(),
-            torch.are_deterministic_algorithms_enabled(),
-            tuple(self.outer_loss.step_weights(self.steps, self.epoch) or ()),
-        )
-        with torch.no_grad():
-            program = self._programs.get(key)
-            outdated = program.outdated() if program else ""
-            if program and not outdated:
-                return _part_of(program(*tensors))
-            self._count(shapes)
-            began = time.perf_counter()
-            function = self._function(list(weights), tasks)
-            self._programs[key] = program = Program(function, tensors, self._read, self.inner_loop.draws)
-            result = _part_of(program(*tensors))
-        logger.info("compiled the meta-gradient of %d tasks in %.1f s", tasks.size, time.perf_counter() - began)
-        if outdated:
-            logger.warning("compile: the program is made again, since %s has changed", outdated)
-        return result
-
-    def _count(self, shapes: Any) -> None:
-        """Refuse to compile for ever new forms of tasks.
-
-        Raises:
-            TooManyForms: With the remedies.
-        """
-        self._forms.add(shapes)
-        if len(self._forms) > MOST_FORMS:
-            raise TooManyForms(
-                f"compile: the tasks come in more than {MOST_FORMS} forms (how many of a size there are at once, with "
-                "their shapes), each of which takes a program of its own; round the tasks' sizes to a few, set "
-                "tasks_per_chunk to 1, or compile to false"
-            )
-
-    def _function(self, names: list[str], tasks: Tasks) -> Callable[..., tuple[Tensor, ...]]:
-        """The meta-gradient of a chunk of this form, as a function of weights' and tasks' tensors."""
-        template = tree_map(lambda part: part.new_empty(0), tasks)
-
-        def function(*tensors: Tensor) -> tuple[Tensor, ...]:
-            left = iter(tensors)
-            given = {name: next(left) for name in names}
-            losses, predictions, finite, gradient = self._part(given, tree_map(lambda _: next(left), template))
-            return losses, predictions, finite, *gradient
-
-        return function
-
-
-def _with_places(tensor: Tensor) -> Tensor:
-    """What is expanded to all tasks has one place in memory for many numbers: a program's own places cannot."""
-    return tensor.contiguous() if 0 in tensor.stride() else tensor
-
-
-def _form(tensor: Tensor) -> Any:
-    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
-
-
-def _part_of(results: tuple[Tensor, ...]) -> _Part:
-    losses, predictions, finite, *gradient = results
-    return _Part(losses, predictions, finite, tuple(gradient))
+        return Part(losses, losses, torch.tensor(False, device=losses.device), ())
 
 
 def _of_one_shape(predictions: list[Tensor]) -> list[Tensor]:

@@ -1,0 +1,26 @@
+"""Images for kernels in channels-last format: a convolution takes the format of its work from both."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def has_channels_last(model: nn.Module) -> bool:
+    """Whether a kernel of the model is in channels-last format, and in no other at the same time."""
+    return any(
+        weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+        for weight in model.parameters()
+    )
+
+
+def channels_last(images: Tensor) -> Tensor:
+    """The images (n, channels, height, width) with strides in the order of n, height, width, channels; others as are.
+
+    For a single channel torch's own conversion keeps the strides, from which convolutions then take it that the images
+    are not channels-last, and go on so down to the layers that do most of the work.
+    """
+    if images.dim() != 4:
+        return images
+    channels = images.movedim(1, -1)
+    return channels.flatten().view(channels.shape).movedim(-1, 1)

@@ -1,0 +1,62 @@
+"""The gradient of one chunk of tasks, which are adapted together."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from litmaml.inner.loop import InnerLoop
+from litmaml.inner.places import aliases
+from litmaml.outer.gradient import OuterGradient
+from litmaml.outer.loss import OuterLoss
+from litmaml.tasks import Tasks
+from litmaml.weights import Params, differentiate
+
+
+class Part(NamedTuple):
+    """Of a chunk: its tasks' losses and predictions, whether all is finite, and the gradient of their mean loss."""
+
+    losses: Tensor
+    predictions: Tensor
+    finite: Tensor
+    gradient: tuple[Tensor, ...]
+
+
+class ChunkGradient:
+    """Adapts the tasks of a chunk and differentiates their mean outer loss.
+
+    Args:
+        inner_loop: The model with its inner optimizer.
+        outer_gradient: How to differentiate through the steps.
+        steps: N, the number of inner steps.
+        outer_loss: What is minimised.
+
+    Attributes:
+        epoch: Of the run, by which an outer loss may weigh the steps.
+    """
+
+    def __init__(self, inner_loop: InnerLoop, outer_gradient: OuterGradient, steps: int, outer_loss: OuterLoss) -> None:
+        self.inner_loop, self.outer_gradient = inner_loop, outer_gradient
+        self.steps, self.outer_loss, self.epoch = steps, outer_loss, 0
+        self._tied = aliases(inner_loop)
+
+    def __call__(self, weights: Params, tasks: Tasks) -> Part:
+        """The part at these weights, by the names of the inner loop."""
+        leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
+        with torch.enable_grad():
+            everywhere = leaves | {alias: leaves[name] for alias, name in self._tied.items() if name in leaves}
+            losses, predictions = functional_call(self.inner_loop, everywhere, (self._solved, tasks), tie_weights=False)
+            mean = (losses if tasks.weights is None else tasks.weights * losses).mean()
+            gradient = differentiate([mean], list(leaves.values()))
+        losses = losses.detach()
+        # The largest of all numbers is finite where every one is; NaN counts as the largest.
+        numbers = [values for values in (losses, *gradient) if values.numel()]
+        largest = torch.stack([torch.linalg.vector_norm(values, torch.inf) for values in numbers]).amax()
+        return Part(losses, predictions.detach(), largest.isfinite(), gradient)
+
+    def _solved(self, inner_loop: InnerLoop, tasks: Tasks) -> tuple[Tensor, Tensor]:
+        start, slow = inner_loop.start(tasks.size)
+        return self.outer_gradient.solve(inner_loop, self.outer_loss, start, slow, tasks, self.steps, self.epoch)
