@@ -130,7 +130,7 @@ def from_scratch(start: MetaCheckpoint, support: Images, query: Images, classes:
     tuner = FineTuner(start.learner, support.inputs[:2], classes)
     if tuner.replaced_head is not None:
         replace_head(model, tuner.replaced_head, classes)
-        nn.init.kaiming_uniform_(model.get_submodule(tuner.replaced_head).weight, a=5**0.5)  # torch's own start
+        nn.init.kaiming_uniform_(model.get_parameter(f"{tuner.replaced_head}.weight"), a=5**0.5)  # torch's own start
     optimizer = torch.optim.Adam(model.parameters(), SCRATCH_RATE)
     for _ in range(SCRATCH_STEPS):
         optimizer.zero_grad()

@@ -144,7 +144,7 @@ def test_every_interrupted_write_leaves_a_valid_file(run: Path, monkeypatch: pyt
         return operation
 
     for name in ("fsync", "replace"):
-        monkeypatch.setattr(checkpoint_io.os, name, dying(getattr(os, name)))
+        monkeypatch.setattr(os, name, dying(getattr(os, name)))
     seen = []
     for dies_at in range(1, 30):
         operations = 0
@@ -175,7 +175,7 @@ def test_every_interrupted_link_leaves_a_valid_file(run: Path, monkeypatch: pyte
 
         with monkeypatch.context() as dead:
             for name in ("fsync", "replace", "link"):
-                dead.setattr(checkpoint_io.os, name, dying(getattr(os, name)))
+                dead.setattr(os, name, dying(getattr(os, name)))
             try:
                 checkpoint_io.link_checkpoint(other, best)
             except StopIteration:
@@ -190,7 +190,7 @@ def test_a_file_system_without_links(run: Path, monkeypatch: pytest.MonkeyPatch)
     def refused(*arguments: Any) -> None:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(checkpoint_io.os, "link", refused)
+    monkeypatch.setattr(os, "link", refused)
     checkpoint_io.link_checkpoint(run / "checkpoints" / "other.ckpt", run / "checkpoints" / "best.ckpt")
     assert load_plain(run / "checkpoints" / "best.ckpt")["global_step"] == 2
 

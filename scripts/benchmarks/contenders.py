@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ def ours(
     def contender(problem: Problem) -> Run:
         model = copy.deepcopy(problem.model)
         if channels_last:
-            model = model.to(memory_format=torch.channels_last)
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # which torch does not tell
         gradient = outer_gradient or SecondOrder()
         loop = InnerLoop(model, problem.loss, SGD(problem.lr), ["*"], problem.steps)
         meta = MetaGradientOf(loop, gradient, problem.steps, chunk, compile)
@@ -60,7 +61,7 @@ def _pairs(problem: Problem) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
 
 def _collected(model: torch.nn.Module, tasks: int) -> list[Tensor]:
     """The gradients that ``backward`` has summed up, as a mean; cleared for the next time."""
-    gradients = [parameter.grad / tasks for parameter in model.parameters()]
+    gradients = [cast(Tensor, parameter.grad) / tasks for parameter in model.parameters()]
     model.zero_grad()
     return gradients
 
@@ -68,7 +69,7 @@ def _collected(model: torch.nn.Module, tasks: int) -> list[Tensor]:
 def plain(problem: Problem) -> Run:
     """A loop over tasks with ``functional_call`` and ``autograd.grad``."""
     model = copy.deepcopy(problem.model)
-    start = dict(model.named_parameters())
+    start: dict[str, Tensor] = dict(model.named_parameters())
 
     def run() -> list[Tensor]:
         with sdpa_kernel(SDPBackend.MATH):
@@ -127,7 +128,6 @@ def torchopt(problem: Problem) -> Run:
     import torchopt as library
 
     model = copy.deepcopy(problem.model)
-    parameters = list(model.parameters())
     inner = library.MetaSGD(model, lr=problem.lr)
 
     def run() -> list[Tensor]:
@@ -140,10 +140,7 @@ def torchopt(problem: Problem) -> Run:
                 problem.loss(model(query_x), query_y).backward()
                 library.recover_state_dict(model, weights)
                 library.recover_state_dict(inner, state)
-        gradients = [parameter.grad / problem.tasks.size for parameter in parameters]
-        for parameter in parameters:
-            parameter.grad = None
-        return gradients
+        return _collected(model, problem.tasks.size)
 
     return run
 
@@ -158,19 +155,19 @@ def jax(problem: Problem) -> Run:
     (support,), query = problem.tasks.support, problem.tasks.query
     tasks = tuple(jnp.array(t.numpy()) for t in (support.inputs, support.targets, query.inputs, query.targets))
 
-    def loss(weights, x, y):  # type: ignore[no-untyped-def]  # JAX's arrays in any nest
+    def loss(weights: Any, x: Any, y: Any) -> Any:  # JAX's arrays in any nest
         for weight, bias in weights[:-1]:
             x = jnp.tanh(x @ weight + bias)
         weight, bias = weights[-1]
         return jnp.mean((x @ weight + bias - y) ** 2)
 
-    def adapted(weights, x, y, query_x, query_y):  # type: ignore[no-untyped-def]  # JAX's arrays in any nest
+    def adapted(weights: Any, x: Any, y: Any, query_x: Any, query_y: Any) -> Any:
         for _ in range(problem.steps):
             gradient = library.grad(loss)(weights, x, y)
             weights = library.tree.map(lambda w, g: w - problem.lr * g, weights, gradient)
         return loss(weights, query_x, query_y)
 
-    def mean(weights, tasks):  # type: ignore[no-untyped-def]  # JAX's arrays in any nest
+    def mean(weights: Any, tasks: Any) -> Any:
         return jnp.mean(library.vmap(adapted, in_axes=(None, 0, 0, 0, 0))(weights, *tasks))
 
     gradient = library.jit(library.grad(mean))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import multiprocessing
 import random
@@ -146,8 +147,9 @@ def matrix_rate(device: str) -> float:
     for size in (512, 1024, 2048) if device == "cpu" else (4096, 8192):
         a, b = torch.rand(2, size, size, device=device)
         out = torch.empty_like(a)
-        seconds(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), 2, device)
-        took = min(seconds(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), 3, device) for _ in range(5))
+        product = functools.partial(torch.mm, a, b, out=out)
+        seconds(product, 2, device)
+        took = min(seconds(product, 3, device) for _ in range(5))
         best = max(best, 2 * size**3 / took)
     return best
 

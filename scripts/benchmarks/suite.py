@@ -204,7 +204,7 @@ def _processes(device: str) -> Any:
 
 def _machine(device: str) -> dict[str, Any]:
     packages = ("torch", "lightning", "learn2learn", "higher", "torchopt", "jax")
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in packages:
         try:
             versions[package] = version(package)

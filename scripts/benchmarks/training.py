@@ -91,6 +91,7 @@ class _Clock(Callback):
     ) -> None:
         self.steps.append(time.perf_counter() - self._mark)
         if self.also_alone:
+            assert isinstance(pl_module, MetaLearner)
             began = time.perf_counter()
             pl_module.meta_gradient(batch)
             self.alone.append(time.perf_counter() - began)

@@ -96,8 +96,10 @@ def make(workload: Workload, device: str = "cpu", dtype: torch.dtype = torch.flo
     set_float32_precision("highest")  # torch itself lets the convolutions of every contender round
     torch.manual_seed(0)
     model = kind.make().to(device=device, dtype=dtype)
-    draw = _curves if kind.image is None else _images
-    support, query = (draw(workload, kind.image, n) for n in (workload.shots, workload.queries))
+    support, query = (
+        _curves(workload, n) if kind.image is None else _images(workload, kind.image, n)
+        for n in (workload.shots, workload.queries)
+    )
     tasks = Tasks(
         support=(_cast(support, device, dtype),),
         query=_cast(query, device, dtype),
@@ -107,7 +109,7 @@ def make(workload: Workload, device: str = "cpu", dtype: torch.dtype = torch.flo
     return Problem(model, loss, kind.lr, workload.steps, tasks)
 
 
-def _curves(workload: Workload, image: None, points: int) -> Batch:
+def _curves(workload: Workload, points: int) -> Batch:
     amplitude = 0.1 + 4.9 * torch.rand(workload.tasks, 1, 1, dtype=torch.float64)
     x = 10 * torch.rand(workload.tasks, points, 1, dtype=torch.float64) - 5
     return Batch(x, amplitude * torch.sin(x))

@@ -39,7 +39,11 @@ COLOURS = dict(
     zip(METHODS, ("tab:green", "tab:olive", "tab:orange", "tab:blue", "tab:cyan", "tab:purple"), strict=True)
 )
 # Where methods cost the same, all of them are to be seen.
-LINES = {"MAML": {"linewidth": 3.5}, "FO-MAML": {"linestyle": "--"}, "ZO-MAML": {"linestyle": (3, (4, 6))}}
+LINES: dict[str, dict[str, Any]] = {
+    "MAML": {"linewidth": 3.5},
+    "FO-MAML": {"linestyle": "--"},
+    "ZO-MAML": {"linestyle": (3, (4, 6))},
+}
 STEPS = (1, 2, 4, 8, 16)
 WIDTHS = (64, 128, 256, 512)
 

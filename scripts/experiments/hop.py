@@ -67,7 +67,7 @@ class Hop:
         vector: Params = {name: vectors.view_as(weight) for name, weight in fast.items()}
         weights = Weights({name: weight.detach()[0] for name, weight in fast.items()}, {})
         drawn = outer_gradient.directions(weights, task_streams(seed, "train", range(tasks.size), "directions"), 1)
-        at = Point(self._inner_loop.losses, fast, {}, tasks.query, directions=drawn and drawn[0])
+        at = Point(self._inner_loop.losses, fast, {}, tasks.query, directions=drawn[0] if drawn else None)
         with torch.enable_grad():
             rows, _ = outer_gradient.hop(at, vector)
         return next(iter(rows.values())).flatten(1).detach()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -31,7 +32,7 @@ def _true(norm: str, method: str, small: bool) -> Params:
     return reference(images(norm, small), METHODS[method]())
 
 
-def _case(setting: Setting, name: str, norm: str, method: str, **options: object) -> Case:
+def _case(setting: Setting, name: str, norm: str, method: str, **options: Any) -> Case:
     def measure() -> float:
         problem = images(norm, setting.small).to(setting.device, torch.float64)
         found = gradient(problem, METHODS[method](), **options)

@@ -106,12 +106,12 @@ def directions_in_double() -> Iterator[None]:
         drawn = normal_directions({name: weight.double() for name, weight in like.items()}, *arguments)
         return tuple({name: part.to(like[name]) for name, part in step.items()} for step in drawn)
 
-    own = estimators.normal_directions
-    estimators.normal_directions = draw  # type: ignore[assignment]  # names no arguments but the first
+    names = vars(estimators)
+    own, names["normal_directions"] = names["normal_directions"], draw
     try:
         yield
     finally:
-        estimators.normal_directions = own
+        names["normal_directions"] = own
 
 
 def gradient(problem: Problem, method: OuterGradient, autocast: torch.dtype | None = None, **options: Any) -> Params:

@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -56,7 +56,7 @@ def _problem(network: str, steps: int, small: bool) -> Problem:
 
 def loop(problem: Problem) -> Run:
     """One task after another with ``functional_call`` and ``autograd.grad``, as published loops do."""
-    weights = dict(problem.model.named_parameters())
+    weights: Params = dict(problem.model.named_parameters())
     (support,), query = problem.tasks.support, problem.tasks.query
 
     def run() -> Params:
@@ -68,9 +68,9 @@ def loop(problem: Problem) -> Run:
                     found = torch.autograd.grad(loss, list(fast.values()), create_graph=True)
                     fast = {n: w - problem.rate * g for (n, w), g in zip(fast.items(), found, strict=True)}
                 problem.loss(functional_call(problem.model, fast, (query_x,)), query_y).backward()
-        found = {name: weight.grad / problem.tasks.size for name, weight in weights.items()}
+        means = {n: cast(Tensor, w.grad) / problem.tasks.size for n, w in weights.items()}
         problem.model.zero_grad()
-        return found
+        return means
 
     return run
 
@@ -241,7 +241,12 @@ def _busy(run: Run, ms: float) -> dict[str, Any]:
 
 def of_rates(setting: Setting) -> Iterator[Case]:
     """What the device can do at most: products of square matrices, and copies."""
-    for precision, dtype in (("highest", torch.float32), ("high", torch.float32), ("highest", torch.bfloat16)):
+    kinds: list[tuple[Float32Precision, torch.dtype]] = [
+        ("highest", torch.float32),
+        ("high", torch.float32),
+        ("highest", torch.bfloat16),
+    ]
+    for precision, dtype in kinds:
         notes: dict[str, Any] = {}
         name = "TF32" if precision == "high" else str(dtype).removeprefix("torch.")
         yield Case(f"matrix product, {name}", 0, functools.partial(_rate, setting, precision, dtype, notes), notes)

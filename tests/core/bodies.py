@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from oracles import random_tasks
@@ -26,6 +26,11 @@ class Body(nn.Module):
         self.own = forward
         for name, part in parts.items():
             setattr(self, name, part)
+
+    if TYPE_CHECKING:  # the parts are what each test makes them
+
+        def __getattr__(self, name: str) -> Any: ...
+        def __setattr__(self, name: str, value: Any) -> None: ...
 
     def forward(self, x: Tensor) -> Any:
         return self.own(self, x)

@@ -52,8 +52,8 @@ class FixedDirections(Directions):
     """A context in which each Hop draws the points given, for every task."""
 
     def __enter__(self) -> None:
-        self.before = estimators.normal_directions
-        estimators.normal_directions = self  # type: ignore[assignment]
+        self.before = vars(estimators)["normal_directions"]
+        vars(estimators)["normal_directions"] = self
 
     def __exit__(self, *error: object) -> None:
-        estimators.normal_directions = self.before
+        vars(estimators)["normal_directions"] = self.before

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 class Siren(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([nn.Linear(2, 8), nn.Linear(8, 8)])
+        layers = [nn.Linear(2, 8), nn.Linear(8, 8)]
+        self.layers = nn.ModuleList(layers)
         self.head = nn.Linear(8, 1)
         with torch.no_grad():
-            for layer in self.layers:
+            for layer in layers:
                 layer.weight.uniform_(-0.3, 0.3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -25,6 +26,8 @@ class Siren(nn.Module):
 
 
 class FourierFeatures(nn.Module):
+    frequencies: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("frequencies", torch.randn(2, 4))
@@ -202,6 +205,8 @@ class SetTransformer(nn.Module):
 
 class MovingCodebook(nn.Module):
     """Vector quantisation whose code words follow moving averages."""
+
+    words: Tensor
 
     def __init__(self) -> None:
         super().__init__()

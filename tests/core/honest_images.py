@@ -171,10 +171,11 @@ def squash(x: Tensor) -> Tensor:
 class SpatialTransformer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.where = nn.Sequential(nn.Conv2d(1, 2, 5, 2), nn.ReLU(), nn.Flatten(), nn.Linear(72, 6))
+        last = nn.Linear(72, 6)
+        self.where = nn.Sequential(nn.Conv2d(1, 2, 5, 2), nn.ReLU(), nn.Flatten(), last)
         with torch.no_grad():
-            self.where[-1].weight.mul_(0.1)
-            self.where[-1].bias.copy_(torch.tensor([1.0, 0, 0, 0, 1, 0]))
+            last.weight.mul_(0.1)
+            last.bias.copy_(torch.tensor([1.0, 0, 0, 0, 1, 0]))
         self.body = nn.Sequential(nn.Conv2d(1, 4, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(196, 3))
 
     def forward(self, x: Tensor) -> Tensor:

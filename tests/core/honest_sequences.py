@@ -33,6 +33,8 @@ class LSTMTagger(nn.Module):
 class Transformer(nn.Module):
     """BERT: words, positions, a padding mask of the word 0, the first token's state."""
 
+    numbers: Tensor
+
     def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
         self.words, self.positions = nn.Embedding(7, 8, padding_idx=0), nn.Embedding(16, 8)
@@ -51,6 +53,8 @@ class Transformer(nn.Module):
 
 class CausalAttention(nn.Module):
     """With a mask in a buffer; rotary positions from tables that are made when they are first needed."""
+
+    mask: Tensor
 
     def __init__(self, rotary: bool) -> None:
         super().__init__()

@@ -7,6 +7,7 @@ dimensions. Stems make such features of a model's inputs.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -166,12 +167,12 @@ class Attends(nn.Module):
         return result
 
 
-def encoder(**options: object) -> nn.Module:
+def encoder(**options: object) -> nn.TransformerEncoderLayer:
     settings = {"dropout": 0.0, "activation": "gelu", "batch_first": True} | options
     return nn.TransformerEncoderLayer(W, 2, 6, **settings)  # type: ignore[arg-type]
 
 
-def attention(m: nn.Module, x: Tensor, **options: object) -> Tensor:
+def attention(m: Any, x: Tensor, **options: object) -> Tensor:
     q, k, v = m.project(x).unflatten(-1, (3, 2, W // 2)).movedim(-3, 0).transpose(2, 3)
     return F.scaled_dot_product_attention(q, k, v, **options).transpose(1, 2).flatten(-2)  # type: ignore[arg-type]
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from oracles import sum_of
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -148,7 +149,9 @@ CASES = {
 }
 
 
-def by_hand(case: Case, model: nn.Module, loss: nn.Module, tasks: list[Tasks], outer: OuterGradient) -> Params:
+def by_hand(
+    case: Case, model: nn.Module, loss: nn.Module, tasks: list[Tasks], outer: OuterGradient, steps: int = STEPS
+) -> Params:
     """The mean over tasks of v_0, where v_N = grad l(theta_N; T) and v_j = v_{j+1} - alpha Hop(theta_j, S, v_{j+1})."""
     start = {name: weight.detach() for name, weight in model.named_parameters()}
 
@@ -168,8 +171,8 @@ def by_hand(case: Case, model: nn.Module, loss: nn.Module, tasks: list[Tasks], o
             return {name: torch.zeros_like(w) for name, w in theta.items()}
         if isinstance(outer, SecondOrder):
             leaves = {name: w.detach().requires_grad_() for name, w in theta.items()}
-            along = sum((g * v[name]).sum() for name, g in gradient(leaves, batch, graph=True).items())
-            found = torch.autograd.grad(along, list(leaves.values()), materialize_grads=True)
+            slope = sum_of((g * v[name]).sum() for name, g in gradient(leaves, batch, graph=True).items())
+            found = torch.autograd.grad(slope, list(leaves.values()), materialize_grads=True)
             return dict(zip(leaves, found, strict=True))
         if isinstance(outer, FiniteDifference):
             length = sum(part.square().sum() for part in v.values()) ** 0.5
@@ -179,12 +182,12 @@ def by_hand(case: Case, model: nn.Module, loss: nn.Module, tasks: list[Tasks], o
             return {name: length * (ahead[name] - behind[name]) / 0.02 for name in theta}
         assert directions is not None
         units = [{name: part[0, q] for name, part in directions.items()} for q in range(3)]
-        along = [sum((u[name] * v[name]).sum() for name in v) for u in units]
+        along = [sum_of((u[name] * v[name]).sum() for name in v) for u in units]
         if isinstance(outer, GaussianSmoothing):
             here = gradient(theta, batch)
             probes = [gradient({name: w + 0.1 * u[name] for name, w in theta.items()}, batch) for u in units]
             return {
-                name: sum((p[name] - here[name]) / 0.1 * a for p, a in zip(probes, along, strict=True)) / 3
+                name: sum_of((p[name] - here[name]) / 0.1 * a for p, a in zip(probes, along, strict=True)) / 3
                 for name in theta
             }
         assert isinstance(outer, ZerothOrder)
@@ -194,16 +197,16 @@ def by_hand(case: Case, model: nn.Module, loss: nn.Module, tasks: list[Tasks], o
             curvatures.append((ends[0] + ends[1] - 2 * ends[2]) / (2 * 0.3**2))
         mean = sum(curvatures) / 3
         return {
-            name: sum((c - mean) * a * u[name] for c, a, u in zip(curvatures, along, units, strict=True)) / 3
+            name: sum_of((c - mean) * a * u[name] for c, a, u in zip(curvatures, along, units, strict=True)) / 3
             for name in theta
         }
 
     total = {name: torch.zeros_like(w) for name, w in start.items()}
     for task in tasks:
         streams = task_streams(0, "train", task.numbers.tolist(), "directions")
-        drawn = normal_directions(start, 3, streams, STEPS) if outer.sampled else [None] * STEPS
+        drawn = normal_directions(start, 3, streams, steps) if outer.sampled else [None] * steps
         path = [start]
-        for _ in range(STEPS):
+        for _ in range(steps):
             slope = gradient(path[-1], task.support[0])
             path.append({name: w - RATE * slope[name] for name, w in path[-1].items()})
         v = gradient(path[-1], task.query)

@@ -64,12 +64,17 @@ RANDOM: dict[str, Trouble] = {
 class Stateful(nn.Module):
     """A linear layer, and a forward pass that keeps something in the way told."""
 
+    mean: Tensor
+    count: Tensor
+
     def __init__(self, how: str) -> None:
         super().__init__()
         self.body, self.how = nn.Linear(W, W), how
         self.register_buffer("mean", torch.zeros(W))
         self.register_buffer("count", torch.zeros((), dtype=torch.long))
-        self.calls, self.kept, self.seen = 0, None, []
+        self.calls = 0
+        self.kept: Tensor | None = None
+        self.seen: list[Tensor] = []
 
     def forward(self, x: Tensor) -> Tensor:
         return getattr(self, self.how)(torch.tanh(self.body(x)))

@@ -49,7 +49,7 @@ class Apart(torch.autograd.Function):
 
 class Cast(torch.autograd.Function):
     @staticmethod
-    @torch.amp.custom_fwd(device_type="cpu")
+    @torch.amp.custom_fwd(device_type="cpu")  # type: ignore[untyped-decorator]  # of torch
     def forward(ctx: Any, x: Tensor) -> Tensor:
         x = note(x)
         return note(x)

@@ -77,9 +77,9 @@ def test_a_model_that_casts_itself_passes(outer_gradient: OuterGradient, around:
 
 
 def test_a_trial_leaves_no_cast_without_a_gradient() -> None:
-    loop = loop_of(Half())
+    loop = loop_of(model := Half())
     tasks = map_batches(lambda batch: Batch(batch.inputs.float(), batch.targets.float()), random_tasks(3))
     with torch.autocast("cpu", torch.bfloat16):
         try_first_batch(loop, tasks, SecondOrder())
         loop.model(tasks.query.inputs[0]).sum().backward()
-    assert loop.model.first.weight.grad is not None
+    assert model.first.weight.grad is not None

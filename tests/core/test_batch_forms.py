@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,8 @@ def changed(tasks: Tasks, place: str, change: Callable[[Batch], Batch]) -> Tasks
         return tasks._replace(query=change(tasks.query))
     batches = list(getattr(tasks, name))
     batches[int(number)] = change(batches[int(number)])
-    return tasks._replace(**{name: tuple(batches)})
+    others: dict[str, Any] = {name: tuple(batches)}
+    return tasks._replace(**others)
 
 
 def wide(batch: Batch) -> Batch:
@@ -46,8 +48,8 @@ def of_wide(special: Callable[[Body, Tensor], Tensor]) -> Callable[[Body, Tensor
 
 
 def wrong(self: Body, x: Tensor) -> Tensor:
-    sine: Tensor = WrongSine.apply(self.first(x))  # type: ignore[no-untyped-call]
-    return self.last(sine)  # type: ignore[no-any-return]
+    sine: Tensor = WrongSine.apply(self.first(x))
+    return self.last(sine)
 
 
 def counting(self: Body, x: Tensor) -> Tensor:

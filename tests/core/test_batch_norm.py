@@ -23,7 +23,7 @@ from litmaml.weights import Params
 SHAPES = [(6, 3), (4, 3, 5), (3, 3, 4, 2), (2, 3, 2, 3, 2)]
 
 
-def normalised(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+def normalised(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
     with Derivatives():
         return functional.batch_norm(x, None, None, weight, bias, training=True)
 
@@ -37,7 +37,8 @@ def derivatives(context: AbstractContextManager[Any], x: Tensor, *affine: Tensor
 
     leaves = [tensor.detach().requires_grad_() for tensor in (x, *affine)]
     with context:
-        y = functional.batch_norm(leaves[0], None, None, *(leaves[1:] or (None, None)), training=True)
+        weight, bias = leaves[1:] or (None, None)
+        y = functional.batch_norm(leaves[0], None, None, weight, bias, training=True)
     first = torch.autograd.grad((y * direction(y)).tanh().sum(), leaves, create_graph=True)
     second = torch.autograd.grad(sum(((g * direction(g)).sum() for g in first), torch.zeros(())), leaves)
     return [y, *first, *second]
@@ -46,8 +47,7 @@ def derivatives(context: AbstractContextManager[Any], x: Tensor, *affine: Tensor
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("affine", [True, False])
 def test_derivatives_by_finite_differences(shape: tuple[int, ...], affine: bool) -> None:
-    inputs = (torch.randn(shape), *(torch.randn(2, 3) if affine else (None, None)))
-    leaves = tuple(None if tensor is None else tensor.requires_grad_() for tensor in inputs)
+    leaves = [torch.randn(size, requires_grad=True) for size in ((shape, (3,), (3,)) if affine else (shape,))]
     assert torch.autograd.gradcheck(normalised, leaves)
     assert torch.autograd.gradgradcheck(normalised, leaves)
 
@@ -78,24 +78,18 @@ def test_tasks_are_normalised_apart(stacked: tuple[int | None, ...]) -> None:
     ]
     leaves = [tensor.requires_grad_() for tensor in inputs]
     mapped = vmap(normalised, stacked)(*leaves)
-    one_by_one = torch.stack(
-        [
-            functional.batch_norm(
-                *(t if dim is None else t.select(dim, task) for t, dim in zip(leaves[:1], stacked, strict=False)),
-                None,
-                None,
-                *(t if dim is None else t.select(dim, task) for t, dim in zip(leaves[1:], stacked[1:], strict=True)),
-                training=True,
-            )
-            for task in (0, 1)
-        ]
-    )
+    of_tasks = []
+    for task in (0, 1):
+        x, weight, bias = (t if dim is None else t.select(dim, task) for t, dim in zip(leaves, stacked, strict=True))
+        of_tasks.append(functional.batch_norm(x, None, None, weight, bias, training=True))
+    one_by_one = torch.stack(of_tasks)
     torch.testing.assert_close(mapped, one_by_one)
-    found, expected = [], []
-    for y, into in ((mapped, found), (one_by_one, expected)):
+
+    def both(y: Tensor) -> list[Tensor]:
         first = torch.autograd.grad(y.pow(3).sum(), leaves, create_graph=True)
-        into += [*first, *torch.autograd.grad(sum((g.sin().sum() for g in first), torch.zeros(())), leaves)]
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+        return [*first, *torch.autograd.grad(sum((g.sin().sum() for g in first), torch.zeros(())), leaves)]
+
+    torch.testing.assert_close(both(mapped), both(one_by_one), rtol=1e-10, atol=1e-10)
 
 
 def test_half_precision() -> None:
@@ -105,9 +99,9 @@ def test_half_precision() -> None:
     for half, full in zip(found, expected, strict=True):
         assert (half - full).norm() < 0.03 * full.norm()  # bfloat16 has a relative precision of 0.004
     assert [tensor.dtype for tensor in found] == [torch.bfloat16, *2 * (torch.bfloat16, torch.float32, torch.float32)]
-    for affine in ((weight.float(), None), (None, bias.float()), (None, None)):
-        y = functional.batch_norm(x.bfloat16(), None, None, *affine, training=True)
-        torch.testing.assert_close(normalised(x.bfloat16(), *affine), y)
+    for scale, shift in ((weight.float(), None), (None, bias.float()), (None, None)):
+        y = functional.batch_norm(x.bfloat16(), None, None, scale, shift, training=True)
+        torch.testing.assert_close(normalised(x.bfloat16(), scale, shift), y)
 
 
 def test_what_is_left_to_torch() -> None:

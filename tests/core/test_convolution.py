@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from oracles import assert_close
+from oracles import assert_close, sum_of
 from torch import Tensor, nn
 
 from litmaml.engine import convolution as module
@@ -24,7 +24,12 @@ from litmaml.tasks import Batch, Tasks
 def unfolded(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """Taken for every weight, whose kernels are kept."""
     taken: list[Tensor] = []
-    monkeypatch.setattr(module, "_grouping_is_slow", lambda weight: taken.append(weight) or True)
+
+    def take(weight: Tensor) -> bool:
+        taken.append(weight)
+        return True
+
+    monkeypatch.setattr(module, "_grouping_is_slow", take)
     return taken
 
 
@@ -50,7 +55,7 @@ def test_it_is_that_of_torch(options: dict[str, Any], bias: bool, unfolded: list
         y = layer(x)
         by = [x, *layer.parameters()]
         first = torch.autograd.grad(y.sin().sum(), by, create_graph=True)
-        return [y, *first, *torch.autograd.grad(sum(part.square().sum() for part in first), by)]
+        return [y, *first, *torch.autograd.grad(sum_of(part.square().sum() for part in first), by)]
 
     with Derivatives():
         found = derivatives()
@@ -81,7 +86,7 @@ def test_a_meta_gradient_by_it(channels_last: bool, monkeypatch: pytest.MonkeyPa
     torch.manual_seed(0)
     model = Conv4(3, filters=5).double()
     if channels_last:
-        model = model.to(memory_format=torch.channels_last)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # which torch does not tell
     batch = Batch(torch.rand(4, 6, 1, 28, 28, dtype=torch.float64), torch.arange(3).repeat(2).expand(4, -1))
     tasks = Tasks((batch,), Batch(batch.inputs.flip(1), batch.targets.flip(1)), torch.arange(4))
     loop = InnerLoop(model, nn.CrossEntropyLoss(), SGD(0.4), ["*"], 2)

@@ -32,12 +32,13 @@ class Words(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         seen = functional.embedding(x[..., 0].abs().long() % 7, self.words, padding_idx=0)
-        return self.last(self.draw(torch.tanh(seen)))  # type: ignore[no-any-return]
+        return self.last(self.draw(torch.tanh(seen)))
 
 
 def with_a_module_hook(draw: Draw) -> nn.Module:
     model = Body(lambda self, x: self.last(draw(torch.tanh(self.first(x)))))
-    model.last.register_full_backward_hook(lambda module, by_inputs, by_outputs: (0.5 * by_inputs[0],))
+    halve: Callable[..., tuple[Tensor]] = lambda module, by_inputs, by_outputs: (0.5 * by_inputs[0],)  # noqa: E731
+    model.last.register_full_backward_hook(halve)
     return model
 
 
@@ -46,7 +47,7 @@ def with_a_tensor_hook(draw: Draw) -> nn.Module:
         hidden = torch.tanh(self.first(x))
         if hidden.requires_grad:
             hidden.register_hook(lambda g: 0.5 * g)
-        return self.last(draw(hidden))  # type: ignore[no-any-return]
+        return self.last(draw(hidden))
 
     return Body(forward)
 
@@ -155,7 +156,7 @@ def test_numbers_that_each_pass_draws_again_are_the_model_s(draw: Draw) -> None:
 
 @pytest.mark.parametrize("drop", [nn.Dropout, nn.Dropout2d])
 def test_a_convolutional_network_with_dropout(drop: type[nn.Module]) -> None:
-    layers = [nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), drop(0.2), nn.Flatten(), nn.Linear(64, 3)]  # type: ignore[call-arg]
+    layers = [nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), drop(0.2), nn.Flatten(), nn.Linear(64, 3)]
     loop = InnerLoop(nn.Sequential(*layers), nn.CrossEntropyLoss(), SGD(0.1), ["*"], 1)
     batch = Batch(torch.randn(3, 6, 1, 6, 6), torch.arange(3).repeat(2).expand(3, -1))
     assert try_first_batch(loop, Tasks((batch,), batch, torch.arange(3)), SecondOrder()) == []

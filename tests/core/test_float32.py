@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -32,14 +33,15 @@ def test_convolutions_follow_matrix_products(precision: Float32Precision, rounds
 @pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="this torch has the one interface only")
 def test_flags_that_somebody_mixed_are_mended() -> None:
     set_float32_precision("high")
-    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    cudnn: Any = torch.backends.cudnn  # whose types leave the newer interface out
+    cudnn.conv.fp32_precision = "ieee"
     with pytest.raises(RuntimeError, match="mix of the legacy and new APIs"):
         bool(torch.backends.cudnn.allow_tf32)
     assert not convolutions_round()
     set_float32_precision("highest")
     assert not torch.backends.cudnn.allow_tf32
-    assert torch.backends.cudnn.conv.fp32_precision != "tf32"
-    assert torch.backends.cudnn.rnn.fp32_precision != "tf32"
+    assert cudnn.conv.fp32_precision != "tf32"
+    assert cudnn.rnn.fp32_precision != "tf32"
 
 
 def test_what_torch_does_untold() -> None:

@@ -45,48 +45,48 @@ def to_float(self: Body, x: Tensor, sine: Any) -> Tensor:
 def to_dtype(self: Body, x: Tensor, sine: Any) -> Tensor:
     hidden = self.first(x).to(torch.float32)
     hidden = hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + 1e-6)
-    return self.last(sine(hidden).to(x.dtype))  # type: ignore[no-any-return]
+    return self.last(sine(hidden).to(x.dtype))
 
 
 def by_argument(self: Body, x: Tensor, sine: Any) -> Tensor:
-    return self.last(sine(torch.softmax(self.first(x), -1, dtype=torch.float32)).type(x.dtype))  # type: ignore[no-any-return]
+    return self.last(sine(torch.softmax(self.first(x), -1, dtype=torch.float32)).type(x.dtype))
 
 
 def by_default_type(self: Body, x: Tensor, sine: Any) -> Tensor:
     hidden = torch.zeros(len(x), 4, dtype=torch.bfloat16) + sine(self.first(x).bfloat16())
-    return self.last(hidden.to(x))  # type: ignore[no-any-return]
+    return self.last(hidden.to(x))
 
 
 def detached(self: Body, x: Tensor, sine: Any) -> Tensor:
-    return self.last(sine(self.first(x))) * (1 + x * self.last.bias.detach())  # type: ignore[no-any-return]
+    return self.last(sine(self.first(x))) * (1 + x * self.last.bias.detach())
 
 
 def by_data(self: Body, x: Tensor, sine: Any) -> Tensor:
-    return self.last(sine(self.first(x))) * (1 + x * self.last.bias.data)  # type: ignore[no-any-return]
+    return self.last(sine(self.first(x))) * (1 + x * self.last.bias.data)
 
 
 def straight_through(self: Body, x: Tensor, sine: Any) -> Tensor:
     hidden = sine(self.first(x))
-    return self.last(hidden + (hidden.mul(5).round() / 5 - hidden).detach())  # type: ignore[no-any-return]
+    return self.last(hidden + (hidden.mul(5).round() / 5 - hidden).detach())
 
 
 def without_gradients(self: Body, x: Tensor, sine: Any) -> Tensor:
     hidden = sine(self.first(x))
     with torch.no_grad():
         scale = 1 + self.first(x).square().mean()
-    return self.last(hidden / scale)  # type: ignore[no-any-return]
+    return self.last(hidden / scale)
 
 
 def by_number(self: Body, x: Tensor, sine: Any) -> Tensor:
     hidden = sine(self.first(x))
-    return self.last(hidden / (1 + hidden.detach().abs().max().item()))  # type: ignore[no-any-return]
+    return self.last(hidden / (1 + hidden.detach().abs().max().item()))
 
 
 def codebook(self: Body, x: Tensor, sine: Any) -> Tensor:
     hidden = sine(self.first(x))
     nearest = (hidden[:, None] - self.last.weight).square().sum(-1).argmin(-1)
     taken = self.last.weight[nearest]
-    return self.last(hidden + (taken - hidden).detach()) + (taken - hidden.detach()).square().mean()  # type: ignore[no-any-return]
+    return self.last(hidden + (taken - hidden).detach()) + (taken - hidden.detach()).square().mean()
 
 
 ISLANDS = [to_float, to_dtype, by_argument, by_default_type]
@@ -123,12 +123,12 @@ def by_masks(self: Body, x: Tensor) -> Tensor:
     hidden = self.first(x)
     hidden = torch.where(hidden > 0, hidden, 0.1 * hidden)
     hidden = hidden * (hidden.detach() > -0.5)
-    return self.last(hidden.masked_fill(hidden.abs() > 2, 2.0))  # type: ignore[no-any-return]
+    return self.last(hidden.masked_fill(hidden.abs() > 2, 2.0))
 
 
 def by_branch(self: Body, x: Tensor) -> Tensor:
     hidden = self.first(x)
-    return self.last(hidden.tanh() if float(hidden.detach().mean()) > 0 else hidden.sin())  # type: ignore[no-any-return]
+    return self.last(hidden.tanh() if float(hidden.detach().mean()) > 0 else hidden.sin())
 
 
 def momentum_target(self: Body, x: Tensor) -> Tensor:
@@ -147,7 +147,7 @@ def filled_in(self: Body, x: Tensor) -> Tensor:
     hidden = self.first(x)
     made = torch.zeros_like(hidden)
     made[:, :2] = hidden[:, 2:].tanh()
-    return self.last(made + torch.ones_like(hidden) * hidden.sigmoid())  # type: ignore[no-any-return]
+    return self.last(made + torch.ones_like(hidden) * hidden.sigmoid())
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,18 @@ from litmaml.weights import Params
 STEPS = 4
 LOSS = nn.MSELoss()
 
+OF_HIGHER: list[tuple[str, dict[str, Any]]] = [
+    ("SGD", {"lr": 0.1, "momentum": 0.9, "dampening": 0.3}),
+    ("Adam", {"lr": 0.05, "eps": 1e-12}),  # see the test of its eps
+    ("Adam", {"lr": 0.05, "eps": 1e-12, "amsgrad": True, "weight_decay": 0.1, "betas": (0.5, 0.6)}),
+    ("RMSprop", {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.1}),
+    ("Adagrad", {"lr": 0.1, "lr_decay": 0.5, "initial_accumulator_value": 0.1}),
+    ("Adadelta", {"lr": 0.5, "rho": 0.8}),
+    ("Adamax", {"lr": 0.05}),
+    ("ASGD", {"lr": 0.1, "lambd": 0.3}),
+    ("Rprop", {"lr": 0.05}),
+]
+
 SAME: dict[str, tuple[InnerOptimizer, str, dict[str, Any]]] = {
     "SGD": (SGD(0.1), "SGD", {"lr": 0.1}),
     "SGD momentum": (SGD(0.1, momentum=0.9), "SGD", {"lr": 0.1, "momentum": 0.9}),
@@ -40,19 +52,10 @@ SAME: dict[str, tuple[InnerOptimizer, str, dict[str, Any]]] = {
         "AdamW",
         {"lr": 0.05, "betas": (0.5, 0.6), "eps": 0.1, "weight_decay": 0.8},
     ),
-} | {
-    f"higher {name} {' '.join(options)}": (HigherOptimizer(f"torch.optim.{name}", options), name, options)
-    for name, options in [
-        ("SGD", {"lr": 0.1, "momentum": 0.9, "dampening": 0.3}),
-        ("Adam", {"lr": 0.05, "eps": 1e-12}),  # see the test of its eps
-        ("Adam", {"lr": 0.05, "eps": 1e-12, "amsgrad": True, "weight_decay": 0.1, "betas": (0.5, 0.6)}),
-        ("RMSprop", {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.1}),
-        ("Adagrad", {"lr": 0.1, "lr_decay": 0.5, "initial_accumulator_value": 0.1}),
-        ("Adadelta", {"lr": 0.5, "rho": 0.8}),
-        ("Adamax", {"lr": 0.05}),
-        ("ASGD", {"lr": 0.1, "lambd": 0.3}),
-        ("Rprop", {"lr": 0.05}),
-    ]
+    **{
+        f"higher {name} {' '.join(options)}": (HigherOptimizer(f"torch.optim.{name}", options), name, options)
+        for name, options in OF_HIGHER
+    },
 }
 
 
@@ -138,15 +141,16 @@ def test_the_gradient_through_adam_is_the_slope_of_the_loss(make: Any, learn: An
 def test_a_weight_without_a_gradient_stays_where_adam_leaves_it() -> None:
     """Its second moment is 0, where the derivative of the root is infinite and has no part in the step's."""
     tasks = random_tasks(2)
-    model = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1))
+    first = nn.Linear(1, 2)
+    model = nn.Sequential(first, nn.ReLU(), nn.Linear(2, 1))
     with torch.no_grad():
-        model[0].bias.fill_(-100.0)  # so that no unit is active
+        first.bias.fill_(-100.0)  # so that no unit is active
     loop = InnerLoop(model, LOSS, Adam(0.1), ["*"], 2)
     found = MetaGradientOf(loop, SecondOrder(), 2)(tasks)
     assert bool(found.finite.all())
     assert not found.gradients["model.0.weight"].any()
     *_, end = loop.path(tasks, 2)
-    assert torch.equal(end["0.weight"][0], model[0].weight)
+    assert torch.equal(end["0.weight"][0], first.weight)
 
 
 def test_more_steps_than_trained_repeat_the_last_rate() -> None:

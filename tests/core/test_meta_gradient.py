@@ -111,11 +111,11 @@ def test_hand_over_to_backward() -> None:
     weights: Params = dict(loop.named_parameters())
     loss = hand_over(found.loss, found.gradients, weights)
     assert float(loss.detach()) == float(found.loss)
-    (loss * 1024 / 2).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    (loss * 1024 / 2).backward()
     for name, weight in weights.items():
         assert weight.grad is not None
         torch.testing.assert_close(weight.grad, found.gradients[name] * 512)
-    (hand_over(found.loss, found.gradients, weights) / 2).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    (hand_over(found.loss, found.gradients, weights) / 2).backward()
     for name, weight in weights.items():
         assert weight.grad is not None
         torch.testing.assert_close(weight.grad, found.gradients[name] * 512.5)
@@ -177,7 +177,7 @@ def test_dropout_draws_from_the_stream_of_the_tasks() -> None:
     assert relative(MetaGradientOf(loop, SecondOrder(), STEPS)(others).gradients, first.gradients) > 1e-3
     # Each task has a mask of its own, by its number.
     equal = select(random_tasks(1), [0, 0])._replace(numbers=torch.tensor([0, 1]))
-    assert MetaGradientOf(loop, SecondOrder(), STEPS)(equal).losses.unique().numel() == 2  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    assert MetaGradientOf(loop, SecondOrder(), STEPS)(equal).losses.unique().numel() == 2
 
 
 def test_selecting_and_chunking_tasks() -> None:

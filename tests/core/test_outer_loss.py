@@ -14,7 +14,7 @@ from torch.func import functional_call
 from cases import OUTER, UNSAMPLED, made
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
-from litmaml.outer import OuterGradient, OuterLoss, SecondOrder
+from litmaml.outer import FirstOrder, OuterGradient, OuterLoss, SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Batch, Tasks
 from litmaml.weights import Params
@@ -117,10 +117,11 @@ def test_the_value_does_not_depend_on_the_gradient(method: OuterGradient) -> Non
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # torch's compiler imports it
-def test_compiled_is_eager_while_weights_of_steps_and_tasks_change() -> None:
+@pytest.mark.parametrize("method", [FirstOrder(), pytest.param(SecondOrder(), marks=pytest.mark.slow)])
+def test_compiled_is_eager_while_weights_of_steps_and_tasks_change(method: OuterGradient) -> None:
     model, tasks, outer = Tiny(), random_tasks(4), Everything()
     loop = InnerLoop(model, LOSS, SGD(RATE), ["*"], 1)
-    both = [MetaGradientOf(loop, SecondOrder(), 1, compile=c, outer_loss=outer) for c in (True, False)]
+    both = [MetaGradientOf(loop, method, 1, compile=c, outer_loss=outer) for c in (True, False)]
     for epoch in (0, 0, 1):
         for gradient_of in both:
             gradient_of.epoch = epoch

@@ -145,7 +145,7 @@ compiles = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarni
     ("method", "inner"),
     [
         (SecondOrder(), SGD(0.1, momentum=0.5, learn="tensor")),
-        (FiniteDifference(), SGD(0.1, momentum=0.5, learn="tensor")),
+        pytest.param(FiniteDifference(), SGD(0.1, momentum=0.5, learn="tensor"), marks=pytest.mark.slow),
         (SecondOrder(), Adam(0.1, eps=1e-3, learn="tensor")),
     ],
     ids=["SecondOrder", "FiniteDifference", "Adam"],

@@ -29,36 +29,36 @@ class Once(Reversed):
 
 def is_reversed(self: Body, x: Tensor) -> Tensor:
     hidden = torch.tanh(self.first(x))
-    return self.last(hidden) + Reversed.apply(hidden).mean(-1, keepdim=True)  # type: ignore[no-any-return]
+    return self.last(hidden) + Reversed.apply(hidden).mean(-1, keepdim=True)
 
 
 def is_reversed_once(self: Body, x: Tensor) -> Tensor:
     hidden = torch.tanh(self.first(x))
-    return self.last(hidden) + Once.apply(hidden).mean(-1, keepdim=True)  # type: ignore[no-any-return]
+    return self.last(hidden) + Once.apply(hidden).mean(-1, keepdim=True)
 
 
 def binary(self: Body, x: Tensor) -> Tensor:
     weight = self.first.weight
     weight = weight + (weight.sign() * weight.abs().mean() - weight).detach()
-    return self.last(torch.tanh(functional.linear(x, weight, self.first.bias)))  # type: ignore[no-any-return]
+    return self.last(torch.tanh(functional.linear(x, weight, self.first.bias)))
 
 
 def codebook(self: Body, x: Tensor) -> Tensor:
     hidden = torch.tanh(self.first(x))
     taken = self.last.weight[(hidden[:, None] - self.last.weight).square().sum(-1).argmin(-1)]
-    return self.last(hidden + (taken - hidden).detach())  # type: ignore[no-any-return]
+    return self.last(hidden + (taken - hidden).detach())
 
 
 def detached_norm(self: Body, x: Tensor) -> Tensor:
     weight = self.first.weight / self.first.weight.std().detach()
-    return self.last(torch.tanh(functional.linear(x, weight, self.first.bias)))  # type: ignore[no-any-return]
+    return self.last(torch.tanh(functional.linear(x, weight, self.first.bias)))
 
 
 def hooked(self: Body, x: Tensor) -> Tensor:
     hidden = torch.tanh(self.first(x))
     if hidden.requires_grad:
         hidden.register_hook(lambda g: 0.5 * g)
-    return self.last(hidden)  # type: ignore[no-any-return]
+    return self.last(hidden)
 
 
 @pytest.mark.parametrize("probes", made(PROBING))
@@ -92,11 +92,11 @@ class Kinked(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = functional.max_pool1d(functional.relu(self.first(x))[:, None], 2)[:, 0]
-        return self.last(hidden.float().to(x.dtype))  # type: ignore[no-any-return]
+        return self.last(hidden.float().to(x.dtype))
 
 
 def shifted(self: Body, x: Tensor) -> Tensor:
-    return self.last(torch.tanh(self.first(x)).sub(x.amax().detach()))  # type: ignore[no-any-return]
+    return self.last(torch.tanh(self.first(x)).sub(x.amax().detach()))
 
 
 class Told(nn.Module):

@@ -98,7 +98,7 @@ Layer = Callable[[Tensor], Tensor]
 def reversed_beside(layer: Layer) -> Body:
     def forward(self: Body, x: Tensor) -> Tensor:
         hidden = layer(self.first(x))
-        return self.last(hidden + 0.1 * Reversed.apply(hidden))  # type: ignore[no-any-return]
+        return self.last(hidden + 0.1 * Reversed.apply(hidden))
 
     return Body(forward)
 
@@ -108,7 +108,7 @@ def hooked(layer: Layer) -> Body:
         hidden = layer(self.first(x))
         if hidden.requires_grad:
             hidden.register_hook(lambda g: 0.9 * g)
-        return self.last(torch.tanh(hidden))  # type: ignore[no-any-return]
+        return self.last(torch.tanh(hidden))
 
     return Body(forward)
 
@@ -162,7 +162,7 @@ def test_a_function_that_can_not_be_tried_by_itself_is_named() -> None:
         Inside.model_calls = True
         hidden = Inside.apply(self.first(x))
         Inside.model_calls = False
-        return self.last(torch.tanh(hidden))  # type: ignore[no-any-return]
+        return self.last(torch.tanh(hidden))
 
     _, (remark, *_) = tried(Body(forward))
     assert "(none; Inside could not be)" in remark
@@ -181,7 +181,7 @@ def test_models_that_take_float32_only() -> None:
     def forward(self: Body, x: Tensor, sine: Any) -> Tensor:
         if x.dtype != torch.float32:
             raise RuntimeError("float32 only")
-        return self.last(sine(self.first(x)))  # type: ignore[no-any-return]
+        return self.last(sine(self.first(x)))
 
     batch = Batch(torch.randn(2, 5, 1).float(), torch.randn(2, 5, 1).float())
     tasks = Tasks((batch,), batch, torch.arange(2))
@@ -204,7 +204,7 @@ def test_a_row_of_padding_is_no_altered_gradient() -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             hidden = functional.embedding(x, self.words.weight, padding_idx=0)
-            return self.last(self.sine(hidden).mean(1))  # type: ignore[no-any-return]
+            return self.last(self.sine(hidden).mean(1))
 
     batch = Batch(torch.randint(7, (1, 6, 5)), torch.randn(1, 6, 1))
     tasks = Tasks((batch,), batch, torch.arange(1))

@@ -16,11 +16,11 @@ from litmaml.inner.loop import InnerLoop
 from litmaml.inner.model_call import picked
 from litmaml.learner.trial.first_batch import try_first_batch
 from litmaml.models import MLP
-from litmaml.outer import OuterLoss, SecondOrder
+from litmaml.outer import FirstOrder, OuterGradient, OuterLoss, SecondOrder
 from litmaml.outer import compiled as module
 from litmaml.outer.compiled import TooManyForms
 from litmaml.outer.meta_gradient import MetaGradientOf
-from litmaml.tasks import Batch, Tasks, flattened, form, in_stacks, named_tensors, numbers_of, tensors_of, tree_map
+from litmaml.tasks import Batch, Tasks, flattened, form, named_tensors, numbers_of, tensors_of, tree_map
 
 # torch's compiler imports it
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
@@ -48,23 +48,21 @@ def test_ragged_tasks_of_trees_have_the_gradient_of_a_plain_loop(name: str, oute
         torch.testing.assert_close(row, one.predictions[0], rtol=1e-11, atol=1e-13)
 
 
-def test_compiled_trees_in_stacks() -> None:
+@pytest.mark.parametrize(
+    ("method", "steps"), [(FirstOrder(), 1), pytest.param(SecondOrder(), STEPS, marks=pytest.mark.slow)]
+)
+def test_compiled_trees_in_stacks(method: OuterGradient, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One program for each of two sizes, and a third size is one too many."""
+    monkeypatch.setattr(module, "MOST_FORMS", 2)
     case = CASES["nested"]
     stacks, alone = case.ragged()
     loop = loop_of(case)
-    found = MetaGradientOf(loop, SecondOrder(), STEPS, 1, compile=True)(stacks[:2])
-    true = by_hand(case, loop.model, loop.loss, [t for t in alone if int(t.numbers) in (11, 12, 14)], SecondOrder())
-    assert relative(found.gradients, true) < 1e-12
-
-
-def test_compiling_is_refused_for_ever_new_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_FORMS", 1)
-    meta_gradient = MetaGradientOf(loop_of(CASES["tuple"]), SecondOrder(), 1, compile=True)
-    first, second, *_ = in_stacks(CASES["tuple"].tasks())
-    meta_gradient(first)
-    meta_gradient(first)
-    with pytest.raises(TooManyForms, match=r"compile: the tasks come in more than 1 forms .* round the tasks' sizes"):
-        meta_gradient(second)
+    compiled = MetaGradientOf(loop, method, steps, 1, compile=True)
+    true = by_hand(case, loop.model, loop.loss, [t for t in alone if int(t.numbers) in (11, 12, 14)], method, steps)
+    for _ in range(2):
+        assert relative(compiled(stacks[:2]).gradients, true) < 1e-12
+    with pytest.raises(TooManyForms, match=r"compile: the tasks come in more than 2 forms .* round the tasks' sizes"):
+        compiled(stacks[2:])
 
 
 def test_each_task_counts_the_same_whatever_its_size_or_as_the_outer_loss_says() -> None:
@@ -108,7 +106,7 @@ def test_the_trial_of_the_first_batch_takes_trees(name: str, outer: str) -> None
 
 
 def test_the_trial_finds_faults_in_models_of_trees() -> None:
-    class Remembers(CASES["dict"].model):  # type: ignore[misc,name-defined]
+    class Remembers(CASES["dict"].model):  # type: ignore[misc]
         seen = 0.0
 
         def forward(self, x: Tensor, context: Tensor) -> Tensor:
@@ -116,7 +114,7 @@ def test_the_trial_finds_faults_in_models_of_trees() -> None:
             out: Tensor = super().forward(x, context) * self.seen
             return out
 
-    class Writes(CASES["dict"].model):  # type: ignore[misc,name-defined]
+    class Writes(CASES["dict"].model):  # type: ignore[misc]
         def forward(self, x: Tensor, context: Tensor) -> Tensor:
             x += 1  # the second in the dict
             out: Tensor = super().forward(x, context)
@@ -178,7 +176,7 @@ def test_several_outputs_are_refused_with_the_name_to_set() -> None:
 
 
 def test_trees() -> None:
-    tree = {"a": torch.zeros(2), "b": (torch.ones(3), {"c": torch.full((1,), 2.0)}), "none": None}
+    tree: Any = {"a": torch.zeros(2), "b": (torch.ones(3), {"c": torch.full((1,), 2.0)}), "none": None}
     assert [len(part) for part in tensors_of(tree)] == [2, 3, 1]
     assert [name for name, _ in named_tensors(tree, "inputs")] == [
         "inputs['a']",

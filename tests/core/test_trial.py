@@ -35,7 +35,7 @@ def noisy(self: Body, x: Tensor) -> Tensor:
 
 def dropped(self: Body, x: Tensor) -> Tensor:
     hidden = functional.dropout(torch.tanh(self.first(x)), 0.5)
-    return self.last(hidden)  # type: ignore[no-any-return]
+    return self.last(hidden)
 
 
 @pytest.mark.parametrize("forward", [noisy, dropped])
@@ -80,15 +80,20 @@ def test_a_generator_of_its_own(generator: Any) -> None:
         tried(Body(forward))
 
 
+def of_numpy() -> Any:
+    state: Any = np.random.get_state()  # noqa: NPY002
+    return state[2]
+
+
 def test_no_stream_moves_on_and_nothing_is_changed() -> None:
     model = Body(noisy)
     loop, tasks = loop_of(model), random_tasks(3)
     before = {name: value.clone() for name, value in loop.state_dict().items()}
-    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[2]  # noqa: NPY002
+    states = torch.get_rng_state(), random.getstate(), of_numpy()
     inputs = tasks.support[0].inputs.clone()
     try_first_batch(loop, tasks, SecondOrder())
     assert torch.equal(torch.get_rng_state(), states[0])
-    assert (random.getstate(), np.random.get_state()[2]) == states[1:]  # noqa: NPY002
+    assert (random.getstate(), of_numpy()) == states[1:]
     assert torch.equal(tasks.support[0].inputs, inputs)
     assert all(torch.equal(value, before[name]) for name, value in loop.state_dict().items())
     assert all(weight.grad is None for weight in model.parameters())
@@ -98,6 +103,8 @@ def test_no_stream_moves_on_and_nothing_is_changed() -> None:
 
 
 class Averages(nn.Module):
+    mean: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(4))
@@ -194,7 +201,7 @@ def test_what_is_kept_without_an_effect_passes(cached: bool) -> None:
             self.constants = torch.linspace(0, 1, 4, dtype=x.dtype)
         hidden = torch.tanh(self.first(x)) + (self.constants if cached else 0)
         self.last_hidden, self.calls = hidden, self.calls + 1
-        return self.last(hidden)  # type: ignore[no-any-return]
+        return self.last(hidden)
 
     model = Body(forward, constants=None, last_hidden=None, calls=0)
     model(torch.randn(3, 1))  # it has computed tensors in its attributes now, which deepcopy alone refuses
@@ -208,7 +215,7 @@ def test_what_is_kept_of_a_slow_weight_is_refused(fast: str) -> None:
     def forward(self: Body, x: Tensor) -> Tensor:
         if self.kept is None:
             self.kept = self.first.weight.norm()
-        return self.last(torch.tanh(self.first(x)) / self.kept)  # type: ignore[no-any-return]
+        return self.last(torch.tanh(self.first(x)) / self.kept)
 
     loop = InnerLoop(Body(forward, kept=None), nn.MSELoss(), SGD(0.1), [fast], 2)
     with pytest.raises(ValueError, match="does not give what it gives when they are written"):
@@ -217,7 +224,7 @@ def test_what_is_kept_of_a_slow_weight_is_refused(fast: str) -> None:
 
 def test_a_branch_on_a_draw_is_taken_task_by_task() -> None:
     def forward(self: Body, x: Tensor) -> Tensor:
-        return self.plain(x) if torch.rand(()) < 0.5 else self.last(self.first(x))  # type: ignore[no-any-return]
+        return self.plain(x) if torch.rand(()) < 0.5 else self.last(self.first(x))
 
     loop, _ = tried(Body(forward))
     assert loop.draws
@@ -292,7 +299,7 @@ def test_a_weight_that_is_used_as_it_was_at_the_first_call(outer_gradient: Outer
     def forward(self: Body, x: Tensor) -> Tensor:
         if self.norm is None:
             self.norm = float(self.first.weight.detach().norm())
-        return self.plain(x) / self.norm  # type: ignore[no-any-return]
+        return self.plain(x) / self.norm
 
     with pytest.raises(ValueError, match=r"model: with other weights in the place of its parameters"):
         tried(Body(forward, norm=None), outer_gradient)
@@ -360,7 +367,7 @@ def test_complex_weights() -> None:
 def test_what_a_pass_over_several_tasks_leaves_in_a_model() -> None:
     def forward(self: Body, x: Tensor) -> Tensor:
         self.hidden = torch.tanh(self.first(x))
-        return self.last(self.hidden)  # type: ignore[no-any-return]
+        return self.last(self.hidden)
 
     loop, _ = tried(Body(forward, hidden=None))
     MetaGradientOf(loop, SecondOrder(), 2)(random_tasks(3))
@@ -368,8 +375,9 @@ def test_what_a_pass_over_several_tasks_leaves_in_a_model() -> None:
 
 
 def test_hardsigmoid_has_a_second_derivative_here() -> None:
-    model = nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 4), nn.Hardsigmoid(), nn.Linear(4, 1))
-    written_out = nn.Sequential(*model[:3], *(HardsigmoidWrittenOut(),), model[4])
+    first, last = (nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 4)), nn.Linear(4, 1)
+    model = nn.Sequential(*first, nn.Hardsigmoid(), last)
+    written_out = nn.Sequential(*first, HardsigmoidWrittenOut(), last)
     tasks = random_tasks(3)
     found, true = (MetaGradientOf(loop_of(m), SecondOrder(), 2, 1)(tasks).gradients for m in (model, written_out))
     assert relative(found, true) < 1e-12
@@ -401,7 +409,7 @@ def test_a_sparse_gradient() -> None:
 def test_activation_checkpointing(reentrant: bool, outer_gradient: OuterGradient) -> None:
     def forward(self: Body, x: Tensor) -> Tensor:
         hidden = checkpoint(lambda h: torch.tanh(self.first(h)), x.requires_grad_(), use_reentrant=reentrant)
-        return self.last(hidden)  # type: ignore[no-any-return]
+        return self.last(hidden)
 
     with pytest.raises(ValueError, match=r"recomputes activations .*gradient_checkpointing_disable"):
         tried(Body(forward), outer_gradient)
@@ -554,7 +562,7 @@ def test_a_count_that_hardly_shows_yet() -> None:
 
 
 def of_neighbours(self: Body, x: Tensor) -> Tensor:
-    return self.last((self.graph @ torch.tanh(self.first(x)).mT).mT)  # type: ignore[no-any-return]
+    return self.last((self.graph @ torch.tanh(self.first(x)).mT).mT)
 
 
 @pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])

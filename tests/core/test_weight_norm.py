@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import cast
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def layers(kind: str) -> nn.Module:
             warnings.simplefilter("ignore", FutureWarning)  # torch prefers the parametrization; older models have it
             return nn.Sequential(hooked_weight_norm(first), nn.Tanh(), hooked_weight_norm(last))
     return nn.Sequential(
-        parametrizations.weight_norm(first, dim=None), nn.Tanh(), parametrizations.weight_norm(last, dim=1)
+        parametrizations.weight_norm(first, dim=cast(int, None)), nn.Tanh(), parametrizations.weight_norm(last, dim=1)
     )
 
 

@@ -23,6 +23,8 @@ STEPS, RATE, LOSS = 3, 0.1, nn.MSELoss()
 class Normed(nn.Module):
     """With a context (a buffer) beside the inputs, and a normalisation."""
 
+    context: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.body, self.norm, self.head = nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 1)

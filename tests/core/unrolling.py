@@ -71,13 +71,15 @@ def unrolled(
     def loss_of(theta: Params, batches: Sequence[Batch], task: int, j: int) -> Tensor:
         return outcome(theta, batches[j if len(batches) > 1 else 0], task, j)[0]
 
+    optimizer: Any = inner_loop.optimizer  # SGD, where it is asked for its rate
+
     def rate(name: str, j: int) -> Any:
         table = leaves.get("learnt.rate")
         if table is None:
             table = leaves.get("learnt.rate/" + name.replace(".", "/"))
         if table is None:
-            return inner_loop.optimizer.lr
-        return table[j] if inner_loop.optimizer.per_step else table
+            return optimizer.lr
+        return table[j] if optimizer.per_step else table
 
     def adapted(task: int) -> Params:
         theta, states = dict(start), {name: State() for name in fast}

@@ -17,7 +17,7 @@ from trouble import Must, Trouble
 class Checkpointed(nn.Module):
     def __init__(self, reentrant: bool, sequential: bool = False) -> None:
         super().__init__()
-        self.body, self.reentrant, self.sequential = nn.Sequential(*linear(nn.Tanh())), reentrant, sequential
+        self.body, self.reentrant, self.sequential = linear(nn.Tanh()), reentrant, sequential
 
     def forward(self, x: Tensor) -> Tensor:
         if self.sequential:
@@ -25,17 +25,17 @@ class Checkpointed(nn.Module):
         return checkpoint(self.body, x, use_reentrant=self.reentrant)
 
 
-def written(function: Callable[[nn.Module, Tensor], Tensor], must: Must = "either", **options: bool) -> Trouble:
-    return Trouble(lambda: Apply(function, body=nn.Linear(W, W), other=nn.Linear(W, W)), must, **options)
+def written(function: Callable[[Any, Tensor], Tensor], must: Must = "either", single: bool = False) -> Trouble:
+    return Trouble(lambda: Apply(function, body=nn.Linear(W, W), other=nn.Linear(W, W)), must, single=single)
 
 
-def filled(m: nn.Module, x: Tensor) -> Tensor:
+def filled(m: Any, x: Tensor) -> Tensor:
     y = torch.zeros_like(x)
     y[:, 0], y[:, 1:] = m.body(x)[:, 0], torch.tanh(m.other(x))[:, 1:]
     return y
 
 
-def filled_with_new(m: nn.Module, x: Tensor) -> Tensor:
+def filled_with_new(m: Any, x: Tensor) -> Tensor:
     y = torch.zeros(x.shape)
     y[:, :2] = torch.tanh(m.body(x))[:, :2]
     return y

@@ -19,6 +19,7 @@ from litmaml.data import Episode, Glyphs, Sinusoid, TaskDataModule, TaskDistribu
 from litmaml.data.episode import FEW_SHOT, Sizes
 from litmaml.problems import LinearRegression, RankOne
 from litmaml.runs.former_names import arguments_now
+from litmaml.tasks import stacks_of
 
 KEPT = Path(__file__).parents[1] / "fixtures" / "version_0.1.ckpt"
 SINUSOID = ["-c", str(Path(__file__).parents[2] / "configs" / "sinusoid.yaml")]
@@ -67,7 +68,7 @@ def test_evaluation_has_batches_of_its_own_number(make: Callable[..., TaskDistri
     batches = {
         split: (len(found.support), len(found.hessian or ()))
         for split in ("train", "val")
-        for found in [tasks.sample(split, range(2), 0)]  # type: ignore[arg-type]
+        for found in stacks_of(tasks.sample(split, range(2), 0))
     }
     assert batches == {"train": (2, 0), "val": (3, 1)}
 

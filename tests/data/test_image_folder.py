@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from litmaml.data import Episode, ImageFolderTasks, ImageFormat, TaskDataModule
-from litmaml.tasks import SPLITS
+from litmaml.tasks import SPLITS, numbers_of
 
 NAMES = [f"class {k}" for k in range(8)] + ["Ж и я", "漢字"]
 SMALL = ImageFormat(6)
@@ -95,7 +95,7 @@ def test_the_data_module_serves_it(root: Path) -> None:
     module = TaskDataModule(folder_tasks(root), meta_batch=2, train_tasks=4)
     module.prepare_data()
     module.setup("fit")
-    assert [batch.numbers.tolist() for batch in module.train_dataloader()] == [[0, 1], [2, 3]]
+    assert [numbers_of(batch).tolist() for batch in module.train_dataloader()] == [[0, 1], [2, 3]]
 
 
 def test_empty_and_single_image_classes_are_all_named(root: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -108,7 +108,7 @@ def test_test_ways_shots_and_queries_are_for_validation_and_test() -> None:
 def test_rotated_classes_turn_all_their_images_alike() -> None:
     distribution = Numbered(train=Episode(ways=4, shots=2, queries=3), rotations=True)
     tasks = distribution.sample("test", range(300), seed=0)
-    turns = Counter()
+    turns: Counter[int] = Counter()
     for task in range(300):
         seen: dict[int, int] = {}
         images = torch.cat([tasks.support[0].inputs[task], tasks.query.inputs[task]])
@@ -175,7 +175,7 @@ def test_more_ways_than_classes_are_refused() -> None:
 
 def test_classes_in_two_splits_are_refused_and_named() -> None:
     class Leaking(Numbered):
-        def class_names(self, split: Split) -> Sequence[str]:
+        def class_names(self, split: Split) -> list[str]:
             return [f"{split}{k}" for k in range(11)] + ["Ж shared" if split != "val" else "other"]
 
     with pytest.raises(ValueError, match="splits train and test share 1 classes: Ж shared"):
@@ -195,6 +195,6 @@ def test_classes_with_too_few_images_are_refused_and_named() -> None:
         ({"affine": float("nan")}, "affine must lie between 0"),
     ],
 )
-def test_wrong_arguments_are_refused(options: dict[str, float], message: str) -> None:
+def test_wrong_arguments_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Numbered(**options)

@@ -202,8 +202,8 @@ def test_a_part_of_a_picture_becomes_the_same_bytes_as_in_the_whole(tmp_path: Pa
 
 
 def test_lightness_and_colour_axes_become_grey(tmp_path: Path) -> None:
-    ways = [ImageCms.createProfile(name) for name in ("sRGB", "LAB")]
-    lab = ImageCms.profileToProfile(Image.fromarray(BYTES.astype("u1")).convert("RGB"), *ways, outputMode="LAB")
+    of, to = (ImageCms.createProfile(name) for name in ("sRGB", "LAB"))
+    lab = ImageCms.profileToProfile(Image.fromarray(BYTES.astype("u1")).convert("RGB"), of, to, outputMode="LAB")
     assert lab is not None
     lab.save(tmp_path / "image.tif")
     for image_format in (GREY, COLOUR):

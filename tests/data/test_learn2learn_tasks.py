@@ -14,8 +14,9 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from litmaml.data import Episode, Learn2LearnTasks, TaskDataModule, interop
+from litmaml.data import Episode, Learn2LearnTasks, TaskDataModule
 from litmaml.data.interop import import_learn2learn
+from litmaml.tasks import numbers_of
 
 CLASSES, IMAGES = 30, 8
 PARTS: dict[str, Sequence[int]] = {"train": range(14), "val": range(14, 20), "test": range(20, 30)}
@@ -69,7 +70,7 @@ def test_tasks_are_split_by_class_into_support_and_query(tasks: Learn2LearnTasks
         assert support.inputs.shape == (20, 6, 2)
         assert query.inputs.shape == (20, 9, 2)
         for task in range(20):
-            kinds = {}
+            kinds: dict[int, int] = {}
             for batch, count in ((support, 2), (query, 3)):
                 assert torch.bincount(batch.targets[task]).tolist() == [count] * 3
                 for example, label in zip(batch.inputs[task], batch.targets[task], strict=True):
@@ -138,7 +139,7 @@ def test_tasksets_may_be_made_by_functions(l2l: ModuleType, sources: dict[str, A
     with pytest.warns(UserWarning, match="checkpoints will not rebuild the task data by themselves"):
         module = TaskDataModule(tasks, meta_batch=2, train_tasks=4)
     module.setup("fit")
-    assert [batch.numbers.tolist() for batch in module.train_dataloader()] == [[0, 1], [2, 3]]
+    assert [numbers_of(batch).tolist() for batch in module.train_dataloader()] == [[0, 1], [2, 3]]
 
 
 def test_tasksets_that_draw_from_the_whole_set_are_refused(l2l: ModuleType, sources: dict[str, Any]) -> None:
@@ -180,7 +181,7 @@ def test_what_is_no_taskset_is_refused(l2l: ModuleType, sources: dict[str, Any])
 
 def test_a_missing_learn2learn_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "learn2learn", raising=False)
-    monkeypatch.setattr(interop.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"learn2learn is not installed\. Install it with: pip install"):
         import_learn2learn()
 

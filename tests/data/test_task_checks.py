@@ -15,7 +15,7 @@ from torch import Tensor
 from litmaml.data import Episode, Glyphs, Omniglot, Sinusoid, TaskDistribution
 from litmaml.data.task_checks import check_classes, check_data, check_overlap, check_splits
 from litmaml.problems import LinearRegression, RankOne
-from litmaml.tasks import SPLITS, Batch, Tasks, tree_map
+from litmaml.tasks import SPLITS, Batch, Tasks, stacks_of, tree_map
 
 
 def classified(shots: int = 2, queries: int = 3, batches: int = 1, hessian: int = 0) -> Tasks:
@@ -57,7 +57,8 @@ NAMES = ("sinusoid", "glyphs", "glyphs, unchanged", "images", "omniglot", "regre
 def test_all_tasks_of_this_package_pass_without_a_word(name: str, cache_dir: Path, omniglot: Path | None) -> None:
     distribution = real_tasks(name, cache_dir, omniglot)
     for split in SPLITS:
-        tasks = distribution.render(distribution.sample(split, range(8), 0))
+        (sampled,) = stacks_of(distribution.sample(split, range(8), 0))
+        tasks = distribution.render(sampled)
         check_data(tasks, torch.float32)
         check_classes(tasks)
         if not distribution.shares_examples:
@@ -80,7 +81,8 @@ def spoilt(tasks: Tasks, batch: str, part: str, value: float) -> Tasks:
     new = chosen._replace(**{part: changed})
     if batch == "query":
         return tasks._replace(query=new)
-    return tasks._replace(**{batch: (getattr(tasks, batch)[0], new)})
+    batches: dict[str, Any] = {batch: (getattr(tasks, batch)[0], new)}
+    return tasks._replace(**batches)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

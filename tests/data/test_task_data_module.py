@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from litmaml.data import Episode, Sinusoid, TaskDataModule
 from litmaml.data.training_place import batches_left
-from litmaml.tasks import Tasks
+from litmaml.tasks import Tasks, numbers_of
 
 # Lightning 2.6.6 calls what torch 2.13 has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")
@@ -104,8 +104,8 @@ def test_test_and_predict_take_the_test_tasks(tmp_path: Path) -> None:
     module, runner = Recorder(), trainer(tmp_path)
     runner.test(module, datamodule=data_module(), verbose=False)
     assert module.test_numbers == [[0], [1, 2], [3, 4], [5, 6]]
-    predicted = runner.predict(module, datamodule=data_module())
-    assert [numbers.tolist() for numbers in predicted or []] == module.test_numbers
+    predicted: Any = runner.predict(module, datamodule=data_module())
+    assert [numbers.tolist() for numbers in predicted] == module.test_numbers
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -172,8 +172,8 @@ def test_no_task_is_repeated_or_left_out_whatever_changes(tmp_path: Path, change
             continue
         back, again = further.saved[0][0], Recorder()
         trainer(tmp_path).fit(again, datamodule=data_module(), ckpt_path=back)
-        numbers = whole.train_numbers[:seen] + rest.train_numbers[:1] + again.train_numbers
-        assert [n for batch in numbers for n in batch] == [*range(sum(map(len, numbers)))], f"{path.name}, back"
+        served = whole.train_numbers[:seen] + rest.train_numbers[:1] + again.train_numbers
+        assert [n for batch in served for n in batch] == [*range(sum(map(len, served)))], f"{path.name}, back"
 
 
 @pytest.mark.parametrize("seen", range(25))
@@ -239,7 +239,7 @@ def test_a_batch_is_rendered_where_the_learner_gets_it(tmp_path: Path) -> None:
 
 def test_without_a_trainer_the_first_epoch_comes() -> None:
     module = data_module()
-    assert [tasks.numbers.tolist() for tasks in module.train_dataloader()] == batches(0, BATCHES)
+    assert [numbers_of(tasks).tolist() for tasks in module.train_dataloader()] == batches(0, BATCHES)
     tasks = next(iter(module.val_dataloader()))
     assert module.on_after_batch_transfer(tasks, 0).query.inputs.dtype == torch.float32
 
@@ -280,7 +280,7 @@ def test_evaluation_shares_tasks_out_in_equally_many_batches(
     module, shares = data_module(val_tasks=total, meta_batch=meta_batch), []
     for rank in range(ranks):
         monkeypatch.setattr(module, "_rank", lambda rank=rank: (rank, ranks))
-        shares.append([tasks.numbers.tolist() for tasks in module.val_dataloader()])
+        shares.append([numbers_of(tasks).tolist() for tasks in module.val_dataloader()])
     assert sorted(number for share in shares for batch in share for number in batch) == [*range(total)]
     assert len({len(share) for share in shares}) == 1, "a rank with fewer batches would be waited for"
     sizes = {len(batch) for share in shares for batch in share}

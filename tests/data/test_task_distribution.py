@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from litmaml.data import Episode, Glyphs, Sinusoid, TaskDistribution
 from litmaml.randomness import task_stream, task_streams
-from litmaml.tasks import SPLITS, Split, Tasks, select, tensors_of
+from litmaml.tasks import SPLITS, Split, Tasks, select, stacks_of, tensors_of
 
 MAKERS: dict[str, Callable[[Path], TaskDistribution]] = {
     "sinusoid": lambda cache: Sinusoid(Episode(shots=3, queries=2, support_batches=2, hessian_batches=2), noise=0.1),
@@ -37,31 +37,37 @@ def same(one: Tasks, other: Tasks) -> bool:
     )
 
 
+def sampled(tasks: TaskDistribution, split: Split, numbers: Sequence[int], seed: int) -> Tasks:
+    """All of one size."""
+    (stack,) = stacks_of(tasks.sample(split, numbers, seed))
+    return stack
+
+
 def test_a_task_is_the_same_in_every_batch_and_at_any_time(tasks: TaskDistribution) -> None:
-    together = tasks.sample("train", range(6), seed=7)
+    together = sampled(tasks, "train", range(6), seed=7)
     torch.manual_seed(1)
-    assert same(tasks.sample("train", [4, 1, 4], seed=7), select(together, [4, 1, 4]))
-    assert same(tasks.sample("train", [5], seed=7), select(together, [5]))
+    assert same(sampled(tasks, "train", [4, 1, 4], seed=7), select(together, [4, 1, 4]))
+    assert same(sampled(tasks, "train", [5], seed=7), select(together, [5]))
 
 
 @pytest.mark.parametrize(("split", "number", "seed"), [("val", 0, 7), ("train", 1, 7), ("train", 0, 8)])
 def test_another_split_number_or_seed_is_another_task(
     tasks: TaskDistribution, split: Split, number: int, seed: int
 ) -> None:
-    one = tasks.sample("train", [0], seed=7)
-    other = tasks.sample(split, [number], seed=seed)
+    one = sampled(tasks, "train", [0], seed=7)
+    other = sampled(tasks, split, [number], seed=seed)
     assert not any(map(torch.equal, tensors_of(one.query.inputs), tensors_of(other.query.inputs)))
 
 
 def test_the_shape_is_as_promised(tasks: TaskDistribution) -> None:
-    sampled = tasks.sample("train", range(4), seed=0)
-    rendered = tasks.render(sampled)
-    assert sampled.numbers.tolist() == [0, 1, 2, 3]
-    assert sampled.numbers.dtype == torch.int64
+    stack = sampled(tasks, "train", range(4), seed=0)
+    rendered = tasks.render(stack)
+    assert stack.numbers.tolist() == [0, 1, 2, 3]
+    assert stack.numbers.dtype == torch.int64
     sizes = tasks.sizes("train")
-    assert len(sampled.support) == sizes.support_batches
-    assert len(sampled.hessian or ()) == sizes.hessian_batches
-    assert (sampled.hessian is None) == (sizes.hessian_batches == 0)
+    assert len(stack.support) == sizes.support_batches
+    assert len(stack.hessian or ()) == sizes.hessian_batches
+    assert (stack.hessian is None) == (sizes.hessian_batches == 0)
     for batch in (*rendered.support, rendered.query, *(rendered.hessian or ())):
         assert isinstance(batch.inputs, torch.Tensor)
         assert batch.inputs.dtype == torch.get_default_dtype()
@@ -70,11 +76,11 @@ def test_the_shape_is_as_promised(tasks: TaskDistribution) -> None:
 
 
 def test_rendering_follows_the_default_dtype(tasks: TaskDistribution) -> None:
-    sampled = tasks.sample("train", range(2), seed=0)
-    single = tasks.render(sampled)
+    stack = sampled(tasks, "train", range(2), seed=0)
+    single = tasks.render(stack)
     torch.set_default_dtype(torch.float64)
     try:
-        double = tasks.render(tasks.sample("train", range(2), seed=0))
+        double = tasks.render(sampled(tasks, "train", range(2), seed=0))
     finally:
         torch.set_default_dtype(torch.float32)
     assert double.query.inputs.dtype == torch.float64

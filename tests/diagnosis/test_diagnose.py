@@ -233,6 +233,8 @@ def test_the_report(tmp_path: Path) -> None:
 class _Distances(nn.Module):
     """cdist with p = 3 has a first derivative in torch and no second one."""
 
+    anchors: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.inner, self.outer = nn.Linear(1, 3), nn.Linear(4, 1)

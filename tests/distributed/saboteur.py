@@ -56,15 +56,15 @@ class Notes(Callback):
         self.directions: list[float] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        draw = estimators.normal_directions
+        draw = vars(estimators)["normal_directions"]
 
         def noting(*arguments: Any) -> tuple[dict[str, Tensor], ...]:
-            drawn = draw(*arguments)
+            drawn: tuple[dict[str, Tensor], ...] = draw(*arguments)
             for step in drawn:
                 self.directions += next(iter(step.values())).flatten(1)[:, 0].tolist()  # of each task
             return drawn
 
-        estimators.normal_directions = noting  # type: ignore[assignment]
+        vars(estimators)["normal_directions"] = noting
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self.tasks.append(batch.numbers.tolist())

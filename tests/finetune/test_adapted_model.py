@@ -232,7 +232,7 @@ def test_what_is_saved_is_judged_by_the_size_of_what_it_predicts(size: float, tm
     learner = MetaLearner(Scaled(), SGD(0.01 / size), loss=nn.MSELoss())
     with torch.no_grad():
         for weight in learner.inner_loop.model.parameters():
-            weight *= size
+            weight.mul_(size)
     litmaml.adapt(learner, x, size * x.sin(), steps=1, lr=1e-9).save(tmp_path / "as it was made")
     learner.inner_loop.model.scale = 1.01  # type: ignore[assignment]  # a module to InnerLoop
     with pytest.raises(ValueError, match=r"model: it cannot be saved, .*it predicts otherwise by"):

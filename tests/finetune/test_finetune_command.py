@@ -9,6 +9,7 @@ import pickle
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import pytest
@@ -158,7 +159,7 @@ class Touch:
     def __init__(self, mark: Path) -> None:
         self.mark = mark
 
-    def __reduce__(self) -> object:
+    def __reduce__(self) -> tuple[Any, ...]:
         return os.system, (f"touch '{self.mark}'",)
 
 

@@ -208,7 +208,7 @@ def test_a_layer_that_is_called_once_or_not_is_frozen(calls: int) -> None:
 def test_a_function_that_looks_at_the_batch_is_refused() -> None:
     class Functional(Normalised):
         def forward(self, x: Tensor) -> Tensor:
-            return self.last(functional.batch_norm(self.first(x), None, None, training=True))  # type: ignore[no-any-return]
+            return self.last(functional.batch_norm(self.first(x), None, None, training=True))
 
     x = torch.randn(8, 1)
     with pytest.raises(ValueError, match=r"model: cannot predict an input alone \(Expected more than 1.*; meta-train"):

@@ -122,7 +122,7 @@ def test_only_the_head_moves_from_an_anil_checkpoint() -> None:
 @pytest.mark.filterwarnings("ignore:checkpoints will not rebuild model")
 def test_a_head_is_not_looked_for_beside_scripted_parts() -> None:
     """They take no hooks, so that a layer before the scripted one would be taken for the last."""
-    model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), torch.jit.script(nn.Linear(3, 3)))  # type: ignore[no-untyped-call]
+    model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), torch.jit.script(nn.Linear(3, 3)))
     learner, inputs, targets = MetaLearner(model, SGD(lr=0.1)), torch.randn(9, 4), torch.arange(9) % 3
     adapted = adapt(learner, inputs, targets)
     assert cross_entropy(adapted(inputs), targets) < cross_entropy(model(inputs), targets)

@@ -86,7 +86,11 @@ def test_what_raises_or_is_cut_off_leaves_the_rest(tmp_path: Path) -> None:
         yield Case("still runs", 0.0, lambda: 0.0)
 
     def slow(setting: Setting) -> Iterator[Case]:
-        yield Case("takes long", 1.0, lambda: time.sleep(max(setting.left, 0)) or 0.0)
+        def wait() -> float:
+            time.sleep(max(setting.left, 0))
+            return 0.0
+
+        yield Case("takes long", 1.0, wait)
         yield Case("too late", 1.0, lambda: 0.0)
 
     parts = [Part("first", first), Part("second", second), Part("slow", slow), Part("last", second)]

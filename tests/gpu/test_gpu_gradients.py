@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -112,7 +113,7 @@ def test_images_in_shorter_formats(
 
 @pytest.mark.parametrize("options", [{"channels_last": True}, {"compile": True}], ids=["channels last", "compiled"])
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # torch's compiler imports it
-def test_switches(options: dict[str, bool], device: torch.device) -> None:
+def test_switches(options: dict[str, Any], device: torch.device) -> None:
     problem = images("batch", small=True)
     found = gradient(problem.to(device, torch.float64), SecondOrder(), **options)
     assert error(found, reference(problem, SecondOrder())) < 1e-10

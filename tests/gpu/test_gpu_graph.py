@@ -82,7 +82,7 @@ def test_a_compiled_meta_gradient_follows_weights_and_tasks(method: OuterGradien
         torch.testing.assert_close(found.losses, wanted.losses)
         with torch.no_grad():
             for weight in problem.model.parameters():
-                weight += 0.01 * torch.randn_like(weight)
+                weight.add_(0.01 * torch.randn_like(weight))
     (program,) = compiled.compiled.programs.values()
     assert isinstance(program._compiled, CudaGraph) != method.sampled
     assert all(error(one, two) > 1e-3 for one, two in itertools.pairwise(drawn))

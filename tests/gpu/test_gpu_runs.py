@@ -18,6 +18,7 @@ from litmaml.inner import SGD, HigherOptimizer
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP, Conv4
 from litmaml.outer import GaussianSmoothing, SecondOrder
+from litmaml.tasks import stacks_of
 
 pytestmark = pytest.mark.gpu
 
@@ -91,7 +92,7 @@ def test_images_are_made_on_the_device(channels_last: bool, tmp_path: Path, devi
     module, look = MetaLearner(Conv4(filters=8), SGD(0.1), channels_last=channels_last), Look()
     trainer(tmp_path, device, max_steps=2, callbacks=[look]).fit(module, tasks)
     assert look.devices == {device.type}
-    served = next(iter(tasks.val_dataloader()))
+    (served,) = stacks_of(next(iter(tasks.val_dataloader())))
     pinned = [served.query.inputs.is_pinned(), served.support[0].targets.is_pinned(), served.numbers.is_pinned()]
     assert pinned == [device.type == "cuda"] * 3
     assert not any(weight.isnan().any() for weight in module.inner_loop.parameters())

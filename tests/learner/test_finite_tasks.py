@@ -18,7 +18,7 @@ from litmaml.inner import SGD
 from litmaml.learner.finite_tasks import Count
 from litmaml.learner.outer_step import OuterStep
 from litmaml.models import MLP
-from litmaml.tasks import Tasks
+from litmaml.tasks import MetaBatch, Tasks
 from quiet_trainer import quiet_trainer
 
 # Lightning 2.6.6 calls what torch 2.13 has renamed.
@@ -182,7 +182,7 @@ def test_a_trial_that_fails_on_one_rank_ends_all(tmp_path: Path) -> None:
     """The data of rank 1 alone holds nan."""
 
     class Noting(MetaLearner):
-        def _try(self, tasks: Tasks) -> None:
+        def _try(self, tasks: MetaBatch) -> None:
             try:
                 super()._try(tasks)
             except ValueError as error:

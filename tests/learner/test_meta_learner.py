@@ -28,7 +28,7 @@ from litmaml.outer import (
     SecondOrder,
     ZerothOrder,
 )
-from litmaml.tasks import Batch, Tasks
+from litmaml.tasks import Batch, Tasks, stacks_of
 from quiet_trainer import quiet_trainer
 
 
@@ -144,7 +144,8 @@ def test_evaluation_agrees_with_unrolling_by_hand(tmp_path: Path, optimizer: Any
         for weight in module.inner_loop.learnt.parameters():
             weight.fill_(0.05)
     trainer(tmp_path, inference_mode=inference_mode).test(module, data, verbose=False)
-    tasks = data.tasks.render(data.tasks.sample("test", range(4), 0))
+    (sampled,) = stacks_of(data.tasks.sample("test", range(4), 0))
+    tasks = data.tasks.render(sampled)
     loop = module.inner_loop
     losses, _ = SecondOrder().solve(loop, OuterLoss(), *loop.start(tasks.size), tasks, 2)
     assert module.results["loss"][-1].mean == pytest.approx(float(losses.detach().mean()), rel=1e-5)
@@ -152,10 +153,9 @@ def test_evaluation_agrees_with_unrolling_by_hand(tmp_path: Path, optimizer: Any
 
 def test_predict_gives_adapted_predictions(tmp_path: Path) -> None:
     module, data = learner(), sinusoids()
-    batches = trainer(tmp_path).predict(module, data)
-    assert batches is not None
-    assert [n for batch in batches for n in batch["numbers"].tolist()] == list(range(8))  # type: ignore[index]
-    assert batches[0]["predictions"].shape == (4, 5, 1)  # type: ignore[index,call-overload]
+    batches: Any = trainer(tmp_path).predict(module, data)
+    assert [n for batch in batches for n in batch["numbers"].tolist()] == list(range(8))
+    assert batches[0]["predictions"].shape == (4, 5, 1)
 
 
 class Poisoned(Sinusoid):
@@ -309,7 +309,8 @@ class Freezing(BaseFinetuning):
     """Lightning's own way to freeze a body at first: before training, and so after the learner was made."""
 
     def freeze_before_training(self, pl_module: LightningModule) -> None:
-        self.freeze(pl_module.inner_loop.model.body)
+        assert isinstance(pl_module, MetaLearner)
+        self.freeze(pl_module.inner_loop.model.get_submodule("body"))
 
     def finetune_function(self, pl_module: LightningModule, epoch: int, optimizer: Optimizer) -> None:
         return None
@@ -324,6 +325,7 @@ def test_a_callback_that_freezes_what_is_adapted_is_refused(tmp_path: Path) -> N
 def test_weights_that_are_unfrozen_in_training_are_refused(tmp_path: Path) -> None:
     class Unfreezing(Callback):
         def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            assert isinstance(pl_module, MetaLearner)
             pl_module.inner_loop.model.requires_grad_(True)
 
     model = MLP(hidden=[8])

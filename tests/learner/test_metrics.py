@@ -27,7 +27,7 @@ from litmaml.learner.metrics import Accuracy, check_metrics, default_metrics, va
 from litmaml.models import MLP
 from litmaml.randomness import task_streams
 from litmaml.statistics.plots import Fit, plot_fits
-from litmaml.tasks import Batch, Split, Tasks
+from litmaml.tasks import Batch, Split, Tasks, stacks_of
 from quiet_trainer import quiet_trainer
 
 SCORES = torch.tensor([[0.9, 0.1, 0.0], [0.2, 0.3, 0.5], [0.1, 0.8, 0.1], [0.6, 0.3, 0.1]])  # classes 0, 2, 1, 0
@@ -118,7 +118,7 @@ def test_a_segmentation_with_void_places_trains_and_is_scored_on_the_others(void
     run.fit(learner, data)
     assert 0 <= float(run.callback_metrics["train/accuracy_before"]) <= 1
     run.test(learner, data, verbose=False)
-    tasks = data.tasks.sample("test", range(3), 0)
+    (tasks,) = stacks_of(data.tasks.sample("test", range(3), 0))
     *_, fast = learner.inner_loop.path(tasks, 1)
     with torch.no_grad():
         right = learner.inner_loop.predict(fast, tasks.query.inputs).argmax(2) == tasks.query.targets

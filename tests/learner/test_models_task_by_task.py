@@ -69,7 +69,7 @@ def test_all_stages(cell: str | None, chunk: int | None, outer_gradient: OuterGr
 def test_recurrence_is_not_cudnns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which has no second derivative; the setting is put back."""
     seen: list[bool] = []
-    lstm = torch.nn.modules.rnn._VF.lstm
+    lstm = torch._VF.lstm
     loop = MetaLearner(Recurrent(), SGD(0.01), loss=nn.MSELoss()).inner_loop
     tasks = Sinusoid(Episode(shots=5, queries=5)).sample("train", range(2), 0)
 
@@ -77,7 +77,8 @@ def test_recurrence_is_not_cudnns(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append(torch.backends.cudnn.enabled)
         return lstm(*args)
 
-    monkeypatch.setitem(derivatives._IN_OTHER_FORM, torch.lstm, derivatives._without_cudnn(noted))
+    forms: dict[Any, Any] = derivatives._IN_OTHER_FORM
+    monkeypatch.setitem(forms, torch.lstm, derivatives._without_cudnn(noted))
     SecondOrder().solve(loop, OuterLoss(), *loop.start(tasks.size), tasks, 1)
     assert seen == [False] * 4  # support and query of two tasks
     assert torch.backends.cudnn.enabled
@@ -88,5 +89,6 @@ def test_diagnosis(model: nn.Module) -> None:
     learner = MetaLearner(model, SGD(0.01), loss=nn.MSELoss())
     tasks = Sinusoid(Episode(shots=5, queries=5)).sample("train", range(3), 0)
     found = diagnose(learner, tasks)
+    assert found.curvature.smoothness.value is not None
     assert found.curvature.smoothness.value > 0
     assert learner.inner_loop.mapped == (False if isinstance(model, Recurrent) else learner.inner_loop.mapped)

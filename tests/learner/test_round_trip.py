@@ -98,6 +98,8 @@ def test_a_model_whose_attribute_is_not_its_argument(model: nn.Module, why: str,
 class Annealed(nn.Module):
     """A number that is no argument, and a table that is drawn and not kept."""
 
+    table: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.head, self.scale, self.calls = nn.Linear(1, 1), 1.0, 0
@@ -113,7 +115,9 @@ class Anneal(Callback):
         self.change = change
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *others: Any) -> None:
-        self.change(pl_module.inner_loop.model)  # type: ignore[arg-type]  # a module to Lightning
+        assert isinstance(pl_module, MetaLearner)
+        assert isinstance(pl_module.inner_loop.model, Annealed)
+        self.change(pl_module.inner_loop.model)
 
 
 def scaled(model: Annealed) -> None:
@@ -218,6 +222,8 @@ def test_an_honest_model_is_recorded(model: nn.Module, precision: str, tmp_path:
 class Unlike(nn.Module):
     """Another function in training, in evaluation, and with its head alone in evaluation: one of them by a number."""
 
+    table: Tensor
+
     def __init__(self, where: str = "evaluation") -> None:
         super().__init__()
         self.where, self.temperature = where, 1.0
@@ -311,6 +317,8 @@ def test_each_output_is_judged_by_its_own_size(tmp_path: Path) -> None:
 class Times(Metric):
     """Keeps the square of its argument under the argument's name."""
 
+    total: Tensor
+
     def __init__(self, factor: float = 2.0) -> None:
         super().__init__()
         self.factor = factor**2
@@ -320,11 +328,13 @@ class Times(Metric):
         self.total = self.total + self.factor * (predictions - targets).abs().mean()
 
     def compute(self) -> Tensor:
-        return self.total  # type: ignore[return-value]
+        return self.total
 
 
 class Count(Metric):
     """Gives a whole number."""
+
+    total: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -334,7 +344,7 @@ class Count(Metric):
         self.total = self.total + len(predictions)
 
     def compute(self) -> Tensor:
-        return self.total  # type: ignore[return-value]
+        return self.total
 
 
 @pytest.mark.parametrize("factor", [2.0, 1.0])

@@ -109,7 +109,7 @@ def test_another_learner_is_refused(change: Change, tmp_path: Path) -> None:
     trainer = quiet_trainer(tmp_path, max_epochs=2)
     for run in (trainer.fit, trainer.validate, trainer.test, trainer.predict):
         with refused:
-            run(learner(nothing), datamodule=data(), ckpt_path=file)  # type: ignore[operator]
+            run(learner(nothing), datamodule=data(), ckpt_path=file)
     with refused:
         MetaLearner.load_from_checkpoint(file, model=Network())
     with refused:
@@ -139,7 +139,7 @@ def test_the_same_learner_goes_on(change: Change, tmp_path: Path) -> None:
 
 def test_what_to_adapt_can_be_said_anew(tmp_path: Path) -> None:
     module = MetaLearner(Network(), SGD(), loss=nn.MSELoss(), fast_weights=["first.*"])
-    module.inner_loop.model.first.requires_grad_(True)  # type: ignore[union-attr]
+    module.inner_loop.model.first.requires_grad_(True)
     file = saved(tmp_path, module)
     again = MetaLearner.load_from_checkpoint(file, model=Network(), fast_weights=["last.bias"], inner_optimizer=SGD())
     assert again.inner_loop.fast_names == ["last.bias"]

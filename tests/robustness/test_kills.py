@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 from test_checkpoints import same
@@ -91,7 +91,7 @@ def test_a_signal_in_the_first_seconds_ends_with_the_status_to_requeue_on(number
         assert saved("runs/tiny")["global_step"] >= before["global_step"]
 
 
-def training(process: subprocess.Popen[str], said: IO[bytes] | None = None) -> None:
+def training(process: subprocess.Popen[Any], said: IO[bytes] | None = None) -> None:
     """Wait until a process has taken steps, reading its terminal."""
     while not (Path("seen-0.jsonl").is_file() and len(Path("seen-0.jsonl").read_text().splitlines()) > 20):
         assert process.poll() is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from tiny import everything, finish, fit, saved, slow, start, steps
 
 from litmaml.callbacks.predictions import rows
 from litmaml.cli.main import main
-from litmaml.data import Episode
+from litmaml.data import Episode, Sinusoid
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.runs import guarded_logger
 
@@ -39,13 +40,11 @@ def test_predictions_are_written_as_a_table_and_as_tensors(capsys: pytest.Captur
     assert [float(line["target"]) for line in lines] == pytest.approx(tensors["targets"].flatten().tolist())
     learner = MetaLearner.load_from_checkpoint("runs/tiny/checkpoints/best.ckpt")
     tasks = main_data().sample("test", range(7), 0)
-    again = learner.predict_step(tasks, 0)
+    again: Any = learner.predict_step(tasks, 0)
     torch.testing.assert_close(again["predictions"], tensors["predictions"])
 
 
-def main_data() -> object:
-    from litmaml.data import Sinusoid
-
+def main_data() -> Sinusoid:
     return Sinusoid(Episode(shots=5, queries=5))
 
 

@@ -145,7 +145,7 @@ def test_an_owner_that_cannot_write_its_name_names_the_folder(run: Path, monkeyp
     def full(*arguments: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run_owner.os, "pwrite", full)
+    monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(OSError, match=r"trainer\.default_root_dir: cannot write to .*: No space left.*make room"):
         claim(run)
     assert before == list(run_owner._held)

@@ -32,7 +32,10 @@ def thinned(name: str) -> list[Row]:
     return [row for case in experiment.cases(1, True) for row in experiment.rows_of(case)]
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+LONG = {"precision"}  # however thin
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LONG)) for n in EXPERIMENTS])
 def test_thinned(name: str) -> None:
     experiment, rows = EXPERIMENTS[name], thinned(name)
     checks = experiment.judge(rows)

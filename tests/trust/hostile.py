@@ -142,7 +142,7 @@ def records(mark: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             ("tasks ", first),
             ("\x1b]0;owned\x07", first),
         ):
-            yield f"{key!a} in {part}", put((part, key), value)  # type: ignore[arg-type]
+            yield f"{key!a} in {part}", put((part, key), value)
         yield f"text for {part}", {**honest(), part: json.dumps(first)}
         yield f"list for {part}", {**honest(), part: [first]}
         yield f"recipe for {part}", {**honest(), part: first}

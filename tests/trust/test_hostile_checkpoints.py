@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def test_records(every: int, scene: tuple[Path, Path]) -> None:
 def test_archives(scene: tuple[Path, Path]) -> None:
     folder, mark = scene
     for name, content in archives(mark):
-        said = attack(name, lambda file, content=content: file.write_bytes(content), folder, mark)
+        said = attack(name, partial(Path.write_bytes, data=content), folder, mark)
         assert all(said.values()), f"{name} is let in: {said}"
 
 
@@ -136,4 +137,4 @@ def test_what_takes_too_long_to_make_leaves_torch_as_it_was(part: dict[str, Any]
         MetaLearner.load_from_checkpoint(tmp_path / "x.ckpt")
     assert sys.getprofile() is profiler
     assert torch.empty(1).device.type == "cpu"
-    assert torch.overrides._len_torch_function_stack() == 0
+    assert torch._C._len_torch_function_stack() == 0

@@ -9,6 +9,7 @@ import random
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def mutated(content: bytes, stream: random.Random) -> bytes:
 @pytest.mark.parametrize("count", part(150, 2000))
 def test_mutated_images(count: int, tmp_path: Path) -> None:
     stream, pixels = random.Random(0), np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)
-    kinds = {
+    kinds: dict[str, dict[str, Any]] = {
         "PNG": {},
         "JPEG": {"progressive": True},
         "BMP": {},
@@ -234,7 +235,7 @@ def folders(good: Path, mark: Path) -> Iterator[tuple[str, Callable[[Path], obje
     for payload in payloads(mark):
         yield f"model {payload['class_path']}", changed(model=payload)
     model = config["model"]
-    for name, value in {
+    wrong: dict[str, list[Any]] = {
         "model": [None, "os.system", [], {**model, "x": 1}, {**model, "init_args": {"hidden": [10**9]}}, _of("MLP")],
         "head": [1, "", "body", "nowhere", "body.0", "__class__"],
         "outputs": [None, -1, 10**9, "2", True],
@@ -247,8 +248,9 @@ def folders(good: Path, mark: Path) -> Iterator[tuple[str, Callable[[Path], obje
         ],
         "sha256": [None, 1, "", ["x"]],
         "source": [None, "x"],
-    }.items():
-        for each in value:
+    }
+    for name, values in wrong.items():
+        for each in values:
             yield f"{name} {str(each)[:40]}", changed(**{name: each})
     bomb = "a0: &a0 [x, x]\n" + "".join(f"a{k}: &a{k} [*a{k - 1}, *a{k - 1}]\n" for k in range(1, 40))
     merge = "a0: &a0 {x: 1}\n" + "".join(f"a{k}: &a{k} {{<<: [*a{k - 1}, *a{k - 1}]}}\n" for k in range(1, 30))
@@ -272,7 +274,7 @@ def folders(good: Path, mark: Path) -> Iterator[tuple[str, Callable[[Path], obje
     for content in ("", "1", '{"a": 1}', "[1]", '["a"]', "[" * 100_000, b"\xff", '["a", "b", "c"]'):
         yield f"classes {content[:9]!r}", text("classes.json", content)
     for content in (b"", b"\xff" * 8, (10**12).to_bytes(8, "little") + b"{}", b"\x02" + bytes(7) + b"{}", b"<html>"):
-        yield f"weights {content[:9]!r}", lambda folder, content=content: _with_weights(folder, config, content)
+        yield f"weights {content[:9]!r}", partial(_with_weights, config=config, content=content)
     header = json.dumps({"w": {"dtype": "F32", "shape": [10**6, 10**6], "data_offsets": [0, 4 * 10**12]}}).encode()
     lie = len(header).to_bytes(8, "little") + header
     yield "weights that lie", lambda folder: _with_weights(folder, config, lie)
@@ -284,14 +286,14 @@ def folders(good: Path, mark: Path) -> Iterator[tuple[str, Callable[[Path], obje
         "a name that moves the cursor": {"\x1b[31mx\n": weight.clone()},
         "endless names": {f"x{k}": torch.zeros(1) for k in range(5000)},
     }.items():
-        yield f"weights of {what}", lambda folder, others=others: _with_weights(folder, config, save(weights | others))
+        yield f"weights of {what}", partial(_with_weights, config=config, content=save(weights | others))
     for count in (9_000, 200_000):
         empty = ",".join(f'"{k}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}' for k in range(count))
         many = (len(empty) + 2).to_bytes(8, "little") + f"{{{empty}}}".encode()
-        yield f"{count} empty weights", lambda folder, content=many: _with_weights(folder, config, content)
+        yield f"{count} empty weights", partial(_with_weights, config=config, content=many)
     for shape in ([2 * 10**9], [1]):  # of eight gigabytes that take no room on the disk
         vast = json.dumps({"w": {"dtype": "F32", "shape": shape, "data_offsets": [0, 4 * shape[0]]}}).encode()
-        yield f"vast weights {shape}", lambda folder, header=vast: _vast(folder, header)
+        yield f"vast weights {shape}", partial(_vast, header=vast)
     for key in {*config} - {"tied"}:  # which older folders lack
         yield f"no {key}", changed_without(key)
     yield "no weights", lambda folder: _with_weights(folder, config, save({}))
@@ -347,6 +349,12 @@ def test_data_folders_and_archives(tmp_path: Path) -> None:
         assert watch.megabytes < 500
         count += 1
 
+    def omniglot(root: Path) -> None:
+        Omniglot(str(root), cache_dir=str(tmp_path / "cache")).load("train")
+
+    def pictures(root: Path) -> None:
+        ImageFolderTasks(str(root), train=Episode(ways=2, queries=1)).load("train")
+
     entry = f"{part_name}/A/character01/0001_01.png"
     huge = [(f"{part_name}/A{k}/character01/0001_{i:02}.png", bytes(1 << 20)) for k in range(2) for i in range(20)]
     archives: list[list[tuple[str, bytes]]] = [
@@ -365,7 +373,7 @@ def test_data_folders_and_archives(tmp_path: Path) -> None:
             with zipfile.ZipFile(root / f"{part_name}.zip", "w", compression) as archive:
                 for name, content in entries:
                     archive.writestr(name, content)
-            check(lambda root=root: Omniglot(str(root), cache_dir=str(tmp_path / "cache")).load("train"))
+            check(partial(omniglot, root))
     stream = random.Random(3)
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
@@ -374,7 +382,7 @@ def test_data_folders_and_archives(tmp_path: Path) -> None:
         root = tmp_path / f"cut {k}"
         root.mkdir()
         (root / f"{part_name}.zip").write_bytes(mutated(file.getvalue(), stream))
-        check(lambda root=root: Omniglot(str(root), cache_dir=str(tmp_path / "cache")).load("train"))
+        check(partial(omniglot, root))
     for k, content in enumerate((b"", b"x", b"\x89PNG\r\n\x1a\n", b"%!PS", b"GIF89a", b"\xff\xd8\xff", b"II*\x00")):
         root = tmp_path / f"images {k}"
         for label in range(6):
@@ -382,7 +390,7 @@ def test_data_folders_and_archives(tmp_path: Path) -> None:
             for i in range(3):
                 (root / f"\x1b[31m{label}" / f"{i}.png").write_bytes(content)
         os.mkfifo(root / "\x1b[31m0" / "pipe.png")
-        check(lambda root=root: ImageFolderTasks(str(root), train=Episode(ways=2, queries=1)).load("train"))
+        check(partial(pictures, root))
     assert count >= 40
 
 

@@ -142,7 +142,7 @@ def _leaves(value: Any) -> Iterator[tuple[Any, Any]]:
         yield from _leaves(value[key])
 
 
-@pytest.mark.parametrize("count", [pytest.param(300, marks=pytest.mark.slow), 60])
+@pytest.mark.parametrize("count", [pytest.param(300, marks=pytest.mark.slow), 24])
 def test_odd_values_anywhere_in_the_state(count: int, under_way: dict[str, Any], tmp_path: Path) -> None:
     """It goes on, or ends with one line of ours: any other error is raised here."""
     stream = random.Random(3)
@@ -203,7 +203,8 @@ def test_a_run_whose_first_steps_had_no_finite_task_goes_on(tmp_path: Path) -> N
     assert read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 3
 
 
-@pytest.mark.parametrize("profiler", ["pytorch", pytest.param("advanced", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("profiler", ["pytorch", "advanced"])
 def test_a_run_that_is_profiled_begins_and_goes_on(profiler: str, tmp_path: Path) -> None:
     typed = [f"--trainer.profiler={profiler}", f"{ROOT}={tmp_path}", "--trainer.max_steps=2"]
     for arguments in (

@@ -129,7 +129,7 @@ def test_folders_of_a_run_that_are_links_are_not_written_into(tmp_path: Path) ->
     assert (run / "logs").is_dir()
 
 
-NO_FILES = {
+NO_FILES: dict[str, Callable[[Path], object]] = {
     "pipe": os.mkfifo,
     "folder": Path.mkdir,
     "link to nothing": lambda path: path.symlink_to("/nowhere"),

@@ -45,7 +45,7 @@ def few(tmp_path_factory: pytest.TempPathFactory, experiment: Path) -> Path:
 @pytest.fixture(scope="module")
 def result(trained: Path, few: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[FineTuned, Path]:
     out = tmp_path_factory.mktemp("tuned") / "out"
-    given = {"checkpoint": str(trained), "data": str(few / "data"), "query": str(few / "query")}
+    given: dict[str, Any] = {"checkpoint": str(trained), "data": str(few / "data"), "query": str(few / "query")}
     return finetune(**given, output=str(out), steps=5, wandb="birds"), out
 
 
