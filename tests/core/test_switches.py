@@ -49,7 +49,7 @@ def used(part: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     elif part == "convolution":  # as on a GPU
         monkeypatch.setattr(convolution, "_grouping_is_slow", noting(lambda weight: True))
     elif part == "program":
-        monkeypatch.setattr("litmaml.outer.meta_gradient.Program", noting(program.Program))
+        monkeypatch.setattr("litmaml.outer.compiled.Program", noting(program.Program))
     else:
         monkeypatch.setattr("litmaml.engine.together.vmap", noting(torch.func.vmap))
     return uses
@@ -58,7 +58,7 @@ def used(part: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
 @pytest.mark.parametrize(
     ("part", "outer"),
-    [("program", "FirstOrder")]  # once, and that is compiled the soonest
+    [("program", "FirstOrder"), pytest.param("program", "SecondOrder", marks=pytest.mark.slow)]
     + [(part, outer) for part in ("allocator", "batch_norm", "convolution", "together") for outer in UNPROBED],
 )
 def test_gradients_without_a_part(part: str, outer: str, monkeypatch: pytest.MonkeyPatch) -> None:
