@@ -11,7 +11,7 @@ from torch import Tensor
 
 from litmaml.inner.autocast import no_kept_casts
 from litmaml.inner.loop import InnerLoop
-from litmaml.inner.model_call import arguments, picked
+from litmaml.inner.model_call import arguments, picked, shapes
 from litmaml.inner.surroundings import unfused_attention
 from litmaml.learner.trial.derivatives import LONG, try_derivatives, try_own_model
 from litmaml.learner.trial.loss_checks import check_loss_on, check_output
@@ -21,7 +21,7 @@ from litmaml.learner.trial.state import Drawn, Snapshot, attributes, changed, eq
 from litmaml.outer import OuterGradient
 from litmaml.outer.draws import check_draws
 from litmaml.shown import first_line, listed
-from litmaml.tasks import Batch, Tasks, Tree, copies, named_tensors, of_each_form, ordinary, tensors_of, tree_map
+from litmaml.tasks import Batch, Tasks, Tree, copies, of_each_form, ordinary, tensors_of, tree_map
 
 _EXAMPLES = 6
 """How many examples of a support batch are tried: enough for batch norm."""
@@ -277,16 +277,10 @@ def _outputs(copied: InnerLoop, inputs: Tree, seed: int, drawn: Drawn | None = N
             outputs: Any = copied.model(*positions, **keywords)
         except Exception as error:  # whatever somebody's forward pass raises
             raise ValueError(
-                f"model: {type(copied.model).__name__} cannot take the tasks' inputs of shape {_shapes(inputs)} "
+                f"model: {type(copied.model).__name__} cannot take the tasks' inputs of shape {shapes(inputs)} "
                 f"({type(error).__name__}: {first_line(error)}); are model and tasks of one configuration?"
             ) from error
     return check_output(picked(outputs, copied.output), len(first))
-
-
-def _shapes(inputs: Tree) -> str:
-    """Shape and type of each tensor of inputs (n, ...), with its name where there are several."""
-    said = {name: f"{tuple(part.shape[1:])} and {part.dtype}" for name, part in named_tensors(inputs, "")}
-    return said.get("") or listed([f"{name} {text}" for name, text in said.items()], 3)
 
 
 def _is_computed(value: Any) -> bool:
