@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -14,7 +13,9 @@ from litmaml.inner.autocast import no_kept_casts
 from litmaml.inner.loop import InnerLoop
 from litmaml.inner.model_call import arguments, picked, shapes
 from litmaml.inner.surroundings import unfused_attention
-from litmaml.learner.trial.derivatives import LONG, try_derivatives, try_own_model
+from litmaml.learner.trial.derivatives import try_derivatives, try_own_model
+from litmaml.learner.trial.examples import ENOUGH, is_cheap, is_slow
+from litmaml.learner.trial.examples import few as few_of
 from litmaml.learner.trial.loss_checks import check_loss_on, check_output
 from litmaml.learner.trial.model_checks import check_hooks
 from litmaml.learner.trial.model_copy import copy_of, kept_values
@@ -33,15 +34,7 @@ from litmaml.tasks import (
     ordinary,
     stacks_of,
     tensors_of,
-    tree_map,
 )
-
-_EXAMPLES = 6
-"""How many examples of a support batch are tried: enough for batch norm."""
-
-_NUMBERS = 200_000
-"""How many numbers a task's inputs may hold for its whole batch to be passed through the model, and a hundred times as
-many weights over all examples."""
 
 
 def try_first_batch(inner_loop: InnerLoop, tasks: MetaBatch, outer_gradient: OuterGradient | None) -> list[str]:
@@ -112,9 +105,9 @@ def _try_batch(
         adapts: Whether inner steps are taken on it, whose gradient is differentiated; of a query's it is not.
     """
     device = batch.device
-    all_own, all_other = (_few(part, part.examples) for part in (batch, others))
-    most, whole = 2 if _is_slow(copy_of(inner_loop), batch) else _EXAMPLES, False
-    few, other = _few(batch, most), _few(others, most)
+    all_own, all_other = (few_of(part, part.examples) for part in (batch, others))
+    most, whole = 2 if is_slow(copy_of(inner_loop), batch) else ENOUGH, False
+    few, other = few_of(batch, most), few_of(others, most)
     try:
         _try_passes(inner_loop, copy_of(inner_loop), few, other, made, outer_gradient)
     except Exception:
@@ -136,8 +129,8 @@ def _try_whole(
     inner_loop: InnerLoop, batch: Batch, others: Batch, made: list[str], outer_gradient: OuterGradient | None
 ) -> None:
     """Passes on all examples, where they cost little: a model may go another way for more of them."""
-    own, other = (_few(part, part.examples) for part in (batch, others))
-    if _is_cheap(inner_loop, own) and _is_cheap(inner_loop, other):
+    own, other = (few_of(part, part.examples) for part in (batch, others))
+    if is_cheap(inner_loop, own) and is_cheap(inner_loop, other):
         _try_passes(inner_loop, copy_of(inner_loop), own, other, made, outer_gradient)
 
 
@@ -146,33 +139,10 @@ def _try_uncopied(inner_loop: InnerLoop, stacks: Sequence[Tasks], why: str) -> s
     device = stacks[0].query.device.type
     with torch.autocast(device, enabled=False), torch.autocast("cpu", enabled=False):
         for batch in of_each_form(batch for stack in stacks for batch in ordinary(stack).adapting):
-            try_own_model(inner_loop, _few(batch, batch.examples))
+            try_own_model(inner_loop, few_of(batch, batch.examples))
     return (
         f"model: it cannot be copied ({why}), so that only its gradient was tried, not what it draws, keeps or changes"
     )
-
-
-def _few(batch: Batch, most: int) -> Batch:
-    """Some examples of the first two tasks, spread over the batch and so over its classes."""
-    count = batch.examples
-    which = torch.linspace(0, count - 1, min(count, most), device=batch.device).round().long()
-    return tree_map(lambda part: part[:2].index_select(1, which), batch)
-
-
-def _is_cheap(inner_loop: InnerLoop, batch: Batch) -> bool:
-    """Whether forward passes of all the examples of a task cost little: by a count, the same on every machine."""
-    numbers = sum(part[0].numel() for part in tensors_of(batch.inputs))
-    weights = sum(weight.numel() for weight in inner_loop.model.parameters())
-    return numbers <= _NUMBERS and batch.examples * weights <= 100 * _NUMBERS
-
-
-def _is_slow(copied: InnerLoop, batch: Batch) -> bool:
-    """Whether a forward pass of all the examples would take long, judging by two of them."""
-    two = _few(batch, 2)
-    began = time.process_time()
-    with suppress(Exception), torch.no_grad():  # it will be raised again where it is told of
-        copied.own_predictions(copies(two.task(0).inputs))
-    return time.process_time() - began > LONG * two.examples / _EXAMPLES
 
 
 def _try_passes(
