@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from litmaml import MetaLearner
-from litmaml.data import TaskDistribution
+from litmaml.data import Episode, TaskDistribution
 from litmaml.inner import SGD
 from litmaml.randomness import task_streams
 from litmaml.tasks import Batch, Split, Tasks, Tree
@@ -145,15 +145,15 @@ CASES = {
 class Texts(TaskDistribution):
     """Texts as above, of which each task has other words for its classes."""
 
-    def __init__(self, queries: int = 4) -> None:
-        super().__init__(4, queries)
+    def __init__(self) -> None:
+        super().__init__(Episode(shots=4, queries=4))
 
     def sample(self, split: Split, numbers: Sequence[int], seed: int) -> Tasks:
         parts = []
         for stream in task_streams(seed, split, numbers):
             first = torch.from_numpy(stream.permutation(WORDS)[:2].copy())
             batches = []
-            for n in (4, self.queries):
+            for n in (4, 4):
                 labels = torch.arange(n) % 2
                 ids = torch.from_numpy(stream.integers(0, WORDS, (n, LENGTH)))
                 ids[:, 0] = first[labels]

@@ -21,7 +21,7 @@ from torch import nn
 import wandb
 from litmaml.callbacks.wandb_report import WandbReport, _episode
 from litmaml.cli.main import main
-from litmaml.data import TaskDataModule, TaskDistribution
+from litmaml.data import Episode, TaskDataModule, TaskDistribution
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.runs.checkpoint import read_checkpoint
 from litmaml.runs.wandb_logger import ResumableWandbLogger
@@ -318,7 +318,7 @@ class UnequalImages(TaskDistribution):
     """Noise of two classes; a task of an even number has a query of two images, another one of four."""
 
     def __init__(self) -> None:
-        super().__init__(2, 4)
+        super().__init__(Episode(shots=3, queries=4))
 
     def sample(self, split: Split, numbers: Sequence[int], seed: int) -> MetaBatch:
         def batch(number: int, n: int) -> Batch:
