@@ -76,6 +76,16 @@ def copies(tree: T) -> T:
     return tree.clone() if isinstance(tree, Tensor) else tree_map(Tensor.clone, tree)  # type: ignore[return-value]
 
 
+def select(tree: T, which: slice | Sequence[int] | Tensor) -> T:
+    """The chosen rows of each tensor of a tree, in the given order: of a stack its tasks, of inputs examples."""
+    return tree_map(lambda part: part[which], tree)
+
+
+def count_of(tree: Tree) -> int:
+    """The number of rows of the tensors of a tree."""
+    return len(tensors_of(tree)[0])
+
+
 class Batch(NamedTuple):
     """Labelled examples of T stacked tasks, n of each.
 
@@ -111,7 +121,7 @@ class Batch(NamedTuple):
 
     def rows(self, which: slice | Sequence[int] | Tensor) -> Batch:
         """The chosen tasks."""
-        return tree_map(lambda part: part[which], self)
+        return select(self, which)
 
 
 class StepTasks(NamedTuple):
@@ -218,11 +228,6 @@ def of_each_form(batches: Iterable[Batch], sized: bool = False) -> list[Batch]:
     for batch in batches:
         first.setdefault(form(batch, lambda part: (part.shape[1 if sized else 2 :], part.dtype)), batch)
     return [*first.values()]
-
-
-def select(tasks: Tasks, which: slice | Sequence[int]) -> Tasks:
-    """The chosen tasks of a stack, in the given order."""
-    return tree_map(lambda part: part[which], tasks)
 
 
 def map_batches(change: Callable[[Batch], Batch], tasks: Tasks) -> Tasks:

@@ -121,3 +121,12 @@ def test_one_task_only(tmp_path: Path) -> None:
 def test_a_checkpoint_that_is_not_there() -> None:
     with pytest.raises(SystemExit, match="checkpoint: 'nowhere' is neither a file nor a run's folder"):
         main(["diagnose", "--checkpoint", "nowhere"])
+
+
+def test_tasks_of_unequal_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    unequal = ["--data.tasks=unequal.UnequalSines", "--diagnose.tasks=5", f"--trainer.default_root_dir={tmp_path}"]
+    main(["diagnose", *SMALL, *unequal])
+    assert _diagnosis(tmp_path)["setting"]["tasks"] == 3
+    assert "the tasks have 2 sizes; those of the commonest are looked at" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"diagnose\.tasks: no two of 2 have one size; set it higher"):
+        main(["diagnose", *SMALL, *unequal, "--diagnose.tasks=2"])

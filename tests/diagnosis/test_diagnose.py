@@ -24,7 +24,8 @@ from litmaml.measure.stability import stability
 from litmaml.measure.theory import outer_smoothness
 from litmaml.models import MLP, Conv4
 from litmaml.outer import SecondOrder
-from litmaml.tasks import Batch, Tasks
+from litmaml.tasks import Batch, Tasks, stacks_of, tree_map
+from unequal import UnequalSines
 
 
 def _sines(tasks: int = 16, split: Any = "train") -> Tasks:
@@ -292,3 +293,21 @@ def test_whether_the_support_loss_falls_is_told_of_all_its_batches() -> None:
     tasks = Tasks((Batch(one, one), Batch(one, -3 * one)), Batch(one, 0 * one), torch.arange(2))
     loop = InnerLoop(model, nn.MSELoss(), SGD(0.1), ["*"], 2)
     assert stability(loop, tasks, 2).support_falls == 1
+
+
+def test_of_unequal_tasks_those_of_the_commonest_size_are_looked_at() -> None:
+    torch.manual_seed(0)
+    learner = MetaLearner(MLP(hidden=(8,)).double(), loss=nn.MSELoss())
+    stacks = [tree_map(_double, stack) for stack in stacks_of(UnequalSines().sample("train", [0, 1, 3, 5, 2], 0))]
+    assert [stack.size for stack in stacks] == [2, 3]
+    found, alone = diagnosis.diagnose(learner, stacks), diagnosis.diagnose(learner, stacks[1])
+    said = "the tasks have 2 sizes; those of the commonest are looked at"
+    assert found.remarks == [said, *alone.remarks]
+    assert found.setting["tasks"] == 3
+    assert found.curvature == alone.curvature
+    with pytest.raises(ValueError, match="tasks: got 1 of one size; how tasks differ"):
+        diagnosis.diagnose(learner, UnequalSines().sample("train", [0, 1], 0))
+
+
+def _double(part: Tensor) -> Tensor:
+    return part.double() if part.is_floating_point() else part

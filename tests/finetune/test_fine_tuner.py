@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from litmaml.finetuning.adaptation import adapt
 from litmaml.finetuning.fine_tuner import FineTuner
 from litmaml.finetuning.support_loss import LEARNT, learnt_at
 from litmaml.inner import SGD, HigherOptimizer, InnerOptimizer
@@ -261,12 +260,3 @@ def test_a_segmentation_has_an_accuracy_of_its_places() -> None:
     path = list(FineTuner(meta, torch.zeros(2, 6, 4), steps=3).path(torch.randn(9, 6, 4), targets))
     assert all(step.accuracy is not None and 0 <= step.accuracy <= 1 for step in path)
     assert FineTuner(meta, torch.zeros(2, 6, 4), steps=3).most_steps == 3
-
-
-def test_several_inputs_or_outputs_are_refused_with_what_to_do() -> None:
-    with pytest.raises(ValueError, match="inputs: fine-tuning takes one tensor of examples, got a dict; meta-train"):
-        adapt(learner(), {"x": INPUTS}, TARGETS)
-    with pytest.raises(ValueError, match=r"output: fine-tuning takes .* got output 0; meta-train a module around it"):
-        adapt(learner(output=0), INPUTS, TARGETS)
-    with pytest.raises(ValueError, match="output: fine-tuning takes"):
-        FineTuner(learner(output=0), INPUTS[:2], 3)

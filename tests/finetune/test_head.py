@@ -111,7 +111,7 @@ def test_only_the_head_moves_from_an_anil_checkpoint() -> None:
     inputs, targets = torch.randn(12, 4), torch.arange(12) % 4
     tuner = FineTuner(learner, inputs, 4, steps=3)
     *_, last = tuner.path(inputs, targets)
-    model = tuner.module(last.weights, inputs)
+    model = tuner.module(last.weights, inputs).network
     assert set(last.weights) == {"head.weight", "head.bias"}
     assert all(torch.equal(w, before[name]) for name, w in model.state_dict().items() if "body" in name)
     assert cross_entropy(model(inputs), targets) < cross_entropy(torch.zeros(12, 4), targets)

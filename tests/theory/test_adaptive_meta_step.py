@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from torch import nn
+from torch.func import functional_call
 
 from cases import OUTER
 from litmaml.callbacks import AdaptiveMetaStep
@@ -20,6 +21,7 @@ from litmaml.measure.theory import outer_smoothness, step_constant
 from litmaml.models import MLP, Vector
 from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, SecondOrder, ZerothOrder
 from litmaml.problems import LinearRegression, LogCoshLoss, RankOne, RankOneLoss
+from unequal import UnequalSines
 
 
 class Watch(Callback):
@@ -190,3 +192,21 @@ def test_too_long_an_inner_rate_is_warned_of(tmp_path: Any) -> None:
 def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AdaptiveMetaStep(**arguments)
+
+
+def test_of_unequal_tasks_the_mean_is_over_tasks(tmp_path: Any) -> None:
+    torch.manual_seed(0)
+    learner = MetaLearner(MLP(hidden=(8,), activation="tanh").double(), loss=nn.MSELoss(), optimizer=torch.optim.SGD)
+    start = {name: w.detach().clone().requires_grad_() for name, w in learner.inner_loop.model.named_parameters()}
+    step = AdaptiveMetaStep(smoothness=4.0, hessian_lipschitz=10.0, tasks=5)
+    watch = fit(tmp_path, learner, UnequalSines(), step, 4, 1)
+    norms = []
+    for number in range(2**40, 2**40 + 5):
+        (task,) = UnequalSines().sample("train", [number], 0)  # type: ignore[misc]
+        x, y = (part[0].double() for part in task.query)
+        loss = nn.functional.mse_loss(functional_call(learner.inner_loop.model, start, (x,)), y)
+        norms.append(float(sum(g.square().sum() for g in torch.autograd.grad(loss, list(start.values()))) ** 0.5))
+    smoothness = 4 * 4.0 + 2 * 10.0 * 0.01 * sum(norms) / 5
+    assert watch.rates == pytest.approx([1 / 12 / smoothness], rel=1e-6)
+    with pytest.raises(ValueError, match="AdaptiveMetaStep: estimates L and rho of tasks of one size, got 2 sizes"):
+        fit(tmp_path, learner, UnequalSines(), AdaptiveMetaStep(tasks=4), 4, 1)

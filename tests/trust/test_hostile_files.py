@@ -25,7 +25,8 @@ from watch import told, watched
 import litmaml
 from litmaml.cli.main import main
 from litmaml.data import Episode, ImageFolderTasks, ImageFormat, Omniglot
-from litmaml.finetuning.adapted_model import AdaptedModel, Recipe
+from litmaml.finetuning.adapted_model import AdaptedModel
+from litmaml.finetuning.model_folder import Recipe
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP
 from litmaml.runs.artifact import fetch_artifact

@@ -19,7 +19,8 @@ from watch import told
 from litmaml.callbacks import BestCheckpoint
 from litmaml.cli.main import main
 from litmaml.data import Sinusoid
-from litmaml.finetuning.adapted_model import AdaptedModel, Recipe
+from litmaml.finetuning.adapted_model import AdaptedModel
+from litmaml.finetuning.model_folder import Recipe
 from litmaml.models import MLP
 from litmaml.runs.checkpoint import read_checkpoint
 from litmaml.runs.checkpoint_io import link_checkpoint

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,12 @@ from torch import nn
 import wandb
 from litmaml.callbacks.wandb_report import WandbReport, _episode
 from litmaml.cli.main import main
+from litmaml.data import Episode, TaskDataModule, TaskDistribution
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.runs.checkpoint import read_checkpoint
-from litmaml.tasks import Batch, Tasks
+from litmaml.runs.wandb_logger import ResumableWandbLogger
+from litmaml.tasks import Batch, MetaBatch, Split, Tasks, in_stacks
+from quiet_trainer import quiet_trainer
 
 OVERLAY = str(Path(__file__).parents[2] / "configs" / "logger" / "wandb.yaml")
 
@@ -308,3 +312,42 @@ def test_an_episode_of_images_with_a_class_for_each_pixel_or_with_values_has_its
     batch = Batch(images, torch.tensor([[0, -100, 1]]))
     row = _episode(ignored, Tasks((batch,), batch, torch.zeros(1)), ["a", "b"], images=3)
     assert row["query 2"].caption.startswith("-100 → ")
+
+
+class UnequalImages(TaskDistribution):
+    """Noise of two classes; a task of an even number has a query of two images, another one of four."""
+
+    def __init__(self) -> None:
+        super().__init__(Episode(shots=3, queries=4))
+
+    def sample(self, split: Split, numbers: Sequence[int], seed: int) -> MetaBatch:
+        def batch(number: int, n: int) -> Batch:
+            stream = torch.Generator().manual_seed(number * 10 + n)
+            return Batch(torch.rand(1, n, 1, 4, 4, generator=stream), torch.arange(n)[None] % 2)
+
+        return in_stacks(
+            [Tasks((batch(k, 3),), batch(k, 4 if k % 2 else 2), torch.tensor([k], dtype=torch.int64)) for k in numbers]
+        )
+
+    def describe(self, split: Split) -> dict[str, int | float | str | bool]:
+        return {"split": split}
+
+
+@pytest.mark.filterwarnings("ignore:checkpoints will not rebuild model")
+def test_episodes_of_unequal_size_stand_in_one_table(tmp_path: Path) -> None:
+    learner = MetaLearner(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)))
+    data = TaskDataModule(UnequalImages(), meta_batch=5, test_tasks=5)
+    options: dict[str, Any] = {"logger": ResumableWandbLogger(str(tmp_path)), "callbacks": [WandbReport(4, 3)]}
+    trainer = quiet_trainer(tmp_path, **options)
+    trainer.test(learner, data, verbose=False)
+    wandb.finish()
+    (run,) = offline_runs(tmp_path)
+    rows = run.table("test/episodes")
+    assert [row["task"] for row in rows] == [0, 2, 4, 1]
+    assert [sum(row[f"query {k}"] is not None for k in (1, 2, 3)) for row in rows] == [2, 2, 2, 3]
+    learner.eval()
+    for row in rows:
+        stack = data.tasks.sample("test", [row["task"]], data.seed)
+        (found,) = learner.predict_step(stack, 0)
+        right = (found["predictions"][0].argmax(1) == found["targets"][0]).float().mean()
+        assert row["accuracy after"] == pytest.approx(float(right))

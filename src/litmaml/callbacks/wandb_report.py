@@ -158,8 +158,9 @@ def _show_evaluation(
     run = logger.experiment
     shown: dict[str, Any] = {f"{stage}/adaptation/{name}": _chart(name, curve) for name, curve in results.items()}
     if rows:
-        columns: list[str | int] = list(rows[0])
-        cells = [[_image(value) if isinstance(value, Query) else value for value in row.values()] for row in rows]
+        # Tasks of unequal size have more or fewer query images.
+        columns: list[str | int] = list(dict.fromkeys(name for row in rows for name in row))
+        cells = [[_image(v) if isinstance(v := row.get(str(name)), Query) else v for name in columns] for row in rows]
         shown[f"{stage}/episodes"] = wandb.Table(columns, cells)
     run.log({**shown, STEP: step})
     if stage == "test":

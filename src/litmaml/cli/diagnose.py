@@ -18,7 +18,7 @@ from litmaml.cli.imports import import_named
 from litmaml.cli.meta_cli import MetaCLI
 from litmaml.cli.recorded_run import with_checkpoint
 from litmaml.data import TaskDataModule
-from litmaml.diagnosis.diagnose import Diagnosis, diagnose
+from litmaml.diagnosis.diagnose import Diagnosis, commonest, diagnose
 from litmaml.diagnosis.report import print_diagnosis, write_diagnosis
 from litmaml.engine.float32 import set_float32_precision
 from litmaml.learner.meta_learner import MetaLearner
@@ -29,7 +29,7 @@ from litmaml.runs.folder import DEFAULT_FOLDER, folder_of
 from litmaml.runs.paths import expanded
 from litmaml.runs.weights_record import check_weights
 from litmaml.shown import printable
-from litmaml.tasks import Split, Tasks, map_batches, stacks_of, tree_map
+from litmaml.tasks import Split, Tasks, map_batches, tree_map
 
 
 @dataclass
@@ -118,15 +118,13 @@ def diagnose_command(arguments: Sequence[str]) -> Diagnosis:
     data.prepare_data()
     data.tasks.load(effort.split)
     console = Console()
-    stacks = stacks_of(data.tasks.sample(effort.split, range(effort.tasks), data.seed))
-    tasks = max(stacks, key=lambda stack: stack.size)
-    if len(stacks) > 1:
-        console.print(f"the tasks have {len(stacks)} sizes; those of the commonest are looked at", highlight=False)
+    tasks, said = commonest(data.tasks.sample(effort.split, range(effort.tasks), data.seed))
     if tasks.size < 2:
         raise ValueError(f"diagnose.tasks: no two of {effort.tasks} have one size; set it higher")
     tasks = _to(data.tasks.render(_to(tasks, device)), device, dtype)
     console.print(f"diagnosing on {tasks.size} tasks; this takes a minute or two", highlight=False)
     found = diagnose(learner, tasks, data.meta_batch, effort.probed_tasks)
+    found.remarks[:0] = said
     found.setting["split"] = effort.split
     found.setting["checkpoint"] = None if path is None else str(path)
     print_diagnosis(found, console)

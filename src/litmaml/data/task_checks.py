@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from litmaml.data.leakage import fingerprints
-from litmaml.tasks import Batch, Tasks, Tree, named_tensors, tensors_of, tree_map
+from litmaml.tasks import Batch, MetaBatch, Tasks, Tree, named_tensors, stacks_of, tensors_of, tree_map
 
 
 def check_data(tasks: Tasks, weights: torch.dtype | None = None, finite: bool = True) -> None:
@@ -91,14 +91,18 @@ def check_overlap(tasks: Tasks) -> None:
     )
 
 
-def check_splits(training: Tasks, evaluation: Tasks) -> None:
+def check_splits(training: MetaBatch, evaluation: MetaBatch) -> None:
     """Tell of tasks that are trained on and evaluated with, compared byte by byte as the learner gets them.
 
     Warns:
         UserWarning: Every task of the smaller batch stands in the other too.
     """
     first, second = (
-        {b"".join(sorted(mark for batch in batches for mark in _examples(batch))) for _, batches in _by_task(tasks)}
+        {
+            b"".join(sorted(mark for batch in batches for mark in _examples(batch)))
+            for stack in stacks_of(tasks)
+            for _, batches in _by_task(stack)
+        }
         for tasks in (training, evaluation)
     )
     if first <= second or second <= first:

@@ -31,7 +31,7 @@ from litmaml.measure.kinks import kinks
 from litmaml.measure.noise import Noise, noise
 from litmaml.measure.stability import Stability, stability
 from litmaml.outer import SecondOrder
-from litmaml.tasks import Tasks, chunks, select
+from litmaml.tasks import MetaBatch, Tasks, chunks, select, stacks_of
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,23 @@ class Diagnosis:
         return asdict(self)
 
 
-def diagnose(learner: MetaLearner, tasks: Tasks, meta_batch: int = 16, probed_tasks: int | None = None) -> Diagnosis:
+def commonest(tasks: MetaBatch) -> tuple[Tasks, list[str]]:
+    """The tasks of the commonest size, and what is to be said of the others."""
+    stacks = stacks_of(tasks)
+    said = f"the tasks have {len(stacks)} sizes; those of the commonest are looked at"
+    return max(stacks, key=lambda stack: stack.size), [said] if len(stacks) > 1 else []
+
+
+def diagnose(
+    learner: MetaLearner, tasks: MetaBatch, meta_batch: int = 16, probed_tasks: int | None = None
+) -> Diagnosis:
     """Measures curvature, noise and every outer gradient on the tasks, and says what the theory makes of them.
 
     At the learner's weights, with its inner loop, loss and N = ``inner_steps``; nothing of the learner is changed.
 
     Args:
         learner: A ``MetaLearner``, trained or not.
-        tasks: T tasks, at least 2, as the learner is trained with.
+        tasks: T tasks, at least 2, as the learner is trained with. Of stacks of unequal ones the largest is looked at.
         meta_batch: The number of tasks of one outer step in training.
         probed_tasks: The first so many tasks are used for what costs most: curvature and the errors of the outer
             gradients. By default all; 8 where not all can be computed at once (convolutions on a CPU).
@@ -69,15 +78,19 @@ def diagnose(learner: MetaLearner, tasks: Tasks, meta_batch: int = 16, probed_ta
         ValueError: There are fewer than two tasks, the model cannot take them, they have more classes than it, a loss
             is not finite, or the model has no second derivative.
     """
+    tasks, said = commonest(tasks)
     if tasks.size < 2:
-        raise ValueError(f"tasks: got {tasks.size}; how tasks differ can only be told from at least 2")
+        raise ValueError(
+            f"tasks: got {tasks.size}{' of one size' if said else ''}; how tasks differ can only be told from at "
+            "least 2"
+        )
     inner_loop, steps = learner.inner_loop, learner.inner_steps
     with modes_kept(inner_loop):
         inner_loop.eval()  # without dropout; batch statistics are those of the batch either way
         remarks = try_first_batch(inner_loop, tasks, learner.outer_gradient)
         check_labels(inner_loop, tasks)
         found = _diagnose(learner, inner_loop, tasks, steps, meta_batch, probed_tasks)
-        return replace(found, remarks=[*remarks, *found.remarks])
+        return replace(found, remarks=[*said, *remarks, *found.remarks])
 
 
 def _diagnose(

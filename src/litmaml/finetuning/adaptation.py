@@ -7,15 +7,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from litmaml.data.images import ImageFormat
-from litmaml.finetuning.adapted_model import AdaptedModel, Recipe
+from litmaml.finetuning.adapted_model import AdaptedModel
 from litmaml.finetuning.examples import read_examples
 from litmaml.finetuning.fine_tuner import FineTuner
 from litmaml.finetuning.input_shape import a_few
 from litmaml.finetuning.meta_checkpoint import MetaCheckpoint, open_checkpoint
+from litmaml.finetuning.model_folder import Recipe
 from litmaml.learner.meta_learner import MetaLearner
+from litmaml.tasks import Tree, count_of
 from litmaml.weights import Params
 
 
@@ -29,21 +29,23 @@ def adapt(
 ) -> AdaptedModel:
     """The model that a meta-checkpoint becomes on a few examples, by its own meta-learnt inner loop.
 
-    Inputs and targets are tensors, numpy arrays or lists, of any precision and on any device. Whether the targets are
+    Inputs and targets are tensors, numpy arrays or lists, of any precision and on any device, or dicts and tuples of
+    such, as in meta-training: the model gets a dict's parts by keyword, a tuple's by position. Whether the targets are
     classes or values is decided by the loss that the checkpoint was trained with (``read_examples``).
 
     Args:
         checkpoint: A file that ``fit`` wrote, a run's folder, ``wandb://ENTITY/PROJECT/NAME:ALIAS``, or a learner.
-        inputs: (n, ...), as the model takes them.
-        targets: (n,) class indices from 0, or the classes' names, or (n, ...) values to regress on.
+        inputs: (n, ...), as the model takes them, or a dict or tuple of such.
+        targets: (n,) class indices from 0, or the classes' names, or (n, ...) values to regress on, or a dict or tuple
+            of what a loss of such takes.
         classes: The classes' names in the order of their indices; by default 0, 1, ..., or by the alphabet.
         steps: Inner steps; by default as in the checkpoint's own tests, and in classification further until the
             examples are learnt (``FineTuner``).
         lr: Inner rate for all steps and weights; by default what was meta-learnt.
 
     Returns:
-        A module in eval mode, on the checkpoint's device; it can be saved, loaded again, classify files and be
-        exported.
+        A module in eval mode, on the checkpoint's device, that is called with inputs in the same form; it can be
+        saved, loaded again, classify files and be exported.
 
     Raises:
         ValueError: The examples do not fit each other, or the checkpoint's model or loss; with row and value.
@@ -67,7 +69,7 @@ def deployed(
     tuner: FineTuner,
     weights: Params,
     steps: int,
-    inputs: Tensor,
+    inputs: Tree,
     checkpoint: MetaCheckpoint,
     classes: Sequence[str] | None,
     image_format: ImageFormat | None = None,
@@ -85,7 +87,7 @@ def deployed(
     """
     source = {
         "checkpoint": checkpoint.name,
-        "examples": len(inputs),
+        "examples": count_of(inputs),
         "inner_steps": steps,
         "litmaml": version("litmaml"),
     }
@@ -95,4 +97,5 @@ def deployed(
         tuner.trained_outputs if classes is None else len(classes),
         source,
     )
-    return AdaptedModel(tuner.module(weights, inputs), classes, image_format, recipe, a_few(inputs))
+    made = tuner.module(weights, inputs)
+    return AdaptedModel(made.network, classes, image_format, recipe, a_few(inputs), made.output)

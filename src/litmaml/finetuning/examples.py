@@ -9,52 +9,62 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from litmaml.finetuning.input_shape import a_few, check_single, fitted, outputs_of
+from litmaml.finetuning.given_numbers import check_finite, check_masks, is_tree, tensor_of, tree_of
+from litmaml.finetuning.input_shape import a_few, fitted, outputs_of, real_kind
 from litmaml.inner.loop import InnerLoop
 from litmaml.learner.trial.loss_kinds import ignored_index, is_elementwise, takes_class_indices
 from litmaml.learner.trial.model_copy import copy_of
 from litmaml.shown import listed
+from litmaml.tasks import Tree, count_of, tree_map
 
 
 class Examples(NamedTuple):
     """What a model is adapted to, on its device.
 
-    inputs: (n, ...), as the model takes them.
-    targets: (n, ...) class indices or values, as the loss takes them.
-    classes: the classes' names; None in regression.
+    inputs: (n, ...), or a tree of such, as the model takes them.
+    targets: (n, ...) class indices or values, or a tree of such, as the loss takes them.
+    classes: the classes' names; None in regression, and where targets are a tree.
     """
 
-    inputs: Tensor
-    targets: Tensor
+    inputs: Tree
+    targets: Tree
     classes: list[str] | None
 
 
 def read_examples(inner_loop: InnerLoop, inputs: Any, targets: Any, classes: Sequence[str] | None = None) -> Examples:
-    """Tensors, arrays or lists as the examples that an inner loop adapts to.
+    """Tensors, arrays or lists, or dicts and tuples of such, as the examples that an inner loop adapts to.
 
     Whether the targets are classes or values is decided by the loss: by torch's own, whatever the targets look like; by
     another one's if there are names, or whole numbers for several outputs. A dimension of size one is put in or left
-    out where the model's shapes have it otherwise.
+    out where the model's shapes have it otherwise. Targets that are a dict or a tuple are the loss's own affair: they
+    are given to it as they are, real numbers in the model's precision.
 
     Args:
         inner_loop: Of the meta-checkpoint; it is not changed.
-        inputs: (n, ...).
-        targets: (n,) class indices, names or one-hot rows, or (n, ...) values.
+        inputs: (n, ...), or a dict or tuple of such (a tuple of tensors or arrays is no list of rows).
+        targets: (n,) class indices, names or one-hot rows, or (n, ...) values, or a dict or tuple of such.
         classes: The classes' names in the order of their indices.
 
     Raises:
         ValueError: Naming inputs, targets or classes, the row and the value.
     """
-    check_single(inner_loop.output, inputs)
     loss, model = inner_loop.loss, copy_of(inner_loop.model).eval()
-    device = next(model.parameters()).device
-    rows, given = tensor_of("inputs", inputs), _targets_of(targets)
-    if len(rows) != len(given) or len(rows) == 0:
-        raise ValueError(f"targets: there are {len(rows)} inputs and {len(given)} targets; give one for each")
-    _check_finite("inputs", rows)
-    rows = fitted(model, rows.to(device))
-    outputs = outputs_of(model, a_few(rows))
-    shape = (len(rows), *outputs.shape[1:])
+    device, real = next(model.parameters()).device, real_kind(model)
+    rows, given = tree_of("inputs", inputs), _targets_of(targets)
+    count, wanted = count_of(rows), len(given) if isinstance(given, list) else count_of(given)
+    if count != wanted or count == 0:
+        rule = " (a tuple's parts are what the model takes by position, a list is rows)" if is_tree(inputs) else ""
+        raise ValueError(f"targets: there are {count} inputs and {wanted} targets; give one for each{rule}")
+    rows = fitted(model, tree_map(lambda part: part.to(device), rows), inner_loop.output)
+    outputs = outputs_of(model, a_few(rows), inner_loop.output)
+    if not isinstance(given, Tensor | list):
+        if classes is not None:
+            raise ValueError(
+                f"classes: of targets that are a {type(given).__name__} none can be told to be classes; leave them out"
+            )
+        values = tree_map(lambda part: part.to(device, real if part.is_floating_point() else None), given)
+        return Examples(rows, values, None)
+    shape = (count, *outputs.shape[1:])
     if isinstance(given, Tensor) and given.is_complex() and not outputs.is_complex():
         raise ValueError(
             f"targets: are complex ({given.dtype}), but the checkpoint's model gives real numbers; take their real "
@@ -67,69 +77,19 @@ def read_examples(inner_loop: InnerLoop, inputs: Any, targets: Any, classes: Seq
             )
         values = _values(loss, given, shape)
         whole = is_elementwise(loss) and not isinstance(loss, nn.MultiLabelMarginLoss)
-        real = values.is_floating_point() or (whole and not values.is_complex())
-        return Examples(rows, values.to(rows) if real else values.to(device), None)
+        as_real = values.is_floating_point() or (whole and not values.is_complex())
+        return Examples(rows, values.to(device, real if as_real else None), None)
     indices, names = _indices(loss, given, shape, None if classes is None else _names(classes))
-    return Examples(rows, indices.to(rows if indices.is_floating_point() else device), names)
+    return Examples(rows, indices.to(device, real if indices.is_floating_point() else None), names)
 
 
-def tensor_of(argument: str, values: Any) -> Tensor:
-    """Numbers of any kind as a tensor (n, ...).
-
-    Raises:
-        ValueError: They are no numbers, or rows of different lengths.
-    """
-    if isinstance(values, Tensor):
-        found = values.detach().to_dense() if values.layout != torch.strided else values.detach()
-    elif isinstance(values, list | tuple) and values and all(isinstance(value, Tensor) for value in values):
-        found = _stacked(argument, [value.detach() for value in values])
-    else:
-        found = _of_array(argument, values)
-    if found.dim() == 0:
-        raise ValueError(f"{argument}: has to be (n, ...), one row for each example, got the single number {found}")
-    return found
-
-
-def _stacked(argument: str, rows: list[Tensor]) -> Tensor:
-    if len(shapes := {tuple(row.shape) for row in rows}) > 1:
-        raise ValueError(f"{argument}: all examples have to be of one shape, got {sorted(shapes)}; cut or pad them")
-    return torch.stack(rows)
-
-
-def _of_array(argument: str, values: Any) -> Tensor:
-    _check_masks(argument, values)
-    try:
-        array = np.asarray(values)
-    except ValueError as error:
-        raise ValueError(f"{argument}: all examples have to be of one shape ({error}); cut or pad them") from error
-    try:
-        if array.dtype.kind in "OUS":
-            array = array.astype(np.float64)  # None is not a number, and so is named by its row
-        wide = {"u": np.int64, "f": np.float64}.get(array.dtype.kind)
-        if wide is not None and array.dtype not in (np.uint8, np.float16, np.float32, np.float64):
-            array = array.astype(wide)
-        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C"))
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{argument}: has to hold numbers of one shape ({error}); convert or remove the rest"
-        ) from error
-
-
-def _check_masks(argument: str, values: Any) -> None:
-    """Refuse numbers that a masked array, or one in a list, has hidden: torch would take what lies below."""
-    for part in values if isinstance(values, list | tuple) else (values,):
-        if masked := int(np.ma.getmaskarray(part).sum()) if isinstance(part, np.ma.MaskedArray) else 0:
-            raise ValueError(
-                f"{argument}: {masked} of {part.size} numbers are masked; fill them in (.filled(value)) or remove "
-                "their rows"
-            )
-
-
-def _targets_of(targets: Any) -> Tensor | list[str]:
-    """Numbers, or names."""
+def _targets_of(targets: Any) -> Tree | list[str]:
+    """Numbers, a tree of such, or names."""
+    if is_tree(targets):
+        return tree_of("targets", targets)
     if isinstance(targets, Tensor) or not hasattr(targets, "__len__") or len(targets) == 0:
         return tensor_of("targets", targets)
-    _check_masks("targets", targets)
+    check_masks("targets", targets)
     array = np.asarray(targets, dtype=object if _holds_text(targets) else None)
     if array.ndim == 1 and len(array) and all(isinstance(value, str | bytes) for value in array.tolist()):
         return [value.decode() if isinstance(value, bytes) else str(value) for value in array.tolist()]
@@ -139,18 +99,6 @@ def _targets_of(targets: Any) -> Tensor | list[str]:
 def _holds_text(values: Any) -> bool:
     """Whether these are names: numpy would make texts of numbers that stand beside some."""
     return not isinstance(values, np.ndarray) and any(isinstance(value, str | bytes) for value in values)
-
-
-def _check_finite(argument: str, rows: Tensor) -> None:
-    bad = ~rows.reshape(len(rows), -1).isfinite().all(1)
-    if bool(bad.any()):
-        row = int(bad.nonzero()[0])
-        values = rows[row].flatten()
-        value = float(values[~values.isfinite()][0].real)
-        raise ValueError(
-            f"{argument}: row {row} holds {value} ({int(bad.sum())} of {len(rows)} rows have a number that is not "
-            "finite); fill in or remove them"
-        )
 
 
 def _are_classes(loss: nn.Module, targets: Tensor | list[str], shape: tuple[int, ...], classes: object) -> bool:
@@ -169,7 +117,7 @@ def _values(loss: nn.Module, targets: Tensor | list[str], shape: tuple[int, ...]
         raise ValueError(
             f"targets: the checkpoint was trained on values ({type(loss).__name__}), got {targets[0]!r}; give numbers"
         )
-    _check_finite("targets", targets)
+    check_finite("targets", targets)
     if [size for size in targets.shape[1:] if size != 1] == [size for size in shape[1:] if size != 1]:
         targets = targets.reshape(shape)
     return targets
@@ -192,7 +140,7 @@ def _indices(
     """Class indices (n, ...), or probabilities of the classes, and the classes' names."""
     if not isinstance(targets, Tensor):
         targets, names = _indices_of_names(targets, names)
-    _check_finite("targets", targets)
+    check_finite("targets", targets)
     wanted = (shape[0], *shape[2:])
     if targets.dim() == len(shape) and (targets.shape[0], *targets.shape[2:]) == wanted and targets.shape[1] > 1:
         names = names or [str(k) for k in range(targets.shape[1])]

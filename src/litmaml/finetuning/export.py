@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,16 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from litmaml.learner.trial.agreement import off, rounding_of
+from litmaml.shown import listed
+from litmaml.tasks import Tree, count_of, select, tensors_of, tree_map
 
 _BATCHES = (1, 64)
 
 
-def export_pt2(model: nn.Module, inputs: Tensor, path: Path) -> None:
-    """Write the model as ``torch.export`` has it; ``torch.export.load(path).module()`` runs it.
+def export_pt2(model: nn.Module, inputs: Tree, path: Path) -> None:
+    """Write the model as ``torch.export`` has it; ``torch.export.load(path).module()`` runs it on inputs in one piece.
 
     Args:
         model: In eval mode, on the CPU; it takes and gives batches of any size.
-        inputs: Some inputs (n, ...), for the shapes and for the check.
+        inputs: Some inputs (n, ...), or a tree of such, for the shapes and for the check.
         path: The file, ``*.pt2``.
 
     Raises:
@@ -32,18 +34,24 @@ def export_pt2(model: nn.Module, inputs: Tensor, path: Path) -> None:
     _check(torch.export.load(path).module(), model, inputs, path)
 
 
-def export_onnx(model: nn.Module, inputs: Tensor, path: Path) -> None:
+def export_onnx(model: nn.Module, inputs: Tree, path: Path) -> None:
     """Write the model for ONNX: input ``inputs`` (batch, ...), output ``predictions`` (batch, ...).
+
+    Inputs that are a dict have the names of its keys, those of a tuple ``inputs.0``, ``inputs.1``, and what lies deeper
+    the name of what holds it before its own, such as ``pair.0``.
 
     Args:
         model: In eval mode, on the CPU; it takes and gives batches of any size.
-        inputs: Some inputs (n, ...), for the shapes and for the check.
+        inputs: Some inputs (n, ...), or a tree of such, for the shapes and for the check.
         path: The file, ``*.onnx``.
 
     Raises:
         ImportError: onnx, onnxscript or onnxruntime is missing.
-        ValueError: The file's predictions on 1 or on 64 inputs are not the module's.
+        ValueError: The file's predictions on 1 or on 64 inputs are not the module's, or two inputs have one name.
     """
+    names = [*_names(inputs)]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"export: two inputs would be called {listed(twice)}; name the model's inputs otherwise")
     try:
         for package in ("onnx", "onnxscript"):
             importlib.import_module(package)
@@ -65,30 +73,49 @@ def export_onnx(model: nn.Module, inputs: Tensor, path: Path) -> None:
                 dynamo=True,
                 external_data=False,
                 verbose=False,
-                input_names=["inputs"],
+                input_names=names,
                 output_names=["predictions"],
             )
     finally:
         exporter.setLevel(level)
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
-    def run(batch: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {"inputs": batch.numpy()})[0])
+    used = {part.name for part in session.get_inputs()}
+
+    def run(batch: Tree) -> Tensor:
+        given = zip(names, tensors_of(batch), strict=True)
+        return torch.from_numpy(session.run(None, {name: part.numpy() for name, part in given if name in used})[0])
 
     _check(run, model, inputs, path)
 
 
-EXPORTS: dict[str, Callable[[nn.Module, Tensor, Path], None]] = {"pt2": export_pt2, "onnx": export_onnx}
+EXPORTS: dict[str, Callable[[nn.Module, Tree, Path], None]] = {"pt2": export_pt2, "onnx": export_onnx}
 """How to write each kind of file, by its suffix."""
 
 
-def _program(model: nn.Module, inputs: Tensor) -> Any:
+def _names(inputs: Tree, of: str = "") -> Iterator[str]:
+    """The name of each tensor, in their order."""
+    if isinstance(inputs, Tensor):
+        yield of or "inputs"
+    elif isinstance(inputs, dict):
+        for key, part in inputs.items():
+            yield from _names(part, f"{of}.{key}".lstrip("."))
+    else:
+        for place, part in enumerate(inputs):
+            yield from _names(part, f"{of or 'inputs'}.{place}")
+
+
+def _program(model: nn.Module, inputs: Tree) -> Any:
     batch = torch.export.Dim("batch", min=1)
     # Two examples: a batch of one would be taken for the only size.
-    return torch.export.export(model, (_repeated(inputs, 2),), dynamic_shapes=({0: batch},))
+    two = _repeated(inputs, 2)
+    with warnings.catch_warnings():
+        # Of recurrent layers, which keep a list of their weights; what is written is checked.
+        warnings.filterwarnings("ignore", "The tensor attributes? .* assigned during export")
+        return torch.export.export(model, (two,), dynamic_shapes=(tree_map(lambda _: {0: batch}, two),))
 
 
-def _check(exported: Callable[[Tensor], Tensor], model: nn.Module, inputs: Tensor, path: Path) -> None:
+def _check(exported: Callable[[Tree], Tensor], model: nn.Module, inputs: Tree, path: Path) -> None:
     """Refuse a file whose predictions are off from the module's by more than rounding."""
     allowed = rounding_of(model, inputs)
     for size in _BATCHES:
@@ -102,5 +129,5 @@ def _check(exported: Callable[[Tensor], Tensor], model: nn.Module, inputs: Tenso
             )
 
 
-def _repeated(inputs: Tensor, size: int) -> Tensor:
-    return inputs[torch.arange(size) % len(inputs)]
+def _repeated(inputs: Tree, size: int) -> Tree:
+    return select(inputs, torch.arange(size) % count_of(inputs))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from litmaml.finetuning.frozen_norm import batch_norms, check_batch_norms, check_independent, freeze_normalisation
 from litmaml.finetuning.head import find_head, replace_head
-from litmaml.finetuning.input_shape import check_single, outputs_of
-from litmaml.finetuning.support_loss import learnt_at, weigh
+from litmaml.finetuning.input_shape import outputs_of
+from litmaml.finetuning.predictor import Predictor
+from litmaml.finetuning.support_loss import check_parts, learnt_at, weigh
 from litmaml.inner import InnerOptimizer
 from litmaml.inner.divergence import diverges
 from litmaml.inner.gradient_rule import Losses, plain
@@ -24,8 +25,10 @@ from litmaml.learner.trial.loss_kinds import ignored_index, takes_class_indices
 from litmaml.learner.trial.model_copy import copy_of
 from litmaml.learner.trial.own_model import check_copy
 from litmaml.runs.recipe import describe
-from litmaml.tasks import Batch, StepTasks, Tasks
+from litmaml.tasks import Batch, StepTasks, Tasks, Tree, copies, count_of, select, tree_map
 from litmaml.weights import Params
+
+T = TypeVar("T")
 
 AT_ONCE = 256
 """Examples whose gradient is taken at once; of a larger support set the parts' gradients are added up."""
@@ -36,7 +39,7 @@ _FURTHER = 10
 class Step(NamedTuple):
     """The fast weights after an inner step, with loss and accuracy on the support set.
 
-    accuracy: None in regression.
+    accuracy: None in regression, and where targets are a tree.
     learnt: whether the support set is (``LEARNT``).
     """
 
@@ -60,7 +63,7 @@ class FineTuner:
 
     Args:
         learner: A meta-learnt ``MetaLearner``; it is not changed.
-        example: A few inputs (n, ...), for the shapes.
+        example: A few inputs (n, ...), or a tree of such, for the shapes.
         outputs: The number of classes, or None where it is what the model gives (regression).
         steps: N, the number of inner steps, neither more nor fewer; by default as in the learner's own tests, and
             further as above.
@@ -74,7 +77,7 @@ class FineTuner:
     def __init__(
         self,
         learner: MetaLearner,
-        example: Tensor,
+        example: Tree,
         outputs: int | None = None,
         steps: int | None = None,
         lr: float | None = None,
@@ -82,7 +85,6 @@ class FineTuner:
         if steps is not None and steps < 1:
             raise ValueError(f"steps: has to be at least 1, got {steps}")
         learnt = learner.inner_loop
-        check_single(learnt.output, example)
         copied = copy_of(learnt)
         check_copy(learnt, copied, example)
         model = copied.model.eval().requires_grad_(False)
@@ -90,18 +92,24 @@ class FineTuner:
             weight.requires_grad_(name in learnt.fast_names)
         self.steps = learner.evaluation_steps if steps is None else steps
         self.most_steps = _FURTHER * self.steps if steps is None and outputs is not None else self.steps
-        predictions = outputs_of(model, example)
+        predictions = outputs_of(model, example, learnt.output)
         check_batch_norms(model, example)
         self.trained_outputs = int(predictions.shape[1]) if predictions.dim() > 1 else 1
         self.outputs = self.trained_outputs if outputs is None else outputs
         self.classifies = outputs is not None or takes_class_indices(learnt.loss)
         self.replaced_head: str | None = None
         if outputs is not None and outputs != self.trained_outputs:
-            self.replaced_head = find_head(model, example)
+            self.replaced_head = find_head(model, example, learnt.output)
             replace_head(model, self.replaced_head, outputs)
         optimizer = learnt.optimizer if lr is None else _with_rate(learnt.optimizer, lr)
         self.inner_loop = InnerLoop(
-            model, copied.loss, optimizer, learnt.fast_names, learner.inner_steps, per_step_weights=learnt.rows
+            model,
+            copied.loss,
+            optimizer,
+            learnt.fast_names,
+            learner.inner_steps,
+            per_step_weights=learnt.rows,
+            output=learnt.output,
         )
         made, saved = self.inner_loop.learnt.state_dict(), learnt.learnt.state_dict()
         self.inner_loop.learnt.load_state_dict({key: _carried(saved[key], made[key]) for key in made})
@@ -115,26 +123,30 @@ class FineTuner:
         """The batch norms, whose statistics ``module`` freezes."""
         return list(batch_norms(self.inner_loop.model))
 
-    def path(self, inputs: Tensor, targets: Tensor) -> Iterator[Step]:
+    def path(self, inputs: Tree, targets: Tree) -> Iterator[Step]:
         """theta_0, theta_1, ... on the support set.
 
         Args:
-            inputs: (n, ...), as the model takes them.
-            targets: (n,) class indices, or (n, ...) values.
+            inputs: (n, ...), or a tree of such, as the model takes them.
+            targets: (n,) class indices, or (n, ...) values, or a tree of such, which the loss takes.
 
         Raises:
+            ValueError: The loss cannot be taken of them, or of many not be added up of parts.
             FloatingPointError: The loss is not finite.
         """
         loop = self.inner_loop
-        batches = [Batch(x[None], y[None]) for x, y in zip(parts(inputs), parts(targets), strict=True)]
+        batches = [tree_map(lambda part: part[None], Batch(*both)) for both in parts((inputs, targets))]
         tasks = Tasks((batches[0],), batches[0], torch.zeros(1, dtype=torch.int64))
         if not self._tried:
             try_first_batch(loop, tasks, None)
             self._tried = True
-        for batch in batches:
-            with torch.no_grad():
-                check_loss_on(loop.loss, loop.model(batch.inputs[0].clone()), batch.targets[0])
-        shares = weigh(loop.loss, [batch.targets[0] for batch in batches])
+        alone = [batch.task(0) for batch in batches]
+        with torch.no_grad():
+            predictions = [loop.own_predictions(copies(inputs)) for inputs, _ in alone]
+        for one, (_, wanted) in zip(predictions, alone, strict=True):
+            check_loss_on(loop.loss, one, wanted)
+        shares = weigh(loop.loss, [wanted for _, wanted in alone])
+        check_parts(loop.loss, predictions, [wanted for _, wanted in alone], shares)
         enough = learnt_at(loop.loss, targets, self.outputs)
 
         def gradient(losses: Losses, fast: Params, slow: Params, step: StepTasks) -> Params:
@@ -152,7 +164,7 @@ class FineTuner:
             if j >= self.steps and step.learnt:
                 return
 
-    def module(self, weights: Params, inputs: Tensor) -> nn.Module:
+    def module(self, weights: Params, inputs: Tree) -> Predictor:
         """The adapted model by itself: in eval mode, its batch norms frozen to the statistics of the support set.
 
         Raises:
@@ -164,13 +176,14 @@ class FineTuner:
                 if name in weights:
                     weight.copy_(weights[name][0])
         freeze_normalisation(model, parts(inputs))
-        check_independent(model, inputs[:AT_ONCE])
-        return model.requires_grad_(True)
+        made = Predictor(model, self.inner_loop.output)
+        check_independent(made, select(inputs, slice(AT_ONCE)))
+        return made.requires_grad_(True)
 
-    def predict(self, weights: Params, inputs: Tensor) -> Tensor:
+    def predict(self, weights: Params, inputs: Tree) -> Tensor:
         """Predictions (n, ...) with batch norm, where there is some, by the statistics of these inputs."""
         with torch.no_grad():
-            return self.inner_loop.predict(weights, inputs[None])[0]
+            return self.inner_loop.predict(weights, tree_map(lambda part: part[None], inputs))[0]
 
     def _measured(self, j: int, fast: Params, batches: list[Batch], shares: list[float], enough: float) -> Step:
         loss, right, total = 0.0, 0, 0
@@ -185,7 +198,7 @@ class FineTuner:
                         raise
                     loss = float("nan")
                     break
-                if self.classifies:
+                if self.classifies and isinstance(batch.targets, Tensor):
                     found = count_right(predictions[0], batch.targets[0], ignored_index(self.inner_loop.loss))
                     right, total = right + int(found[0]), total + int(found[1])
         if not loss < float("inf"):
@@ -195,10 +208,10 @@ class FineTuner:
         return Step(fast, loss, right / total if total else None, loss <= enough)
 
 
-def parts(examples: Tensor) -> list[Tensor]:
+def parts(examples: T) -> list[T]:
     """Examples dealt out to as few equal parts as hold at most ``AT_ONCE``; sorted by class, each has of all."""
-    number = -(-len(examples) // AT_ONCE)
-    return [examples[k::number] for k in range(number)]
+    number = -(-count_of(examples) // AT_ONCE)
+    return [select(examples, slice(k, None, number)) for k in range(number)]
 
 
 def _with_rate(optimizer: InnerOptimizer, lr: float) -> InnerOptimizer:

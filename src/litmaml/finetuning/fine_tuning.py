@@ -16,6 +16,7 @@ from litmaml.finetuning.adaptation import deployed
 from litmaml.finetuning.adapted_model import AdaptedModel, Prediction
 from litmaml.finetuning.fine_tuner import FineTuner, Step, parts
 from litmaml.finetuning.held_out import folds, held_out, why_not
+from litmaml.finetuning.input_shape import a_few
 from litmaml.finetuning.labelled_images import Images
 from litmaml.finetuning.meta_checkpoint import MetaCheckpoint
 from litmaml.learner.trial.loss_kinds import is_elementwise
@@ -93,7 +94,7 @@ def fine_tune(
             "classifier; adapt it in Python by litmaml.adapt"
         )
     inputs, targets = support.inputs, support.labels
-    tuner = FineTuner(start.learner, inputs[:2], len(classes), steps, lr)
+    tuner = FineTuner(start.learner, a_few(inputs), len(classes), steps, lr)
     labelled = query if query is not None and query.targets is not None else None
     curve: list[Step] = []
     query_curve: list[Confusion] = []

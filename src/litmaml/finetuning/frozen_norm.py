@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from litmaml.inner.model_call import predictions_of
 from litmaml.learner.trial.agreement import off, rounding_of
 from litmaml.shown import first_line
+from litmaml.tasks import Tree, copies, count_of, select, tensors_of
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 
@@ -37,7 +39,7 @@ def hold_statistics(model: nn.Module) -> None:
         layer.track_running_stats = True
 
 
-def check_batch_norms(model: nn.Module, inputs: Tensor) -> None:
+def check_batch_norms(model: nn.Module, inputs: Tree) -> None:
     """Refuse batch norms that no one mean and variance can take the place of.
 
     Args:
@@ -53,12 +55,12 @@ def check_batch_norms(model: nn.Module, inputs: Tensor) -> None:
         calls[name] += 1
 
     with _seen(model, count), torch.no_grad():
-        model(inputs)
+        predictions_of(model, inputs)
     for name, number in calls.items():
         _refuse_repeated(name, number, 1)
 
 
-def freeze_normalisation(model: nn.Module, batches: Iterable[Tensor]) -> None:
+def freeze_normalisation(model: nn.Module, batches: Iterable[Tree]) -> None:
     """Normalise from now on by mean and variance of these inputs, as each layer sees them.
 
     On one batch the frozen model then predicts just what it predicted before. Of more, each normalised by itself,
@@ -84,7 +86,7 @@ def freeze_normalisation(model: nn.Module, batches: Iterable[Tensor]) -> None:
     passes = 0
     with _seen(model, record), torch.no_grad():
         for batch in batches if layers else ():
-            model(batch)
+            predictions_of(model, batch)
             passes += 1
     hold_statistics(model)
     for name, layer in layers.items():
@@ -124,30 +126,32 @@ def _seen(model: nn.Module, note: Callable[[str, Tensor], None]) -> Iterator[Non
             handle.remove()
 
 
-def check_independent(model: nn.Module, inputs: Tensor) -> None:
+def check_independent(model: nn.Module, inputs: Tree) -> None:
     """Refuse a model in which the images of a batch still change each other's predictions.
 
     Args:
-        model: In eval mode.
-        inputs: Some inputs (n, ...). A few, from the first to the last, are predicted alone; all of them together, and
-            in the reverse order without the last.
+        model: In eval mode; called with the inputs alone it gives a tensor.
+        inputs: Some inputs (n, ...), or a tree of such. A few, from the first to the last, are predicted alone; all of
+            them together, and in the reverse order without the last.
 
     Raises:
         ValueError: An input is not predicted as in the batch, by more than rounding.
     """
-    which = torch.linspace(0, len(inputs) - 1, min(len(inputs), _ALONE)).round().long().to(inputs.device)
+    count = count_of(inputs)
+    which = torch.linspace(0, count - 1, min(count, _ALONE)).round().long().to(tensors_of(inputs)[0].device)
     with torch.no_grad():
-        together = model(inputs.clone())
+        together = model(copies(inputs))
         try:
-            alone = torch.cat([model(some[None]) for some in inputs[which]])
+            alone = torch.cat([model(select(inputs, [k])) for k in which.tolist()])
         except Exception as error:  # such as of batch norm as a function, which takes no single example
             raise ValueError(
                 f"model: cannot predict an input alone ({first_line(error)}): a function in it looks at the whole "
                 "batch, whose statistics cannot be frozen; meta-train with nn.BatchNorm or group, instance or layer "
                 "norm as layers"
             ) from error
-        others = model(inputs[:-1].flip(0)).flip(0) if len(inputs) > 1 else together[:-1]
-    allowed = rounding_of(model, inputs[which])
+        backwards = select(inputs, [*range(count - 1)][::-1])
+        others = model(backwards).flip(0) if count > 1 else together[:-1]
+    allowed = rounding_of(model, select(inputs, which))
     if apart := max(off(alone, together[which], allowed), off(others, together[:-1], allowed)):
         raise ValueError(
             f"model: predicts an input alone otherwise than among others, by {apart:.2g}: a layer looks at the whole "

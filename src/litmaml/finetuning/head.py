@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from litmaml.inner.model_call import Output, predictions_of
+from litmaml.tasks import Tree
 
 Head = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
-def find_head(model: nn.Module, example: Tensor) -> str:
+def find_head(model: nn.Module, example: Tree, output: Output = None) -> str:
     """The name of the layer that gives the logits: the last layer with parameters that a forward pass calls.
 
     Args:
         model: Any classifier.
         example: A few inputs (n, ...), to see which layer comes last.
+        output: Which of its outputs are the logits, where it returns several.
 
     Raises:
         ValueError: That layer is no Linear or convolution, or its width is not the number of logits.
@@ -31,7 +35,7 @@ def find_head(model: nn.Module, example: Tensor) -> str:
     ]
     try:
         with torch.no_grad():
-            logits = model(example)
+            logits = predictions_of(model, example, output)
     finally:
         for hook in hooks:
             hook.remove()

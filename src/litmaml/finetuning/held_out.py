@@ -9,6 +9,7 @@ from torch import Tensor
 
 from litmaml.finetuning.fine_tuner import FineTuner
 from litmaml.shown import listed
+from litmaml.tasks import Tree, select
 
 _ONE_BY_ONE = 50
 _FOLDS = 5
@@ -37,12 +38,12 @@ def why_not(targets: Tensor, classes: Sequence[str]) -> str | None:
     return None
 
 
-def held_out(tuner: FineTuner, inputs: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def held_out(tuner: FineTuner, inputs: Tree, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Adapt without each fold in turn.
 
     Args:
         tuner: Adapts, each time from the meta-learnt start.
-        inputs: (n, ...) the support set.
+        inputs: (n, ...) the support set, or a tree of such.
         targets: (n,) class indices, sorted.
 
     Yields:
@@ -52,7 +53,7 @@ def held_out(tuner: FineTuner, inputs: Tensor, targets: Tensor) -> Iterator[tupl
     for left_out in folds(targets):
         kept = torch.ones(len(targets), dtype=torch.bool)
         kept[left_out] = False
-        *_, last = tuner.path(inputs[kept], targets[kept])
-        model = tuner.module(last.weights, inputs[kept])
+        *_, last = tuner.path(select(inputs, kept), targets[kept])
+        model = tuner.module(last.weights, select(inputs, kept))
         with torch.no_grad():
-            yield left_out, model(inputs[left_out])
+            yield left_out, model(select(inputs, left_out))

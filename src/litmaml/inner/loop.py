@@ -27,7 +27,7 @@ from litmaml.inner.derivatives import Derivatives, needs_other_operations
 from litmaml.inner.gradient_rule import GradientRule, plain
 from litmaml.inner.layers import random_layers
 from litmaml.inner.learnt import Learnt
-from litmaml.inner.model_call import Output, arguments, picked
+from litmaml.inner.model_call import Output, arguments, picked, predictions_of
 from litmaml.inner.optimizer import InnerOptimizer
 from litmaml.inner.places import aliases
 from litmaml.inner.surroundings import no_hooks, unfused_attention
@@ -216,8 +216,7 @@ class InnerLoop(nn.Module):
         Raises:
             ValueError: It has no such ``output``.
         """
-        positions, keywords = arguments(inputs)
-        return picked(self.model(*positions, **keywords), self.output)
+        return predictions_of(self.model, inputs, self.output)
 
     def start(self, tasks: int) -> Weights:
         """theta_0 stacked for so many tasks, and the slow weights that they share.

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from litmaml.shown import listed
-from litmaml.tasks import Tree
+from litmaml.tasks import Tree, named_tensors
 
 Output = str | int | None
 """The key, attribute or place of the predictions in what a model returns, or several with dots between; None: all."""
@@ -17,6 +19,22 @@ def arguments(inputs: Tree) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(inputs, dict):
         return (), inputs
     return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
+
+
+def predictions_of(model: nn.Module, inputs: Tree, output: Output = None) -> Any:
+    """What a model, called as anyone would call it, predicts for inputs (n, ...): a tensor, if it fits.
+
+    Raises:
+        ValueError: It has no such output.
+    """
+    positions, keywords = arguments(inputs)
+    return picked(model(*positions, **keywords), output)
+
+
+def shapes(inputs: Tree) -> str:
+    """Shape and type of each tensor of inputs (n, ...) in words, with its name where there are several."""
+    said = {name: f"{tuple(part.shape[1:])} and {part.dtype}" for name, part in named_tensors(inputs, "")}
+    return said.get("") or listed([f"{name} {text}" for name, text in said.items()], 3)
 
 
 def picked(outputs: Any, output: Output) -> Any:

@@ -44,8 +44,8 @@ class CheckpointedLearner(LightningModule, ABC):
     outer_loss: OuterLoss
     metrics: nn.ModuleDict
     _evaluated: list[str]
-    _seen: Tasks | None = None
-    """A task that the record is compared on."""
+    _seen: dict[bool, Tasks]
+    """A task of training and one of evaluation, one of which the record is compared on."""
     _recorded: dict[str, Any] | None = None
     """What the record was found to make again."""
 
@@ -56,7 +56,7 @@ class CheckpointedLearner(LightningModule, ABC):
 
     def record(self, plain: Mapping[str, Any]) -> None:
         """Begin the record: the parts' recipes, and the constructor's other arguments by name."""
-        self._evaluated = in_evaluation(self.inner_loop)
+        self._evaluated, self._seen = in_evaluation(self.inner_loop), {}
         parts = {
             "model": self.inner_loop.model,
             "inner_optimizer": self.inner_loop.optimizer,
@@ -80,7 +80,8 @@ class CheckpointedLearner(LightningModule, ABC):
         if self._recorded is not None and not others_of(self._recorded, now):
             return
         parts, metrics = (self.inner_loop, self.outer_gradient), self.metrics_by_name
-        for name, why in not_made_again(*parts, metrics, self.hparams, self._seen, self.evaluated).items():
+        seen = self._seen.get(True, self._seen.get(False))
+        for name, why in not_made_again(*parts, metrics, self.hparams, seen, self.evaluated).items():
             del self.hparams[name]
             warn_not_rebuilt(name, why)
         self._recorded = now

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -20,7 +19,7 @@ from litmaml.learner.trial.loss_kinds import ignored_index, takes_class_indices
 from litmaml.learner.trial.loss_ranges import check_ranges
 from litmaml.outer import OuterGradient
 from litmaml.randomness import seeded
-from litmaml.tasks import Tasks, copies, form, of_each_form
+from litmaml.tasks import Tasks, copies, of_each_form
 
 _SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 
@@ -88,13 +87,8 @@ def check_first_batch(
     """
     for stack in stacks:
         check_tasks(stack, inner_loop.loss, shares_examples, finite)
-    tried: set[Any] = set()
-    for stack in stacks:  # of the size no trial is made: a few examples of the first have to do
-        if (like := form(stack, lambda part: (part.shape[2:], part.dtype))) in tried:
-            continue
-        tried.add(like)
-        for remark in try_first_batch(inner_loop, stack, outer_gradient):
-            rank_zero_info(remark)
+    for remark in try_first_batch(inner_loop, stacks, outer_gradient):
+        rank_zero_info(remark)
     for stack in stacks:
         predictions = check_labels(inner_loop, stack)
         check_metrics(metrics, inner_loop.loss, predictions, stack.query.targets)
@@ -138,7 +132,12 @@ def check_labels(inner_loop: InnerLoop, tasks: Tasks) -> Tensor:
             outputs: Tensor = inner_loop.own_predictions(copies(one.inputs))
         check_loss_on(loss, outputs, one.targets)
         predictions.append(outputs)
+        if not isinstance(batch.targets, Tensor):  # which part stands for classes, only the loss itself tells
+            for k in range(1, batch.tasks):
+                check_loss_on(loss, outputs, batch.task(k).targets)
     for batch in (query, *tasks.adapting):
+        if not isinstance(batch.targets, Tensor):
+            continue
         if takes_class_indices(loss):
             check_class_indices(loss, predictions[0].shape[1], batch.targets)
         check_ranges(loss, predictions[0], batch.targets)

@@ -252,9 +252,9 @@ class MetaLearner(CheckpointedLearner):
             first, *_ = stacks = stacks_of(tasks)
             outer_gradient, finite = self.outer_gradient if self.training else None, self.on_nonfinite == "raise"
             check_first_batch(self.inner_loop, outer_gradient, self.metrics_by_name, stacks, shares, finite)
-            if self._seen is not None and not shares:
-                check_splits(*((first, self._seen) if self.training else (self._seen, first)))
-            self._seen = select(first, [0])
+            if (seen := self._seen.get(not self.training)) is not None and not shares:
+                check_splits(*((stacks, seen) if self.training else (seen, stacks)))
+            self._seen[self.training] = select(first, [0])
             if self.training:
                 self.check_record()
 

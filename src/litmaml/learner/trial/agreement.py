@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from litmaml.learner.trial.function_modes import in_double
 from litmaml.learner.trial.model_copy import copy_of, in_double_precision
+from litmaml.tasks import Tree, copies, tree_map
 
 _AT_LEAST = 1e-5
 """The share of an output's size that a sum in another order may change, where the model is taken in float64 too."""
@@ -29,18 +30,18 @@ def sizes(outputs: Tensor) -> Tensor:
     return of_each.clamp(min=_SMALLEST * float(of_each.max()))
 
 
-def rounding_of(model: nn.Module, inputs: Tensor) -> Tensor:
+def rounding_of(model: nn.Module, inputs: Tree) -> Tensor:
     """How far each output may be off by rounding alone.
 
     Ten times as far as the model in its own precision is off from itself in float64 on these inputs, and at least
     1e-5 of the output's size. Where it does not take float64: ``rounding_share`` of the size.
 
     Args:
-        model: In eval mode; it is not changed.
-        inputs: Some inputs (n, ...).
+        model: In eval mode; called with the inputs alone it gives a tensor. It is not changed.
+        inputs: Some inputs (n, ...), or a tree of such.
     """
     with torch.no_grad():
-        own = model(inputs.clone())
+        own: Tensor = model(copies(inputs))
         exact = _in_double(model, inputs)
     if exact is None or exact.shape != own.shape:
         return rounding_share(own.dtype) * sizes(own)
@@ -58,11 +59,12 @@ def off(found: Tensor, wanted: Tensor, allowed: Tensor) -> float:
     return 0.0 if bool(same.all()) else float(apart[~same].nan_to_num(torch.inf).max())
 
 
-def _in_double(model: nn.Module, inputs: Tensor) -> Tensor | None:
-    examples = inputs.cpu().double() if inputs.is_floating_point() else inputs.cpu()
+def _in_double(model: nn.Module, inputs: Tree) -> Tensor | None:
+    # A copy, since what is on the CPU in float64 already would be the caller's own.
+    examples = copies(tree_map(lambda part: part.cpu().double() if part.is_floating_point() else part.cpu(), inputs))
     try:
         with in_double():
-            exact: Tensor = in_double_precision(copy_of(model))(examples.clone())
+            exact: Tensor = in_double_precision(copy_of(model))(examples)
     except Exception:  # such as of a layer that insists on float32
         return None
     return exact if exact.dtype in (torch.float64, torch.complex128) else None

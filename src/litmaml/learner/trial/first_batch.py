@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from contextlib import nullcontext, suppress
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,9 +11,11 @@ from torch import Tensor
 
 from litmaml.inner.autocast import no_kept_casts
 from litmaml.inner.loop import InnerLoop
-from litmaml.inner.model_call import arguments, picked
+from litmaml.inner.model_call import arguments, picked, shapes
 from litmaml.inner.surroundings import unfused_attention
-from litmaml.learner.trial.derivatives import LONG, try_derivatives, try_own_model
+from litmaml.learner.trial.derivatives import try_derivatives, try_own_model
+from litmaml.learner.trial.examples import ENOUGH, is_cheap, is_slow
+from litmaml.learner.trial.examples import few as few_of
 from litmaml.learner.trial.loss_checks import check_loss_on, check_output
 from litmaml.learner.trial.model_checks import check_hooks
 from litmaml.learner.trial.model_copy import copy_of, kept_values
@@ -21,20 +23,26 @@ from litmaml.learner.trial.state import Drawn, Snapshot, attributes, changed, eq
 from litmaml.outer import OuterGradient
 from litmaml.outer.draws import check_draws
 from litmaml.shown import first_line, listed
-from litmaml.tasks import Batch, Tasks, Tree, copies, named_tensors, of_each_form, ordinary, tensors_of, tree_map
+from litmaml.tasks import (
+    Batch,
+    MetaBatch,
+    Tasks,
+    Tree,
+    copies,
+    form,
+    of_each_form,
+    ordinary,
+    stacks_of,
+    tensors_of,
+)
 
-_EXAMPLES = 6
-"""How many examples of a support batch are tried: enough for batch norm."""
 
-_NUMBERS = 200_000
-"""How many numbers a task's inputs may hold for its whole batch to be passed through the model, and a hundred times as
-many weights over all examples."""
-
-
-def try_first_batch(inner_loop: InnerLoop, tasks: Tasks, outer_gradient: OuterGradient | None) -> list[str]:
+def try_first_batch(inner_loop: InnerLoop, tasks: MetaBatch, outer_gradient: OuterGradient | None) -> list[str]:
     """Try the model on a few examples of the first tasks: nothing of it is changed, no stream moves on.
 
-    Of the batches of support, Hessian products and query the first of each form (shapes and dtypes) is tried.
+    Of the batches of support, Hessian products and query the first of each form (shapes and dtypes) is tried. Where
+    there are stacks of unequal tasks, forward passes and losses are tried on all examples of each, if that costs
+    little, and the rest on the first stack of each form.
 
     Looked at are: what a forward pass and a loss draw and change beside what they give; whether the loss fits the
     outputs and targets; whether the inner loop's gradient is that of the model with the same weights written into it,
@@ -45,7 +53,7 @@ def try_first_batch(inner_loop: InnerLoop, tasks: Tasks, outer_gradient: OuterGr
 
     Args:
         inner_loop: The model with its loss, inner optimizer and outer gradient.
-        tasks: A first batch.
+        tasks: A first batch, or its stacks.
         outer_gradient: What will be taken, or None in an evaluation; then what only it needs is not looked at.
 
     Returns:
@@ -54,20 +62,27 @@ def try_first_batch(inner_loop: InnerLoop, tasks: Tasks, outer_gradient: OuterGr
     Raises:
         ValueError: With what is wrong, the layer or weight, and the remedy.
     """
-    device = tasks.query.device
+    stacks = stacks_of(tasks)
+    device = stacks[0].query.device
     made = [name for name, value in kept_values(inner_loop.model).items() if _is_computed(value)]
     with torch.inference_mode(False), torch.enable_grad(), no_kept_casts(), own_streams(0, device):
         check_hooks(inner_loop.model)
         try:
             copy_of(inner_loop)
         except Exception as error:  # whatever somebody's model raises
-            return [_try_uncopied(inner_loop, tasks, first_line(error))]
-        tasks = ordinary(tasks)
+            return [_try_uncopied(inner_loop, stacks, first_line(error))]
         remarks: dict[str, None] = {}
-        for batch in of_each_form([*tasks.adapting, tasks.query]):
-            adapts = any(batch is one for one in tasks.adapting)
-            others = tasks.query if adapts else tasks.support[0]
-            remarks |= dict.fromkeys(_try_batch(inner_loop, batch, others, made, outer_gradient, adapts))
+        tried: set[Any] = set()
+        for stack in map(ordinary, stacks):
+            like = form(stack, lambda part: (part.shape[2:], part.dtype))
+            for batch in of_each_form([*stack.adapting, stack.query]):
+                adapts = any(batch is one for one in stack.adapting)
+                others = stack.query if adapts else stack.support[0]
+                if like in tried:
+                    _try_whole(inner_loop, batch, others, made, outer_gradient)
+                    continue
+                remarks |= dict.fromkeys(_try_batch(inner_loop, batch, others, made, outer_gradient, adapts))
+            tried.add(like)
         return [*remarks]
 
 
@@ -90,9 +105,9 @@ def _try_batch(
         adapts: Whether inner steps are taken on it, whose gradient is differentiated; of a query's it is not.
     """
     device = batch.device
-    all_own, all_other = (_few(part, part.examples) for part in (batch, others))
-    most, whole = 2 if _is_slow(copy_of(inner_loop), batch) else _EXAMPLES, False
-    few, other = _few(batch, most), _few(others, most)
+    all_own, all_other = (few_of(part, part.examples) for part in (batch, others))
+    most, whole = 2 if is_slow(copy_of(inner_loop), batch) else ENOUGH, False
+    few, other = few_of(batch, most), few_of(others, most)
     try:
         _try_passes(inner_loop, copy_of(inner_loop), few, other, made, outer_gradient)
     except Exception:
@@ -103,47 +118,31 @@ def _try_batch(
         # A model or a loss may take batches of one size only.
         _try_passes(inner_loop, copy_of(inner_loop), few, other, made, outer_gradient)
     else:
-        larger = few.examples < batch.examples
-        if larger and _is_cheap(inner_loop, all_own) and _is_cheap(inner_loop, all_other):
-            # A model may go another way for more examples.
-            _try_passes(inner_loop, copy_of(inner_loop), all_own, all_other, made, outer_gradient)
+        if few.examples < batch.examples:
+            _try_whole(inner_loop, batch, others, made, outer_gradient)
     with torch.autocast(device.type, enabled=False), torch.autocast("cpu", enabled=False):
         at_once = max(inner_loop.tasks_at_once(part.inputs) for part in (batch, others)) > 1
         return try_derivatives(inner_loop, few, at_once, outer_gradient if adapts else None, whole)
 
 
-def _try_uncopied(inner_loop: InnerLoop, tasks: Tasks, why: str) -> str:
+def _try_whole(
+    inner_loop: InnerLoop, batch: Batch, others: Batch, made: list[str], outer_gradient: OuterGradient | None
+) -> None:
+    """Passes on all examples, where they cost little: a model may go another way for more of them."""
+    own, other = (few_of(part, part.examples) for part in (batch, others))
+    if is_cheap(inner_loop, own) and is_cheap(inner_loop, other):
+        _try_passes(inner_loop, copy_of(inner_loop), own, other, made, outer_gradient)
+
+
+def _try_uncopied(inner_loop: InnerLoop, stacks: Sequence[Tasks], why: str) -> str:
     """What needs no copy of the model: its gradient against the inner loop's; gives a sentence on the rest."""
-    device = tasks.query.device.type
+    device = stacks[0].query.device.type
     with torch.autocast(device, enabled=False), torch.autocast("cpu", enabled=False):
-        for batch in of_each_form(ordinary(tasks).adapting):
-            try_own_model(inner_loop, _few(batch, batch.examples))
+        for batch in of_each_form(batch for stack in stacks for batch in ordinary(stack).adapting):
+            try_own_model(inner_loop, few_of(batch, batch.examples))
     return (
         f"model: it cannot be copied ({why}), so that only its gradient was tried, not what it draws, keeps or changes"
     )
-
-
-def _few(batch: Batch, most: int) -> Batch:
-    """Some examples of the first two tasks, spread over the batch and so over its classes."""
-    count = batch.examples
-    which = torch.linspace(0, count - 1, min(count, most), device=batch.device).round().long()
-    return tree_map(lambda part: part[:2].index_select(1, which), batch)
-
-
-def _is_cheap(inner_loop: InnerLoop, batch: Batch) -> bool:
-    """Whether forward passes of all the examples of a task cost little: by a count, the same on every machine."""
-    numbers = sum(part[0].numel() for part in tensors_of(batch.inputs))
-    weights = sum(weight.numel() for weight in inner_loop.model.parameters())
-    return numbers <= _NUMBERS and batch.examples * weights <= 100 * _NUMBERS
-
-
-def _is_slow(copied: InnerLoop, batch: Batch) -> bool:
-    """Whether a forward pass of all the examples would take long, judging by two of them."""
-    two = _few(batch, 2)
-    began = time.process_time()
-    with suppress(Exception), torch.no_grad():  # it will be raised again where it is told of
-        copied.own_predictions(copies(two.task(0).inputs))
-    return time.process_time() - began > LONG * two.examples / _EXAMPLES
 
 
 def _try_passes(
@@ -277,16 +276,10 @@ def _outputs(copied: InnerLoop, inputs: Tree, seed: int, drawn: Drawn | None = N
             outputs: Any = copied.model(*positions, **keywords)
         except Exception as error:  # whatever somebody's forward pass raises
             raise ValueError(
-                f"model: {type(copied.model).__name__} cannot take the tasks' inputs of shape {_shapes(inputs)} "
+                f"model: {type(copied.model).__name__} cannot take the tasks' inputs of shape {shapes(inputs)} "
                 f"({type(error).__name__}: {first_line(error)}); are model and tasks of one configuration?"
             ) from error
     return check_output(picked(outputs, copied.output), len(first))
-
-
-def _shapes(inputs: Tree) -> str:
-    """Shape and type of each tensor of inputs (n, ...), with its name where there are several."""
-    said = {name: f"{tuple(part.shape[1:])} and {part.dtype}" for name, part in named_tensors(inputs, "")}
-    return said.get("") or listed([f"{name} {text}" for name, text in said.items()], 3)
 
 
 def _is_computed(value: Any) -> bool:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from litmaml.inner.model_call import names
 from litmaml.learner.trial.loss_broadcast import Outcome, broadcast_error, refuse_broadcast
+from litmaml.learner.trial.loss_calls import LossCalls, Misfit
 from litmaml.learner.trial.loss_kinds import ignored_index, is_elementwise, takes_class_indices
 from litmaml.learner.trial.loss_ranges import check_ranges
-from litmaml.tasks import Tree, copies, named_tensors
+from litmaml.tasks import Tree, copies, named_tensors, tensors_of
 
 
 def check_loss_on(loss: nn.Module, predictions: object, targets: Tree) -> None:
@@ -25,7 +27,9 @@ def check_loss_on(loss: nn.Module, predictions: object, targets: Tree) -> None:
     Args:
         loss: (predictions, targets) -> a scalar.
         predictions: What the model returns for the n examples of one task: a tensor (n, ...), if all is well.
-        targets: (n, ...), of the same task; of a tree of such only that the loss can be taken is looked at.
+        targets: (n, ...), of the same task, or a tree of such. Of a tree each tensor is judged by the losses of torch
+            that are taken of it, and of those in another shape than the predictions whether it is stretched to theirs;
+            nothing is known of the classes and ranges of what a loss uses in another way.
 
     Raises:
         ValueError: Naming model, targets or loss, with the remedy.
@@ -43,7 +47,7 @@ predictions with the targets of others; reshape them to (3, 1)
         first = next(part for _, part in named_tensors(targets, ""))
         scores = check_output(predictions, len(first))
         if not isinstance(targets, Tensor):
-            _taken(loss, scores, targets)
+            refuse_broadcast(loss, scores, targets, _taken(loss, scores, targets))
             return
         if takes_class_indices(loss):
             _check_labels(loss, scores, targets)
@@ -51,7 +55,7 @@ predictions with the targets of others; reshape them to (3, 1)
             raise broadcast_error(loss, tuple(scores.shape), targets)
         check_ranges(loss, scores, targets)
         outcome = _taken(loss, scores, targets)
-        if scores.shape != targets.shape and not takes_class_indices(loss):
+        if not takes_class_indices(loss):
             refuse_broadcast(loss, scores, targets, outcome)
         if isinstance(loss, nn.CrossEntropyLoss) and _sums_to_one(scores):
             warnings.warn(
@@ -167,10 +171,13 @@ def _taken(loss: nn.Module, predictions: Tensor, targets: Tree) -> Outcome:
     own = [("predictions", given), *named_tensors(wanted, "targets")]
     kept = [*own, *loss.named_buffers()]
     versions = [tensor._version for _, tensor in kept]
-    with warnings.catch_warnings(record=True) as heard:
+    judged = nullcontext() if isinstance(targets, Tensor) else LossCalls(tensors_of(wanted), check_loss_on)
+    with warnings.catch_warnings(record=True) as heard, judged:
         warnings.simplefilter("always")
         try:
             value = loss(given, wanted)
+        except Misfit:
+            raise
         except Exception as error:
             raise ValueError(_cannot(loss, predictions, targets, error)) from error
     now = [*own, *loss.named_buffers()]

@@ -1,0 +1,198 @@
+"""The folder that an adapted network is kept in: its weights, and in plain data what it is rebuilt by."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from litmaml.data.images import ImageFormat
+from litmaml.finetuning.frozen_norm import hold_statistics
+from litmaml.finetuning.head import replace_head
+from litmaml.finetuning.kept_weights import brief, check_whole, map_weights
+from litmaml.inner.model_call import Output
+from litmaml.inner.places import all_places
+from litmaml.runs.admission import admit, admit_arguments
+from litmaml.runs.admitted import make, short
+from litmaml.runs.checkpoint import sha256
+from litmaml.runs.paths import expanded, unlinked
+from litmaml.runs.plain_files import NotPlain, read_json, read_yaml
+from litmaml.runs.proportion import check_size
+from litmaml.runs.recipe import made
+from litmaml.runs.weights_record import check_kinds, tie, wrong_ties
+
+WEIGHTS, CONFIG, CLASSES = "model.safetensors", "config.yaml", "classes.json"
+
+
+class Recipe(NamedTuple):
+    """What an adapted network is rebuilt by.
+
+    model: its class and arguments, as in meta-training.
+    head: the name of the layer that was replaced, or None.
+    outputs: the width of that layer.
+    source: where the weights come from, in plain words, for the reader.
+    """
+
+    model: Any
+    head: str | None
+    outputs: int
+    source: Mapping[str, Any]
+
+
+class Kept(NamedTuple):
+    """What a folder holds: the arguments of the adapted model that was saved there.
+
+    network: in eval mode, on the CPU.
+    classes, image_format, output: as that model has them.
+    recipe: what the network was rebuilt by.
+    """
+
+    network: nn.Module
+    classes: list[str] | None
+    image_format: ImageFormat | None
+    recipe: Recipe
+    output: Output
+
+
+def write_folder(folder: str | Path, kept: Kept) -> Path:
+    """Write ``model.safetensors``, ``config.yaml`` and ``classes.json``.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: The folder has a configuration that is no adapted model's.
+    """
+    folder = expanded(folder)
+    _check_place(folder / CONFIG)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (WEIGHTS, CONFIG, CLASSES):
+        unlinked(folder / name)
+    save_model(copy.deepcopy(kept.network).cpu(), str(folder / WEIGHTS))
+    (folder / WEIGHTS).chmod(0o644)  # as other files; safetensors writes for the owner only
+    config = {
+        "model": kept.recipe.model,
+        "output": kept.output,
+        "head": kept.recipe.head,
+        "outputs": kept.recipe.outputs,
+        "tied": all_places(kept.network),
+        "image_format": None if kept.image_format is None else asdict(kept.image_format),
+        "sha256": sha256(folder / WEIGHTS),
+        "source": dict(kept.recipe.source),
+    }
+    (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    (folder / CLASSES).write_text(json.dumps(kept.classes, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    return folder
+
+
+def take_away(folder: Path) -> None:
+    """Remove what ``write_folder`` has written."""
+    for name in (WEIGHTS, CONFIG, CLASSES):
+        (folder / name).unlink()
+
+
+def read_folder(folder: str | Path) -> Kept:
+    """What ``write_folder`` wrote; nothing in it is executed.
+
+    Raises:
+        FileNotFoundError: The folder lacks one of its files.
+        ValueError: A file is damaged, or the model's class is not known.
+    """
+    folder = expanded(folder)
+    for name in (WEIGHTS, CONFIG, CLASSES):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"model: {str(folder)!r} has no {name}; give a folder that litmaml finetune wrote (its --output)"
+            )
+    try:
+        config, classes = _read_config(folder / CONFIG), _read_classes(folder / CLASSES)
+        recipe = Recipe(config["model"], config["head"], config["outputs"], config["source"])
+        given = admit_arguments(ImageFormat, config["image_format"] or {}, "image_format")
+        image_format = ImageFormat(**make(given)) if config["image_format"] else None
+        if classes is not None and len(classes) != recipe.outputs:
+            raise NotPlain(f"has {len(classes)} names of {recipe.outputs} classes")
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"model: {CONFIG} or {CLASSES} in {str(folder)!r} is damaged ({error}); copy the folder anew"
+        ) from error
+    weights = map_weights(folder / WEIGHTS)
+    admitted = admit(recipe.model, (nn.Module,), "model")
+    check_size({"model": admitted}, weights, "")
+    network: nn.Module = made(admitted, "model")
+    with _fitting(folder):
+        if recipe.head is not None:
+            rows = [len(weights[name]) for name in (f"{recipe.head}.weight",) if name in weights]
+            if rows != [recipe.outputs]:
+                raise ValueError(f"{recipe.head} has no weights of {recipe.outputs} outputs")
+            replace_head(network, recipe.head, recipe.outputs)
+        tie(network, config.get("tied", {}))
+        hold_statistics(network)
+        check_kinds(network.state_dict(), weights)
+    check_whole(folder / WEIGHTS, weights, network.state_dict(), config["sha256"])
+    with _fitting(folder):
+        if len(precision := {weight.dtype for weight in weights.values() if weight.is_floating_point()}) == 1:
+            network.to(dtype=precision.pop())
+        load_model(network, str(folder / WEIGHTS))
+    return Kept(network.eval(), classes, image_format, recipe, config.get("output"))
+
+
+@contextmanager
+def _fitting(folder: Path) -> Iterator[None]:
+    """Tell that the weights do not fit the model, whatever shows it."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError, AttributeError, ValueError, TypeError) as error:
+        raise ValueError(f"model: the weights in {str(folder)!r} do not fit its {CONFIG}: {brief(error)}") from error
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "model": (dict,),
+    "head": (str, type(None)),
+    "outputs": (int,),
+    "image_format": (dict, type(None)),
+    "sha256": (str,),
+    "source": (dict,),
+}
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    config = read_yaml(path)
+    if not isinstance(config, dict):
+        raise NotPlain("holds no settings by name")
+    for name, kinds in _KINDS.items():
+        if name not in config or not isinstance(config.get(name), kinds) or isinstance(config.get(name), bool):
+            raise NotPlain(f"has no {name}" if name not in config else f"{name}: cannot be {short(config[name])}")
+    # Which older folders lack.
+    if wrong := wrong_ties(config.get("tied", {})):
+        raise NotPlain(wrong)
+    if type(config.get("output")) not in (str, int, type(None)):
+        raise NotPlain(f"output: cannot be {short(config['output'])}")
+    return config
+
+
+def _check_place(path: Path) -> None:
+    """Refuse to write over a configuration of another kind, such as a run's."""
+    if path.is_symlink() or not path.is_file():
+        return
+    try:
+        _read_config(path)
+    except NotPlain as error:
+        raise ValueError(
+            f"folder: {str(path)!r} is no adapted model's ({error}), and would be written over; name another folder"
+        ) from error
+
+
+def _read_classes(path: Path) -> list[str] | None:
+    classes = read_json(path)
+    if classes is None or (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
+        return classes
+    raise NotPlain("holds no list of names")
