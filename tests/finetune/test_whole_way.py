@@ -18,7 +18,7 @@ from litmaml.data import TaskDataModule
 from litmaml.diagnosis import diagnose
 from litmaml.finetuning.export import export_onnx
 from litmaml.inner import SGD
-from litmaml.tasks import select
+from litmaml.tasks import select, stacks_of
 from quiet_trainer import quiet_trainer
 
 
@@ -46,7 +46,8 @@ def test_a_dict_and_an_output_go_the_whole_way(tmp_path: Path) -> None:
     assert found.keys() == found_again.keys()
     assert all(torch.equal(part, found_again[name]) for name, part in found.items())
 
-    tasks = data.tasks.render(data.tasks.sample("test", range(8), data.seed))
+    (stack,) = stacks_of(data.tasks.sample("test", range(8), data.seed))
+    tasks = data.tasks.render(stack)
     assert diagnose(again.double(), tasks).curvature.smoothness.value is not None
     again.float()
 

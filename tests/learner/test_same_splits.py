@@ -15,7 +15,7 @@ from litmaml.learner.meta_learner import MetaLearner
 from litmaml.learner.trial.first_batch import try_first_batch
 from litmaml.models import MLP
 from litmaml.outer import SecondOrder
-from litmaml.tasks import Tasks
+from litmaml.tasks import Tasks, stacks_of
 from quiet_trainer import quiet_trainer
 from unequal import UnequalSines
 
@@ -76,7 +76,7 @@ class Tired(nn.Module):
 @pytest.mark.parametrize("numbers", [[1, 3, 0], [0, 2, 1]])
 def test_every_stack_is_tried(numbers: list[int]) -> None:
     learner = MetaLearner(Tired(), loss=nn.MSELoss())
-    stacks = UnequalSines().sample("train", numbers, 0)
+    stacks = stacks_of(UnequalSines().sample("train", numbers, 0))
     alone = [stack._replace(query=stack.support[0]) for stack in stacks if stack.query.examples == 8]  # of 3 points
     try_first_batch(learner.inner_loop, alone, SecondOrder())
     assert not learner.inner_loop.draws

@@ -348,6 +348,7 @@ def test_episodes_of_unequal_size_stand_in_one_table(tmp_path: Path) -> None:
     learner.eval()
     for row in rows:
         stack = data.tasks.sample("test", [row["task"]], data.seed)
-        (found,) = learner.predict_step(stack, 0)
+        steps: Any = learner.predict_step(stack, 0)
+        (found,) = steps
         right = (found["predictions"][0].argmax(1) == found["targets"][0]).float().mean()
         assert row["accuracy after"] == pytest.approx(float(right))
