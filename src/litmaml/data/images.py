@@ -19,6 +19,7 @@ from torch import Tensor
 
 from litmaml.data.eight_bits import flattening
 from litmaml.data.unpacking import unpack
+from litmaml.shown import listed
 
 _LARGEST, _THREADS = 4096, 32
 
@@ -75,8 +76,8 @@ class ImageFormat:
             object.__setattr__(self, field, numbers)
             if len(numbers) != self.channels:
                 raise ValueError(
-                    f"image_format.{field}: has {len(numbers)} numbers for {self.channels} channels, got "
-                    f"{[*numbers]}; give one number, or one for each channel"
+                    f"image_format.{field}: is no list of {self.channels} numbers, one for each channel, got "
+                    f"[{listed([str(number) for number in numbers])}]; give such a list, or one number for all"
                 )
         if not all(above < number < inf for number in numbers):
             raise ValueError(f"image_format.{field}: has to be {kind}, got {given}; give one, or a list of such")
