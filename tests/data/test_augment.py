@@ -112,8 +112,9 @@ def test_random_numbers_become_places_sides_and_factors() -> None:
     images = torch.arange(81, dtype=torch.uint8).view(1, 9, 9).expand(1800, 1, 9, 9)
     uniform = torch.rand(1800, 6)
     uniform[0], uniform[1] = 0, 1 - 2**-24
+    uniform[2, :2] = torch.tensor([0.0, 0.99])
     centre = Augment(crop=2)(images, uniform)[:, 0, 4, 4].tolist()
-    assert centre[:2] == [2 * 9 + 2, 6 * 9 + 6]
+    assert centre[:3] == [2 * 9 + 2, 6 * 9 + 6, 2 * 9 + 6]
     found = Counter((place // 9 - 4, place % 9 - 4) for place in centre)
     assert {*found} == {(down, across) for down in range(-2, 3) for across in range(-2, 3)}
     assert all(abs(count - 72) < 5 * 72**0.5 for count in found.values()), "each place as often"
