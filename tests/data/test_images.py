@@ -381,7 +381,8 @@ def test_floats_from_0_to_1_are_normalised_as_bytes_are(dtype: torch.dtype) -> N
 
 
 def test_formats_of_lists_arrays_and_tuples_are_the_same() -> None:
-    given = [ImageFormat(8, 3, mean=mean) for mean in ([0.5, 0.25, 1], np.array([0.5, 0.25, 1]), (0.5, 0.25, 1.0))]
+    means: list[Any] = [[0.5, 0.25, 1], np.array([0.5, 0.25, 1]), (0.5, 0.25, 1.0)]
+    given = [ImageFormat(8, 3, mean=mean) for mean in means]
     assert len({*given}) == 1
     assert yaml.safe_load(yaml.safe_dump(asdict(given[0])))["mean"] == [0.5, 0.25, 1.0]
 

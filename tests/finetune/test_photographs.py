@@ -47,8 +47,8 @@ def photographs(folder: Path, classes: int, each: int, seed: int = 0) -> Path:
 def by_hand(file: str) -> NDArray[np.float32]:
     """What the network takes of a file, as somebody would write it where litmaml is not."""
     image = ImageOps.fit(Image.open(file), (28, 28), Image.Resampling.LANCZOS)
-    pixels = (np.asarray(image, np.float32) / 255 - np.float32(MEAN)) / np.float32(STD)
-    return pixels.transpose(2, 0, 1)[None]
+    pixels = (np.asarray(image) / 255 - np.array(MEAN)) / np.array(STD)
+    return pixels.transpose(2, 0, 1)[None].astype(np.float32)
 
 
 @pytest.fixture(scope="module")
