@@ -7,11 +7,14 @@ import os
 import struct
 import warnings
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image, ImageCms
 
 from litmaml.data import ImageFormat, ImagePool, unpacking
@@ -19,6 +22,7 @@ from litmaml.data.eight_bits import flattening
 from litmaml.data.images import read_images
 
 GREY, COLOUR = ImageFormat(8), ImageFormat(8, channels=3)
+FITS: tuple[Literal["crop", "squeeze"], ...] = ("crop", "squeeze")
 # Left half black, right half white.
 HALVES = np.where(np.arange(16) < 8, 0, 255).astype(np.uint8)[None].repeat(16, 0)
 
@@ -317,18 +321,109 @@ def test_an_open_file_is_called_by_its_given_name() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"size": 0}, "size must be at least 1 pixel and at most 4096, got 0"),
-        ({"size": 8, "channels": 4}, r"channels must be 1 \(grey\) or 3 \(colour\), got 4"),
-        ({"size": 8, "std": 0.0}, "std must be positive, got 0.0"),
-        ({"size": 8, "std": float("inf")}, "std must be positive, got inf"),
-        ({"size": 8, "mean": float("nan")}, "mean must be a number, got nan"),
-        ({"size": 8, "white": 0.0}, "white must be positive, got 0.0"),
-        ({"size": 8, "white": float("nan")}, "white must be positive, got nan"),
+        ({"size": 0}, r"image_format\.size: must lie between 1 and 4096 pixels, got 0; give"),
+        ({"size": 8, "channels": 4}, r"image_format\.channels: unknown, got 4; give 1 \(grey\) or 3 \(colour\)"),
+        ({"size": 8, "std": 0.0}, r"image_format\.std: has to be a positive number, got 0\.0; give"),
+        ({"size": 8, "std": float("inf")}, r"image_format\.std: has to be a positive number, got inf; give"),
+        ({"size": 8, "std": [1, -1, 1], "channels": 3}, r"std: has to be a positive number, got \[1, -1, 1\]; give"),
+        ({"size": 8, "mean": float("nan")}, r"image_format\.mean: has to be a finite number, got nan; give"),
+        (
+            {"size": 8, "mean": [0.5, 0.5, 0.5]},
+            r"image_format\.mean: is no list of 1 numbers, .* got \[0\.5, 0\.5, 0\.5\]; give",
+        ),
+        (
+            {"size": 8, "channels": 3, "mean": [0.5]},
+            r"image_format\.mean: is no list of 3 numbers, .* got \[0\.5\]; give",
+        ),
+        (
+            {"size": 8, "std": range(1, 100)},
+            r"image_format\.std: is no list of 1 .* got \[1\.0, .*20\.0 and 79 more\]; give",
+        ),
+        ({"size": 8, "white": 0.0}, r"image_format\.white: must be positive, got 0\.0; give"),
+        ({"size": 8, "white": float("nan")}, r"image_format\.white: must be positive, got nan; give"),
+        ({"size": 8, "fit": "pad"}, r"image_format\.fit: unknown, got 'pad'; give squeeze or crop"),
     ],
 )
-def test_wrong_formats_are_refused(fields: dict[str, int], message: str) -> None:
+def test_wrong_formats_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ImageFormat(**fields)  # type: ignore[arg-type]
+        ImageFormat(**fields)
+
+
+@pytest.mark.parametrize("invert", [False, True])
+def test_each_channel_has_its_own_mean_and_std(invert: bool) -> None:
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    pixels = torch.randint(256, (2, 5, 3, 4, 4), dtype=torch.uint8)
+    numbers = pixels / 255
+    found = ImageFormat(4, 3, invert, mean, std).to_float(pixels)
+    for k in range(3):
+        wanted = ((1 - numbers[:, :, k] if invert else numbers[:, :, k]) - mean[k]) / std[k]
+        torch.testing.assert_close(found[:, :, k], wanted, rtol=1e-6, atol=1e-6)
+    one_mean = ImageFormat(4, 3, invert, 0.5, std).to_float(pixels)
+    torch.testing.assert_close(one_mean, ImageFormat(4, 3, invert, [0.5] * 3, std).to_float(pixels))
+    torch.testing.assert_close(
+        ImageFormat(4, 3, invert, [0.5] * 3, [0.2] * 3).to_float(pixels),
+        ImageFormat(4, 3, invert, 0.5, 0.2).to_float(pixels),
+    )
+    assert torch.equal(ImageFormat(4, 3, std=[0.5, 1, 2]).to_float(pixels)[:, :, 1], numbers[:, :, 1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_floats_from_0_to_1_are_normalised_as_bytes_are(dtype: torch.dtype) -> None:
+    pixels = torch.randint(256, (2, 3, 4, 4), dtype=torch.uint8)
+    torch.set_default_dtype(dtype)
+    try:
+        for given in (ImageFormat(4, 3, True), ImageFormat(4, 3, mean=[0.1, 0.2, 0.3], std=0.5)):
+            one, other = given.to_float(pixels), given.to_float(pixels / 255)
+            assert one.dtype == other.dtype == dtype
+            torch.testing.assert_close(one, other)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_formats_of_lists_arrays_and_tuples_are_the_same() -> None:
+    means: list[Any] = [[0.5, 0.25, 1], np.array([0.5, 0.25, 1]), (0.5, 0.25, 1.0)]
+    given = [ImageFormat(8, 3, mean=mean) for mean in means]
+    assert len({*given}) == 1
+    assert yaml.safe_load(yaml.safe_dump(asdict(given[0])))["mean"] == [0.5, 0.25, 1.0]
+
+
+@pytest.mark.parametrize(("width", "height"), [(24, 8), (8, 24), (8, 8), (9, 8)])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_the_middle_of_an_image_that_is_not_square_is_taken(tmp_path: Path, mode: str, width: int, height: int) -> None:
+    """Ends of a long image are black and white; its middle is a picture that is neither stretched nor moved."""
+    stream = np.random.default_rng(0)
+    middle = Image.fromarray(stream.integers(64, 192, (8, 8, 3), dtype=np.uint8)).convert(mode)
+    image = Image.new(mode, (width, height))
+    image.paste("white", (0, 0, width // 2, height // 2))
+    image.paste(middle, ((width - 8) // 2, (height - 8) // 2))
+    image.save(tmp_path / "image.png")
+    crop, squeeze = (ImageFormat(8, 1 if mode == "L" else 3, fit=fit).read(tmp_path / "image.png") for fit in FITS)
+    wanted = torch.from_numpy(np.array(middle)).view(8, 8, -1).permute(2, 0, 1)
+    assert crop.shape == squeeze.shape == wanted.shape
+    if (width - 8) % 2 == (height - 8) % 2 == 0:
+        assert torch.equal(crop, wanted)
+    else:  # half a pixel from both sides
+        assert (crop.float() - wanted.float()).abs().mean() < 40
+    assert torch.equal(squeeze, crop) == (width == height)
+
+
+def test_crop_scales_the_shorter_side_and_cuts_the_longer_one(tmp_path: Path) -> None:
+    """As torchvision's Resize and CenterCrop, away from the cut edges, where a scaled image sees beyond them."""
+    y, x = np.mgrid[:120, :200]
+    smooth = 127 + 60 * np.sin(x / 17) + 60 * np.cos(y / 11)
+    image = Image.fromarray(smooth.astype(np.uint8))
+    image.save(tmp_path / "image.png")
+    by_two_steps = np.array(image.resize((50, 30), Image.Resampling.LANCZOS))[:, 10:40]
+    found = ImageFormat(30, fit="crop").read(tmp_path / "image.png")[0].numpy()
+    off = abs(found.astype(int) - by_two_steps)
+    assert off[:, 2:-2].max() <= 1
+    assert off.max() <= 8
+
+
+def test_a_long_strip_is_cut_before_it_is_scaled(tmp_path: Path) -> None:
+    """Scaled first it would have a hundred million pixels."""
+    Image.new("L", (200_000, 2), 77).save(tmp_path / "strip.png")
+    assert (ImageFormat(64, fit="crop").read(tmp_path / "strip.png") == 77).all()
 
 
 def test_a_pool_sorts_images_by_class() -> None:

@@ -11,13 +11,16 @@ import torch
 from numbered_tasks import Numbered
 from torch.utils import _pytree as pytree
 
-from litmaml.data import Episode, Glyphs, Sinusoid, TaskDistribution
+from litmaml.data import Augment, Episode, Glyphs, Sinusoid, TaskDistribution
 from litmaml.randomness import task_stream, task_streams
 from litmaml.tasks import SPLITS, Split, Tasks, select, stacks_of, tensors_of
 
 MAKERS: dict[str, Callable[[Path], TaskDistribution]] = {
     "sinusoid": lambda cache: Sinusoid(Episode(shots=3, queries=2, support_batches=2, hessian_batches=2), noise=0.1),
     "images": lambda cache: Numbered(train=Episode(ways=3, shots=2, queries=3), rotations=True, affine=1.0),
+    "images, augmented": lambda cache: Numbered(
+        train=Episode(ways=3, shots=2, queries=3), augment=Augment(crop=1, flip=True, colour=0.4)
+    ),
     "images, fresh batches": lambda cache: Numbered(
         train=Episode(ways=3, queries=3, support_batches=2, hessian_batches=2)
     ),

@@ -252,6 +252,7 @@ def test_the_image_format_can_be_given(run: Path, images: Path, tmp_path: Path) 
         "mean": 0.0,
         "std": 1.0,
         "white": None,
+        "fit": "squeeze",
     }
     with pytest.raises(SystemExit, match=r"inputs: the model does not take examples of shape \(3, 84, 84\)"):
         main(["finetune", *arguments, "--output", str(tmp_path / "no"), "--image_format={size: 84, channels: 3}"])

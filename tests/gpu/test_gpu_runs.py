@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from litmaml.cli.main import main
-from litmaml.data import Episode, Glyphs, Sinusoid, TaskDataModule
+from litmaml.data import Augment, Episode, Glyphs, ImageFormat, Sinusoid, TaskDataModule
 from litmaml.inner import SGD, HigherOptimizer
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP, Conv4
@@ -96,6 +96,16 @@ def test_images_are_made_on_the_device(channels_last: bool, tmp_path: Path, devi
     pinned = [served.query.inputs.is_pinned(), served.support[0].targets.is_pinned(), served.numbers.is_pinned()]
     assert pinned == [device.type == "cuda"] * 3
     assert not any(weight.isnan().any() for weight in module.inner_loop.parameters())
+
+
+def test_changed_images_are_those_of_the_cpu(device: torch.device) -> None:
+    pixels, uniform = torch.randint(256, (4, 25, 3, 32, 32), dtype=torch.uint8), torch.rand(4, 25, 6)
+    given = ImageFormat(32, 3, mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
+    for change in (Augment(crop=4, flip=True), Augment(crop=4, flip=True, colour=0.4)):
+        here, there = change(pixels, uniform), change(pixels.to(device), uniform.to(device))
+        assert (there.device.type, there.dtype) == (device.type, here.dtype)
+        torch.testing.assert_close(there.cpu(), here, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(given.to_float(there).cpu(), given.to_float(here), rtol=1e-5, atol=1e-5)
 
 
 def test_the_commands(tmp_path: Path, device: torch.device) -> None:

@@ -1,5 +1,6 @@
 """Distributions of tasks, and the module that serves them to Lightning."""
 
+from litmaml.data.augment import Augment
 from litmaml.data.episode import Episode
 from litmaml.data.glyphs import Glyphs
 from litmaml.data.image_folder import ImageFolderTasks
@@ -12,6 +13,7 @@ from litmaml.data.task_data_module import TaskDataModule
 from litmaml.data.task_distribution import TaskDistribution
 
 __all__ = [
+    "Augment",
     "Episode",
     "Glyphs",
     "ImageFolderTasks",

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from math import inf
 from pathlib import Path
 
+from litmaml.data.augment import UNCHANGED, Augment
 from litmaml.data.episode import AS_IN_TRAINING, FEW_SHOT, Episode
 from litmaml.data.image_tasks import ImageTasks
 from litmaml.data.images import ImageFormat, ImagePool, lines, read_images
@@ -47,6 +48,8 @@ class ImageFolderTasks(ImageTasks):
         rotations: Turned by 90, 180 and 270 degrees a class is another class.
         affine: Strength of random affine changes of training images; at 1 up to 15 degrees, 15 % of scale and
             shear and 8 % of shift; 0 for none.
+        augment: Further random changes of training images: {crop: 8, flip: true, colour: 0.4} moves, mirrors and
+            recolours them as the few-shot literature does.
         copies: What is done about an image that stands in two classes or splits: "refuse", or "warn" and go on,
             for a published set that has such. Compared are the files of all splits, and the bytes that the
             learner sees of the splits that are loaded.
@@ -69,6 +72,7 @@ class ImageFolderTasks(ImageTasks):
         test: Episode = AS_IN_TRAINING,
         rotations: bool = False,
         affine: float = 0.0,
+        augment: Augment = UNCHANGED,
         copies: Copies = "refuse",
     ) -> None:
         super().__init__(
@@ -77,6 +81,7 @@ class ImageFolderTasks(ImageTasks):
             test=test,
             rotations=rotations,
             affine=affine,
+            augment=augment,
         )
         if len(split) != 3 or not all(0 < share < inf for share in split):
             raise ValueError(f"split must be three positive shares for train, val and test, got {split}")

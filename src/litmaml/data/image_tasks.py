@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import combinations
 from typing import ClassVar
 from unicodedata import normalize
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from litmaml.data.affine import AFFINE_NUMBERS, random_affine
+from litmaml.data.augment import AUGMENT_NUMBERS, UNCHANGED, Augment
 from litmaml.data.episode import AS_IN_TRAINING, FEW_SHOT, Episode
 from litmaml.data.images import ImageFormat, ImagePool
 from litmaml.data.leakage import Copies, Pair, Place, copies, fingerprints, judge_copies
@@ -39,6 +41,8 @@ class ImageTasks(TaskDistribution):
             task twice.
         affine: Strength of the random affine change of each training image: at 1 up to 15 degrees of
             rotation, 15 % of scale and shear, and 8 % of shift; 0 for none.
+        augment: Further random changes of each training image, done before ``affine``: {crop: 8, flip: true,
+            colour: 0.4}.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -55,13 +59,20 @@ class ImageTasks(TaskDistribution):
         test: Episode = AS_IN_TRAINING,
         rotations: bool = False,
         affine: float = 0.0,
+        augment: Augment = UNCHANGED,
     ) -> None:
         super().__init__(train.over(FEW_SHOT), test)
         if not 0 <= affine <= 3:
             raise ValueError(f"affine must lie between 0 (none) and 3, got {affine}")
+        if augment.crop >= image_format.size:
+            raise ValueError(
+                f"augment.crop: must be smaller than the images, of {image_format.size} pixels, got {augment.crop}; "
+                "give a tenth of their size or so"
+            )
         self.image_format = image_format
         self.rotations = rotations
         self.affine = affine
+        self.augment = augment
         self.copies: Copies = "refuse"
         self._pools: dict[Split, ImagePool] = {}
         self._seen: dict[bytes, tuple[Split, int]] = {}
@@ -127,18 +138,20 @@ class ImageTasks(TaskDistribution):
         ways, shots, queries, *_ = sizes = self.sizes(split)
         each = sum(sizes.batches)
         drawn = each - queries
-        augmented = self.affine > 0 and (split == "train" or self.drawn_anew)
+        numbers_for = self._numbers_for(split)
 
         tasks, most = len(numbers), pool.members.shape[1]
         classes = np.empty((tasks, ways), dtype=np.int64)
         turns = np.empty((tasks, ways), dtype=np.int64)
         keys = np.empty((tasks, ways, most))
-        jitter = np.empty((tasks, ways, each, AFFINE_NUMBERS), dtype=np.float32) if augmented else None
+        uniform = {
+            change: np.empty((tasks, ways, each, count), dtype=np.float32) for change, count in numbers_for.items()
+        }
         for row, stream in enumerate(task_streams(seed, split, numbers)):
             classes[row], turns[row] = self._draw_classes(stream, len(pool), ways)
             stream.random(out=keys[row])
-            if jitter is not None:
-                stream.random(dtype=np.float32, out=jitter[row])
+            for drawing in uniform.values():
+                stream.random(dtype=np.float32, out=drawing[row])
 
         counts = pool.counts[classes]
         order = _random_order(keys, counts, min(most, each))
@@ -150,14 +163,20 @@ class ImageTasks(TaskDistribution):
             """The images first..last of every class as one batch."""
             images = _gather(pool.pixels, chosen[:, :, first:last], turns).flatten(1, 2)
             targets = labels.repeat_interleave(last - first).expand(tasks, -1).contiguous()
-            if jitter is None:
-                return Batch(images, targets)
-            return Batch(
-                {"images": images, "jitter": torch.from_numpy(jitter[:, :, first:last]).flatten(1, 2)}, targets
-            )
+            changes = {name: torch.from_numpy(u[:, :, first:last]).flatten(1, 2) for name, u in uniform.items()}
+            return Batch({"images": images} | changes if changes else images, targets)
 
         adapting = [batch(first, first + shots) for first in range(0, drawn, shots)]
         return self._arrange(split, [*adapting, batch(drawn, each)], numbers)
+
+    def _numbers_for(self, split: Split) -> dict[str, int]:
+        """How many random numbers each change of an image takes in this split. The order is that of drawing."""
+        numbers = {}
+        if self.affine > 0 and (split == "train" or self.drawn_anew):
+            numbers["jitter"] = AFFINE_NUMBERS
+        if self.augment != UNCHANGED and split == "train":
+            numbers["augment"] = AUGMENT_NUMBERS
+        return numbers
 
     def classes_of(self, split: Split, number: int, seed: int) -> list[str]:
         """The names of a task's classes, in the order of its labels 0, 1, ..."""
@@ -177,21 +196,28 @@ class ImageTasks(TaskDistribution):
         return drawn, stream.integers(4, size=ways) if self.rotations else np.zeros(ways, np.int64)
 
     def render(self, tasks: Tasks) -> Tasks:
-        """Floats for bytes, with the affine change that ``jitter`` (T, n, k), uniform random numbers, stands for."""
+        """Floats for bytes, with the changes that uniform random numbers stand for: ``augment``'s (T, n, 6), and the
+        affine ones of ``jitter`` (T, n, 5)."""
 
         def develop(batch: Batch) -> Batch:
-            if not isinstance(batch.inputs, dict):
-                return Batch(self.image_format.to_float(batch.inputs), batch.targets)
-            images = self.image_format.to_float(batch.inputs["images"])
-            return Batch(random_affine(images, batch.inputs["jitter"], self.affine), batch.targets)
+            inputs = batch.inputs if isinstance(batch.inputs, dict) else {"images": batch.inputs}
+            images = inputs["images"]
+            if "augment" in inputs:
+                images = self.augment(images, inputs["augment"])
+            images = self.image_format.to_float(images)
+            if "jitter" in inputs:
+                images = random_affine(images, inputs["jitter"], self.affine)
+            return Batch(images, batch.targets)
 
         return map_batches(develop, tasks)
 
     def describe(self, split: Split) -> dict[str, int | float | str | bool]:
+        changes = {f"augment.{name}": value for name, value in asdict(self.augment).items()}
         return super().describe(split) | {
             "classes": len(self.class_names(split)),
             "rotations": self.rotations,
             "affine": self.affine if split == "train" or self.drawn_anew else 0.0,
+            **(changes if split == "train" and self.augment != UNCHANGED else {}),
         }
 
 

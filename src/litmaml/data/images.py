@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from math import inf, isfinite
+from math import inf
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from litmaml.data.eight_bits import flattening
 from litmaml.data.unpacking import unpack
+from litmaml.shown import listed
 
 _LARGEST, _THREADS = 4096, 32
 
@@ -28,13 +29,16 @@ class ImageFormat:
     """What an image becomes: C x size x size bytes in memory, (x / 255 - mean) / std for the learner.
 
     Args:
-        size: Height and width in pixels; a file of another shape is squeezed to the square, antialiased.
+        size: Height and width in pixels, to which files are scaled, antialiased.
         channels: 1 for grey, 3 for red, green and blue.
         invert: Turn dark ink on white paper to ones on zeros: 1 - x / 255 in place of x / 255.
-        mean: Taken off every pixel.
-        std: What every pixel is then divided by.
+        mean: Taken off every pixel: a number, or a list of one for each channel, such as [0.485, 0.456, 0.406], which
+            bodies that were trained on ImageNet expect.
+        std: What every pixel is then divided by: likewise, such as [0.229, 0.224, 0.225].
         white: The value that is white in grey files of more than 8 bits; by default 1 in files of floats and the
             largest number, 65535 or 4095, in 16-bit and 12-bit ones. Files of 32-bit numbers need it.
+        fit: What is done with files that are not square: "squeeze" scales height and width by themselves, "crop" keeps
+            the shape and only takes the middle, as far as it is square.
 
     Raises:
         ValueError: if a field is out of its range.
@@ -43,21 +47,40 @@ class ImageFormat:
     size: int
     channels: Literal[1, 3] = 1
     invert: bool = False
-    mean: float = 0.0
-    std: float = 1.0
+    mean: float | Sequence[float] = 0.0
+    std: float | Sequence[float] = 1.0
     white: float | None = None
+    fit: Literal["squeeze", "crop"] = "squeeze"
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= _LARGEST:
-            raise ValueError(f"size must be at least 1 pixel and at most {_LARGEST}, got {self.size}")
+            raise ValueError(
+                f"image_format.size: must lie between 1 and {_LARGEST} pixels, got {self.size}; give 84, say"
+            )
         if self.channels not in (1, 3):
-            raise ValueError(f"channels must be 1 (grey) or 3 (colour), got {self.channels}")
-        if not 0 < self.std < inf:
-            raise ValueError(f"std must be positive, got {self.std}")
-        if not isfinite(self.mean):
-            raise ValueError(f"mean must be a number, got {self.mean}")
+            raise ValueError(f"image_format.channels: unknown, got {self.channels}; give 1 (grey) or 3 (colour)")
         if self.white is not None and not 0 < self.white < inf:
-            raise ValueError(f"white must be positive, got {self.white}")
+            raise ValueError(
+                f"image_format.white: must be positive, got {self.white}; give the value that is white in the files"
+            )
+        if self.fit not in ("squeeze", "crop"):
+            raise ValueError(f"image_format.fit: unknown, got {self.fit!r}; give squeeze or crop")
+        self._check_numbers("mean", -inf, "a finite number")
+        self._check_numbers("std", 0, "a positive number")
+
+    def _check_numbers(self, field: str, above: float, kind: str) -> None:
+        """Refuse what is neither a number nor one for each channel; lists become tuples, by which formats compare."""
+        given = getattr(self, field)
+        numbers = tuple(map(float, given if isinstance(given, Iterable) else [given]))
+        if isinstance(given, Iterable):
+            object.__setattr__(self, field, numbers)
+            if len(numbers) != self.channels:
+                raise ValueError(
+                    f"image_format.{field}: is no list of {self.channels} numbers, one for each channel, got "
+                    f"[{listed([str(number) for number in numbers])}]; give such a list, or one number for all"
+                )
+        if not all(above < number < inf for number in numbers):
+            raise ValueError(f"image_format.{field}: has to be {kind}, got {given}; give one, or a list of such")
 
     def read(self, source: str | Path | BinaryIO, name: str | None = None) -> Tensor:
         """The image in a file as (C, size, size) uint8.
@@ -78,7 +101,8 @@ class ImageFormat:
         try:
             mode: Literal["L", "RGB"] = "L" if self.channels == 1 else "RGB"
             image = unpack(source, self.size, lambda opened: flattening(opened, mode, self.white))
-            image = image.resize((self.size, self.size), Image.Resampling.LANCZOS)
+            scaled = ImageOps.fit if self.fit == "crop" else Image.Image.resize
+            image = scaled(image, (self.size, self.size), Image.Resampling.LANCZOS)
         except UnidentifiedImageError as error:
             raise ValueError(
                 f"cannot read the image {name or source}: it is none, or of a kind that is not read, such as floats of "
@@ -90,11 +114,24 @@ class ImageFormat:
         return pixels.unsqueeze(0) if self.channels == 1 else pixels.permute(2, 0, 1).contiguous()
 
     def to_float(self, pixels: Tensor) -> Tensor:
-        """Bytes (..., C, size, size) as numbers of torch's default dtype, on the device they are on."""
+        """Pixels (..., C, size, size) as the learner takes them: of torch's default dtype, on the device they are on.
+
+        Args:
+            pixels: Bytes, or floats from 0, black, to 1, white.
+        """
+        white = 1 if pixels.is_floating_point() else 255
+        mean, std = np.asarray(self.mean), np.asarray(self.std)
         # One pass over the pixels, or two: nothing else in rendering takes as long.
-        numbers = torch.div(pixels, (-255 if self.invert else 255) * self.std)
-        shift = ((1 if self.invert else 0) - self.mean) / self.std
-        return numbers.add_(shift) if shift else numbers
+        numbers = torch.div(pixels, _for_channels((-white if self.invert else white) * std, pixels))
+        shift = ((1 if self.invert else 0) - mean) / std
+        return numbers.add_(_for_channels(shift, pixels)) if shift.any() else numbers
+
+
+def _for_channels(numbers: NDArray[np.float64], pixels: Tensor) -> Tensor | float:
+    """A number as it is; one for each channel to be broadcast over pixels (..., C, H, W)."""
+    if numbers.ndim == 0:
+        return float(numbers)
+    return torch.tensor(numbers[:, None, None], dtype=torch.get_default_dtype(), device=pixels.device)
 
 
 @dataclass(frozen=True)
