@@ -9,7 +9,8 @@ from torch import nn
 
 from cases import ONCE, OUTER, PROBING, REPEATING, UNPROBED, made
 from litmaml.inner import SGD
-from litmaml.inner.layers import kinked_layers, normalisation_policy, random_layers, shared_statistics
+from litmaml.inner.batch_norms import normalisation_policy, shared_statistics
+from litmaml.inner.layers import kinked_layers, random_layers
 from litmaml.inner.loop import InnerLoop
 from litmaml.learner.trial.model_checks import check_model
 from litmaml.models import MLP, Conv4
@@ -84,7 +85,7 @@ def test_statistics_that_tasks_would_share_are_refused(method: OuterGradient, la
     assert shared_statistics(model) == [f"1 ({name_of(layer)})"]
     with pytest.raises(
         ValueError,
-        match=rf"model: 1 \({name_of(layer)}\) would share running statistics .*track_running_stats=False",
+        match=rf"model: 1 \({name_of(layer)}\) would share running statistics between tasks; set batch_norm to batch",
     ):
         check_model(model, method)
 

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import Metric
 
 from litmaml.data.task_checks import check_classes, check_data, check_overlap
+from litmaml.inner.batch_norms import has_new_statistics
 from litmaml.inner.loop import InnerLoop
 from litmaml.learner.metrics import check_metrics
 from litmaml.learner.trial.first_batch import try_first_batch
@@ -89,6 +90,11 @@ def check_first_batch(
         check_tasks(stack, inner_loop.loss, shares_examples, finite)
     for remark in try_first_batch(inner_loop, stacks, outer_gradient):
         rank_zero_info(remark)
+    if outer_gradient is not None and has_new_statistics(inner_loop.model):
+        rank_zero_warn(
+            "batch_norm: frozen, and the running statistics are those of new layers (mean 0, variance 1), so that "
+            "nothing is normalised; load pretrained weights, or set it to batch or group"
+        )
     for stack in stacks:
         predictions = check_labels(inner_loop, stack)
         check_metrics(metrics, inner_loop.loss, predictions, stack.query.targets)
