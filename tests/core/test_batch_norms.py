@@ -21,7 +21,6 @@ from litmaml.inner.batch_norms import GroupNormAct, has_new_statistics, normalis
 from litmaml.inner.loop import InnerLoop
 from litmaml.learner.trial.first_batch import try_first_batch
 from litmaml.learner.trial.modes import put
-from litmaml.outer import SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Batch, Tasks
 
@@ -71,7 +70,7 @@ def pretrained(*norms: nn.Module, head: int = 64) -> nn.Module:
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "BatchNorm2d": lambda: pretrained(nn.BatchNorm2d(8), nn.BatchNorm2d(8), head=32),
-    "SyncBatchNorm": lambda: pretrained(nn.SyncBatchNorm(8)) if False else pretrained(nn.SyncBatchNorm(8), head=128),
+    "SyncBatchNorm": lambda: pretrained(nn.SyncBatchNorm(8), head=128),
     "norm and activation": lambda: pretrained(TimmsNormAct(8), head=128),
     "without affine": lambda: pretrained(nn.BatchNorm2d(8, affine=False), head=128),
     "beside instance norm": lambda: pretrained(
@@ -166,9 +165,8 @@ def test_every_outer_gradient_batched_and_looped(policy: str, row: Outer) -> Non
     one, all_at_once = (MetaGradientOf(loop, row.make(samples=2), STEPS, chunk)(tasks) for chunk in (1, TASKS))
     assert relative(all_at_once.gradients, one.gradients) < row.rounding * 10
     if row.hop is not None and not row.kind.sampled:
-        true = unrolled(
-            loop, tasks, STEPS, loop.fast_names, sgd(), row.hop, model=as_written(MODELS["BatchNorm2d"](), policy)
-        )
+        plain = as_written(MODELS["BatchNorm2d"](), policy)
+        true = unrolled(loop, tasks, STEPS, loop.fast_names, sgd(), row.hop, model=plain)
         assert relative(one.gradients, true.gradients) < row.tolerance
 
 
@@ -179,15 +177,15 @@ def test_a_frozen_layer_predicts_as_in_evaluation_for_ever(name: str) -> None:
     wanted = copy.deepcopy(model).eval()(x)
     assert not torch.equal(copy.deepcopy(model)(x), wanted)
     settle(model, "frozen")
-    file = io.BytesIO()
-    torch.save(model, file)
-    file.seek(0)
     again = [model.train(), copy.deepcopy(model).train(), copy.deepcopy(copy.deepcopy(model))]
     if name != "norm and activation":  # whose class is of no module
-        again += [pickle.loads(pickle.dumps(model)).train(), torch.load(file, weights_only=False).train()]
-    put(again[1], [])
-    for part in again[1].modules():
-        part.training = True
+        torch.save(model, file := io.BytesIO())
+        again += [
+            pickle.loads(pickle.dumps(model)).train(),
+            torch.load(io.BytesIO(file.getvalue()), weights_only=False),
+        ]
+    for one in again:
+        put(one, [])  # whoever keeps the modes of parts sets them one by one
     for one in again:
         assert [*one.state_dict()] == names
         assert torch.equal(one(x), wanted)
@@ -262,15 +260,11 @@ def test_what_no_policy_fits_is_refused() -> None:
     class OwnSync(nn.SyncBatchNorm):
         pass
 
-    with pytest.raises(
-        ValueError, match=r"batch_norm: 1 \(Own\) is of a class of its own.*; set batch_norm to batch or"
-    ):
+    with pytest.raises(ValueError, match=r"batch_norm: 1 \(Own\) is of a class of its own.*; set batch_norm to"):
         settle(nn.Sequential(nn.Linear(1, 8), Own(8)), "group")
     with pytest.raises(ValueError, match=r"batch_norm: 0 \(OwnSync\) takes the statistics of several processes"):
         settle(nn.Sequential(OwnSync(8)), "batch")
-    with pytest.raises(
-        ValueError, match=r"batch_norm: frozen needs running statistics, and 0 \(BatchNorm1d\) has none"
-    ):
+    with pytest.raises(ValueError, match=r"batch_norm: frozen needs running statistics, and 0 \(Batch.* has none"):
         settle(nn.Sequential(nn.BatchNorm1d(8, track_running_stats=False)), "frozen")
     with pytest.raises(ValueError, match=r"batch_norm: got 'layer'; one of batch, frozen, group, or null"):
         settle(nn.Linear(1, 1), "layer")  # type: ignore[arg-type]
@@ -291,15 +285,3 @@ def test_synchronised_layers_are_told_even_without_statistics() -> None:
     assert shared_statistics(model) == []
     with pytest.raises(ValueError, match="expected at least 2 dimensions, got 1"):
         model[1](torch.ones(8))
-
-
-def test_exactness_at_the_seam_of_second_order() -> None:
-    """First order would be far: the test above can fail."""
-    model, tasks = MODELS["BatchNorm2d"](), tasks_of()
-    settle(model, "frozen")
-    loop = InnerLoop(model, nn.MSELoss(), SGD(RATE), ["*"], STEPS)
-    exact, first = (
-        MetaGradientOf(loop, OUTER[name].make(), STEPS)(tasks).gradients for name in ("SecondOrder", "FirstOrder")
-    )
-    assert relative(first, exact) > 1e-3
-    assert isinstance(OUTER["SecondOrder"].make(), SecondOrder)
