@@ -52,7 +52,7 @@ def check_loss(loss: nn.Module) -> None:
 
 
 def check_trainer(trainer: Trainer) -> None:
-    """Refuse strategies under which the outer gradient would be wrong; for precisions see ``check_precision``.
+    """Refuse what of a trainer makes the outer gradient wrong; for precisions see ``check_precision``.
 
     Raises:
         ValueError: Naming the trainer's argument.
@@ -62,6 +62,11 @@ def check_trainer(trainer: Trainer) -> None:
         raise ValueError(
             f"strategy: {strategy} splits weights between processes, but the inner loop calls the model with "
             "weights of its own; use ddp, which holds them whole on each process"
+        )
+    if getattr(trainer.strategy, "_layer_sync", None) is not None:
+        raise ValueError(
+            "trainer.sync_batchnorm: batch norm would take the statistics of several processes' tasks together; leave "
+            "it out, and choose by model.batch_norm what batch norm normalises by"
         )
 
 

@@ -2,6 +2,8 @@
 
 from litmaml.models.conv4 import Conv4
 from litmaml.models.mlp import MLP
+from litmaml.models.resnet12 import ResNet12
+from litmaml.models.timm import Timm
 from litmaml.models.vector import Vector
 
-__all__ = ["MLP", "Conv4", "Vector"]
+__all__ = ["MLP", "Conv4", "ResNet12", "Timm", "Vector"]

@@ -112,6 +112,11 @@ class _Reader:
                 admitted[name] = ""  # the default of an argument that is handed on; it can name nothing
                 continue
             self._put(admitted, name, value, known.get(name, Any), at)
+        if of_record := getattr(kind, "of_record", None):  # of a class that can do more than its record may ask for
+            try:
+                return dict(of_record(admitted))
+            except (ValueError, ImportError) as error:
+                raise at.refuse(str(error)) from error
         return admitted
 
     def recipe(self, record: Mapping[Any, Any], kinds: tuple[type, ...], at: _Place, later: bool = False) -> Recipe:
