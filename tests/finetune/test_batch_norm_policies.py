@@ -15,7 +15,7 @@ from gratings import draw
 from torch import Tensor, nn
 
 import litmaml
-from litmaml.data import ImageFolderTasks, ImageFormat, TaskDataModule
+from litmaml.data import Episode, ImageFolderTasks, ImageFormat, TaskDataModule
 from litmaml.finetuning.export import export_onnx
 from litmaml.inner import SGD
 from litmaml.inner.batch_norms import normalisation_policy
@@ -65,7 +65,7 @@ def pretrained() -> Pretrained:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> TaskDataModule:
     folder = draw(tmp_path_factory.mktemp("gratings"), [f"class {k}" for k in range(15)], each=4)
-    tasks = ImageFolderTasks(str(folder), ImageFormat(28), ways=3, shots=1, queries=2)
+    tasks = ImageFolderTasks(str(folder), ImageFormat(28), train=Episode(ways=3, shots=1, queries=2))
     return TaskDataModule(tasks, meta_batch=4, train_tasks=16, val_tasks=4, test_tasks=8)
 
 
@@ -164,10 +164,8 @@ def test_statistics_of_nothing_are_told_once_training_begins(data: TaskDataModul
         MetaLearner(Pretrained(), SGD(0.1), batch_norm="frozen")
 
 
-def test_statistics_over_processes_are_refused(data: TaskDataModule, tmp_path: Path) -> None:
-    trainer = quiet_trainer(tmp_path, devices=2, strategy="ddp_fork", sync_batchnorm=True)
+def test_statistics_over_processes_are_refused(tmp_path: Path) -> None:
+    learner = MetaLearner(pretrained(), batch_norm="batch")
+    learner.trainer = quiet_trainer(tmp_path, devices=2, strategy="ddp_fork", sync_batchnorm=True)
     with pytest.raises(ValueError, match=r"trainer.sync_batchnorm: batch norm would take the statistics of several"):
-        MetaLearner(pretrained(), batch_norm="batch")._trainer = trainer
-        learner = MetaLearner(pretrained(), batch_norm="batch")
-        learner.trainer = trainer
         learner.setup("fit")
