@@ -63,7 +63,7 @@ def timm() -> Any:
     return pytest.importorskip("timm", reason="needs timm and a torchvision that fits torch")
 
 
-SMALL = {"test_resnet": None, "test_efficientnet": None, "test_vit": 28}
+SMALL = {"test_resnet": None, "test_efficientnet": None, "vit_tiny_patch16_224": 28}
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -95,11 +95,11 @@ def test_from_meta_training_to_an_adapted_model(timm: Any, name: str, tmp_path: 
     torch.testing.assert_close(litmaml.load(tmp_path / "adapted")(x), model(x))
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "efficientnet_b0"])
+@pytest.mark.parametrize("name", ["vit_small_patch16_224", "swin_tiny_patch4_window7_224", "efficientnet_b0"])
 def test_larger_ones_are_in_proportion_to_their_weights(timm: Any, name: str) -> None:
     model = Timm(name)
     check_size({"model": admit(describe(model), (nn.Module,), "model")}, model.state_dict(), "")
-    with pytest.raises(ValueError, match="and the file has 5; they were not made"):
+    with pytest.raises(ValueError, match=r"the file has 5; they were not made|too many for the weights in the file"):
         check_size({"model": admit(describe(model), (nn.Module,), "model")}, {"head.bias": torch.zeros(5)}, "")
 
 
