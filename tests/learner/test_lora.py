@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import importlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from oracles import relative
-from torch import Tensor, nn
+from torch import nn
 from unrolling import unrolled
 from update_rules import sgd
 
@@ -93,36 +94,22 @@ def test_what_is_not_there(arguments: dict[str, Any], message: str) -> None:
         LoRA(MLP(4, 3), **arguments)
 
 
-class OwnLoRA(nn.Module):
-    """As a user of peft writes it: plain arguments are kept, and the recipe of peft stays within."""
-
-    def __init__(self, rank: int = 2, targets: tuple[str, ...] = ("query", "value")) -> None:
-        super().__init__()
-        self.rank, self.targets = rank, list(targets)
-        peft, transformers = (pytest.importorskip(name, reason=f"needs {name}") for name in ("peft", "transformers"))
-        config = transformers.BertConfig(
-            vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16,
-            num_labels=3, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, attn_implementation="eager",
-        )  # fmt: skip
-        bert = transformers.BertForSequenceClassification(config)
-        changes = peft.LoraConfig(r=rank, target_modules=self.targets, modules_to_save=["classifier"])
-        self.bert = peft.get_peft_model(bert, changes)
-
-    def forward(self, words: Tensor) -> Tensor:
-        logits: Tensor = self.bert(input_ids=words).logits
-        return logits
-
-
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_peft_in_a_class_of_ones_own(tmp_path: Path) -> None:
+def test_peft_as_it_is_documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("peft", "transformers"):
+        pytest.importorskip(name, reason=f"needs {name}")
+    documented = (Path(__file__).parents[2] / "docs" / "pretrained.md").read_text(encoding="utf-8")
+    (tmp_path / "documented.py").write_text(documented.split("```python\n")[1].split("```")[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    bert_of_random_weights(tmp_path / "bert")
     torch.manual_seed(0)
-    model = OwnLoRA()
+    model = importlib.import_module("documented").Classifier(str(tmp_path / "bert"), ways=3, rank=2)
     learner = MetaLearner(model, SGD(0.1), fast_weights=["*lora_*", "*classifier*"], tasks_per_chunk=1)
     adapted = learner.inner_loop.fast_names
     assert any("lora_A" in name for name in adapted)
     assert any("classifier" in name for name in adapted)
     assert not learner.inner_loop.slow_names
-    words = [Batch(torch.randint(50, (2, 6, 5)), (torch.arange(6) % 3).expand(2, 6)) for _ in range(2)]
+    words = [Batch(some_words(), (torch.arange(6) % 3).expand(2, 6)) for _ in range(2)]
     tasks = Tasks((words[0],), words[1], torch.arange(2))
     try_first_batch(learner.inner_loop, [tasks], SecondOrder())
     assert bool(learner.meta_gradient(tasks).finite.all())
@@ -132,5 +119,29 @@ def test_peft_in_a_class_of_ones_own(tmp_path: Path) -> None:
     trainer.save_checkpoint(tmp_path / "x.ckpt")
     again = MetaLearner.load_from_checkpoint(tmp_path / "x.ckpt")
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in learner.state_dict().items())
-    made = litmaml.adapt(tmp_path / "x.ckpt", words[0].inputs[0], words[0].targets[0], steps=2)
-    assert made(words[0].inputs[0]).shape == (6, 3)
+    one = words[0].task(0)
+    made = litmaml.adapt(tmp_path / "x.ckpt", one.inputs, one.targets, steps=2)
+    assert made(one.inputs).shape == (6, 3)
+
+
+def some_words() -> dict[str, torch.Tensor]:
+    """Two tasks of six sentences of five words, some of which are padding."""
+    return {
+        "input_ids": torch.randint(50, (2, 6, 5)),
+        "attention_mask": (torch.arange(5) < torch.randint(2, 6, (2, 6, 1))).long(),
+    }
+
+
+def bert_of_random_weights(folder: Path) -> None:
+    transformers = importlib.import_module("transformers")
+    config = transformers.BertConfig(
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+        num_labels=3,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    transformers.BertForSequenceClassification(config).save_pretrained(folder)

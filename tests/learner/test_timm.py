@@ -19,7 +19,7 @@ from litmaml.inner import SGD
 from litmaml.inner.batch_norms import normalisation_policy, settle
 from litmaml.inner.loop import InnerLoop
 from litmaml.learner.meta_learner import MetaLearner
-from litmaml.models import Timm
+from litmaml.models import LoRA, Timm
 from litmaml.outer import FirstOrder, SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.runs.admission import admit
@@ -163,3 +163,16 @@ def test_weights_from_a_file(timm: Any, tmp_path: Path) -> None:
 def test_what_timm_cannot_make(timm: Any, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Timm(**arguments)
+
+
+def test_low_rank_changes_of_a_vision_transformer(timm: Any) -> None:
+    """As docs/pretrained.md has it; what is made of its record loads nothing either."""
+    model = LoRA(Timm("test_vit", size=160), ["*.qkv", "*.proj"], rank=2, trained=["head.*"])
+    trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    assert len(trained) == 2 * 2 * len(model.model.body.blocks) + 2  # type: ignore[arg-type, union-attr]
+    recipe = describe(model)
+    recipe["init_args"]["model"]["init_args"]["pretrained"] = True
+    again = build(recipe, nn.Module, "model")
+    again.load_state_dict(model.state_dict())
+    x = torch.rand(2, 3, 160, 160)
+    torch.testing.assert_close(again(x), model(x))
