@@ -166,7 +166,7 @@ def _plain(name: str, layer: _NormBase) -> type:
     return kind
 
 
-class GroupNormAct(nn.GroupNorm):
+class _GroupNormAct(nn.GroupNorm):
     """Group norm with what came after batch norm in the same layer, as in timm's BatchNormAct2d."""
 
     drop: nn.Module
@@ -191,7 +191,7 @@ def _group(name: str, layer: Any) -> None:
     for statistic in ("running_mean", "running_var", "num_batches_tracked"):
         layer._buffers.pop(statistic, None)
     channels = layer.num_features
-    layer.__class__ = nn.GroupNorm if kind in _NORM_ALONE else GroupNormAct
+    layer.__class__ = nn.GroupNorm if kind in _NORM_ALONE else _GroupNormAct
     layer.num_channels = channels
     layer.num_groups = next(g for g in (32, 16, 8, 4, 2, 1) if (channels % g == 0 and channels >= 4 * g) or g == 1)
 
