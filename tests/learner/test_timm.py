@@ -147,6 +147,11 @@ def test_weights_from_a_file(timm: Any, tmp_path: Path) -> None:
     wanted = torch.load(tmp_path / "weights.pth")
     assert all(torch.equal(value, wanted[name]) for name, value in model.body.state_dict().items())
     assert build(describe(model), nn.Module, "model").pretrained is False
+    grey = Timm("resnet18", pretrained=str(tmp_path / "weights.pth"), channels=1)
+    torch.testing.assert_close(grey.body.conv1.weight[:, 0], wanted["conv1.weight"].sum(1))  # type: ignore[union-attr]
+    torch.save({f"_{name}": value for name, value in wanted.items()}, tmp_path / "others.pth")
+    with pytest.raises(ValueError, match=r"others.pth' has no weights for conv1.weight, bn1.weight, .* more of"):
+        Timm("resnet18", pretrained=str(tmp_path / "others.pth"))
     with pytest.raises(ValueError, match=r"pretrained: has to be true, false or a file of weights, and there is no 'a"):
         Timm("resnet18", pretrained="a.pth")
 

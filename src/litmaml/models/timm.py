@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+
+from litmaml.shown import listed
 
 
 class Timm(nn.Module):
@@ -40,25 +43,23 @@ class Timm(nn.Module):
         self.name, self.ways, self.pretrained, self.channels, self.size = name, ways, pretrained, channels, size
         if isinstance(pretrained, str) and not Path(pretrained).is_file():
             raise ValueError(f"pretrained: has to be true, false or a file of weights, and there is no {pretrained!r}")
-        file = {"file": pretrained} if isinstance(pretrained, str) else None
         try:
             self.body = _timm().create_model(
-                name,
-                pretrained=bool(pretrained),
-                pretrained_cfg_overlay=file,
-                num_classes=0,
-                in_chans=channels,
-                img_size=size,
+                name, pretrained=pretrained is True, num_classes=0, in_chans=channels, img_size=size
             )
+            unknown = _load(self.body, pretrained, channels) if isinstance(pretrained, str) else []
         except Exception as error:  # of the network, of a file, or of an argument that the architecture does not take
             why = " ".join(str(error).split())[:300] or type(error).__name__
+            remedy = "load its weights once where there is internet, or give their file as pretrained"
             raise ValueError(
                 f"name: timm cannot make {name} with pretrained={pretrained}, channels={channels}, size={size} ({why})"
-                + (
-                    "; load its weights once where there is internet, or give their file as pretrained"
-                    * bool(pretrained)
-                )
+                + (f"; {remedy}" if pretrained is True else "")
             ) from error
+        if unknown:
+            raise ValueError(
+                f"pretrained: {pretrained!r} has no weights for {listed(unknown, 3)} of {name}, which would stay "
+                "random; give a file with timm's own names (timm.create_model(name).state_dict())"
+            )
         self.head = nn.Linear(getattr(self.body, "head_hidden_size", None) or self.body.num_features, ways)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -80,6 +81,25 @@ def _check_name(name: Any) -> None:
             f"name: timm has no model {str(name)[:80]!r}; see timm.list_models(), such as resnet18 (names of places, "
             "such as hf-hub:..., are not taken)"
         )
+
+
+def _load(body: nn.Module, file: str, channels: int) -> list[str]:
+    """Load a body's weights from a file, and give the names of those that it has none for; timm would not tell."""
+    missing: list[str] = []
+    hook = body.register_load_state_dict_post_hook(  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        lambda module, keys: missing.extend(keys.missing_keys)
+    )
+    config: Any = body.pretrained_cfg
+    own = {"file": file, "url": "", "hf_hub_id": None, "source": "", "custom_load": False}
+    logger = logging.getLogger("timm.models._builder")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # of the classifier's weights, and in full where there are others
+    try:
+        importlib.import_module("timm.models").load_pretrained(body, {**config, **own}, 0, channels)
+    finally:
+        hook.remove()
+        logger.setLevel(level)
+    return missing
 
 
 def _timm() -> Any:
