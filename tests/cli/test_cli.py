@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 import yaml
 
 from litmaml.cli.main import main
+from litmaml.data import Sinusoid
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP
 from litmaml.runs.checkpoint import read_checkpoint
@@ -36,6 +38,7 @@ SMALL = {
     "omniglot_5w1s.yaml": ["--model.model.init_args.filters=4"],
     "omniglot_20w1s.yaml": ["--model.model.init_args.filters=4"],
     "image_folder.yaml": ["--model.model.init_args.filters=4"],
+    "pretrained_body.yaml": ["--model.model.init_args.name=test_resnet", "--model.model.init_args.pretrained=false"],
 }
 
 
@@ -294,7 +297,12 @@ def images(folder: Path) -> Path:
 @pytest.mark.parametrize("name", sorted(p.name for p in CONFIGS.glob("*.yaml") if p.name != "sweep.yaml"))
 def test_every_complete_configuration_runs(name: str, tmp_path: Path, omniglot: Path | None) -> None:
     where: list[str] = []
-    if name == "image_folder.yaml":
+    if name == "pretrained_body.yaml":
+        pytest.importorskip("timm", reason="needs timm and a torchvision that fits torch")
+        warnings.filterwarnings("ignore", "Found .* in eval mode at the start of training")  # which is meant
+        warnings.filterwarnings("ignore", "batch_norm: frozen, and the running statistics")  # of random weights
+        warnings.filterwarnings("ignore", ".*is deprecated", DeprecationWarning)  # timm's
+    if name in ("image_folder.yaml", "pretrained_body.yaml"):
         where = [
             f"--data.tasks.init_args.root={images(tmp_path / 'images')}",
             "--data.tasks.init_args.test.ways=3",
@@ -322,3 +330,27 @@ def test_every_complete_configuration_runs(name: str, tmp_path: Path, omniglot: 
     )
     main(["test", f"--ckpt_path={folder}", "--trainer.accelerator=cpu", "--data.test_tasks=2"])
     assert results(folder)["protocol"]["tasks"] == 2
+    if name == "pretrained_body.yaml":
+        assert results(folder)["protocol"]["normalisation"] == "frozen statistics (inductive)"
+
+
+def test_frozen_weights_have_neither_gradient_nor_optimizer_state(tmp_path: Path) -> None:
+    """From YAML alone; only the head and its rates are trained."""
+    frozen = tmp_path / "frozen.yaml"
+    frozen.write_text("model: {frozen_weights: ['body.*'], fast_weights: ['head.*'], inner_optimizer.learn: one}")
+    folder = tmp_path / "run"
+    main(["fit", "-c", SINUSOID, "-c", str(frozen), *QUICK, f"--trainer.default_root_dir={folder}"])
+    saved = read_checkpoint(folder / "checkpoints" / "last.ckpt")
+    (optimizer,) = saved["optimizer_states"]
+    weights = saved["state_dict"]
+    trained = {"inner_loop.model.head.weight", "inner_loop.model.head.bias", "inner_loop.learnt.rate"}
+    assert {name for name in weights if "body" not in name} == trained
+    assert sorted(state["exp_avg"].shape for state in optimizer["state"].values()) == sorted(
+        weights[name].shape for name in trained
+    )
+    learner = MetaLearner.load_from_checkpoint(folder / "checkpoints" / "last.ckpt")
+    body = {name: weight for name, weight in learner.inner_loop.named_parameters() if ".body." in name}
+    assert body
+    assert not any(weight.requires_grad for weight in body.values())
+    gradients = learner.meta_gradient(Sinusoid().sample("train", range(2), 0)).gradients
+    assert {"inner_loop." + name for name in gradients} == trained

@@ -11,7 +11,7 @@ import honest_images as images
 from honest_sequences import GPT, LSTMTagger, Recurrence, StateSpace, TemporalConvolutions, Transformer, WaveNet
 from torch import nn
 
-from litmaml.models import MLP, Conv4
+from litmaml.models import MLP, Conv4, ResNet12
 
 
 class Honest(NamedTuple):
@@ -40,7 +40,9 @@ HONEST: dict[str, Honest] = {
     "Conv4": Honest(lambda: Conv4(ways=3, filters=4, size=16), IMAGE),
     "Conv4 of one's own": Honest(images.conv4, IMAGE),
     "Conv4 with instance norm": Honest(lambda: images.conv4("instance", left=4), (1, 32, 32)),
-    "ResNet-12": Honest(lambda: images.resnet("batch", 3), IMAGE),
+    "ResNet12": Honest(lambda: ResNet12(3, (4, 4, 8, 8), channels=1), IMAGE),
+    "ResNet12 with group norm": Honest(lambda: ResNet12(3, (4, 8, 8, 8), channels=1, norm="group"), IMAGE),
+    "ResNet-12 of one's own": Honest(lambda: images.resnet("batch", 3), IMAGE),
     "ResNet with group norm": Honest(lambda: images.resnet("group", 2), IMAGE),
     "ViT": Honest(images.ViT, IMAGE),
     "ConvNeXt": Honest(
@@ -131,7 +133,7 @@ HONEST: dict[str, Honest] = {
 """Those that are refused have their reasons in ``REFUSED``."""
 
 REFUSED = {
-    "Conv4 with running statistics": "running statistics between tasks; .* track_running_stats=False",
+    "Conv4 with running statistics": "running statistics between tasks; set batch_norm to batch",
     "discriminator with spectral norm": "changes .*_u.* power iterations",
     "moving codebook": "changes words, which tasks would share; take out what keeps",
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 from oracles import random_tasks, relative
@@ -9,10 +11,11 @@ from torch import nn
 
 from cases import ONCE, OUTER, PROBING, REPEATING, UNPROBED, made
 from litmaml.inner import SGD
-from litmaml.inner.layers import kinked_layers, normalisation_policy, random_layers, shared_statistics
+from litmaml.inner.batch_norms import normalisation_policy, shared_statistics
+from litmaml.inner.layers import kinked_layers, random_layers
 from litmaml.inner.loop import InnerLoop
 from litmaml.learner.trial.model_checks import check_model
-from litmaml.models import MLP, Conv4
+from litmaml.models import MLP, Conv4, ResNet12
 from litmaml.outer import OuterGradient, SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
 
@@ -84,7 +87,7 @@ def test_statistics_that_tasks_would_share_are_refused(method: OuterGradient, la
     assert shared_statistics(model) == [f"1 ({name_of(layer)})"]
     with pytest.raises(
         ValueError,
-        match=rf"model: 1 \({name_of(layer)}\) would share running statistics .*track_running_stats=False",
+        match=rf"model: 1 \({name_of(layer)}\) would share running statistics between tasks; set batch_norm to batch",
     ):
         check_model(model, method)
 
@@ -98,6 +101,32 @@ def test_models_of_the_framework_pass(norm: str) -> None:
         check_model(model, unprobed.make())
     model.train()(torch.rand(2, 1, 28, 28))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("widths", [(64, 128, 256, 512), (64, 160, 320, 640)])
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_resnet12_is_that_of_the_literature(norm: Literal["batch", "group"], widths: tuple[int, ...]) -> None:
+    model = ResNet12(5, widths, norm=norm)
+    wide = [torch.tensor([3, *widths])[k : k + 2].tolist() for k in range(4)]
+    # Three convolutions and a way around them, a scale and a shift for each; and the head.
+    count = sum(9 * i * o + 18 * o * o + i * o + 8 * o for i, o in wide) + 5 * widths[-1] + 5
+    assert sum(weight.numel() for weight in model.parameters()) == count
+    assert shared_statistics(model) == []
+    assert normalisation_policy(model) == {"batch": "batch statistics (transductive)", "group": "group norm"}[norm]
+    for side, left in ((84, 5), (16, 1)):
+        assert model.body[:4](torch.rand(2, 3, side, side)).shape == (2, widths[-1], left, left)
+        assert model(torch.rand(2, 3, side, side)).shape == (2, 5)
+
+
+def test_arguments_of_resnet12() -> None:
+    for arguments, message in (
+        ({"widths": (1, 2, 3)}, r"widths: has to be one for each of four blocks, got \[1, 2, 3\]"),
+        ({"ways": 0}, "ways: has to be at least 1, got 0"),
+        ({"widths": (4, 4, 4, 0)}, "widths: has to be at least 1, got 0"),
+        ({"norm": "frozen"}, "norm: got 'frozen'; one of batch, group"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ResNet12(**arguments)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("method", made(PROBING))

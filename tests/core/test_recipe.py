@@ -103,7 +103,7 @@ def test_defaults_may_be_left_out() -> None:
         (nn.LSTM(2, 3), "LSTM does not keep its argument 'args' as an attribute"),
         (nn.TransformerEncoderLayer(4, 2), "does not keep its argument 'd_model' as an attribute"),
         (nn.Linear(2, 3), r"a tensor of shape \(3,\) is no plain value"),
-        (nn.BCEWithLogitsLoss(pos_weight=torch.ones(4, 1)), r"a tensor of shape \(4, 1\) is no plain value"),
+        (nn.BCEWithLogitsLoss(pos_weight=torch.ones(4097)), r"a tensor of shape \(4097,\) is no plain value"),
         (Wrapped(nn.ReLU), "<class '.*ReLU'> is no plain value"),  # type: ignore[arg-type]
         (Wrapped(nn.MSELoss(), torch.tanh), "tanh .* is no plain value"),  # type: ignore[arg-type]
         (Wrapped(nn.MSELoss(), {1, 2}), "{1, 2} is no plain value"),  # type: ignore[arg-type]
@@ -200,10 +200,26 @@ def test_nothing_is_false_only_where_it_cannot_be_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "loss", [nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0])), nn.BCEWithLogitsLoss(pos_weight=torch.ones(2))]
+    "loss",
+    [
+        nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0])),
+        nn.BCEWithLogitsLoss(pos_weight=torch.ones(2)),
+        nn.BCEWithLogitsLoss(pos_weight=torch.tensor(3.0)),
+        nn.BCEWithLogitsLoss(pos_weight=torch.rand(2, 1, 1), weight=torch.rand(3, 1, 2, 2)),
+    ],
 )
 def test_weights_of_classes(loss: nn.Module) -> None:
     again = build(describe(loss), nn.Module, "loss")
     assert describe(again) == describe(loss)
     assert again.state_dict().keys() == loss.state_dict().keys()
     assert all(torch.equal(value, loss.state_dict()[name]) for name, value in again.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "value",
+    [[], [[]], [1, [2]], [[1, 2], [3]], ["1"], [True], 2**70, [[[[[[1.0]]]]]], {"0": 1}, [[1.0] * 3000] * 2],
+    ids=lambda value: repr(value)[:20],
+)
+def test_what_is_no_tensor(value: object) -> None:
+    with pytest.raises(ValueError, match=r"loss\.pos_weight: cannot be "):
+        build(bad("torch.nn.BCEWithLogitsLoss", pos_weight=value), nn.Module, "loss")

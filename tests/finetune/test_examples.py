@@ -281,11 +281,22 @@ def test_one_class_is_taken_where_others_are_named() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:checkpoints will not rebuild loss")
-def test_weights_of_other_classes_than_the_examples_are_refused() -> None:
-    learner = classifier(nn.CrossEntropyLoss(weight=torch.ones(3)))
-    assert litmaml.adapt(learner, X, LABELS, steps=1).classes is not None
-    with pytest.raises(ValueError, match="loss: its weight is for 3 classes, but the model gives 4 logits"):
-        litmaml.adapt(learner, X, torch.arange(30) % 4)
+@pytest.mark.parametrize("kind", [nn.CrossEntropyLoss, nn.MultiMarginLoss])
+def test_weights_of_classes_are_for_those_alone(kind: type[nn.Module]) -> None:
+    """With others a class counts as the next, and it is told; with the same they count as in meta-training."""
+    learner, plain = classifier(kind(weight=torch.tensor([1.0, 5.0, 0.2]))), classifier(kind())
+    plain.load_state_dict(learner.state_dict())
+    same, unweighted = (litmaml.adapt(one, X, LABELS, steps=2) for one in (learner, plain))
+    assert relative_change(same, unweighted) > 1e-3
+    with pytest.warns(UserWarning, match="loss: its weight is for 3 classes, and there are 4 here, each of which"):
+        other = litmaml.adapt(learner, X, torch.arange(30) % 4, steps=2)
+    assert relative_change(other, litmaml.adapt(plain, X, torch.arange(30) % 4, steps=2)) == 0
+    assert torch.equal(learner.inner_loop.loss.weight, torch.tensor([1.0, 5.0, 0.2]))  # type: ignore[arg-type]
+
+
+def relative_change(first: nn.Module, second: nn.Module) -> float:
+    with torch.no_grad():
+        return float((first(X) - second(X)).norm() / second(X).norm())
 
 
 MASKED = np.ma.masked_array(Y.numpy(), mask=Y.numpy() > 1)

@@ -203,7 +203,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"model": nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))},
-        r"1 \(BatchNorm1d\) would share running statistics.*track_running_stats=False",
+        r"1 \(BatchNorm1d\) would share running statistics between tasks; set batch_norm to batch",
     ),
     (
         {"model": half(MLP()), "outer_gradient": ZerothOrder()},

@@ -96,6 +96,7 @@ def deployed(
         tuner.replaced_head,
         tuner.trained_outputs if classes is None else len(classes),
         source,
+        checkpoint.learner.batch_norm,
     )
     made = tuner.module(weights, inputs)
     return AdaptedModel(made.network, classes, image_format, recipe, a_few(inputs), made.output)

@@ -12,7 +12,7 @@ from litmaml.finetuning.frozen_norm import batch_norms, check_batch_norms, check
 from litmaml.finetuning.head import find_head, replace_head
 from litmaml.finetuning.input_shape import outputs_of
 from litmaml.finetuning.predictor import Predictor
-from litmaml.finetuning.support_loss import check_parts, learnt_at, weigh
+from litmaml.finetuning.support_loss import check_parts, forget_class_weights, learnt_at, weigh
 from litmaml.inner import InnerOptimizer
 from litmaml.inner.divergence import diverges
 from litmaml.inner.gradient_rule import Losses, plain
@@ -53,7 +53,8 @@ class FineTuner:
     """theta_{j+1} = U_j(theta_j, grad l(theta_j; support)) from a meta-learnt theta_0, for one support set.
 
     With another number of classes than in meta-training the head is replaced by a zero one of the right width
-    (``replace_head``); inner rates that were learnt for each of its entries become their means over the classes.
+    (``replace_head``), and a loss that weighs the classes weighs them alike, of which it warns; inner rates that were
+    learnt for each of the head's entries become their means over the classes.
 
     In classification the steps go on, with the last step's rates, until the support set is learnt (``LEARNT``), to at
     most ten times as many: one that is larger or stranger than the tasks of meta-training takes more steps.
@@ -101,6 +102,7 @@ class FineTuner:
         if outputs is not None and outputs != self.trained_outputs:
             self.replaced_head = find_head(model, example, learnt.output)
             replace_head(model, self.replaced_head, outputs)
+            forget_class_weights(copied.loss, outputs)
         optimizer = learnt.optimizer if lr is None else _with_rate(learnt.optimizer, lr)
         self.inner_loop = InnerLoop(
             model,

@@ -19,6 +19,7 @@ from litmaml.data.images import ImageFormat
 from litmaml.finetuning.frozen_norm import hold_statistics
 from litmaml.finetuning.head import replace_head
 from litmaml.finetuning.kept_weights import brief, check_whole, map_weights
+from litmaml.inner.batch_norms import POLICIES, Policy, settle
 from litmaml.inner.model_call import Output
 from litmaml.inner.places import all_places
 from litmaml.runs.admission import admit, admit_arguments
@@ -40,12 +41,14 @@ class Recipe(NamedTuple):
     head: the name of the layer that was replaced, or None.
     outputs: the width of that layer.
     source: where the weights come from, in plain words, for the reader.
+    batch_norm: what the model's batch norms were made to normalise by, see ``settle``.
     """
 
     model: Any
     head: str | None
     outputs: int
     source: Mapping[str, Any]
+    batch_norm: Policy | None = None
 
 
 class Kept(NamedTuple):
@@ -81,6 +84,7 @@ def write_folder(folder: str | Path, kept: Kept) -> Path:
     (folder / WEIGHTS).chmod(0o644)  # as other files; safetensors writes for the owner only
     config = {
         "model": kept.recipe.model,
+        "batch_norm": kept.recipe.batch_norm,
         "output": kept.output,
         "head": kept.recipe.head,
         "outputs": kept.recipe.outputs,
@@ -115,7 +119,7 @@ def read_folder(folder: str | Path) -> Kept:
             )
     try:
         config, classes = _read_config(folder / CONFIG), _read_classes(folder / CLASSES)
-        recipe = Recipe(config["model"], config["head"], config["outputs"], config["source"])
+        recipe = Recipe(config["model"], config["head"], config["outputs"], config["source"], config.get("batch_norm"))
         given = admit_arguments(ImageFormat, config["image_format"] or {}, "image_format")
         image_format = ImageFormat(**make(given)) if config["image_format"] else None
         if classes is not None and len(classes) != recipe.outputs:
@@ -129,6 +133,7 @@ def read_folder(folder: str | Path) -> Kept:
     check_size({"model": admitted}, weights, "")
     network: nn.Module = made(admitted, "model")
     with _fitting(folder):
+        settle(network, recipe.batch_norm)
         if recipe.head is not None:
             rows = [len(weights[name]) for name in (f"{recipe.head}.weight",) if name in weights]
             if rows != [recipe.outputs]:
@@ -176,6 +181,8 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise NotPlain(wrong)
     if type(config.get("output")) not in (str, int, type(None)):
         raise NotPlain(f"output: cannot be {short(config['output'])}")
+    if config.get("batch_norm") not in (None, *POLICIES):
+        raise NotPlain(f"batch_norm: cannot be {short(config['batch_norm'])}")
     return config
 
 

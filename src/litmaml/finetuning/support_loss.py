@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -66,6 +67,19 @@ def _size(loss: nn.Module, targets: Tree) -> float:
     ignored, weight = ignored_index(loss), getattr(loss, "weight", None)
     labels = targets if ignored is None else targets[targets != ignored]
     return labels.numel() if weight is None else float(weight[labels.long()].double().sum())
+
+
+def forget_class_weights(loss: nn.Module, classes: int) -> None:
+    """Let a loss that weighs another number of classes weigh each alike: those that it knew are none of these."""
+    weight = getattr(loss, "weight", None)
+    if takes_class_indices(loss) and isinstance(weight, Tensor) and weight.shape != (classes,):
+        warnings.warn(
+            f"loss: its weight is for {weight.numel()} classes, and there are {classes} here, each of which counts "
+            "alike; for weights of these, take MetaLearner.load_from_checkpoint(path, model=..., loss=...) with a head "
+            "of as many",
+            stacklevel=2,
+        )
+        loss.weight = None  # type: ignore[assignment]  # a buffer, which may be none
 
 
 def learnt_at(loss: nn.Module, targets: Tree, classes: int) -> float:

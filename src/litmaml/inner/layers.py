@@ -1,4 +1,4 @@
-"""What the layers of a model are: those that draw, those with kinks, those that keep statistics."""
+"""What the layers of a model are: those that draw, those with kinks."""
 
 from __future__ import annotations
 
@@ -41,28 +41,3 @@ def _holds_relu(module: nn.Module) -> bool:
         return module.nonlinearity == "relu"
     activation = getattr(module, "activation", None)
     return activation is F.relu or activation is torch.relu
-
-
-def shared_statistics(model: nn.Module) -> list[str]:
-    """Names of the layers whose running statistics all tasks would read and change."""
-    layers = nn.modules.batchnorm._NormBase
-    return [
-        f"{name or 'model'} ({type(module).__name__})"
-        for name, module in model.named_modules()
-        if isinstance(module, layers) and module.track_running_stats
-    ]
-
-
-def normalisation_policy(model: nn.Module) -> str:
-    """What predictions are normalised by: it is named beside every result, since it moves accuracies by points."""
-    policies = set()
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            policies.add("batch statistics (transductive)")
-        elif isinstance(module, nn.modules.instancenorm._InstanceNorm):
-            policies.add("instance norm")
-        elif isinstance(module, nn.GroupNorm):
-            policies.add("group norm")
-        elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
-            policies.add("layer norm")
-    return ", ".join(sorted(policies)) or "none"

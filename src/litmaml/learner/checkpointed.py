@@ -28,6 +28,7 @@ from litmaml.runs.weights_record import (
     other_modes,
     record_of,
     restore,
+    with_own_loss,
 )
 from litmaml.shown import one_line
 from litmaml.tasks import Tasks
@@ -161,7 +162,9 @@ class CheckpointedLearner(LightningModule, ABC):
         return learner.to(map_location)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        check_kinds(self.state_dict(), state_dict)
+        own = self.state_dict()
+        state_dict = with_own_loss(state_dict, own, self.inner_loop.loss)
+        check_kinds(own, state_dict)
         try:
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
         except RuntimeError as error:

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import Metric
 
 from litmaml.data.task_checks import check_classes, check_data, check_overlap
+from litmaml.inner.batch_norms import has_new_statistics
 from litmaml.inner.loop import InnerLoop
 from litmaml.learner.metrics import check_metrics
 from litmaml.learner.trial.first_batch import try_first_batch
@@ -51,7 +52,7 @@ def check_loss(loss: nn.Module) -> None:
 
 
 def check_trainer(trainer: Trainer) -> None:
-    """Refuse strategies under which the outer gradient would be wrong; for precisions see ``check_precision``.
+    """Refuse what of a trainer makes the outer gradient wrong; for precisions see ``check_precision``.
 
     Raises:
         ValueError: Naming the trainer's argument.
@@ -61,6 +62,11 @@ def check_trainer(trainer: Trainer) -> None:
         raise ValueError(
             f"strategy: {strategy} splits weights between processes, but the inner loop calls the model with "
             "weights of its own; use ddp, which holds them whole on each process"
+        )
+    if getattr(trainer.strategy, "_layer_sync", None) is not None:
+        raise ValueError(
+            "trainer.sync_batchnorm: batch norm would take the statistics of several processes' tasks together; leave "
+            "it out, and choose by model.batch_norm what batch norm normalises by"
         )
 
 
@@ -89,6 +95,11 @@ def check_first_batch(
         check_tasks(stack, inner_loop.loss, shares_examples, finite)
     for remark in try_first_batch(inner_loop, stacks, outer_gradient):
         rank_zero_info(remark)
+    if outer_gradient is not None and has_new_statistics(inner_loop.model):
+        rank_zero_warn(
+            "batch_norm: frozen, and the running statistics are those of new layers (mean 0, variance 1), so that "
+            "nothing is normalised; load pretrained weights, or set it to batch or group"
+        )
     for stack in stacks:
         predictions = check_labels(inner_loop, stack)
         check_metrics(metrics, inner_loop.loss, predictions, stack.query.targets)

@@ -15,7 +15,7 @@ from torchmetrics import Metric
 
 from litmaml.data.task_checks import check_splits
 from litmaml.inner import SGD, InnerOptimizer
-from litmaml.inner.layers import normalisation_policy
+from litmaml.inner.batch_norms import Policy, normalisation_policy, settle
 from litmaml.inner.loop import InnerLoop
 from litmaml.learner.checkpointed import CheckpointedLearner
 from litmaml.learner.checks import check_first_batch, check_loss, check_settings, check_trainer
@@ -34,7 +34,10 @@ from litmaml.statistics.interval import Interval
 from litmaml.tasks import MetaBatch, Tasks, Tree, numbers_of, select, stacks_of
 from litmaml.weights import Params
 
-_PLAIN = ("inner_steps", "test_inner_steps", "lr_scheduler_interval", "tasks_per_chunk", "on_nonfinite", "max_skipped")
+_PLAIN = (
+    *("inner_steps", "test_inner_steps", "batch_norm", "lr_scheduler_interval"),
+    *("tasks_per_chunk", "on_nonfinite", "max_skipped"),
+)
 
 
 class MetaLearner(CheckpointedLearner):
@@ -59,6 +62,10 @@ class MetaLearner(CheckpointedLearner):
         frozen_weights: Patterns of the parameters that are neither adapted nor trained, such as a pretrained body.
         per_step_weights: Patterns of the parameters that have a row for each inner step instead of being adapted, such
             as "*norm*" (MAML++).
+        batch_norm: What the batch norms of any model are made to normalise by: batch, the statistics of the batch
+            (transductive, as in MAML); frozen, their running statistics as constants, which a pretrained model brings;
+            group, group norm in their place, with the same scale and shift. By default as the model has it: layers in
+            evaluation are frozen, and such as would share running statistics between tasks are refused.
         output: Which of the model's outputs are the predictions, where it returns a dict, a tuple or an object: a key,
             a place or an attribute, or several of these with dots between, such as "logits".
         optimizer: Of the outer loop.
@@ -93,6 +100,7 @@ class MetaLearner(CheckpointedLearner):
         fast_weights: Sequence[str] = ("*",),
         frozen_weights: Sequence[str] = (),
         per_step_weights: Sequence[str] = (),
+        batch_norm: Policy | None = None,
         output: str | int | None = None,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
@@ -110,6 +118,7 @@ class MetaLearner(CheckpointedLearner):
         outer_gradient = outer_gradient or SecondOrder()
         loss = loss or nn.CrossEntropyLoss()
         metrics = default_metrics(loss) if metrics is None else metrics
+        self.batch_norm = settle(model, batch_norm)
         check_model(model, outer_gradient)
         check_loss(loss)
         if channels_last:

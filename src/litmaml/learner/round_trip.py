@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from litmaml.inner import InnerOptimizer
+from litmaml.inner.batch_norms import settle
 from litmaml.inner.loop import InnerLoop
 from litmaml.learner.metrics import value_of
 from litmaml.learner.trial.agreement import off, rounding_share, sizes
@@ -70,6 +71,8 @@ def not_made_again(
                 continue
             try:
                 made = build(recorded[name], _KINDS.get(name, nn.Module), name)
+                if name == "model":
+                    settle(made, recorded.get("batch_norm"))
             except ValueError as error:  # whatever somebody's constructor raises
                 found[name] = first_line(error)
                 continue

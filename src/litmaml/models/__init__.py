@@ -1,7 +1,10 @@
 """Models that come with the framework; any other ``nn.Module`` is named by its class path."""
 
 from litmaml.models.conv4 import Conv4
+from litmaml.models.lora import LoRA
 from litmaml.models.mlp import MLP
+from litmaml.models.resnet12 import ResNet12
+from litmaml.models.timm import Timm
 from litmaml.models.vector import Vector
 
-__all__ = ["MLP", "Conv4", "Vector"]
+__all__ = ["MLP", "Conv4", "LoRA", "ResNet12", "Timm", "Vector"]

@@ -112,6 +112,11 @@ class _Reader:
                 admitted[name] = ""  # the default of an argument that is handed on; it can name nothing
                 continue
             self._put(admitted, name, value, known.get(name, Any), at)
+        if of_record := getattr(kind, "of_record", None):  # of a class that can do more than its record may ask for
+            try:
+                return dict(of_record(admitted))
+            except (ValueError, ImportError) as error:
+                raise at.refuse(str(error)) from error
         return admitted
 
     def recipe(self, record: Mapping[Any, Any], kinds: tuple[type, ...], at: _Place, later: bool = False) -> Recipe:
@@ -189,7 +194,7 @@ class _Reader:
                 if type(choice) is type(value) and choice == value:
                     return Choice(choice) if isinstance(choice, str) else choice
         elif base is Tensor:
-            if type(value) is list and 0 < len(value) <= _MOST and all(type(part) in (int, float) for part in value):
+            if 0 < _count_numbers(value) <= _MOST:
                 return torch.tensor(value, dtype=torch.get_default_dtype())
         elif base in (bool, int, float, str, type(None)):
             if type(value) is base or (base is float and type(value) is int):
@@ -248,6 +253,18 @@ class _Reader:
             return Named(find_class(value, kinds or (nn.Module,)), value)
         except NotNameable as error:
             raise at.refuse(f"{short(value)} {error}") from error
+
+
+def _count_numbers(value: Any, dimensions: int = 5) -> int:
+    """How many numbers a tensor of such a list has, of lists of one length, or of a number; 0 where there is none."""
+    if type(value) in (int, float):
+        return int(abs(value) < 2**63 or type(value) is float)
+    if type(value) is not list or not dimensions or not 0 < len(value) <= _MOST:
+        return 0
+    if len({len(part) if type(part) is list else -1 for part in value}) > 1:
+        return 0
+    counts = [_count_numbers(part, dimensions - 1) for part in value]
+    return sum(counts) if min(counts) == max(counts) else 0
 
 
 def _scalar(value: Any, at: _Place) -> Any:

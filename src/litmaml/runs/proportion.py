@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torchmetrics import Metric
 
 from litmaml.runs.admitted import Recipe
@@ -20,6 +21,11 @@ _TIMES, _BESIDES = 2, 10_000_000
 """Weights that a model may have: so many times those in the file, and so many more."""
 _CALLS = 200_000, 2_000
 """Calls and returns of functions that making it may take: at all, and for each tensor in the file."""
+_FILLS = {
+    getattr(Tensor, f"{name}_")
+    for name in ["add", "clamp", "copy", "div", "erfinv", "fill", "mul", "normal", "sub", "uniform", "zero"]
+}  # fmt: skip
+"""What constructors give a tensor its content by."""
 _STOPS = ("__init__", "__new__", "__setattr__", "__deepcopy__", "deepcopy", "add_state")
 """Functions before which it may end: one of them is called for each layer, weight or state."""
 
@@ -41,7 +47,7 @@ def check_size(arguments: Mapping[str, Any], weights: Mapping[str, Tensor], what
     storages = _numbers_by_storage(weights.values())
     held, count = sum(storages.values()), 0
     # On the meta device, where tensors have a shape and no content.
-    with torch.device("meta"), _at_most(_CALLS[0] + _CALLS[1] * len(storages)):
+    with torch.device("meta"), _Unfilled(), _at_most(_CALLS[0] + _CALLS[1] * len(storages)):
         others = {"loss": arguments.get("loss"), **(arguments.get("metrics") or {})}
         for name, part in others.items():
             if isinstance(part, Recipe) and not _has_users(part):
@@ -58,6 +64,15 @@ def check_size(arguments: Mapping[str, Any], weights: Mapping[str, Tensor], what
             f"{what}model: it, its loss and its metrics would hold {count} numbers, and the file has {held}; they were "
             "not made"
         )
+
+
+class _Unfilled(TorchFunctionMode):
+    """A context in which tensors without content are not filled, of which torch makes thousands of calls for each."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in _FILLS and args and args[0].is_meta:
+            return args[0]
+        return function(*args, **(kwargs or {}))
 
 
 def _numbers_by_storage(weights: Iterable[Tensor]) -> dict[int, int]:

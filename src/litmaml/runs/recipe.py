@@ -44,7 +44,7 @@ def describe(thing: object) -> Plain:
     for name, parameter in constructor_parameters(kind).items():
         if hasattr(thing, name) and parameter.kind is not parameter.VAR_POSITIONAL:
             value = getattr(thing, name)
-            arguments[name] = value.tolist() if _is_list(value, parameter) else describe(value)
+            arguments[name] = value.tolist() if _is_numbers(value, parameter) else describe(value)
         elif (
             parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
         ) or not kind.__module__.startswith(("torch.", "torchmetrics.")):
@@ -65,11 +65,11 @@ def class_path(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _is_list(value: object, parameter: inspect.Parameter) -> bool:
-    """Whether an argument is a short row of numbers given as a tensor, such as a loss's weights of the classes."""
+def _is_numbers(value: object, parameter: inspect.Parameter) -> bool:
+    """Whether an argument is a few numbers given as a tensor, such as a loss's weights of the classes."""
     if not isinstance(value, Tensor) or "Tensor" not in str(parameter.annotation):
         return False
-    return value.dim() == 1 and value.is_floating_point() and len(value) <= _LONGEST
+    return value.is_floating_point() and not value.is_meta and 0 < value.numel() <= _LONGEST
 
 
 def build(recipe: Plain, kind: type, what: str) -> Any:

@@ -157,6 +157,20 @@ def _check_names(model: nn.Module, saved: Mapping[str, Any]) -> None:
             )
 
 
+def with_own_loss(saved: Mapping[str, Any], own: Mapping[str, Any], loss: nn.Module) -> dict[str, Any]:
+    """A checkpoint's state with the buffers that a loss of torch has here: they are arguments, of a record or typed.
+
+    Args:
+        saved: By name, as a learner has it.
+        own: The same of the learner that it is loaded into.
+        loss: Of this learner; one that is not of torch keeps what is saved, which may have been computed.
+    """
+    if not type(loss).__module__.startswith("torch.nn."):
+        return dict(saved)
+    kept, ours = ({name for name in state if name.startswith("inner_loop.loss.")} for state in (saved, own))
+    return {name: value for name, value in saved.items() if name not in kept} | {name: own[name] for name in ours}
+
+
 def check_kinds(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
     """Refuse numbers that loading would cut: the imaginary part of complex ones, the fraction of real ones.
 

@@ -8,7 +8,8 @@ import warnings
 import torch
 from torch import nn
 
-from litmaml.inner.layers import kinked_layers, random_layers, shared_statistics
+from litmaml.inner.batch_norms import check_statistics
+from litmaml.inner.layers import kinked_layers, random_layers
 from litmaml.inner.places import in_the_same_memory
 from litmaml.outer import OuterGradient
 from litmaml.outer.draws import check_draws
@@ -30,11 +31,7 @@ def check_model(model: nn.Module, outer_gradient: OuterGradient) -> None:
             f"model: {unmade[0]} is on the meta device, where weights have no values; move the model by "
             "to_empty(device='cpu') and initialise it, or make it outside of torch.device('meta')"
         )
-    if shared := shared_statistics(model):
-        raise ValueError(
-            f"model: {', '.join(shared)} would share running statistics between tasks; construct the layers with "
-            "track_running_stats=False (batch statistics, transductive, as in MAML) or use group norm"
-        )
+    check_statistics(model)
     if shared_memory := in_the_same_memory(model):
         pairs = ", ".join(" and ".join(pair) for pair in shared_memory[:3])
         raise ValueError(
