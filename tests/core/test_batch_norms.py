@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -95,7 +96,7 @@ def tasks_of(examples: int = 5) -> Tasks:
 def as_written(model: nn.Module, policy: str) -> nn.Module:
     """The same function of layers that torch's user would have made himself, in training mode."""
 
-    def other(layer: nn.Module) -> nn.Module:
+    def other(layer: Any) -> nn.Module:
         made: nn.Module
         if isinstance(layer, nn.InstanceNorm2d):
             made = Affine(layer) if policy == "frozen" else nn.InstanceNorm2d(8, affine=True)
@@ -112,7 +113,7 @@ def as_written(model: nn.Module, policy: str) -> nn.Module:
         return made
 
     model = copy.deepcopy(model)
-    for name, layer in [*model.body.named_children()]:  # type: ignore[operator, union-attr]
+    for name, layer in [*model.get_submodule("body").named_children()]:
         if isinstance(layer, nn.modules.batchnorm._NormBase):
             setattr(model.body, name, other(layer))
     return model
@@ -121,7 +122,7 @@ def as_written(model: nn.Module, policy: str) -> nn.Module:
 class Affine(nn.Module):
     """w (x - mean) / sqrt(variance + eps) + b with constant mean and variance, written out."""
 
-    def __init__(self, norm: nn.Module) -> None:
+    def __init__(self, norm: Any) -> None:
         super().__init__()
         self.mean, self.variance, self.eps = norm.running_mean, norm.running_var, norm.eps
         self.weight, self.bias = norm.weight, norm.bias
@@ -129,7 +130,8 @@ class Affine(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         shape = (-1, 1, 1)
         normal = (x - self.mean.view(shape)) / (self.variance.view(shape) + self.eps).sqrt()
-        return normal if self.weight is None else self.weight.view(shape) * normal + self.bias.view(shape)
+        scaled: Tensor = normal if self.weight is None else self.weight.view(shape) * normal + self.bias.view(shape)
+        return scaled
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -204,7 +206,7 @@ def test_pretrained_weights_load_into_every_policy() -> None:
         assert not missing
         assert all("running_" in key or "num_batches" in key for key in unexpected)
         assert bool(unexpected) == (policy != "frozen")
-        assert torch.equal(model.head.weight, state["head.weight"])  # type: ignore[union-attr]
+        assert torch.equal(model.get_parameter("head.weight"), state["head.weight"])
 
 
 def test_a_layer_in_two_places_stays_one() -> None:

@@ -126,7 +126,7 @@ def test_arguments_of_resnet12() -> None:
         ({"norm": "frozen"}, "norm: got 'frozen'; one of batch, group"),
     ):
         with pytest.raises(ValueError, match=message):
-            ResNet12(**arguments)  # type: ignore[arg-type]
+            ResNet12(**arguments)
 
 
 @pytest.mark.parametrize("method", made(PROBING))

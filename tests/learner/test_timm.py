@@ -86,7 +86,7 @@ def test_from_meta_training_to_an_adapted_model(timm: Any, name: str, tmp_path: 
     saved["hyper_parameters"]["model"]["init_args"]["pretrained"] = True  # as one that began with them has it
     torch.save(saved, tmp_path / "x.ckpt")
     again = MetaLearner.load_from_checkpoint(tmp_path / "x.ckpt")
-    assert again.inner_loop.model.pretrained is False
+    assert not again.inner_loop.model.pretrained
     for key, value in learner.state_dict().items():
         assert torch.equal(again.state_dict()[key], value)
     x = torch.rand(8, 1, 28, 28)
@@ -148,7 +148,7 @@ def test_weights_from_a_file(timm: Any, tmp_path: Path) -> None:
     assert all(torch.equal(value, wanted[name]) for name, value in model.body.state_dict().items())
     assert build(describe(model), nn.Module, "model").pretrained is False
     grey = Timm("resnet18", pretrained=str(tmp_path / "weights.pth"), channels=1)
-    torch.testing.assert_close(grey.body.conv1.weight[:, 0], wanted["conv1.weight"].sum(1))  # type: ignore[union-attr]
+    torch.testing.assert_close(grey.body.conv1.weight[:, 0], wanted["conv1.weight"].sum(1))
     torch.save({f"_{name}": value for name, value in wanted.items()}, tmp_path / "others.pth")
     with pytest.raises(ValueError, match=r"others.pth' has no weights for conv1.weight, bn1.weight, .* more of"):
         Timm("resnet18", pretrained=str(tmp_path / "others.pth"))

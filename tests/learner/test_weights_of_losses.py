@@ -15,7 +15,7 @@ from litmaml.data import Episode, TaskDataModule, TaskDistribution
 from litmaml.inner import SGD
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP
-from litmaml.tasks import Batch, Split, Tasks
+from litmaml.tasks import Batch, Split, Tasks, stacks_of
 from quiet_trainer import quiet_trainer
 
 WEIGHTS = torch.tensor([0.2, 1.0, 5.0])
@@ -74,7 +74,7 @@ def test_a_loss_with_weights_comes_back_from_the_checkpoint(name: str, tmp_path:
     again = MetaLearner.load_from_checkpoint(file)
     assert again.inner_loop.loss.state_dict().keys() == learner.inner_loop.loss.state_dict().keys() != {}.keys()
     assert loss_in_a_test(again, tmp_path) == loss_in_a_test(learner, tmp_path)
-    tasks = data(learner.inner_loop.loss).tasks.sample("test", range(1), 0)
+    (tasks,) = stacks_of(data(learner.inner_loop.loss).tasks.sample("test", range(1), 0))
     x, y = tasks.query.inputs[0], tasks.query.targets[0]
     first, second = (litmaml.adapt(one, x, y, steps=2) for one in (learner, file))
     torch.testing.assert_close(first(x), second(x))
@@ -101,6 +101,6 @@ def test_what_a_loss_of_ones_own_has_computed_is_loaded(tmp_path: Path) -> None:
             self.register_buffer("seen", torch.zeros(()))
 
     learner, other = (MetaLearner(MLP(4, 3), loss=Counting()) for _ in range(2))
-    learner.inner_loop.loss.seen.fill_(5)  # type: ignore[operator, union-attr]
+    learner.inner_loop.loss.seen.fill_(5)  # type: ignore[operator]  # a buffer
     other.load_state_dict(learner.state_dict())
     assert other.inner_loop.loss.seen == 5
