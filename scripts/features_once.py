@@ -12,6 +12,7 @@ take turns in one process. Times are the process's own on a CPU, so that other p
 from __future__ import annotations
 
 import argparse
+import importlib
 import random
 import statistics
 import time
@@ -38,7 +39,7 @@ Run = Callable[[], list[Tensor]]
 class Network(NamedTuple):
     """A model with what comes before its head, the head's name, and the shape of an image."""
 
-    model: nn.Module
+    model: Any
     body: Callable[[Tensor], Tensor]
     head: str
     image: tuple[int, int, int]
@@ -49,7 +50,7 @@ def network(name: str, size: int) -> Network:
     if name.startswith("conv4-"):
         conv4 = Conv4(WAYS, filters=int(name.removeprefix("conv4-")))
         return Network(conv4, conv4.body, "head", (1, 28, 28))
-    import timm
+    timm = importlib.import_module("timm")
 
     model: Any = timm.create_model(name, num_classes=WAYS, **({"img_size": size} if "vit" in name else {}))
     for module in model.modules():
@@ -58,7 +59,8 @@ def network(name: str, size: int) -> Network:
     (head,) = (path for path, module in model.named_modules() if module is model.get_classifier())
 
     def body(images: Tensor) -> Tensor:
-        return model.forward_head(model.forward_features(images), pre_logits=True)
+        features: Tensor = model.forward_head(model.forward_features(images), pre_logits=True)
+        return features
 
     return Network(model, body, head, (3, size, size))
 

@@ -28,7 +28,7 @@ class Case(NamedTuple):
 class Headed(nn.Module):
     """A body, a function of what it gives, and a head."""
 
-    def __init__(self, between: Callable[[nn.Module, Tensor], Any] | None = None, **parts: nn.Module) -> None:
+    def __init__(self, between: Callable[[Any, Tensor], Any] | None = None, **parts: nn.Module) -> None:
         super().__init__()
         self.body = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 4))
         for name, part in parts.items():
@@ -116,19 +116,19 @@ def _normed() -> nn.Module:
 
 
 def _straight() -> nn.Module:
-    model = Headed(lambda m, x: m.top(x + (m.gate - m.gate.detach())), top=nn.Linear(4, 4))
+    model: Any = Headed(lambda m, x: m.top(x + (m.gate - m.gate.detach())), top=nn.Linear(4, 4))
     model.gate = nn.Parameter(torch.ones(4))
     return model
 
 
 def _frozen() -> nn.Module:
-    model = Headed()
+    model: Any = Headed()
     model.body.requires_grad_(False)
     return model
 
 
 def _with_context() -> nn.Module:
-    model = Headed(lambda m, x: x + m.context)
+    model: Any = Headed(lambda m, x: x + m.context)
     model.register_buffer("context", torch.zeros(4))
     return model
 
@@ -187,14 +187,14 @@ class Looking(Headed):
 
 
 def _hooked() -> nn.Module:
-    model = Headed()
+    model: Any = Headed()
     model.body = nn.Linear(3, 4)
     model.body.register_forward_hook(lambda module, args, output: 2 * output)
     return model
 
 
 def _scripted() -> nn.Module:
-    model = Headed()
+    model: Any = Headed()
     model.body = torch.jit.script(model.body)
     return model
 
@@ -212,7 +212,7 @@ class Around(nn.Module):
 
 
 def _handing() -> nn.Module:
-    model = Headed(lambda m, x: x + m.body.kept)
+    model: Any = Headed(lambda m, x: x + m.body.kept)
     model.body = Remembering()
     return model
 
@@ -223,12 +223,12 @@ class _Clipping(nn.Module):
         self.inner = nn.Linear(3, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        clipped: Tensor = Clipped.apply(self.inner(x))  # type: ignore[no-untyped-call]
+        clipped: Tensor = Clipped.apply(self.inner(x))
         return clipped
 
 
 def _clipping() -> nn.Module:
-    model = Headed()
+    model: Any = Headed()
     model.body = _Clipping()
     return model
 

@@ -59,7 +59,7 @@ class Counted:
             self.calls += 1
             return forward(*args, **kwargs)
 
-        part.forward = counting  # type: ignore[method-assign]
+        part.forward = counting
 
     def during(self, run: Callable[[], Any]) -> int:
         self.calls = 0

@@ -125,7 +125,10 @@ class ConstantParts:
         with torch.inference_mode(False), torch.no_grad():
             (_, slow), tasks = loop.start(1), ordinary(tasks)
             batches = {id(batch): batch for batch in (*tasks.adapting, tasks.query)}
-            given = {key: self.in_place(loop, slow, batch) for key, batch in batches.items()}
+            try:
+                given = {key: self.in_place(loop, slow, batch) for key, batch in batches.items()}
+            except Exception:  # perhaps of numbers that are not finite: the whole model will raise it, if it does
+                return tasks
             if all(isinstance(b.inputs, Features) and _are_finite(b.inputs.parts) for b in given.values()):
                 return map_batches(lambda batch: given[id(batch)], tasks)
             return tasks
