@@ -12,7 +12,7 @@ from oracles import relative
 from torch import nn
 
 from cases import OUTER, TWICE, UNPROBED
-from litmaml.engine import allocator, batch_norm, convolution, program
+from litmaml.engine import allocator, batch_norm, convolution, features, program
 from litmaml.engine.switches import PARTS, is_on, without
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
@@ -48,6 +48,8 @@ def used(part: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         monkeypatch.setattr(batch_norm, "_takes", noting(batch_norm._takes))
     elif part == "convolution":  # as on a GPU
         monkeypatch.setattr(convolution, "_grouping_is_slow", noting(lambda weight: True))
+    elif part == "features":
+        monkeypatch.setattr(features.ConstantCalls, "replay", noting(features.ConstantCalls.replay))
     elif part == "program":
         monkeypatch.setattr("litmaml.outer.compiled.Program", noting(program.Program))
     else:
@@ -59,7 +61,11 @@ def used(part: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.mark.parametrize(
     ("part", "outer"),
     [("program", "FirstOrder"), pytest.param("program", "SecondOrder", marks=pytest.mark.slow)]
-    + [(part, outer) for part in ("allocator", "batch_norm", "convolution", "together") for outer in UNPROBED],
+    + [
+        (part, outer)
+        for part in ("allocator", "batch_norm", "convolution", "features", "together")
+        for outer in UNPROBED
+    ],
 )
 def test_gradients_without_a_part(part: str, outer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model: nn.Module = Conv4(ways=3, filters=4)
@@ -68,7 +74,7 @@ def test_gradients_without_a_part(part: str, outer: str, monkeypatch: pytest.Mon
         model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(1352, 3))
     elif part == "program":  # what is small is compiled soon
         model, images = nn.Sequential(nn.Flatten(), nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)), images[..., 0, :3]
-    loop = InnerLoop(model, nn.CrossEntropyLoss(), SGD(0.1), ["*"], 1)
+    loop = InnerLoop(model, nn.CrossEntropyLoss(), SGD(0.1), ["head.*"] if part == "features" else ["*"], 1)
     loop._written_out |= part == "convolution"  # as on a GPU too
     batch = Batch(images, torch.arange(3).repeat(2).expand(4, -1))
     tasks, uses = Tasks((batch,), batch, torch.arange(4)), used(part, monkeypatch)

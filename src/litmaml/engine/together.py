@@ -25,10 +25,16 @@ class Drawn(RuntimeError):
     """A function that is mapped over tasks has drawn a random number."""
 
 
-def first_convolution(model: nn.Module) -> Convolution | None:
-    """The first one whose kernels overlap; others, such as those that cut images into patches, are matrix products."""
+def first_convolution(model: nn.Module, outside: Sequence[nn.Module] = ()) -> Convolution | None:
+    """The first one whose kernels overlap; others, such as those that cut images into patches, are matrix products.
+
+    Args:
+        model: Where to look.
+        outside: Modules of it in which not to look.
+    """
+    inside = {part for module in outside for part in module.modules()}
     for module in model.modules():
-        if isinstance(module, Convolution) and module.stride != module.kernel_size:
+        if isinstance(module, Convolution) and module.stride != module.kernel_size and module not in inside:
             return module
     return None
 

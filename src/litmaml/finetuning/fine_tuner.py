@@ -149,6 +149,7 @@ class FineTuner:
             check_loss_on(loop.loss, one, wanted)
         shares = weigh(loop.loss, [wanted for _, wanted in alone])
         check_parts(loop.loss, predictions, [wanted for _, wanted in alone], shares)
+        batches = [*loop.constant.evaluated(loop, tasks._replace(support=tuple(batches))).support]
         enough = learnt_at(loop.loss, targets, self.outputs)
 
         def gradient(losses: Losses, fast: Params, slow: Params, step: StepTasks) -> Params:

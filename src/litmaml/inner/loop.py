@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 import litmaml.inner.autocast  # noqa: F401 - what autocast does with attention
 from litmaml.engine.batch_norm import has_batch_norm
+from litmaml.engine.features import Features, OtherCalls
 from litmaml.engine.switches import is_on
 from litmaml.engine.together import (
     Convolution,
@@ -23,6 +24,7 @@ from litmaml.engine.together import (
     tasks_held,
 )
 from litmaml.inner.channels_last import channels_last, has_channels_last
+from litmaml.inner.constant_parts import ConstantParts
 from litmaml.inner.derivatives import Derivatives, needs_other_operations
 from litmaml.inner.gradient_rule import GradientRule, plain
 from litmaml.inner.layers import random_layers
@@ -68,6 +70,7 @@ class InnerLoop(nn.Module):
         draws: Whether a forward pass draws random numbers; tasks are then computed in a loop.
         mapped: Whether ``vmap`` can take the model and its loss; else tasks are computed in a loop too.
         changes_inputs: Whether a forward pass writes into its inputs, so that it gets a copy.
+        constant: Parts of the model that no inner step changes. Batches may come with their outputs in place.
 
     What the layers tell of ``draws`` and the next two is set at once; ``try_first_batch`` finds the rest.
 
@@ -128,6 +131,7 @@ class InnerLoop(nn.Module):
         self.channels_last = has_channels_last(model)
         # Looking for tied weights in each call takes longer than a small network's forward pass.
         self._tied = aliases(model)
+        self.constant = ConstantParts()
 
     def check_trainable(self) -> None:
         """Refuse a model that has been frozen or unfrozen since; see ``check_roles``."""
@@ -139,7 +143,7 @@ class InnerLoop(nn.Module):
 
     def predict(self, fast: Params, inputs: Tree, slow: Params | None = None) -> Tensor:
         """Each task's predictions (T, n, ...) by its own fast weights, on inputs (T, n, ...)."""
-        predictions: Tensor = self._each(lambda weights, x: self.call(weights, slow, x), fast, inputs)
+        predictions: Tensor = self.each(lambda weights, x: self.call(weights, slow, x), fast, inputs)
         return predictions
 
     def loss_of(self, predictions: Tensor, targets: Tree) -> Tensor:
@@ -161,7 +165,7 @@ class InnerLoop(nn.Module):
             predictions = self.call(weights, slow, inputs)
             return taken(predictions, targets), predictions
 
-        losses, predictions = self._each(one, fast, batch.inputs, batch.targets)
+        losses, predictions = self.each(one, fast, batch.inputs, batch.targets)
         return losses, predictions
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
@@ -171,17 +175,24 @@ class InnerLoop(nn.Module):
             state_dict[f"{prefix}learnt.rate" + ("" if name == "all" else f"/{name.lstrip('/')}")] = state_dict.pop(key)
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
-    def default_chunk(self, tasks: Tasks, steps: int = 1) -> int:
-        """How many tasks to adapt together: those whose support fits at once, if memory takes so many steps' graphs."""
-        support = tasks.support[0].inputs
+    def default_chunk(self, tasks: Tasks, steps: int = 1, once: bool = False) -> int:
+        """How many tasks to adapt together: those whose support fits at once, if memory takes so many steps' graphs.
+
+        ``once``: Constant parts are computed once. Where all convolutions are in them, the steps take any number.
+        """
+        support, calls = tasks.support[0].inputs, self.constant.of(self.model)
+        if once and self._maps and calls is not None and calls.left is None:
+            return tasks_held(*self._convolution, [batch.inputs for batch in (*tasks.adapting, tasks.query)])
         held = [support] * steps + [tasks.query.inputs]
         return min(self.tasks_at_once(support), tasks_held(*self._convolution, held))
 
     def tasks_at_once(self, inputs: Tree) -> int:
         """How many tasks' forward passes to compute at once on such inputs (T, n, ...)."""
+        if isinstance(inputs, Features) and (calls := self.constant.of(self.model)) is not None:
+            return tasks_at_once(calls.left, inputs.parts) if self._maps else 1
         return tasks_at_once(*self._convolution, inputs) if self._maps else 1
 
-    def _each(self, function: Callable[..., Any], fast: Params, inputs: Tree, *others: Tree) -> Any:
+    def each(self, function: Callable[..., Any], fast: Params, inputs: Tree, *others: Tree) -> Any:
         """The function of each task's fast weights and inputs, at once or in a loop."""
         first = inputs if isinstance(inputs, Tensor) else tensors_of(inputs)[0]
         at_once = self.tasks_at_once(inputs) == len(first)
@@ -202,11 +213,22 @@ class InnerLoop(nn.Module):
         both = {**slow, **weights} if slow else weights
         if self._tied:
             both = both | {alias: both[name] for alias, name in self._tied.items() if name in both}
+        if isinstance(inputs, Features):
+            inputs, parts = inputs
+            if (calls := self.constant.of(self.model)) is not None:
+                try:
+                    replayed: Tensor = calls.replay(lambda: self._called(both, inputs), parts)
+                    return replayed
+                except OtherCalls:
+                    self.constant.drop(self.model)
+        return self._called(both, inputs)
+
+    def _called(self, weights: Params, inputs: Tree) -> Tensor:
         if self.changes_inputs:
             inputs = copies(inputs)
         if self.channels_last:
             inputs = tree_map(channels_last, inputs)
-        outputs = functional_call(self.model, both, *arguments(inputs), tie_weights=False)
+        outputs = functional_call(self.model, weights, *arguments(inputs), tie_weights=False)
         predictions: Tensor = outputs if self.output is None else picked(outputs, self.output)
         return predictions
 

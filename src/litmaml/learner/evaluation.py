@@ -87,8 +87,10 @@ class Evaluation:
         return tuple(predictions), torch.cat(losses)
 
     def _adapted(self, tasks: Tasks, steps: int) -> Tensor:
+        inner_loop = self._meta_gradient.inner_loop
         with self._meta_gradient.stream_of(tasks):
-            *_, fast = self._meta_gradient.inner_loop.path(tasks, steps)
+            tasks = inner_loop.constant.evaluated(inner_loop, tasks) if steps else tasks
+            *_, fast = inner_loop.path(tasks, steps)
             return self._predict(fast, tasks)
 
     def _try_alone(self, task: Tasks, steps: int) -> None:
@@ -106,6 +108,7 @@ class Evaluation:
         inner_loop, targets = self._meta_gradient.inner_loop, tasks.query.targets
         rows: dict[str, list[Tensor]] = {name: [] for name in self.episodes}
         with self._meta_gradient.stream_of(tasks):
+            tasks = inner_loop.constant.evaluated(inner_loop, tasks)
             for fast in inner_loop.path(tasks, steps):
                 predictions = self._predict(fast, tasks)
                 rows["loss"].append(inner_loop.loss_of(predictions, targets).detach())

@@ -12,7 +12,7 @@ from litmaml.inner.loop import InnerLoop
 from litmaml.inner.places import aliases
 from litmaml.outer.gradient import OuterGradient
 from litmaml.outer.loss import OuterLoss
-from litmaml.tasks import Tasks
+from litmaml.tasks import Batch, Tasks
 from litmaml.weights import Params, differentiate
 
 
@@ -57,6 +57,37 @@ class ChunkGradient:
         largest = torch.stack([torch.linalg.vector_norm(values, torch.inf) for values in numbers]).amax()
         return Part(losses, predictions.detach(), largest.isfinite(), gradient)
 
+    def look(self, tasks: Tasks) -> None:
+        """Look for constant parts of the model, where they could be used."""
+        # What is overridden gets the batches themselves.
+        if type(self.outer_loss).along is OuterLoss.along:
+            self.inner_loop.constant.look(self.inner_loop, tasks)
+
+    def takes_features(self, tasks: Tasks) -> bool:
+        """Whether constant parts of the model are computed once."""
+        loop, outer_gradient = self.inner_loop, self.outer_gradient
+        calls = loop.constant.of(loop.model)
+        if calls is None or loop.draws or type(self.outer_loss).along is not OuterLoss.along:
+            return False
+        if outer_gradient.probes and torch.is_autocast_enabled(tasks.query.device.type):
+            return False  # probes are not cast
+        return outer_gradient.takes_features(calls.trained, len(tasks.adapting))
+
+    def _with_features(self, inner_loop: InnerLoop, slow: Params, tasks: Tasks) -> Tasks:
+        def in_place(batches: tuple[Batch, ...], graph: bool) -> tuple[Batch, ...]:
+            with torch.set_grad_enabled(graph):
+                return tuple(inner_loop.constant.in_place(inner_loop, slow, batch) for batch in batches)
+
+        # Through the inner gradient the slow weights get theirs by the batches of Hop alone.
+        through, hessian = self.outer_gradient.through_support, tasks.hessian
+        return tasks._replace(
+            support=in_place(tasks.support, through and hessian is None),
+            query=in_place((tasks.query,), True)[0],
+            hessian=in_place(hessian, True) if hessian is not None and through else hessian,
+        )
+
     def _solved(self, inner_loop: InnerLoop, tasks: Tasks) -> tuple[Tensor, Tensor]:
         start, slow = inner_loop.start(tasks.size)
+        if self.takes_features(tasks):
+            tasks = self._with_features(inner_loop, slow, tasks)
         return self.outer_gradient.solve(inner_loop, self.outer_loss, start, slow, tasks, self.steps, self.epoch)

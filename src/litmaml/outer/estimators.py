@@ -59,6 +59,9 @@ class FiniteDifference(PathGradient):
     def __init__(self, radius: float | None = None) -> None:
         self.radius = _positive("radius", radius)
 
+    def takes_features(self, trained: bool, batches: int) -> bool:
+        return True
+
     def hop(self, at: Point, vector: Params) -> Weights:
         length = norm(vector)
         radius = probe_length(at.fast, at.slow) if self.radius is None else torch.full_like(length, self.radius)
@@ -102,6 +105,9 @@ class GaussianSmoothing(PathGradient):
     def __init__(self, samples: int = 10, smoothing: float | None = None) -> None:
         self.samples = _at_least_one("samples", samples)
         self.smoothing = _positive("smoothing", smoothing)
+
+    def takes_features(self, trained: bool, batches: int) -> bool:
+        return True
 
     def directions(self, weights: Weights, streams: Streams, steps: int) -> tuple[Params, ...]:
         return normal_directions(weights.fast, self.samples, streams, steps)
@@ -169,6 +175,9 @@ class ZerothOrder(PathGradient):
         if baseline not in ("ji", "stein", "mean"):
             raise ValueError(f"baseline: got {baseline!r}; one of ji, stein, mean")
         self.baseline = baseline
+
+    def takes_features(self, trained: bool, batches: int) -> bool:
+        return not trained  # it moves the trained weights themselves
 
     def directions(self, weights: Weights, streams: Streams, steps: int) -> tuple[Params, ...]:
         # Every task moves in its own direction also along the weights that tasks share.

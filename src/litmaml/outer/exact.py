@@ -37,6 +37,10 @@ class SecondOrder(PathGradient):
     def unrolls(self) -> bool:
         return not self.recompute
 
+    def takes_features(self, trained: bool, batches: int) -> bool:
+        # Memory is not to grow with the number of steps.
+        return not (self.recompute and trained and batches > 1)
+
     def gradient(self, losses: Losses, fast: Params, slow: Params, step: StepTasks) -> Params:
         if self.recompute or step.hessian is not None:
             return super().gradient(losses, fast, slow, step)
@@ -68,6 +72,11 @@ class FirstOrder(PathGradient):
         >>> FirstOrder().hop(at, {"w": torch.ones(1, 1)}).fast["w"].item()
         0.0
     """
+
+    through_support = False
+
+    def takes_features(self, trained: bool, batches: int) -> bool:
+        return True
 
     def gradient(self, losses: Losses, fast: Params, slow: Params, step: StepTasks) -> Params:
         return plain(losses, fast, slow, step)

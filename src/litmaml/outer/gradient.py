@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, final
 import torch
 from torch import Tensor
 
+from litmaml.engine.features import Features
 from litmaml.inner.gradient_rule import GradientRule, Losses
 from litmaml.outer.loss import OuterLoss
 from litmaml.randomness import Streams
@@ -39,13 +40,24 @@ class OuterGradient(ABC):
     probes: It compares losses at neighbouring weights, so that nothing may draw random numbers.
     sampled: It draws directions.
     unrolls: It holds the graphs of all inner steps at once.
+    through_support: It depends on how the inner gradient changes with the weights.
     """
 
     probes: ClassVar[bool] = False
     sampled: ClassVar[bool] = False
+    through_support: ClassVar[bool] = True
 
     @property
     def unrolls(self) -> bool:
+        return False
+
+    def takes_features(self, trained: bool, batches: int) -> bool:
+        """Whether batches may come with the outputs of the model's constant parts in place.
+
+        Args:
+            trained: They depend on trained weights. Along a path they are slow weights then, but of each task (T, ...).
+            batches: The number of a task's batches for inner steps, of all of which they are held.
+        """
         return False
 
     @abstractmethod
@@ -135,9 +147,10 @@ class PathGradient(OuterGradient):
 
     def gradient(self, losses: Losses, fast: Params, slow: Params, step: StepTasks) -> Params:
         """g = grad l(fast; support) of each task, whose vector-Jacobian product is Hop."""
-        rule = _Rule(self, losses, tuple(fast), tuple(slow), step)
+        parts = _trained_parts(step.support if step.hessian is None else step.hessian)
+        rule = _Rule(self, losses, tuple(fast), tuple(slow), tuple(parts), step)
         gradient: tuple[Tensor, ...] = _InnerGradient.apply(  # type: ignore[no-untyped-call]  # torch leaves apply untyped
-            rule, *fast.values(), *slow.values()
+            rule, *fast.values(), *slow.values(), *parts.values()
         )
         return dict(zip(fast, gradient, strict=True))
 
@@ -151,7 +164,26 @@ class _Rule(NamedTuple):
     losses: Losses
     fast: tuple[str, ...]
     slow: tuple[str, ...]
+    parts: tuple[str, ...]
     step: StepTasks
+
+
+def _trained_parts(batch: Batch) -> Params:
+    """Those features of a batch that slow weights have a gradient by, under names that no weight has."""
+    if not isinstance(batch.inputs, Features):
+        return {}
+    return {f"features: {k}": part for k, part in enumerate(batch.inputs.parts) if part.requires_grad}
+
+
+def _by_parts(losses: Losses, names: tuple[str, ...]) -> Losses:
+    """The losses with the features of a batch taken from among the slow weights."""
+
+    def by_parts(fast: Params, slow: Params, batch: Batch, twice: bool = False) -> Tensor:
+        parts = [slow.get(f"features: {k}", part) for k, part in enumerate(batch.inputs.parts)]
+        own = {name: weight for name, weight in slow.items() if name not in names}
+        return losses(fast, own, batch._replace(inputs=Features(batch.inputs.inputs, tuple(parts))), twice)
+
+    return by_parts if names else losses
 
 
 class _InnerGradient(torch.autograd.Function):
@@ -161,7 +193,7 @@ class _InnerGradient(torch.autograd.Function):
     def forward(ctx: Any, rule: _Rule, *weights: Tensor) -> tuple[Tensor, ...]:
         count = len(rule.fast)
         fast = leaves(dict(zip(rule.fast, weights[:count], strict=True)))
-        slow = constants(dict(zip(rule.slow, weights[count:], strict=True)))
+        slow = constants(dict(zip(rule.slow, weights[count : count + len(rule.slow)], strict=True)))
         with torch.enable_grad():
             gradient = gradient_of(rule.losses(fast, slow, rule.step.support, rule.outer_gradient.twice).sum(), fast)
         device = weights[0].device.type
@@ -176,11 +208,12 @@ class _InnerGradient(torch.autograd.Function):
     def backward(ctx: Any, *vector: Tensor) -> tuple[Tensor | None, ...]:
         rule: _Rule = ctx.rule
         saved, count = ctx.saved_tensors, len(rule.fast)
-        total = count + len(rule.slow)
+        shared = (*rule.slow, *rule.parts)
+        total = count + len(shared)
         at = Point(
-            rule.losses,
+            _by_parts(rule.losses, rule.parts),
             leaves(dict(zip(rule.fast, saved[:count], strict=True))),
-            constants(dict(zip(rule.slow, saved[count:total], strict=True))),
+            constants(dict(zip(shared, saved[count:total], strict=True))),
             rule.step.support if rule.step.hessian is None else rule.step.hessian,
             dict(zip(rule.fast, saved[total:], strict=True)) if len(saved) > total else None,
             rule.step.directions,
@@ -190,4 +223,4 @@ class _InnerGradient(torch.autograd.Function):
         enabled = enabled and not rule.outer_gradient.probes
         with torch.enable_grad(), torch.autocast(device, dtype=dtype, enabled=enabled):
             rows = rule.outer_gradient.hop(at, dict(zip(rule.fast, vector, strict=True)))
-        return None, *(rows.fast[name] for name in rule.fast), *(rows.slow[name] for name in rule.slow)
+        return None, *(rows.fast[name] for name in rule.fast), *(rows.slow[name] for name in shared)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from litmaml.engine.allocator import keep_freed_memory
-from litmaml.engine.switches import is_on
+from litmaml.engine.switches import is_on, without
 from litmaml.inner.divergence import diverges
 from litmaml.inner.loop import InnerLoop
 from litmaml.outer.chunk_gradient import ChunkGradient, Part
@@ -130,6 +130,8 @@ class MetaGradientOf:
         if self._names != (names := [*weights]):
             self.inner_loop.check_trainable()
             self._names = names
+        for stack in stacks:
+            self.of_chunk.look(stack)
         weighed = self.outer_loss.task_weights(numbers_of(tasks))
         if weighed is not None:
             sizes = [stack.size for stack in stacks]
@@ -170,7 +172,8 @@ class MetaGradientOf:
 
     def default_chunk(self, tasks: Tasks) -> int:
         """How many tasks are adapted together where it is not said: see ``InnerLoop.default_chunk``."""
-        size = self.inner_loop.default_chunk(tasks, self.steps if self.outer_gradient.unrolls else 1)
+        once = self.of_chunk.takes_features(tasks)
+        size = self.inner_loop.default_chunk(tasks, self.steps if self.outer_gradient.unrolls else 1, once)
         if self._compiles and min(size, self.inner_loop.tasks_at_once(tasks.query.inputs)) < tasks.size:
             return 1  # a loop over a chunk's tasks would be written out in its program, and take long to compile
         return size
@@ -236,7 +239,8 @@ class MetaGradientOf:
     def _alone(self, weights: Params, task: Tasks) -> Part:
         """The part of a single task; not finite where the model raises an error because its numbers are not."""
         try:
-            return self.of_chunk(weights, task)
+            with without("features"):  # what they may be wrong for is not finite
+                return self.of_chunk(weights, task)
         except Exception as error:
             if not diverges(self.inner_loop, task, self.steps, error):
                 raise
