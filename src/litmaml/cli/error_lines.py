@@ -18,6 +18,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_only
 
+from litmaml.cli.own_modules import where_modules_are_found
 from litmaml.runs.arguments import Arguments, read_config
 from litmaml.runs.former_names import argument_now, name_now
 from litmaml.shown import printable
@@ -113,10 +114,7 @@ def _told(message: str, options: dict[str, Any]) -> str:
         return f"{key}: is a group of options, got {found[1]!r}; give them by their names, such as {named}"
     hint = getattr(options.get(key.partition(".init_args")[0]), "_typehint", None)
     if found := re.search(r"No module named '([^']+)'", flat):
-        return (
-            f"{key}: there is no module {found[1]!r}; one of your own is found through PYTHONPATH, such as "
-            "PYTHONPATH=. litmaml ..."
-        )
+        return f"{key}: there is no module {found[1]!r}; {where_modules_are_found(found[1])}"
     if found := re.search(
         r"Expected a dot import path string: (\S+)|class_path '([^']+)': (?:module|Import|\S+ is not|Not a valid)"
         r"|[Ii]mport path '?([\w.]+)'? does not|Discard init_args given with class_path: (\S+)",

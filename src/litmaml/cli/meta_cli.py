@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,12 @@ class MetaCLI(LightningCLI):
             # Lightning's requeueing saves inside the signal handler; Preemption and train.sbatch do it.
             plugins.append(SLURMEnvironment(auto_requeue=False))
         return super().instantiate_trainer(**kwargs, plugins=plugins)
+
+    def instantiate_classes(self) -> None:
+        with warnings.catch_warnings():
+            # What an object does not keep of its arguments is taken from those that were parsed.
+            warnings.filterwarnings("ignore", message="checkpoints will not rebuild")
+            super().instantiate_classes()
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         last = LastCheckpoint()

@@ -18,6 +18,7 @@ from litmaml.data import TaskDataModule
 from litmaml.engine.float32 import Float32Precision
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.learner.processes import own_cores
+from litmaml.learner.recipe import NEEDED
 from litmaml.runs.admission import admit_arguments
 from litmaml.runs.admitted import NotAdmitted, Recipe, short, write
 from litmaml.runs.proportion import check_size
@@ -52,6 +53,12 @@ def configuration(saved: Mapping[str, Any], arguments: Sequence[str], data: bool
     """
     typed = what_was_typed(arguments)
     learner = admit_arguments(MetaLearner, saved["hyper_parameters"], "checkpoint.model", typed.within("model"))
+    for name in NEEDED:
+        if name not in saved["hyper_parameters"] and not typed.within("model").within(name):
+            raise ValueError(
+                f"model.{name}: the checkpoint does not record how it is made; give the run's configuration, "
+                f"-c RUN/config.yaml, or type --model.{name}"
+            )
     check_size(learner, saved["state_dict"], "checkpoint.model.")
     recorded = {"model": write(learner, seal)}
     if data and "datamodule_hyper_parameters" in saved:

@@ -12,6 +12,14 @@ from litmaml.runs.proportion import check_size
 from litmaml.runs.recipe import describe, made
 
 
+NEEDED = {
+    "model": "the module to load the weights into",
+    "inner_optimizer": "as in training",
+    "loss": "as in training",
+}
+"""Parts that every checkpoint records if it can, without which a learner would adapt otherwise."""
+
+
 def recipe_of(parts: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe of each part of a learner by the name of its argument; one that has none is warned of."""
     recipe: dict[str, Any] = {}
@@ -27,7 +35,7 @@ def warn_not_rebuilt(name: str, reason: str) -> None:
     """Tell that a part has to be given when a checkpoint is loaded."""
     rank_zero_warn(
         f"checkpoints will not rebuild {name} by themselves: {reason}. Load them with "
-        f"MetaLearner.load_from_checkpoint(path, {name}=...)"
+        f"MetaLearner.load_from_checkpoint(path, {name}=...), or on the command line with -c RUN/config.yaml"
     )
 
 
@@ -43,8 +51,8 @@ def arguments_of(learner: type, saved: Mapping[str, Any], overrides: Mapping[str
     admitted = admit_arguments(learner, others, "checkpoint")
     check_size(admitted, saved["state_dict"], "checkpoint.")
     arguments = {name: made(part, f"checkpoint.{name}") for name, part in admitted.items()}
-    if "model" not in arguments | dict(overrides):
-        raise ValueError(
-            "model: the checkpoint has no recipe for it; pass model=..., the module to load the weights into"
-        )
-    return arguments | dict(overrides)
+    arguments |= overrides
+    for name, what in NEEDED.items():
+        if name not in arguments:
+            raise ValueError(f"{name}: the checkpoint has no recipe for it; pass {name}=..., {what}")
+    return arguments

@@ -44,6 +44,9 @@ def describe(thing: object) -> Plain:
     for name, parameter in constructor_parameters(kind).items():
         if hasattr(thing, name) and parameter.kind is not parameter.VAR_POSITIONAL:
             value = getattr(thing, name)
+            if parameter.kind is parameter.VAR_KEYWORD and isinstance(value, Mapping):
+                arguments |= describe(value)
+                continue
             arguments[name] = value.tolist() if _is_numbers(value, parameter) else describe(value)
         elif (
             parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
