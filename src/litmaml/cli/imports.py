@@ -11,9 +11,9 @@ from litmaml.runs.arguments import options_in, read_config
 
 OPTION = "--imports"
 HELP = (
-    "Your own modules to import first, such as the one with the checkpoint's model: --imports one two, or one,two; they "
-    "are found beside the configuration file, in the current folder and through PYTHONPATH. A checkpoint's own classes "
-    "and functions are taken from these alone, and from litmaml, torch and torchmetrics."
+    "Your own modules to import first, such as the one with the checkpoint's model: --imports one two, or one,two; "
+    "they are found beside the configuration file, in the current folder and through PYTHONPATH. A checkpoint's own "
+    "classes and functions are taken from these alone, and from litmaml, torch and torchmetrics."
 )
 
 

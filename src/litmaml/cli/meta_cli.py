@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from litmaml.cli.sealed import unseal
 from litmaml.engine.float32 import Float32Precision, set_float32_precision
 from litmaml.learner.initial_weights import start_from
 from litmaml.learner.processes import check_backend, check_devices, end_others
+from litmaml.learner.recipe import not_warned_of
 from litmaml.learner.trainer_checks import check_device_names, check_monitors, check_numbers, check_trains
 from litmaml.runs.checkpoint_io import DurableCheckpointIO
 from litmaml.runs.configuration import check_configuration
@@ -196,9 +196,8 @@ class MetaCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs, plugins=plugins)
 
     def instantiate_classes(self) -> None:
-        with warnings.catch_warnings():
-            # What an object does not keep of its arguments is taken from those that were parsed.
-            warnings.filterwarnings("ignore", message="checkpoints will not rebuild")
+        # What an object does not keep of its arguments is taken from those that were parsed.
+        with not_warned_of(["the task data", *vars(self._get(self.config, "model"))]):
             super().instantiate_classes()
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:

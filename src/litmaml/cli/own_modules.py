@@ -1,4 +1,4 @@
-"""Where modules of the user's own are found: beside the configuration file that names them, or in the current folder."""
+"""Where modules of the user's own are found: beside the configuration that names them, or in the current folder."""
 
 from __future__ import annotations
 

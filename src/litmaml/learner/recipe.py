@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
@@ -10,7 +12,6 @@ from lightning.pytorch.utilities import rank_zero_warn
 from litmaml.runs.admission import admit_arguments
 from litmaml.runs.proportion import check_size
 from litmaml.runs.recipe import describe, made
-
 
 NEEDED = {
     "model": "the module to load the weights into",
@@ -29,6 +30,15 @@ def recipe_of(parts: Mapping[str, Any]) -> dict[str, Any]:
         except TypeError as reason:
             warn_not_rebuilt(name, str(reason))
     return recipe
+
+
+@contextmanager
+def not_warned_of(names: Collection[str]) -> Iterator[None]:
+    """Make a learner of which these parts are recorded already."""
+    with warnings.catch_warnings():
+        for name in names:
+            warnings.filterwarnings("ignore", message=f"checkpoints will not rebuild {name} ")
+        yield
 
 
 def warn_not_rebuilt(name: str, reason: str) -> None:

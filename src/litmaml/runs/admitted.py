@@ -65,7 +65,7 @@ def write(admitted: Any, seal: Callable[[str], str]) -> Any:
         arguments = write(admitted.arguments, seal)
         if admitted.name is None:
             return arguments
-        written = {"class_path": admitted.name, "init_args": {}}
+        written: dict[str, Any] = {"class_path": admitted.name, "init_args": {}}
         for key, value in arguments.items():
             written.setdefault("dict_kwargs" if key in admitted.further else "init_args", {})[key] = value
         return written

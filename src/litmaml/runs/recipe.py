@@ -40,7 +40,7 @@ def describe(thing: object) -> Plain:
         raise TypeError(f"a tensor of shape {tuple(thing.shape)} is no plain value")
     if kind.__module__ == "builtins":
         raise TypeError(f"{thing!r} is no plain value")
-    arguments = {}
+    arguments: dict[str, Plain] = {}
     for name, parameter in constructor_parameters(kind).items():
         if hasattr(thing, name) and parameter.kind is not parameter.VAR_POSITIONAL:
             value = getattr(thing, name)
