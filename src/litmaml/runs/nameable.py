@@ -11,7 +11,7 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -165,6 +165,20 @@ def _import(module: str) -> None:
 def is_the_users(kind: type | Callable[..., Any]) -> bool:
     """Whether a class or function is of the user's own modules, whose arguments may be anything plain."""
     return kind.__module__.partition(".")[0] not in {*_PARTS, *_NOT_THE_USERS}
+
+
+def users_modules(record: object) -> list[str]:
+    """The modules of the user's own that a record names, which have to be imported before anything is made of it."""
+    found: dict[str, None] = {}
+    if isinstance(record, Mapping):
+        name = record.get("class_path")
+        module = name_now(name).rpartition(".")[0] if isinstance(name, str) else ""
+        if module and module.partition(".")[0] not in {*_PARTS, *_NOT_THE_USERS} and _NAME.fullmatch(module):
+            found[module] = None
+    parts = record.values() if isinstance(record, Mapping) else record if isinstance(record, list) else ()
+    for part in parts:
+        found |= dict.fromkeys(users_modules(part))
+    return [*found]
 
 
 def _is_installed(module: str) -> bool:
