@@ -97,7 +97,7 @@ def _told(message: str, options: dict[str, Any]) -> str:
     key = ".".join(k for place, k in enumerate(keys) if k not in keys[:place]) or "arguments"
     made = re.search(r"class_path[ =]'([^']+)'", flat)
     below = [f"{key}.{name}" for name in _parameters_of(made[1])] if made else []
-    open_ended = bool(made) and _takes_others(made[1])
+    open_ended = made is not None and _takes_others(made[1])
     if found := re.search(r"unrecognized arguments: (?:--?)?([^\s=]+)|does not accept option '([^']+)'", flat):
         name = found[1] or found[2]
         return _no_option(f"{key}.{name}", below, open_ended) if keys and made else _no_option(name, options)
