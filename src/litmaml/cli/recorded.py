@@ -166,5 +166,5 @@ class SealedParser(LightningArgumentParser):
         return made
 
 
-def _unsealed(kind: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _unsealed(kind: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     return kind(*args, **unseal(kwargs))
