@@ -65,7 +65,8 @@ def bert(ways: int = 2) -> nn.Module:
     """A BERT of two layers with random weights."""
     from transformers import BertConfig, BertForSequenceClassification
 
-    config = BertConfig(WORDS, 16, 2, 2, 32, max_position_embeddings=LENGTH, num_labels=ways)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    config = BertConfig(vocab_size=WORDS, max_position_embeddings=LENGTH, num_labels=ways, **sizes)
     return BertForSequenceClassification(config)
 
 
