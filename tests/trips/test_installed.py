@@ -55,7 +55,7 @@ def test_every_command_takes_them_typed(name: str, place: Path, capsys: pytest.C
     [
         (
             {"model_name": "resnet18", "num_classes": 3},
-            r"model\.model\.num_classes: .*model\.model\.dict_kwargs\.num_c",
+            r"model\.num_classes: .*model\.dict_kwargs\.num_c",
         ),
         ({}, r"model\.model\.model_name: have to be given"),
     ],
