@@ -104,7 +104,7 @@ def training(recorded: object, arguments: Sequence[str]) -> dict[str, Any]:
 def _for_parser(admitted: Any) -> Any:
     """What was admitted as the parser takes it, which does not get to see its texts."""
     for function in _functions(admitted):  # classes come to ``SealedParser`` by themselves
-        add_instantiator(_unsealed, cast(Any, function), subclasses=False)
+        add_instantiator(cast(Any, _unsealed), cast(Any, function), subclasses=False)
     return write(admitted, seal)
 
 
