@@ -298,3 +298,10 @@ def test_an_example_of_a_tree_is_seen_only_where_all_its_parts_were() -> None:
         check_overlap(tasks._replace(query=seen))
     seen.targets[0].add_(1)
     check_overlap(tasks._replace(query=seen))
+
+
+def test_graphs_of_a_package_are_refused_with_what_to_do() -> None:
+    joined = type("DataBatch", (), {"__module__": "torch_geometric.data.batch"})()
+    batch = Batch({"graph": joined}, torch.zeros(2, 3))
+    with pytest.raises(ValueError, match=r"inputs: .* got a DataBatch there; pad the graphs .* give a dict"):
+        check_data(Tasks((batch,), batch, torch.arange(2)))

@@ -129,12 +129,20 @@ class Unkept(nn.Linear):
 
 
 @pytest.mark.filterwarnings("ignore:checkpoints will not rebuild model")
-def test_a_network_that_cannot_be_rebuilt_works_but_is_not_saved(tmp_path: Path) -> None:
+def test_a_network_that_cannot_be_rebuilt_is_given_when_it_is_loaded(tmp_path: Path) -> None:
     model = litmaml.adapt(MetaLearner(Unkept(3)), torch.rand(6, 4), torch.arange(6) % 3)
-    assert model(torch.rand(2, 4)).shape == (2, 3)
-    with pytest.raises(ValueError, match=r"cannot be saved.*keep each argument of its constructor as an attribute"):
+    inputs = torch.rand(2, 4)
+    assert model(inputs).shape == (2, 3)
+    with pytest.warns(UserWarning, match=r"load it by litmaml\.load\(folder, network=\.\.\.\).*keep each argument"):
         model.save(tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match=r"does not say how its network is made; give that: -c RUN/config\.yaml"):
+        litmaml.load(tmp_path / "out")
+    given = Unkept(3)
+    before = given.weight.detach().clone()
+    assert torch.equal(litmaml.load(tmp_path / "out", given)(inputs), model(inputs))
+    assert torch.equal(given.weight, before)
+    with pytest.raises(ValueError, match="do not fit"):
+        litmaml.load(tmp_path / "out", nn.Linear(5, 3))
 
 
 def test_a_configuration_of_another_kind_is_not_written_over(model: AdaptedModel, tmp_path: Path) -> None:

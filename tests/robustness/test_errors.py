@@ -58,7 +58,7 @@ def told(*arguments: str) -> tuple[object, str]:
         (["--model.on_nonfinite=stop"], "model.on_nonfinite: got 'stop'; one of raise, skip"),
         (
             ["--model.model=mynets.Small"],
-            "model.model: there is no module 'mynets'; one of your own is found through PYTH",
+            "model.model: there is no module 'mynets'; put mynets.py beside the conf",
         ),
         (["--data.tasks=Sinusoids"], "data.tasks: there is no class 'Sinusoids'; did you mean Sinusoid?"),
         (

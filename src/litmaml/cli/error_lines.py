@@ -18,6 +18,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_only
 
+from litmaml.cli.own_modules import where_modules_are_found
 from litmaml.runs.arguments import Arguments, read_config
 from litmaml.runs.former_names import argument_now, name_now
 from litmaml.shown import printable
@@ -96,16 +97,17 @@ def _told(message: str, options: dict[str, Any]) -> str:
     key = ".".join(k for place, k in enumerate(keys) if k not in keys[:place]) or "arguments"
     made = re.search(r"class_path[ =]'([^']+)'", flat)
     below = [f"{key}.{name}" for name in _parameters_of(made[1])] if made else []
+    open_ended = made is not None and _takes_others(made[1])
     if found := re.search(r"unrecognized arguments: (?:--?)?([^\s=]+)|does not accept option '([^']+)'", flat):
         name = found[1] or found[2]
-        return _no_option(f"{key}.{name}", below) if keys and made else _no_option(name, options)
+        return _no_option(f"{key}.{name}", below, open_ended) if keys and made else _no_option(name, options)
     if found := re.search(rf"arguments are required: (.+?){_END}", flat):
         names = re.sub(r"\b(?:fit|validate|test|predict)\.", "", found[1])
         if keys:  # of a class that was named
             names = ", ".join(f"{key}.{name}" for name in names.split(", "))
         return f"{names}: have to be given, as options or in a configuration file"
     if found := re.search(r"(?:Option|Key) '([^']+)' is not (?:accepted|expected)", flat):
-        return _no_option(f"{key}.{found[1]}", below)
+        return _no_option(f"{key}.{found[1]}", below, open_ended)
     if keys and (found := re.search(r'Unable to load config "(.*)"$', flat)):
         group = key.rpartition(".")[2]
         inner = [name.removeprefix(f"{key}.{group}.") for name in below if name.startswith(f"{key}.{group}.")]
@@ -113,10 +115,7 @@ def _told(message: str, options: dict[str, Any]) -> str:
         return f"{key}: is a group of options, got {found[1]!r}; give them by their names, such as {named}"
     hint = getattr(options.get(key.partition(".init_args")[0]), "_typehint", None)
     if found := re.search(r"No module named '([^']+)'", flat):
-        return (
-            f"{key}: there is no module {found[1]!r}; one of your own is found through PYTHONPATH, such as "
-            "PYTHONPATH=. litmaml ..."
-        )
+        return f"{key}: there is no module {found[1]!r}; {where_modules_are_found(found[1])}"
     if found := re.search(
         r"Expected a dot import path string: (\S+)|class_path '([^']+)': (?:module|Import|\S+ is not|Not a valid)"
         r"|[Ii]mport path '?([\w.]+)'? does not|Discard init_args given with class_path: (\S+)",
@@ -136,12 +135,17 @@ def _told(message: str, options: dict[str, Any]) -> str:
     return f"{key}: {re.sub(r'Parser key .[^ ]+: ', '', flat).removeprefix('- ')}" if key != "arguments" else flat
 
 
-def _no_option(key: str, options: Iterable[str]) -> str:
+def _no_option(key: str, options: Iterable[str], open_ended: bool = False) -> str:
     group, _, last = key.rpartition(".")
     if now := argument_now(last, {name.removeprefix(f"{group}.") for name in options}):
         return f"{key}: there is no such option any more; it is {group}.{now} now"
     # One that is not taken may stand in a signature all the same, as *args does.
     near = difflib.get_close_matches(key, [name for name in options if name != key], n=1, cutoff=0.6)
+    if open_ended:
+        return (
+            f"{key}: there is no such option; where it is taken by **kwargs, it is {group}.dict_kwargs.{last} (in YAML "
+            "dict_kwargs beside init_args)"
+        )
     return f"{key}: there is no such option" + (f"; did you mean {near[0]}?" if near else "; --help lists them")
 
 
@@ -152,6 +156,8 @@ def _no_class(key: str, name: str, hint: Any) -> str:
         for kind in _below(base)
         if not kind.__name__.startswith("_") and not inspect.isabstract(kind)
     }
+    if why := _why_none(name, hint):
+        return f"{key}: {why}"
     said = f"{key}: there is no class {name!r}"
     module, _, last = (now := name_now(name)).rpartition(".")
     if now != name and hasattr(sys.modules.get(module), last):
@@ -160,6 +166,25 @@ def _no_class(key: str, name: str, hint: Any) -> str:
     if near:
         return f"{said}; did you mean {near[0]}?"
     return f"{said}; one of {', '.join(sorted(known))}" if 0 < len(known) <= 12 else said
+
+
+def _why_none(name: str, hint: Any) -> str:
+    """Why what a name stands for cannot be taken, where it stands for something."""
+    module, _, last = name.rpartition(".")
+    if module not in sys.modules or not (home := sys.modules[module]):
+        return ""
+    wanted = " or ".join(dict.fromkeys(kind.__name__ for kind in _classes(hint)))
+    found = getattr(home, last, None)
+    if inspect.isfunction(found) and wanted:
+        return (
+            f"{name!r} is a function that does not say that it makes a {wanted}; annotate it, such as def {last}(...) "
+            "-> nn.Module"
+        )
+    if isinstance(found, type) and wanted:
+        return f"{name!r} is no {wanted}"
+    file = getattr(home, "__file__", None)
+    ours = module.partition(".")[0] in ("litmaml", "torch", "torchmetrics", "lightning")
+    return "" if found is not None or file is None or ours else f"there is no {last!r} in {file}"
 
 
 def _classes(hint: Any) -> list[type]:
@@ -196,6 +221,16 @@ def _value(flat: str) -> str:
 def _kind(text: str) -> str:
     short = re.sub(r"<class '([^']+)'>", lambda m: m[1].rpartition(".")[2], text)
     return short.replace("typing.", "").replace("NoneType", "None")
+
+
+def _takes_others(class_path: str) -> bool:
+    """Whether a class or function takes arguments that its signature does not name."""
+    module, _, name = class_path.rpartition(".")
+    try:
+        taken = inspect.signature(getattr(sys.modules[module], name)).parameters.values()
+    except (KeyError, AttributeError, TypeError, ValueError):
+        return False
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken)
 
 
 def _parameters_of(class_path: str) -> list[str]:

@@ -11,9 +11,11 @@ from typing import Literal
 
 import torch
 from jsonargparse import auto_cli
+from torch import nn
 
 from litmaml.cli.error_lines import OneLineErrors, errors_in_one_line
 from litmaml.cli.imports import import_named
+from litmaml.cli.typed_parts import with_typed_parts
 from litmaml.data.images import ImageFormat
 from litmaml.engine.float32 import set_float32_precision
 from litmaml.finetuning.adapted_model import Prediction, load
@@ -22,6 +24,7 @@ from litmaml.finetuning.fine_tuning import FineTuned, fine_tune, shown
 from litmaml.finetuning.labelled_images import check_copies, find_images, read_query, read_support
 from litmaml.finetuning.meta_checkpoint import open_checkpoint
 from litmaml.finetuning.report import print_report, write_predictions, write_report
+from litmaml.learner.recipe import not_warned_of
 from litmaml.runs.paths import expanded
 from litmaml.shown import first_line, printable
 
@@ -38,6 +41,8 @@ def finetune(
     imports: Sequence[str] = (),
     device: str = "cpu",
     wandb: str | None = None,
+    model: nn.Module | None = None,
+    loss: nn.Module | None = None,
 ) -> FineTuned:
     """Make a classifier of your own images from a meta-checkpoint and a few labelled examples.
 
@@ -58,6 +63,8 @@ def finetune(
         imports: Your own modules to import first, such as the one with the checkpoint's model: --imports one two.
         device: Where to compute: cpu, cuda, cuda:1, ...
         wandb: Project of Weights & Biases to log to; without an account under WANDB_MODE=offline.
+        model: The network, where the checkpoint does not record how it is made; or -c RUN/config.yaml for both.
+        loss: Its loss, likewise.
 
     Raises:
         FileNotFoundError: There is no such checkpoint or folder.
@@ -72,7 +79,9 @@ def finetune(
     if wandb is not None:  # wandb need not be there otherwise, and it is too late at the end to say that it is not
         from litmaml.finetuning.wandb_report import report_to_wandb
     set_float32_precision("highest")  # the same model on a GPU as on a CPU
-    start = open_checkpoint(checkpoint)
+    parts = {name: part for name, part in (("model", model), ("loss", loss)) if part is not None}
+    with not_warned_of(parts):  # saving tells
+        start = open_checkpoint(checkpoint, **parts)
     image_format = image_format or start.image_format
     if image_format is None:
         raise ValueError(
@@ -116,6 +125,7 @@ def classify(
     output: str = "predictions.csv",
     imports: Sequence[str] = (),
     follow_links: bool = False,
+    network: nn.Module | None = None,
 ) -> list[Prediction]:
     """Write the class and its probability of each image in a folder, by a model that litmaml finetune made.
 
@@ -125,12 +135,13 @@ def classify(
         output: The CSV file to write: file, class, probability.
         imports: Your own modules to import first, such as the one with the network's class: --imports one two.
         follow_links: Whether to read also what links lead to, out of the folder.
+        network: What the weights are for, where the folder does not say how it is made; or -c RUN/config.yaml.
 
     Raises:
         FileNotFoundError: There is no such model or folder.
         ValueError: The model is damaged, or there are no images or some that cannot be read.
     """
-    adapted = load(model)
+    adapted = load(model, network)
     files = find_images(images, "images", follow_links)
     predictions = list(shown(adapted.classify(*files), len(files), "images"))
     path = expanded(output)
@@ -142,6 +153,8 @@ def classify(
 
 COMMANDS: dict[str, Callable[..., object]] = {"finetune": finetune, "classify": classify}
 """What ``litmaml NAME`` runs, besides LightningCLI's own commands."""
+_PARTS = {"finetune": {"model": "model", "loss": "loss"}, "classify": {"model": "network"}}
+"""The option of each command that takes a part of the learner from a run's configuration."""
 
 
 def run_command(name: str, arguments: Sequence[str]) -> None:
@@ -149,11 +162,12 @@ def run_command(name: str, arguments: Sequence[str]) -> None:
     command = COMMANDS[name]
     with errors_in_one_line(name, arguments):
         _, *further = (inspect.getdoc(command) or "").partition("\n\nArgs:")[0].split("\n\n")
-        auto_cli(
-            command,
-            args=import_named(arguments),
-            as_positional=False,
-            parser_class=OneLineErrors,
-            prog=f"litmaml {name}",
-            epilog=" ".join(further),
-        )
+        with tempfile.TemporaryDirectory() as scratch:
+            auto_cli(
+                command,
+                args=with_typed_parts(import_named(arguments), _PARTS[name], Path(scratch)),
+                as_positional=False,
+                parser_class=OneLineErrors,
+                prog=f"litmaml {name}",
+                epilog=" ".join(further),
+            )

@@ -30,6 +30,7 @@ from litmaml.cli.sealed import unseal
 from litmaml.engine.float32 import Float32Precision, set_float32_precision
 from litmaml.learner.initial_weights import start_from
 from litmaml.learner.processes import check_backend, check_devices, end_others
+from litmaml.learner.recipe import NEEDED, not_warned_of
 from litmaml.learner.trainer_checks import check_device_names, check_monitors, check_numbers, check_trains
 from litmaml.runs.checkpoint_io import DurableCheckpointIO
 from litmaml.runs.configuration import check_configuration
@@ -43,6 +44,7 @@ from litmaml.runs.folder import (
     set_aside,
 )
 from litmaml.runs.guarded_logger import guard
+from litmaml.runs.nameable import users_modules
 from litmaml.runs.owner import FolderOwner, claim
 from litmaml.runs.whole_files import check_writable
 
@@ -194,6 +196,11 @@ class MetaCLI(LightningCLI):
             plugins.append(SLURMEnvironment(auto_requeue=False))
         return super().instantiate_trainer(**kwargs, plugins=plugins)
 
+    def instantiate_classes(self) -> None:
+        # What an object does not keep of its arguments is taken from those that were parsed.
+        with not_warned_of(["the task data", *vars(self._get(self.config, "model"))]):
+            super().instantiate_classes()
+
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         last = LastCheckpoint()
         last.configuration = self.save_config_kwargs.get("recorded", {})  # a diagnosis records none
@@ -221,7 +228,16 @@ class MetaCLI(LightningCLI):
     def after_fit(self) -> None:
         best = best_checkpoint(self.trainer)
         if self.trainer.is_global_zero and best is not None:
-            rank_zero_info(f"best checkpoint: {best}\ntest it: litmaml test --ckpt_path {shlex.quote(str(best))}")
+            test = f"litmaml test --ckpt_path {shlex.quote(str(best))}{self._needed_again()}"
+            rank_zero_info(f"best checkpoint: {best}\ntest it: {test}")
+
+    def _needed_again(self) -> str:
+        """What has to be typed for the run's checkpoints to be loaded."""
+        recorded = [dict(self.model.hparams), dict(self.datamodule.hparams)]
+        if NEEDED.keys() - recorded[0].keys():
+            return f" -c {shlex.quote(str(Path(self.trainer.default_root_dir) / 'config.yaml'))}"
+        modules = users_modules(recorded)
+        return f" --imports {' '.join(modules)}" if modules else ""
 
 
 def _in_place(checkpoint: Path) -> Path:

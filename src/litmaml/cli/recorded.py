@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any
+from typing import Any, cast
 
-from jsonargparse import Namespace
+from jsonargparse import Namespace, add_instantiator
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -18,6 +18,7 @@ from litmaml.data import TaskDataModule
 from litmaml.engine.float32 import Float32Precision
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.learner.processes import own_cores
+from litmaml.learner.recipe import NEEDED
 from litmaml.runs.admission import admit_arguments
 from litmaml.runs.admitted import NotAdmitted, Recipe, short, write
 from litmaml.runs.proportion import check_size
@@ -52,14 +53,20 @@ def configuration(saved: Mapping[str, Any], arguments: Sequence[str], data: bool
     """
     typed = what_was_typed(arguments)
     learner = admit_arguments(MetaLearner, saved["hyper_parameters"], "checkpoint.model", typed.within("model"))
+    for name in NEEDED:
+        if name not in saved["hyper_parameters"] and not typed.within("model").within(name):
+            raise ValueError(
+                f"model.{name}: the checkpoint does not record how it is made; give the run's configuration, "
+                f"-c RUN/config.yaml, or type --model.{name}"
+            )
     check_size(learner, saved["state_dict"], "checkpoint.model.")
-    recorded = {"model": write(learner, seal)}
+    recorded = {"model": _for_parser(learner)}
     if data and "datamodule_hyper_parameters" in saved:
         what = saved["datamodule_hyper_parameters"]
         tasks = admit_arguments(TaskDataModule, what, "checkpoint.data", typed.within("data"))
         if tasks.get("num_workers", 0) > _MOST_WORKERS:
             raise ValueError(f"checkpoint.data.num_workers: starts {tasks['num_workers']} processes; type another")
-        recorded["data"] = write(tasks, seal)
+        recorded["data"] = _for_parser(tasks)
     return recorded
 
 
@@ -79,7 +86,7 @@ def training(recorded: object, arguments: Sequence[str]) -> dict[str, Any]:
     typed = what_was_typed(arguments)
     try:
         process = {name: recorded[name] for name in _Process.__annotations__ if name in recorded}
-        found: dict[str, Any] = write(admit_arguments(_Process, process, "checkpoint", typed), seal)
+        found: dict[str, Any] = _for_parser(admit_arguments(_Process, process, "checkpoint", typed))
         for name, kind in _SECTIONS.items():
             section = recorded.get(name, {})
             if name == "trainer" and isinstance(section, Mapping):
@@ -88,10 +95,26 @@ def training(recorded: object, arguments: Sequence[str]) -> dict[str, Any]:
             if name in recorded:
                 _keep_logs(admitted.get("logger"))
                 _check_stays(admitted, f"checkpoint.{name}")
-                found[name] = write(admitted, seal)
+                found[name] = _for_parser(admitted)
     except NotAdmitted as error:
         raise ValueError(f"{error}, or give the run's configuration, -c RUN/config.yaml") from error
     return found
+
+
+def _for_parser(admitted: Any) -> Any:
+    """What was admitted as the parser takes it, which does not get to see its texts."""
+    for function in _functions(admitted):  # classes come to ``SealedParser`` by themselves
+        add_instantiator(cast(Any, _unsealed), cast(Any, function), subclasses=False)
+    return write(admitted, seal)
+
+
+def _functions(admitted: Any) -> Iterator[Callable[..., Any]]:
+    if isinstance(admitted, Recipe):
+        if not isinstance(admitted.kind, type):
+            yield admitted.kind
+        admitted = admitted.arguments
+    for part in admitted.values() if isinstance(admitted, Mapping) else admitted if isinstance(admitted, list) else ():
+        yield from _functions(part)
 
 
 def _check_stays(admitted: Mapping[str, Any], what: str) -> None:
@@ -143,5 +166,5 @@ class SealedParser(LightningArgumentParser):
         return made
 
 
-def _unsealed(kind: type, *args: Any, **kwargs: Any) -> Any:
+def _unsealed(kind: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     return kind(*args, **unseal(kwargs))

@@ -200,13 +200,23 @@ def _marks(tree: Tree) -> list[bytes]:
     return [b"".join(marks) for marks in zip(*map(fingerprints, tensors_of(tree)), strict=True)]
 
 
+_TUPLES = "make tuples of lists, and leave out what is None"
+_PADDED = (
+    "pad the graphs to one number of nodes and give a dict, such as nodes (T, n, nodes, features), edges (T, n, nodes, "
+    "nodes) and there (T, n, nodes), 1 where a node is, which the model gets by keyword"
+)
+_INSTEAD = {"torch_geometric": _PADDED, "dgl": _PADDED}
+"""What to do about an object of a package that joins graphs of other sizes in one."""
+
+
 def _check_tree(name: str, batch: Batch) -> None:
     """Refuse what is no tensor in inputs or targets."""
     for what, tree in (("inputs", batch.inputs), ("targets", batch.targets)):
         if other := [part for part in _ends(tree) if not isinstance(part, Tensor)]:
+            library = type(other[0]).__module__.partition(".")[0]
             raise ValueError(
                 f"{what}: the {name} has to be a tensor, or a dict or tuple of tensors, got a "
-                f"{type(other[0]).__name__} there; make tuples of lists, and leave out what is None"
+                f"{type(other[0]).__name__} there; {_INSTEAD.get(library, _TUPLES)}"
             )
         if not tensors_of(tree):
             raise ValueError(f"{what}: the {name} has no tensor, got {tree!r}; give at least one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -115,14 +116,20 @@ class AdaptedModel(Predictor):
     def save(self, folder: str | Path) -> None:
         """Write ``model.safetensors``, ``config.yaml`` and ``classes.json``, from which ``load`` makes the model.
 
+        Where the checkpoint could not describe the class and arguments of the network, ``load`` has to be given one.
+
         Raises:
-            ValueError: The network's class cannot be rebuilt from plain data, what is rebuilt predicts otherwise, or
-                the folder has a configuration that is no adapted model's.
+            ValueError: The model comes from no checkpoint, what is rebuilt predicts otherwise, or the folder has a
+                configuration that is no adapted model's.
         """
-        if self.recipe is None or self.recipe.model is None:
-            raise ValueError(
-                "the model cannot be saved to be loaded again: its checkpoint could not describe the class and "
-                "arguments of the network; keep each argument of its constructor as an attribute of the same name"
+        if self.recipe is None:
+            raise ValueError("the model cannot be saved to be loaded again: it comes from no checkpoint")
+        if self.recipe.model is None:
+            warnings.warn(
+                "the folder will not say how the network is made, which its checkpoint could not describe: load it by "
+                "litmaml.load(folder, network=...), or keep each argument of the network's constructor as an attribute "
+                "of the same name",
+                stacklevel=2,
             )
         folder = write_folder(folder, Kept(self.network, self.classes, self.image_format, self.recipe, self.output))
         self._check_saved(folder)
@@ -136,7 +143,8 @@ class AdaptedModel(Predictor):
         example = tree_map(lambda part: part.to(device), self._example)
         own = self(example)
         try:
-            found = load(folder).to(device)(example)
+            network = self.network if self.recipe is None or self.recipe.model is None else None
+            found = load(folder, network).to(device)(example)
             apart = off(found, own, rounding_share(own.dtype) * sizes(own))
             why = f"it predicts otherwise by {apart:.2g}" if apart else ""
         except Exception as error:  # whatever somebody's class does
@@ -150,7 +158,7 @@ class AdaptedModel(Predictor):
             )
 
 
-def load(folder: str | Path) -> AdaptedModel:
+def load(folder: str | Path, network: nn.Module | None = None) -> AdaptedModel:
     """The adapted model that ``litmaml finetune`` or ``AdaptedModel.save`` wrote, on the CPU and in eval mode.
 
     Nothing in the folder is executed; only classes of litmaml, of torch and of modules that are imported already
@@ -158,10 +166,12 @@ def load(folder: str | Path) -> AdaptedModel:
 
     Args:
         folder: ``--output`` of ``litmaml finetune``.
+        network: One made as for meta-training, of which a copy gets the weights; needed only where the folder does not
+            say how it is made.
 
     Raises:
         FileNotFoundError: The folder lacks one of its files.
         ValueError: A file is damaged, or the model's class is not known.
     """
-    kept = read_folder(folder)
+    kept = read_folder(folder, network)
     return AdaptedModel(kept.network, kept.classes, kept.image_format, kept.recipe, output=kept.output)

@@ -45,12 +45,13 @@ class MetaCheckpoint(NamedTuple):
         return tasks.image_format
 
 
-def open_checkpoint(named: str | Path | MetaLearner) -> MetaCheckpoint:
+def open_checkpoint(named: str | Path | MetaLearner, **parts: Any) -> MetaCheckpoint:
     """The meta-checkpoint of a name. Nothing in the file is executed.
 
     Args:
         named: A file that ``fit`` wrote; a run's folder (its best checkpoint), or ``RUN/best`` or ``RUN/last``;
             ``wandb://ENTITY/PROJECT/NAME:ALIAS``; or a learner itself.
+        parts: Arguments of ``MetaLearner`` to use instead of those recorded, such as ``model``.
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
@@ -62,6 +63,5 @@ def open_checkpoint(named: str | Path | MetaLearner) -> MetaCheckpoint:
     path = locate(named)
     data = read_checkpoint(path).get("datamodule_hyper_parameters") or {}
     tasks = data.get("tasks")
-    return MetaCheckpoint(
-        str(named), MetaLearner.load_from_checkpoint(path), tasks if isinstance(tasks, Mapping) else None, path
-    )
+    learner = MetaLearner.load_from_checkpoint(path, **parts)
+    return MetaCheckpoint(str(named), learner, tasks if isinstance(tasks, Mapping) else None, path)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
-from torch import nn
+from torch import Tensor, nn
 
 from litmaml.data.images import ImageFormat
 from litmaml.finetuning.frozen_norm import hold_statistics
@@ -37,7 +37,7 @@ WEIGHTS, CONFIG, CLASSES = "model.safetensors", "config.yaml", "classes.json"
 class Recipe(NamedTuple):
     """What an adapted network is rebuilt by.
 
-    model: its class and arguments, as in meta-training.
+    model: its class and arguments, as in meta-training; None if they are not known.
     head: the name of the layer that was replaced, or None.
     outputs: the width of that layer.
     source: where the weights come from, in plain words, for the reader.
@@ -104,8 +104,12 @@ def take_away(folder: Path) -> None:
         (folder / name).unlink()
 
 
-def read_folder(folder: str | Path) -> Kept:
+def read_folder(folder: str | Path, network: nn.Module | None = None) -> Kept:
     """What ``write_folder`` wrote; nothing in it is executed.
+
+    Args:
+        folder: The folder.
+        network: What the weights are loaded into a copy of; by default what the folder's recipe makes.
 
     Raises:
         FileNotFoundError: The folder lacks one of its files.
@@ -129,9 +133,7 @@ def read_folder(folder: str | Path) -> Kept:
             f"model: {CONFIG} or {CLASSES} in {str(folder)!r} is damaged ({error}); copy the folder anew"
         ) from error
     weights = map_weights(folder / WEIGHTS)
-    admitted = admit(recipe.model, (nn.Module,), "model")
-    check_size({"model": admitted}, weights, "")
-    network: nn.Module = made(admitted, "model")
+    network = _made(recipe, weights) if network is None else copy.deepcopy(network)
     with _fitting(folder):
         settle(network, recipe.batch_norm)
         if recipe.head is not None:
@@ -150,6 +152,18 @@ def read_folder(folder: str | Path) -> Kept:
     return Kept(network.eval(), classes, image_format, recipe, config.get("output"))
 
 
+def _made(recipe: Recipe, weights: Mapping[str, Tensor]) -> nn.Module:
+    if recipe.model is None:
+        raise ValueError(
+            "model: it does not say how its network is made; give that: -c RUN/config.yaml of the run that it comes "
+            "from, or in Python litmaml.load(folder, network=...)"
+        )
+    admitted = admit(recipe.model, (nn.Module,), "model")
+    check_size({"model": admitted}, weights, "")
+    network: nn.Module = made(admitted, "model")
+    return network
+
+
 @contextmanager
 def _fitting(folder: Path) -> Iterator[None]:
     """Tell that the weights do not fit the model, whatever shows it."""
@@ -160,7 +174,7 @@ def _fitting(folder: Path) -> Iterator[None]:
 
 
 _KINDS: dict[str, tuple[type, ...]] = {
-    "model": (dict,),
+    "model": (dict, type(None)),
     "head": (str, type(None)),
     "outputs": (int,),
     "image_format": (dict, type(None)),

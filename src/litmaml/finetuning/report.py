@@ -13,6 +13,7 @@ from rich.text import Text
 
 from litmaml.finetuning.adapted_model import Prediction
 from litmaml.finetuning.fine_tuning import FineTuned
+from litmaml.runs.nameable import users_modules
 from litmaml.runs.paths import unlinked
 from litmaml.shown import code, markdown, one_line, printable, table_cell
 from litmaml.statistics.interval import Interval
@@ -68,8 +69,12 @@ def print_report(result: FineTuned, folder: Path) -> None:
         console.print(table)
     for line in _notes(result):
         console.print(printable(line), markup=False, highlight=False)
+    recorded = None if result.model.recipe is None else result.model.recipe.model
+    own = "".join(f" --imports {name}" for name in users_modules(recorded))
+    again = own if recorded is not None else " -c RUN/config.yaml"
+    classify = f"litmaml classify --model {folder} --images FOLDER{again}"
     console.print(
-        printable(f"written to {folder}; classify further images: litmaml classify --model {folder} --images FOLDER"),
+        printable(f"written to {folder}; classify further images: {classify}"),
         markup=False,
         highlight=False,
         soft_wrap=True,

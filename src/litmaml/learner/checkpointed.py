@@ -14,7 +14,7 @@ from torch import nn
 from torchmetrics import Metric
 
 from litmaml.inner.loop import InnerLoop
-from litmaml.learner.recipe import arguments_of, recipe_of, warn_not_rebuilt
+from litmaml.learner.recipe import arguments_of, not_warned_of, recipe_of, warn_not_rebuilt
 from litmaml.learner.round_trip import not_in_checkpoints, not_made_again, others_of
 from litmaml.learner.trial.modes import in_evaluation, put
 from litmaml.outer import OuterGradient, OuterLoss
@@ -156,7 +156,11 @@ class CheckpointedLearner(LightningModule, ABC):
             check_ties(arguments["model"], saved)
         else:
             check_weights(arguments["model"], saved)
-        learner = cls(**arguments)
+        recorded = {name: saved["hyper_parameters"][name] for name in arguments.keys() - overrides.keys()}
+        with not_warned_of(recorded):
+            learner = cls(**arguments)
+        # What an object does not keep of its arguments is known of the record.
+        learner.save_hyperparameters({name: recorded[name] for name in recorded.keys() - learner.hparams.keys()})
         learner.load_state_dict(saved["state_dict"])
         learner._restore_modes(saved, told="model" in overrides)
         return learner.to(map_location)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
@@ -10,6 +12,13 @@ from lightning.pytorch.utilities import rank_zero_warn
 from litmaml.runs.admission import admit_arguments
 from litmaml.runs.proportion import check_size
 from litmaml.runs.recipe import describe, made
+
+NEEDED = {
+    "model": "the module to load the weights into",
+    "inner_optimizer": "as in training",
+    "loss": "as in training",
+}
+"""Parts that every checkpoint records if it can, without which a learner would adapt otherwise."""
 
 
 def recipe_of(parts: Mapping[str, Any]) -> dict[str, Any]:
@@ -23,11 +32,20 @@ def recipe_of(parts: Mapping[str, Any]) -> dict[str, Any]:
     return recipe
 
 
+@contextmanager
+def not_warned_of(names: Collection[str]) -> Iterator[None]:
+    """Make a learner of which these parts are recorded already."""
+    with warnings.catch_warnings():
+        for name in names:
+            warnings.filterwarnings("ignore", message=f"checkpoints will not rebuild {name} ")
+        yield
+
+
 def warn_not_rebuilt(name: str, reason: str) -> None:
     """Tell that a part has to be given when a checkpoint is loaded."""
     rank_zero_warn(
         f"checkpoints will not rebuild {name} by themselves: {reason}. Load them with "
-        f"MetaLearner.load_from_checkpoint(path, {name}=...)"
+        f"MetaLearner.load_from_checkpoint(path, {name}=...), or on the command line with -c RUN/config.yaml"
     )
 
 
@@ -43,8 +61,11 @@ def arguments_of(learner: type, saved: Mapping[str, Any], overrides: Mapping[str
     admitted = admit_arguments(learner, others, "checkpoint")
     check_size(admitted, saved["state_dict"], "checkpoint.")
     arguments = {name: made(part, f"checkpoint.{name}") for name, part in admitted.items()}
-    if "model" not in arguments | dict(overrides):
-        raise ValueError(
-            "model: the checkpoint has no recipe for it; pass model=..., the module to load the weights into"
-        )
-    return arguments | dict(overrides)
+    arguments |= overrides
+    for name, what in NEEDED.items():
+        if name not in arguments:
+            raise ValueError(
+                f"{name}: the checkpoint has no recipe for it; pass {name}=..., {what}; on the command line give the "
+                "run's configuration, -c RUN/config.yaml"
+            )
+    return arguments

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from litmaml.runs.admitted import Choice, Named, NotAdmitted, Recipe, short
 from litmaml.runs.former_names import arguments_now, name_now
-from litmaml.runs.nameable import FUNCTIONS, NotNameable, find_class, is_the_users
+from litmaml.runs.nameable import FUNCTIONS, NotNameable, find_class, find_maker, is_the_users
 from litmaml.runs.signatures import LISTS, PLAIN, options, parameters
 from litmaml.runs.typed import Typed
 from litmaml.shown import UNSEEN
@@ -97,7 +97,7 @@ class _Reader:
     def __init__(self) -> None:
         self.read = 0
 
-    def arguments(self, kind: type, record: object, at: _Place) -> dict[str, Any]:
+    def arguments(self, kind: type | Callable[..., Any], record: object, at: _Place) -> dict[str, Any]:
         if not isinstance(record, Mapping):
             raise at.refuse(f"has to be arguments by name, got {short(record)}")
         known, more = parameters(kind)
@@ -122,7 +122,7 @@ class _Reader:
     def recipe(self, record: Mapping[Any, Any], kinds: tuple[type, ...], at: _Place, later: bool = False) -> Recipe:
         name = record["class_path"]
         try:
-            found = at.typed.found(name) or find_class(name, kinds)
+            found = at.typed.found(name) or find_maker(name, kinds)
         except NotNameable as error:
             if at.typed.names_another(name, None):
                 raise _Replaced from None
@@ -136,7 +136,10 @@ class _Reader:
             if not isinstance(inner := record.get(part) or {}, Mapping):
                 raise at.refuse(f"{part} has to be arguments by name, got {short(inner)}")
             given |= inner
-        return Recipe(found, self.arguments(found, given, at), name_now(name), later)
+        arguments, known = self.arguments(found, given, at), parameters(found)[0]
+        # The command line's parser is told of them apart.
+        further = [key for key in arguments if key not in known or key in (record.get("dict_kwargs") or {})]
+        return Recipe(found, arguments, name_now(name), later, frozenset(further))
 
     def _put(self, admitted: dict[str, Any], key: Any, value: Any, annotation: Any, at: _Place) -> None:
         if at.typed.replaces(key, value):

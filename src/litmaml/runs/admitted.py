@@ -19,16 +19,18 @@ class NotAdmitted(ValueError):
 class Recipe:
     """An object to be made.
 
-    kind: its class.
+    kind: its class, or the function that makes it.
     arguments: what it is made with, admitted too.
     name: the class as the record names it; None for a dataclass that is written as its fields alone.
     later: whether some argument comes later, as an optimizer's weights do.
+    further: the arguments that ``kind`` takes by ``**kwargs``.
     """
 
-    kind: type
+    kind: type | Callable[..., Any]
     arguments: dict[str, Any]
     name: str | None
     later: bool = False
+    further: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -61,7 +63,12 @@ def write(admitted: Any, seal: Callable[[str], str]) -> Any:
     """What was admitted as plain data again, with ``seal`` of every text that came from the record."""
     if isinstance(admitted, Recipe):
         arguments = write(admitted.arguments, seal)
-        return arguments if admitted.name is None else {"class_path": admitted.name, "init_args": arguments}
+        if admitted.name is None:
+            return arguments
+        written: dict[str, Any] = {"class_path": admitted.name, "init_args": {}}
+        for key, value in arguments.items():
+            written.setdefault("dict_kwargs" if key in admitted.further else "init_args", {})[key] = value
+        return written
     if isinstance(admitted, Named):
         return admitted.name
     if isinstance(admitted, dict):

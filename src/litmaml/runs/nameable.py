@@ -11,12 +11,15 @@ import importlib
 import inspect
 import re
 import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from litmaml.runs.former_names import name_now
+from litmaml.runs.signatures import returned_class
 
 
 class _Part(NamedTuple):
@@ -88,6 +91,47 @@ def find_class(name: object, kinds: tuple[type, ...]) -> type:
     Raises:
         NotNameable: There is no such class, or it may not be made; the message goes on after its name.
     """
+    found, part = _look_up(name, kinds)
+    if not isinstance(found, type):
+        raise NotNameable("is no class" if found is not None else "is the name of no class that there is")
+    if not issubclass(found, kinds):
+        raise NotNameable(f"is no {_listed(kinds)}")
+    if part is not None and not (re.fullmatch(part.defined, found.__module__) and issubclass(found, part.kinds)):
+        raise NotNameable("cannot be named by a file: it may do more than make a layer, loss, metric or optimizer")
+    if inspect.isabstract(found):
+        raise NotNameable("is abstract: it cannot be made")
+    return found
+
+
+def find_maker(name: object, kinds: tuple[type, ...]) -> type | Callable[..., Any]:
+    """The class of a dotted name, or the function of the user's own that makes such an object.
+
+    Functions of installed packages are not called for a file: many of them load others, or download.
+
+    Args:
+        name: As in ``find_class``.
+        kinds: What it may make.
+
+    Raises:
+        NotNameable: There is none, or it may not be called; the message goes on after its name.
+    """
+    found, part = _look_up(name, kinds)
+    if not inspect.isfunction(found) or part is not None:
+        return find_class(name, kinds)
+    # Also where a module of the user's own has imported it from elsewhere.
+    if not is_the_users(found) or _is_installed(found.__module__):
+        raise NotNameable(
+            "is a function of an installed package, which is not called for a file: it may load others; a function of "
+            "your own is, and classes such as litmaml.models.Timm"
+        )
+    returned = returned_class(found)
+    if returned is None or not issubclass(returned, kinds):
+        raise NotNameable(f"is a function that does not say that it makes a {_listed(kinds)}; annotate what it returns")
+    return found
+
+
+def _look_up(name: object, kinds: tuple[type, ...]) -> tuple[Any, _Part | None]:
+    """What a name stands for, None if for nothing, and the part of a package that it is in."""
     if not isinstance(name, str) or len(name) > 300 or not _NAME.fullmatch(name):
         raise NotNameable("is no name of a class")
     name = name_now(name)
@@ -107,16 +151,7 @@ def find_class(name: object, kinds: tuple[type, ...]) -> type:
     elif top in _NOT_THE_USERS:
         raise NotNameable(f"is no {_listed(kinds)} of yours, of litmaml, torch or torchmetrics")
     # Not by getattr: a module may run code to make a name.
-    found: Any = vars(sys.modules[module]).get(last) if module in sys.modules else None
-    if not isinstance(found, type):
-        raise NotNameable("is no class" if found is not None else "is the name of no class that there is")
-    if not issubclass(found, kinds):
-        raise NotNameable(f"is no {_listed(kinds)}")
-    if part is not None and not (re.fullmatch(part.defined, found.__module__) and issubclass(found, part.kinds)):
-        raise NotNameable("cannot be named by a file: it may do more than make a layer, loss, metric or optimizer")
-    if inspect.isabstract(found):
-        raise NotNameable("is abstract: it cannot be made")
-    return found
+    return vars(sys.modules[module]).get(last) if module in sys.modules else None, part
 
 
 def _import(module: str) -> None:
@@ -127,9 +162,35 @@ def _import(module: str) -> None:
         raise NotNameable(f"cannot be imported ({error})") from error
 
 
-def is_the_users(kind: type) -> bool:
-    """Whether a class is of the user's own modules, whose arguments may be anything plain."""
+def is_the_users(kind: type | Callable[..., Any]) -> bool:
+    """Whether a class or function is of the user's own modules, whose arguments may be anything plain."""
     return kind.__module__.partition(".")[0] not in {*_PARTS, *_NOT_THE_USERS}
+
+
+def users_modules(record: object) -> list[str]:
+    """The modules of the user's own that a record names, which have to be imported before anything is made of it."""
+    found: dict[str, None] = {}
+    if isinstance(record, Mapping):
+        name = record.get("class_path")
+        module = name_now(name).rpartition(".")[0] if isinstance(name, str) else ""
+        if module and module.partition(".")[0] not in {*_PARTS, *_NOT_THE_USERS} and _NAME.fullmatch(module):
+            found[module] = None
+    parts = record.values() if isinstance(record, Mapping) else record if isinstance(record, list) else ()
+    for part in parts:
+        found |= dict.fromkeys(users_modules(part))
+    return [*found]
+
+
+def _is_installed(module: str) -> bool:
+    """Whether a module lies where packages are installed, and not among files of the user's own."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None:
+        return True
+    path = Path(file).resolve()
+    if any(folder.name in ("site-packages", "dist-packages") for folder in path.parents):
+        return True
+    searched = path.parents[module.count(".") + (path.stem == "__init__")]
+    return any(searched.glob("*.dist-info"))  # such as of pip install --target
 
 
 def _listed(kinds: tuple[type, ...]) -> str:

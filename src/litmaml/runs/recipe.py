@@ -40,10 +40,13 @@ def describe(thing: object) -> Plain:
         raise TypeError(f"a tensor of shape {tuple(thing.shape)} is no plain value")
     if kind.__module__ == "builtins":
         raise TypeError(f"{thing!r} is no plain value")
-    arguments = {}
+    arguments: dict[str, Plain] = {}
     for name, parameter in constructor_parameters(kind).items():
         if hasattr(thing, name) and parameter.kind is not parameter.VAR_POSITIONAL:
             value = getattr(thing, name)
+            if parameter.kind is parameter.VAR_KEYWORD and isinstance(value, Mapping):
+                arguments |= describe(value)
+                continue
             arguments[name] = value.tolist() if _is_numbers(value, parameter) else describe(value)
         elif (
             parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD

@@ -17,8 +17,10 @@ PLAIN = (bool, int, float, complex, str, bytes, dict, type, type(None), Mapping,
 """Kinds of which no recipe is made."""
 
 
-def constructor_parameters(kind: type) -> dict[str, inspect.Parameter]:
-    """The parameters of a class's constructor, without those that take any argument and keep none."""
+def constructor_parameters(kind: type | Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The parameters of a class's constructor, or of a function, without those that take any argument and keep none."""
+    if not isinstance(kind, type):
+        return dict(inspect.signature(kind).parameters)
     made = _constructor(kind)
     if made in (object.__init__, nn.Module.__init__):
         return {}
@@ -26,8 +28,8 @@ def constructor_parameters(kind: type) -> dict[str, inspect.Parameter]:
     return dict(own)
 
 
-def parameters(kind: type) -> tuple[dict[str, Any], bool]:
-    """The annotations of a class's arguments by name, and whether it takes others besides.
+def parameters(kind: type | Callable[..., Any]) -> tuple[dict[str, Any], bool]:
+    """The annotations of the arguments of a class or function by name, and whether it takes others besides.
 
     Where a constructor takes ``**kwargs``, the arguments of the constructors behind it count as its own.
     """
@@ -67,12 +69,22 @@ def options(annotation: Any) -> list[Any]:
     return [annotation] if known and annotation is not object else [Any]
 
 
-def _owners(kind: type) -> list[type]:
-    """The class and those of its bases that have a constructor of their own."""
+def returned_class(function: Callable[..., Any]) -> type | None:
+    """The class that a function is annotated to return; None if it is to none."""
+    returned = _hints(function).get("return")
+    return returned if isinstance(returned, type) else None
+
+
+def _owners(kind: type | Callable[..., Any]) -> list[Any]:
+    """The class and those of its bases that have a constructor of their own; or the function."""
+    if not isinstance(kind, type):
+        return [kind]
     return [kind, *(base for base in kind.__mro__[1:] if "__init__" in vars(base) and base is not object)]
 
 
-def _constructor(kind: type) -> Any:
+def _constructor(kind: type | Callable[..., Any]) -> Any:
+    if not isinstance(kind, type):
+        return kind
     new, init = cast(Any, kind.__new__), cast(Any, kind).__init__
     return init if new is object.__new__ else new
 

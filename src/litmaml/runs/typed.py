@@ -6,7 +6,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from litmaml.runs.arguments import options_in
 from litmaml.runs.plain_files import read_text
 
 _WRAPPERS = ("init_args", "dict_kwargs")
-_SECTIONS = "model|data|trainer|checkpoint|report|preemption|seed_everything|float32_matmul_precision"
+SECTIONS = "model|data|trainer|checkpoint|report|preemption|seed_everything|float32_matmul_precision"
+"""Beginnings of options that say what is made, and how."""
 
 
 class Typed:
@@ -44,6 +45,10 @@ class Typed:
             if isinstance(value, str):
                 self.classes.append(value)
 
+    def __bool__(self) -> bool:
+        """Whether anything was typed here."""
+        return bool(self.given or self.classes or self.parts)
+
     def within(self, key: str) -> Typed:
         return self.parts.get(key, _NOTHING)
 
@@ -64,15 +69,15 @@ class Typed:
             return None
         return found if isinstance(found, type) else None
 
-    def names_another(self, recorded: object, found: type | None) -> bool:
-        """Whether another class was typed than the one recorded, which is ``found`` if it may be made."""
+    def names_another(self, recorded: object, found: type | Callable[..., Any] | None) -> bool:
+        """Whether another class or function was typed than the one recorded, which is ``found`` if it may be made."""
         return any(not _same(name, recorded, found) for name in self.classes)
 
 
 _NOTHING = Typed()
 
 
-def _same(typed: str, recorded: object, found: type | None) -> bool:
+def _same(typed: str, recorded: object, found: type | Callable[..., Any] | None) -> bool:
     if typed == recorded:
         return found is not None
     if found is None:
@@ -89,7 +94,7 @@ def what_was_typed(arguments: Sequence[str]) -> Typed:
     for name, value in options_in(arguments):
         if name in ("-c", "--config"):
             typed.put((), _read(value))
-        elif re.match(rf"--({_SECTIONS})(\.|$)", name) and not name.endswith("+"):
+        elif re.match(rf"--({SECTIONS})(\.|$)", name) and not name.endswith("+"):
             typed.put(name.removeprefix("--").split("."), _read(value))
     return typed
 
