@@ -38,9 +38,9 @@ from litmaml.data import Omniglot
 from litmaml.data.images import ImageFormat
 from litmaml.finetuning.fine_tuner import FineTuner
 from litmaml.finetuning.frozen_norm import freeze_normalisation
-from litmaml.finetuning.head import replace_head
 from litmaml.finetuning.labelled_images import Images, read_query, read_support
 from litmaml.finetuning.meta_checkpoint import MetaCheckpoint, open_checkpoint
+from litmaml.inner.head import replace_head
 from litmaml.runs.recipe import build
 from litmaml.statistics.interval import Interval, interval
 
@@ -128,9 +128,9 @@ def from_scratch(start: MetaCheckpoint, support: Images, query: Images, classes:
     """Frozen and transductive accuracy of the same network that starts from random weights."""
     model: nn.Module = build(start.learner.hparams["model"], nn.Module, "model")
     tuner = FineTuner(start.learner, support.inputs[:2], classes)
-    if tuner.replaced_head is not None:
-        replace_head(model, tuner.replaced_head, classes)
-        nn.init.kaiming_uniform_(model.get_parameter(f"{tuner.replaced_head}.weight"), a=5**0.5)  # torch's own start
+    for head in tuner.replaced_heads:
+        replace_head(model, head, classes)
+        nn.init.kaiming_uniform_(model.get_parameter(f"{head}.weight"), a=5**0.5)  # torch's own start
     optimizer = torch.optim.Adam(model.parameters(), SCRATCH_RATE)
     for _ in range(SCRATCH_STEPS):
         optimizer.zero_grad()
@@ -146,9 +146,9 @@ def fine_tuned(
 ) -> tuple[float, float]:
     """Frozen and transductive accuracy after fine-tuning, with a new head of the given start."""
     tuner = FineTuner(start.learner, support.inputs[:2], classes)
-    if tuner.replaced_head is not None:
-        learnt = start.learner.inner_loop.model.get_submodule(tuner.replaced_head)
-        made = tuner.inner_loop.model.get_submodule(tuner.replaced_head)
+    for name in tuner.replaced_heads:
+        learnt = start.learner.inner_loop.model.get_submodule(name)
+        made = tuner.inner_loop.model.get_submodule(name)
         with torch.no_grad():
             for key, weight in made.named_parameters():
                 rows = learnt.get_parameter(key)

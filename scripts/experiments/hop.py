@@ -62,7 +62,7 @@ class Hop:
     def __call__(self, outer_gradient: PathGradient, vectors: Tensor, seed: int) -> Tensor:
         """Hop(v) for each v of (T, d), each with directions of its own."""
         tasks = stacked(self._tasks, len(vectors))
-        fast, _ = self._inner_loop.start(tasks.size)
+        fast, _ = self._inner_loop.start(tasks)
         fast = {name: weight.detach().clone().requires_grad_() for name, weight in fast.items()}
         vector: Params = {name: vectors.view_as(weight) for name, weight in fast.items()}
         weights = Weights({name: weight.detach()[0] for name, weight in fast.items()}, {})

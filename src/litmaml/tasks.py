@@ -45,7 +45,7 @@ def flattened(tree: Tree) -> tuple[list[Tensor], Any]:
             return (*part, *[rest(each) for each in part.values()])
         if part is not None and isinstance(part, Tensor):
             found.append(part)
-        return part is None
+        return (part,) if isinstance(part, int) else part is None
 
     kept = rest(tree)
     return found, kept
@@ -146,6 +146,7 @@ class Tasks(NamedTuple):
     numbers: (T,) int64, the task numbers; they name a task in errors and seed its random directions.
     directions: What a sampled outer gradient draws for each of N inner steps, by weight (T, Q, ...), or None.
     weights: (T,) what each task counts in the outer loss, 1 on the average, or None: all alike.
+    classes: The number of classes of each of them, where their heads are made for it, or None.
     """
 
     support: tuple[Batch, ...]
@@ -154,6 +155,7 @@ class Tasks(NamedTuple):
     hessian: tuple[Batch, ...] | None = None
     directions: tuple[Params, ...] | None = None
     weights: Tensor | None = None
+    classes: int | None = None
 
     def step(self, j: int) -> StepTasks:
         """What inner step ``j`` takes; where there are fewer batches than steps, they go round."""

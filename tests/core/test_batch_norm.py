@@ -140,7 +140,7 @@ def test_inner_steps_take_it_where_they_are_differentiated_twice(outer: str) -> 
         nodes.append(losses.grad_fn)
         return losses
 
-    outer_gradient.gradient(noted, *loop.start(1), StepTasks(batch))
+    outer_gradient.gradient(noted, *loop.shared_start(1), StepTasks(batch))
     while nodes:
         if (node := nodes.pop()) is not None:
             names.add(node.name())

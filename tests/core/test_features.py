@@ -362,7 +362,7 @@ def test_other_calls_are_seen_when_the_outputs_are_used(how: str) -> None:
     loop, tasks = loop_of(case), tasks_of(case)
     loop.mapped = False
     loop.constant.look(loop, tasks)
-    fast, slow = loop.start(4)
+    fast, slow = loop.shared_start(4)
     given = loop.constant.in_place(loop, slow, tasks.query)
     assert isinstance(given.inputs, Features)
     given.inputs.inputs[0, 0, 0] = 200.0

@@ -47,7 +47,7 @@ class Case:
 
     def hop(self, method: PathGradient, vector: Params | None = None) -> Params:
         """Each task's product with the vector."""
-        fast, slow = self.loop.start(self.tasks)
+        fast, slow = self.loop.shared_start(self.tasks)
         leaves = {name: weight.detach().clone().requires_grad_() for name, weight in fast.items()}
         batch = Batch(self.x.expand(self.tasks, *self.x.shape), self.y.expand(self.tasks, *self.y.shape))
         stacked = {n: v.expand(self.tasks, *v.shape) for n, v in (vector or self.vector).items()}

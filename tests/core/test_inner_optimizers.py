@@ -77,7 +77,7 @@ def test_paths_are_those_of_torch(case: str) -> None:
     model, tasks = Tiny(), random_tasks()
     loop = InnerLoop(model, LOSS, inner, ["*"], STEPS)
     found = list(loop.path(tasks, STEPS))
-    *_, trained = loop.steps(*loop.start(tasks.size), tasks, STEPS, SecondOrder().gradient)
+    *_, trained = loop.steps(*loop.start(tasks), tasks, STEPS, SecondOrder().gradient)
     assert len(found) == STEPS + 1
     for task in range(tasks.size):
         true = path_of_torch(model, tasks.support[0].inputs[task], tasks.support[0].targets[task], name, options)

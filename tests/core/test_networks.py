@@ -271,7 +271,7 @@ def test_batches_that_do_not_fit_the_steps(which: str) -> None:
     tasks = random_tasks(2, supports=2 if which == "support" else 1, hessians=2 if which == "hessian" else 0)
     loop = InnerLoop(Tiny(), LOSS, SGD(), ["*"], 3)
     with pytest.raises(ValueError, match="support_batches, hessian_batches: 2 per task do not fit 3 inner steps"):
-        SecondOrder().solve(loop, OuterLoss(), *loop.start(tasks.size), tasks, 3)
+        SecondOrder().solve(loop, OuterLoss(), *loop.start(tasks), tasks, 3)
 
 
 @pytest.mark.parametrize("recompute", [False, True])

@@ -111,7 +111,7 @@ def test_the_casts_that_autocast_keeps_are_never_those_of_other_weights(method: 
         with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=keep):
             first = of(tasks).gradients
             with torch.no_grad():
-                loop.predict(loop.start(4)[0], tasks.query.inputs)
+                loop.predict(loop.shared_start(4)[0], tasks.query.inputs)
                 for weight_name, weight in loop.named_parameters():
                     weight.sub_(0.1 * first[weight_name])
             found.append(of(tasks).gradients)

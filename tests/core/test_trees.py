@@ -102,7 +102,7 @@ def test_the_trial_of_the_first_batch_takes_trees(name: str, outer: str) -> None
     case = CASES[name]
     loop = loop_of(case)
     assert try_first_batch(loop, case.tasks()[1], OUTER[outer]()) == []
-    assert loop.predict(loop.start(1).fast, case.tasks()[1].query.inputs).shape == (1, 4, 1)
+    assert loop.predict(loop.shared_start(1).fast, case.tasks()[1].query.inputs).shape == (1, 4, 1)
 
 
 def test_the_trial_finds_faults_in_models_of_trees() -> None:

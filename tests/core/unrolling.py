@@ -46,11 +46,13 @@ def unrolled(
     hop: Hop | None = None,
     model: nn.Module | None = None,
     draw: Callable[[int, int], None] = lambda task, j: None,
+    begin: Callable[[Params, int], Params] = lambda theta, task: {},
 ) -> Unrolled:
     """The tasks unrolled; exactly where there is no Hop.
 
     ``model``: one that computes the same as the inner loop's, to take instead. ``draw(task, j)`` is called before each
-    forward pass of inner step j, and of the query with j = ``steps``: it sets the random generators.
+    forward pass of inner step j, and of the query with j = ``steps``: it sets the random generators. ``begin(theta,
+    task)`` gives weights that start in each task anew, from the others.
     """
     model = inner_loop.model if model is None else model
     if tasks.hessian is not None and hop is None:
@@ -82,7 +84,9 @@ def unrolled(
         return table[j] if optimizer.per_step else table
 
     def adapted(task: int) -> Params:
-        theta, states = dict(start), {name: State() for name in fast}
+        # By copies, since the inner gradient at theta_0 holds still what begins as a function of the others.
+        theta = {**{name: weight.clone() for name, weight in start.items()}, **begin(start, task)}
+        states = {name: State() for name in fast}
         for j in range(steps):
             support, hessian = (
                 functools.partial(loss_of, batches=batches, task=task, j=j)

@@ -11,8 +11,8 @@ from torch.nn.functional import cross_entropy
 
 from litmaml.finetuning.adaptation import adapt
 from litmaml.finetuning.fine_tuner import FineTuner
-from litmaml.finetuning.head import find_head, replace_head
 from litmaml.inner import SGD, HigherOptimizer, InnerOptimizer
+from litmaml.inner.head import find_heads, replace_head
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP, Conv4
 
@@ -28,6 +28,84 @@ class Backwards(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         scores: Tensor = self.scores(torch.tanh(self.hidden(x)))
         return scores
+
+
+class Transformer(nn.Module):
+    """Parameters of its own, which are looked up after its layers, and one head or the mean of two, as DeiT has."""
+
+    def __init__(self, distilled: bool = False) -> None:
+        super().__init__()
+        self.token, self.temperature = nn.Parameter(torch.randn(6)), nn.Parameter(torch.tensor(2.0))
+        self.body = nn.Sequential(nn.Linear(6, 6), nn.LayerNorm(6))
+        self.head = nn.Linear(6, 3)
+        self.more = nn.Linear(6, 3) if distilled else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = self.body(x + self.token)
+        logits: Tensor = self.head(seen) if self.more is None else (self.head(seen) + self.more(seen - 1)) / 2
+        return logits * self.temperature
+
+
+class Wrapper(nn.Module):
+    """Around another model, with a scale."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.scale = model, nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x) * self.scale
+        return logits
+
+
+def test_modules_with_parameters_of_their_own_are_no_heads() -> None:
+    x = torch.randn(3, 6)
+    for model, heads in (
+        (Transformer(), ["head"]),
+        (Wrapper(Transformer()), ["model.head"]),
+        (Transformer(distilled=True), ["head", "more"]),
+        (Wrapper(Wrapper(MLP(inputs=6, outputs=3))), ["model.model.head"]),
+    ):
+        assert find_heads(model, x) == heads
+        for head in heads:
+            replace_head(model, head, 5)
+        assert torch.equal(model(x), torch.zeros(3, 5))
+
+
+class Adapter(nn.Module):
+    """A low-rank term beside the logits: as wide as the head, but not all of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.down, self.up = nn.Linear(6, 3), nn.Linear(6, 2), nn.Linear(2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        skipped = x[:, :3]
+        logits: Tensor = self.head(x) + self.up(self.down(x)) + skipped
+        return logits
+
+
+def test_what_gives_the_logits_beside_a_head_is_seen() -> None:
+    with pytest.raises(ValueError, match=r"its head cannot be told.*from which alone they come; name it"):
+        find_heads(Adapter(), torch.randn(3, 6))
+
+
+@pytest.mark.filterwarnings("ignore:checkpoints will not rebuild model")
+def test_a_head_is_named_by_hand() -> None:
+    torch.manual_seed(0)
+    learner, inputs, targets = (
+        MetaLearner(Transformer(distilled=False), SGD(lr=0.1)),
+        torch.randn(8, 6),
+        torch.arange(8) % 4,
+    )
+    assert FineTuner(learner, inputs, 4, head="head").replaced_heads == ["head"]
+    for head, told in (
+        ("fc", "head: it is no layer of the model, got 'fc'; name one of head, body.0"),
+        ("body.1", "head: it is a LayerNorm, no Linear or convolution, got 'body.1'"),
+        ("body.0", "inputs: the model does not take"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            adapt(learner, inputs, targets, head=head)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +124,7 @@ class Backwards(nn.Module):
     ids=["Conv4", "by calls", "alone", "convolution", "no bias"],
 )
 def test_the_last_layer_called_becomes_a_zero_head_of_any_width(model: nn.Module, example: Tensor, head: str) -> None:
-    assert find_head(model, example) == head
+    assert find_heads(model, example) == [head]
     replace_head(model, head, 7)
     logits = model(example)
     assert logits.shape == (2, 7)
@@ -61,8 +139,8 @@ def test_the_last_layer_called_becomes_a_zero_head_of_any_width(model: nn.Module
     ],
 )
 def test_a_model_without_such_a_head_is_refused_with_a_remedy(model: nn.Module, last: str) -> None:
-    with pytest.raises(ValueError, match=f"(?s){last}.*give 3 classes, as many as the checkpoint was trained with"):
-        find_head(model, torch.randn(2, 6))
+    with pytest.raises(ValueError, match=f"(?s){last}.*name it \\(head\\), or take a model that ends in a Linear"):
+        find_heads(model, torch.randn(2, 6))
 
 
 @pytest.mark.parametrize("optimizer", [SGD(lr=0.3), SGD(lr=0.1, momentum=0.9), HigherOptimizer(options={"lr": 0.1})])
@@ -126,5 +204,5 @@ def test_a_head_is_not_looked_for_beside_scripted_parts() -> None:
     learner, inputs, targets = MetaLearner(model, SGD(lr=0.1)), torch.randn(9, 4), torch.arange(9) % 3
     adapted = adapt(learner, inputs, targets)
     assert cross_entropy(adapted(inputs), targets) < cross_entropy(model(inputs), targets)
-    with pytest.raises(ValueError, match=r"model: its head cannot be looked for, since 2 is a ScriptModule.*; give as"):
+    with pytest.raises(ValueError, match=r"model: its head cannot be looked for, since 2 is a ScriptModule.*; name it"):
         adapt(learner, inputs, torch.arange(9) % 4)

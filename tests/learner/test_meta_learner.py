@@ -147,7 +147,7 @@ def test_evaluation_agrees_with_unrolling_by_hand(tmp_path: Path, optimizer: Any
     (sampled,) = stacks_of(data.tasks.sample("test", range(4), 0))
     tasks = data.tasks.render(sampled)
     loop = module.inner_loop
-    losses, _ = SecondOrder().solve(loop, OuterLoss(), *loop.start(tasks.size), tasks, 2)
+    losses, _ = SecondOrder().solve(loop, OuterLoss(), *loop.start(tasks), tasks, 2)
     assert module.results["loss"][-1].mean == pytest.approx(float(losses.detach().mean()), rel=1e-5)
 
 

@@ -79,7 +79,7 @@ def test_recurrence_is_not_cudnns(monkeypatch: pytest.MonkeyPatch) -> None:
 
     forms: dict[Any, Any] = derivatives._IN_OTHER_FORM
     monkeypatch.setitem(forms, torch.lstm, derivatives._without_cudnn(noted))
-    SecondOrder().solve(loop, OuterLoss(), *loop.start(tasks.size), tasks, 1)
+    SecondOrder().solve(loop, OuterLoss(), *loop.start(tasks), tasks, 1)
     assert seen == [False] * 4  # support and query of two tasks
     assert torch.backends.cudnn.enabled
 

@@ -56,7 +56,7 @@ def test_lines_are_of_their_own_step(learner: MetaLearner, accumulated: int, tmp
         norm = sum([float(part.square().sum()) for part in mean]) ** 0.5
         assert float(line["train/gradient_norm"]) == pytest.approx(norm, rel=1e-4)  # not clipped
         assert norm > 1e-3
-        fast, slow = learner.inner_loop.start(2)
+        fast, slow = learner.inner_loop.shared_start(2)
         before = learner.inner_loop.losses(fast, slow, batches[-1].query).mean().detach()
         assert float(line["train/loss_before"]) == pytest.approx(float(before), rel=1e-4)
         assert float(line["train/meta_gradient_seconds"]) > 0

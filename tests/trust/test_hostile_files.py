@@ -212,7 +212,7 @@ def test_recorded_arguments(count: int, tmp_path: Path) -> None:
 @pytest.fixture
 def adapted(tmp_path: Path) -> Path:
     folder = tmp_path / "adapted"
-    recipe = Recipe(_of("litmaml.models.MLP", inputs=3, outputs=2, hidden=[4]), "head", 2, {})
+    recipe = Recipe(_of("litmaml.models.MLP", inputs=3, outputs=2, hidden=[4]), ["head"], 2, {})
     AdaptedModel(MLP(3, 2, [4]), ["a", "b"], ImageFormat(28), recipe).save(folder)
     litmaml.load(folder)
     return folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ borrowed = functools.wraps(create)(lambda *args, **kwargs: create(*args, **kwarg
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The current folder, which a program that is installed does not look into."""
     monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder])
     for name in NAMES:
@@ -76,7 +77,9 @@ def test_a_folder_is_searched_last_and_for_what_was_typed(place: Path) -> None:
     written(place / "conf", "wave.py", "raise SystemExit('ran')\n")
     find_own_modules(["fit", f"-c{config}"], [])
     assert sys.path == [*before, str(place / "conf")]
-    assert "conf" not in str(importlib.util.find_spec("wave").origin)
+    found = importlib.util.find_spec("wave")
+    assert found is not None
+    assert "conf" not in str(found.origin)
     find_own_modules(["fit", f"--config={config}"], [])
     assert len(sys.path) == len(before) + 1
 

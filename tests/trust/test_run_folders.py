@@ -62,7 +62,7 @@ def test_links_in_a_runs_folder_are_not_written_through(tmp_path: Path, link: Ca
 
 @pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to], ids=["by name", "hard"])
 def test_an_adapted_model_is_not_written_through_links(tmp_path: Path, link: Callable[[Path, Path], None]) -> None:
-    recipe = Recipe({"class_path": "litmaml.models.MLP", "init_args": {"outputs": 2}}, "head", 2, {})
+    recipe = Recipe({"class_path": "litmaml.models.MLP", "init_args": {"outputs": 2}}, ["head"], 2, {})
     (tmp_path / "adapted").mkdir()
     for name in ("classes.json", "model.safetensors", *(["config.yaml"] if link == Path.symlink_to else [])):
         (tmp_path / name).write_text("precious")

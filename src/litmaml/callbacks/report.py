@@ -27,8 +27,9 @@ class Report(Callback):
     """Writes ``test_results.json`` and ``adaptation.png`` to the run's folder and prints the table of a test.
 
     For each inner step the mean and the half-width of the 95% interval of every metric over the test tasks, with the
-    protocol beside them: data, ways, shots, queries, number of tasks, split and normalisation policy. Where a task is
-    a function of one variable, ``functions.png`` shows what was fitted to the first few.
+    protocol beside them: data, ways, shots, queries, number of tasks, split and normalisation policy. Of a classifier
+    also what its features are worth without adaptation (``Baselines``). Where a task is a function of one variable,
+    ``functions.png`` shows what was fitted to the first few.
     """
 
     _fits: Sequence[Fit] = ()
@@ -61,11 +62,19 @@ class Report(Callback):
                 for step in range(steps)
             ],
         }
-        print_results(pl_module.results, protocol)  # first: a disk that is full by now does not take them along
+        if baselines := pl_module.baseline_results:
+            results["baselines"] = {
+                baseline: {name: result._asdict() for name, result in found.items()}
+                for baseline, found in baselines.items()
+            }
+        # First: a disk that is full by now does not take them along.
+        print_results(pl_module.results, protocol, baselines)
         replaced = _replaced(folder / "test_results.json", protocol["checkpoint"])
         write_text(folder / "test_results.json", json_text(results))
         title = _title(protocol)
-        write_whole(folder / "adaptation.png", lambda fresh: plot_adaptation(fresh, pl_module.results, title))
+        write_whole(
+            folder / "adaptation.png", lambda fresh: plot_adaptation(fresh, pl_module.results, title, baselines)
+        )
         written = "test_results.json, adaptation.png"
         if self._fits:
             write_whole(folder / "functions.png", lambda fresh: plot_fits(fresh, self._fits, title))
@@ -126,8 +135,12 @@ def describe_protocol(trainer: Trainer, learner: MetaLearner, split: Split) -> d
     }
 
 
-def print_results(results: Mapping[str, Sequence[Interval]], protocol: Mapping[str, Any]) -> None:
-    """The table of results after each inner step."""
+def print_results(
+    results: Mapping[str, Sequence[Interval]],
+    protocol: Mapping[str, Any],
+    baselines: Mapping[str, Mapping[str, Interval]] | None = None,
+) -> None:
+    """The table of results after each inner step, with those of the baselines below."""
     names = [name for name in results if name != "loss"] + ["loss"]
     table = Table()
     table.add_column("inner steps", justify="right")
@@ -135,7 +148,10 @@ def print_results(results: Mapping[str, Sequence[Interval]], protocol: Mapping[s
         table.add_column(name, justify="right")
     for step in range(len(results["loss"])):
         cells = [_cell(name, results[name][step]) for name in names]
-        table.add_row(str(step), *cells)
+        table.add_row(str(step), *cells, end_section=step + 1 == len(results["loss"]))
+    for baseline, found in (baselines or {}).items():
+        cells = [_cell(name, found[name]) if name in found else "" for name in names]
+        table.add_row(baseline.replace("_", " "), *cells)
     console = Console()
     # Not as the table's title, which is broken to the width of the table.
     title = f"{_title(protocol)}: mean and 95% interval over {protocol.get('tasks', '?')} tasks"

@@ -36,6 +36,7 @@ def finetune(
     query: str | None = None,
     steps: int | None = None,
     lr: float | None = None,
+    head: str | None = None,
     export: Literal["pt2", "onnx", "both"] | None = None,
     image_format: ImageFormat | None = None,
     imports: Sequence[str] = (),
@@ -58,6 +59,8 @@ def finetune(
             predicted. Without labels the accuracy is estimated by leaving images of the support set out in turn.
         steps: Inner steps; by default as in the checkpoint's own tests, and further until the support set is learnt.
         lr: Inner rate for all steps and weights; by default what was meta-learnt.
+        head: Name of the layer that gives the logits, to be made anew for other classes; by default as in the
+            checkpoint, or the last layer of a forward pass.
         export: Also write the model for torch.export (model.pt2), for ONNX (model.onnx), or both.
         image_format: What images become; by default as in the checkpoint's training.
         imports: Your own modules to import first, such as the one with the checkpoint's model: --imports one two.
@@ -71,7 +74,15 @@ def finetune(
         FileExistsError: The output folder has something in it.
         ValueError: The checkpoint or the images cannot be used.
     """
-    asked = {"checkpoint": checkpoint, "data": data, "output": output, "query": query, "steps": steps, "lr": lr}
+    asked = {
+        "checkpoint": checkpoint,
+        "data": data,
+        "output": output,
+        "query": query,
+        "steps": steps,
+        "lr": lr,
+        "head": head,
+    }
     folder = expanded(output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"output: {output!r} exists already and is no empty folder; name a new one")
@@ -93,7 +104,7 @@ def finetune(
     check_copies(support, further, classes)
     start.learner.to(device)
     further = None if further is None else further.to(device)
-    result = fine_tune(start, classes, image_format, support.to(device), further, steps, lr)
+    result = fine_tune(start, classes, image_format, support.to(device), further, steps, lr, head)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         made = Path(scratch) / folder.name

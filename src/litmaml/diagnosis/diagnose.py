@@ -153,7 +153,7 @@ def _diagnose(
             "inner_steps": steps,
             "inner_rate": rate,
             "outer_gradient": type(learner.outer_gradient).__name__,
-            "fast_weights": sum(weight.numel() for weight in inner_loop.start(1).fast.values()),
+            "fast_weights": sum(weight.numel() for weight in inner_loop.shared_start(1).fast.values()),
             "tasks": tasks.size,
             "probed_tasks": probed.size,
             "precision": str(next(inner_loop.parameters()).dtype).removeprefix("torch."),

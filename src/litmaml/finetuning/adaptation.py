@@ -26,6 +26,7 @@ def adapt(
     classes: Sequence[str] | None = None,
     steps: int | None = None,
     lr: float | None = None,
+    head: str | None = None,
 ) -> AdaptedModel:
     """The model that a meta-checkpoint becomes on a few examples, by its own meta-learnt inner loop.
 
@@ -42,6 +43,8 @@ def adapt(
         steps: Inner steps; by default as in the checkpoint's own tests, and in classification further until the
             examples are learnt (``FineTuner``).
         lr: Inner rate for all steps and weights; by default what was meta-learnt.
+        head: The name of the layer that gives the logits, which is made anew for another number of classes; by default
+            as in the checkpoint, or the last layer of a forward pass.
 
     Returns:
         A module in eval mode, on the checkpoint's device, that is called with inputs in the same form; it can be
@@ -60,7 +63,7 @@ def adapt(
     found = open_checkpoint(checkpoint)
     given = read_examples(found.learner.inner_loop, inputs, targets, classes)
     outputs = None if given.classes is None else len(given.classes)
-    tuner = FineTuner(found.learner, a_few(given.inputs), outputs, steps, lr)
+    tuner = FineTuner(found.learner, a_few(given.inputs), outputs, steps, lr, head)
     *path, last = tuner.path(given.inputs, given.targets)
     return deployed(tuner, last.weights, len(path), given.inputs, found, given.classes, found.image_format)
 
@@ -93,7 +96,7 @@ def deployed(
     }
     recipe = Recipe(
         checkpoint.learner.hparams.get("model"),
-        tuner.replaced_head,
+        tuner.replaced_heads,
         tuner.trained_outputs if classes is None else len(classes),
         source,
         checkpoint.learner.batch_norm,

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from litmaml.finetuning.frozen_norm import batch_norms, check_batch_norms, check_independent, freeze_normalisation
-from litmaml.finetuning.head import find_head, replace_head
 from litmaml.finetuning.input_shape import outputs_of
 from litmaml.finetuning.predictor import Predictor
 from litmaml.finetuning.support_loss import check_parts, forget_class_weights, learnt_at, weigh
 from litmaml.inner import InnerOptimizer
 from litmaml.inner.divergence import diverges
 from litmaml.inner.gradient_rule import Losses, plain
+from litmaml.inner.head import find_heads, named_head, replace_head
 from litmaml.inner.loop import InnerLoop
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.learner.metrics import count_right
@@ -55,6 +55,7 @@ class FineTuner:
     With another number of classes than in meta-training the head is replaced by a zero one of the right width
     (``replace_head``), and a loss that weighs the classes weighs them alike, of which it warns; inner rates that were
     learnt for each of the head's entries become their means over the classes.
+    A head that was meta-learnt to start at zero or from class means starts so, by the means of the whole support set.
 
     In classification the steps go on, with the last step's rates, until the support set is learnt (``LEARNT``), to at
     most ten times as many: one that is larger or stranger than the tasks of meta-training takes more steps.
@@ -69,6 +70,8 @@ class FineTuner:
         steps: N, the number of inner steps, neither more nor fewer; by default as in the learner's own tests, and
             further as above.
         lr: Inner rate for all steps and weights; by default what was meta-learnt.
+        head: The name of the layer that gives the logits; by default as in meta-training, or else what ``find_heads``
+            finds.
 
     Raises:
         ValueError: An argument is out of its range, the inputs do not fit the model, its head cannot be replaced or
@@ -82,6 +85,7 @@ class FineTuner:
         outputs: int | None = None,
         steps: int | None = None,
         lr: float | None = None,
+        head: str | None = None,
     ) -> None:
         if steps is not None and steps < 1:
             raise ValueError(f"steps: has to be at least 1, got {steps}")
@@ -98,10 +102,22 @@ class FineTuner:
         self.trained_outputs = int(predictions.shape[1]) if predictions.dim() > 1 else 1
         self.outputs = self.trained_outputs if outputs is None else outputs
         self.classifies = outputs is not None or takes_class_indices(learnt.loss)
-        self.replaced_head: str | None = None
+        begun = learnt.head
+        if head is None:
+            head = learner.head if begun is None else begun.name
+        else:
+            named_head(model, head)
+        self.replaced_heads: list[str] = []
         if outputs is not None and outputs != self.trained_outputs:
-            self.replaced_head = find_head(model, example, learnt.output)
-            replace_head(model, self.replaced_head, outputs)
+            self.replaced_heads = find_heads(model, example, learnt.output) if head is None else [head]
+            for name in self.replaced_heads:
+                replace_head(model, name, outputs)
+            logits = outputs_of(model, example, learnt.output)
+            if logits.shape[1:2] != (outputs,):
+                raise ValueError(
+                    f"head: with {outputs} outputs of {' and '.join(self.replaced_heads)} the model gives logits "
+                    f"{tuple(logits.shape)}; name the layer that gives them"
+                )
             forget_class_weights(copied.loss, outputs)
         optimizer = learnt.optimizer if lr is None else _with_rate(learnt.optimizer, lr)
         self.inner_loop = InnerLoop(
@@ -112,6 +128,8 @@ class FineTuner:
             learner.inner_steps,
             per_step_weights=learnt.rows,
             output=learnt.output,
+            head=head,
+            head_start="learnt" if begun is None else begun.start,
         )
         made, saved = self.inner_loop.learnt.state_dict(), learnt.learnt.state_dict()
         self.inner_loop.learnt.load_state_dict({key: _carried(saved[key], made[key]) for key in made})
@@ -138,9 +156,9 @@ class FineTuner:
         """
         loop = self.inner_loop
         batches = [tree_map(lambda part: part[None], Batch(*both)) for both in parts((inputs, targets))]
-        tasks = Tasks((batches[0],), batches[0], torch.zeros(1, dtype=torch.int64))
+        tasks = self._with_classes(Tasks(tuple(batches), batches[0], torch.zeros(1, dtype=torch.int64)))
         if not self._tried:
-            try_first_batch(loop, tasks, None)
+            try_first_batch(loop, tasks._replace(support=tasks.support[:1]), None)
             self._tried = True
         alone = [batch.task(0) for batch in batches]
         with torch.no_grad():
@@ -166,6 +184,11 @@ class FineTuner:
             yield step
             if j >= self.steps and step.learnt:
                 return
+
+    def _with_classes(self, tasks: Tasks) -> Tasks:
+        """With the number of classes, of which the last may have no example."""
+        counted = self.inner_loop.with_classes(tasks)
+        return counted if counted.classes is None else counted._replace(classes=self.outputs)
 
     def module(self, weights: Params, inputs: Tree) -> Predictor:
         """The adapted model by itself: in eval mode, its batch norms frozen to the statistics of the support set.

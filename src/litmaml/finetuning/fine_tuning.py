@@ -72,6 +72,7 @@ def fine_tune(
     query: Images | None = None,
     steps: int | None = None,
     lr: float | None = None,
+    head: str | None = None,
 ) -> FineTuned:
     """Adapt to a support set, and score the model on a labelled query, or else by leaving images out.
 
@@ -83,6 +84,7 @@ def fine_tune(
         query: Images to score or to predict.
         steps: Inner steps; by default as ``FineTuner`` has it.
         lr: Inner rate; by default what was meta-learnt.
+        head: The layer that gives the logits; by default as ``FineTuner`` has it.
 
     Raises:
         ValueError: The checkpoint was trained on values, or the images do not fit its model.
@@ -94,7 +96,7 @@ def fine_tune(
             "classifier; adapt it in Python by litmaml.adapt"
         )
     inputs, targets = support.inputs, support.labels
-    tuner = FineTuner(start.learner, a_few(inputs), len(classes), steps, lr)
+    tuner = FineTuner(start.learner, a_few(inputs), len(classes), steps, lr, head)
     labelled = query if query is not None and query.targets is not None else None
     curve: list[Step] = []
     query_curve: list[Confusion] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from litmaml.data.images import ImageFormat
 from litmaml.finetuning.frozen_norm import hold_statistics
-from litmaml.finetuning.head import replace_head
 from litmaml.finetuning.kept_weights import brief, check_whole, map_weights
 from litmaml.inner.batch_norms import POLICIES, Policy, settle
+from litmaml.inner.head import replace_head
 from litmaml.inner.model_call import Output
 from litmaml.inner.places import all_places
 from litmaml.runs.admission import admit, admit_arguments
@@ -38,14 +38,14 @@ class Recipe(NamedTuple):
     """What an adapted network is rebuilt by.
 
     model: its class and arguments, as in meta-training; None if they are not known.
-    head: the name of the layer that was replaced, or None.
-    outputs: the width of that layer.
+    heads: the names of the layers that were replaced, none or mostly one.
+    outputs: the width of these layers.
     source: where the weights come from, in plain words, for the reader.
     batch_norm: what the model's batch norms were made to normalise by, see ``settle``.
     """
 
     model: Any
-    head: str | None
+    heads: Sequence[str]
     outputs: int
     source: Mapping[str, Any]
     batch_norm: Policy | None = None
@@ -86,7 +86,7 @@ def write_folder(folder: str | Path, kept: Kept) -> Path:
         "model": kept.recipe.model,
         "batch_norm": kept.recipe.batch_norm,
         "output": kept.output,
-        "head": kept.recipe.head,
+        "head": heads[0] if len(heads := [*kept.recipe.heads]) == 1 else heads or None,
         "outputs": kept.recipe.outputs,
         "tied": all_places(kept.network),
         "image_format": None if kept.image_format is None else asdict(kept.image_format),
@@ -123,7 +123,8 @@ def read_folder(folder: str | Path, network: nn.Module | None = None) -> Kept:
             )
     try:
         config, classes = _read_config(folder / CONFIG), _read_classes(folder / CLASSES)
-        recipe = Recipe(config["model"], config["head"], config["outputs"], config["source"], config.get("batch_norm"))
+        heads = _heads(config["head"])
+        recipe = Recipe(config["model"], heads, config["outputs"], config["source"], config.get("batch_norm"))
         given = admit_arguments(ImageFormat, config["image_format"] or {}, "image_format")
         image_format = ImageFormat(**make(given)) if config["image_format"] else None
         if classes is not None and len(classes) != recipe.outputs:
@@ -136,11 +137,11 @@ def read_folder(folder: str | Path, network: nn.Module | None = None) -> Kept:
     network = _made(recipe, weights) if network is None else copy.deepcopy(network)
     with _fitting(folder):
         settle(network, recipe.batch_norm)
-        if recipe.head is not None:
-            rows = [len(weights[name]) for name in (f"{recipe.head}.weight",) if name in weights]
+        for head in recipe.heads:
+            rows = [len(weights[name]) for name in (f"{head}.weight".lstrip("."),) if name in weights]
             if rows != [recipe.outputs]:
-                raise ValueError(f"{recipe.head} has no weights of {recipe.outputs} outputs")
-            replace_head(network, recipe.head, recipe.outputs)
+                raise ValueError(f"{head} has no weights of {recipe.outputs} outputs")
+            replace_head(network, head, recipe.outputs)
         tie(network, config.get("tied", {}))
         hold_statistics(network)
         check_kinds(network.state_dict(), weights)
@@ -175,7 +176,7 @@ def _fitting(folder: Path) -> Iterator[None]:
 
 _KINDS: dict[str, tuple[type, ...]] = {
     "model": (dict, type(None)),
-    "head": (str, type(None)),
+    "head": (str, list, type(None)),
     "outputs": (int,),
     "image_format": (dict, type(None)),
     "sha256": (str,),
@@ -190,6 +191,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     for name, kinds in _KINDS.items():
         if name not in config or not isinstance(config.get(name), kinds) or isinstance(config.get(name), bool):
             raise NotPlain(f"has no {name}" if name not in config else f"{name}: cannot be {short(config[name])}")
+    if not all(isinstance(name, str) for name in _heads(config["head"])):
+        raise NotPlain(f"head: cannot be {short(config['head'])}")
     # Which older folders lack.
     if wrong := wrong_ties(config.get("tied", {})):
         raise NotPlain(wrong)
@@ -198,6 +201,10 @@ def _read_config(path: Path) -> dict[str, Any]:
     if config.get("batch_norm") not in (None, *POLICIES):
         raise NotPlain(f"batch_norm: cannot be {short(config['batch_norm'])}")
     return config
+
+
+def _heads(recorded: str | list[str] | None) -> list[str]:
+    return [recorded] if isinstance(recorded, str) else recorded or []
 
 
 def _check_place(path: Path) -> None:

@@ -102,12 +102,13 @@ def _notes(result: FineTuned) -> list[str]:
 
 def _head(result: FineTuned) -> str:
     """What became of the head, in words."""
-    if result.tuner.replaced_head is None:
+    begun, heads = result.tuner.inner_loop.head, result.tuner.replaced_heads
+    if begun is None and not heads:
         return f"kept, meta-learnt for {result.tuner.trained_outputs} classes"
-    return (
-        f"{code(result.tuner.replaced_head)} replaced by one that starts at zero: {len(result.classes)} classes, "
-        f"{result.tuner.trained_outputs} in meta-training"
-    )
+    names = " and ".join(code(name) for name in heads or [begun.name if begun else ""])
+    start = "from the class means of the support set" if begun and begun.start == "prototypes" else "at zero"
+    what = f"{names} replaced by one that starts {start}" if heads else f"{names} starts {start}"
+    return f"{what}: {len(result.classes)} classes, {result.tuner.trained_outputs} in meta-training"
 
 
 def _normalisation(result: FineTuned) -> str:

@@ -75,7 +75,7 @@ def _config(result: FineTuned) -> dict[str, Any]:
         "classes": result.classes,
         "support_images": result.support,
         "inner_steps": len(result.curve) - 1,
-        "new_head": result.tuner.replaced_head,
+        "new_head": " and ".join(result.tuner.replaced_heads) or None,
         "frozen_batch_norms": result.tuner.frozen_layers,
     }
 

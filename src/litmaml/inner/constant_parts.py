@@ -33,7 +33,7 @@ class Adapting(Protocol):
 
     def losses(self, fast: Params, slow: Params, batch: Batch) -> Tensor: ...
 
-    def start(self, tasks: int) -> Weights: ...
+    def learnt_start(self, tasks: int) -> Weights: ...
 
 
 class ConstantParts:
@@ -123,7 +123,7 @@ class ConstantParts:
         if self.of(loop.model) is None:
             return tasks
         with torch.inference_mode(False), torch.no_grad():
-            (_, slow), tasks = loop.start(1), ordinary(tasks)
+            (_, slow), tasks = loop.learnt_start(1), ordinary(tasks)
             batches = {id(batch): batch for batch in (*tasks.adapting, tasks.query)}
             try:
                 given = {key: self.in_place(loop, slow, batch) for key, batch in batches.items()}

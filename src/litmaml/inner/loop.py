@@ -27,14 +27,16 @@ from litmaml.inner.channels_last import channels_last, has_channels_last
 from litmaml.inner.constant_parts import ConstantParts
 from litmaml.inner.derivatives import Derivatives, needs_other_operations
 from litmaml.inner.gradient_rule import GradientRule, plain
+from litmaml.inner.head import seen_by
 from litmaml.inner.layers import random_layers
 from litmaml.inner.learnt import Learnt
 from litmaml.inner.model_call import Output, arguments, picked, predictions_of
 from litmaml.inner.optimizer import InnerOptimizer
 from litmaml.inner.places import aliases
 from litmaml.inner.surroundings import no_hooks, unfused_attention
+from litmaml.inner.task_head import HeadStart, task_head
 from litmaml.inner.weight_roles import assign_roles, check_roles
-from litmaml.tasks import Batch, Tasks, Tree, copies, ordinary, tensors_of, tree_map
+from litmaml.tasks import Batch, MetaBatch, Tasks, Tree, copies, ordinary, tensors_of, tree_map
 from litmaml.weights import Params, Weights
 
 _COPIES = (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -62,6 +64,10 @@ class InnerLoop(nn.Module):
             (Antoniou et al. 2019, arXiv 1810.09502). They are not adapted; row j is taken in step j and by the query
             after it, and the last one in further steps.
         output: Which of the model's outputs are the predictions, where it returns several; see ``picked``.
+        head: The name of the layer that gives the logits, where it is not the one registered last.
+        head_start: Where its weights start in each task: as they are learnt, at zero or from the class means of the
+            support, see ``TaskHead``. In the last two they are adapted and not trained, and what is learnt for single
+            entries, such as rates, is shared by the classes.
 
     Attributes:
         fast_names, slow_names, rows: The names of the weights that are adapted, that are only trained, and that
@@ -71,6 +77,7 @@ class InnerLoop(nn.Module):
         mapped: Whether ``vmap`` can take the model and its loss; else tasks are computed in a loop too.
         changes_inputs: Whether a forward pass writes into its inputs, so that it gets a copy.
         constant: Parts of the model that no inner step changes. Batches may come with their outputs in place.
+        head: The ``TaskHead``, if the head does not start as it was learnt.
 
     What the layers tell of ``draws`` and the next two is set at once; ``try_first_batch`` finds the rest.
 
@@ -102,6 +109,8 @@ class InnerLoop(nn.Module):
         frozen_weights: Sequence[str] = (),
         per_step_weights: Sequence[str] = (),
         output: Output = None,
+        head: str | None = None,
+        head_start: HeadStart = "learnt",
     ) -> None:
         super().__init__()
         self.model, self.loss, self.optimizer, self.trained_steps = model, loss, optimizer, steps
@@ -114,13 +123,21 @@ class InnerLoop(nn.Module):
                 f"model: holds a {type(wrapped[0]).__name__}, which computes with copies of the weights; give what it "
                 "wraps (.module), and the number of devices as trainer.devices"
             )
+        self.head = task_head(model, loss, head, head_start)
+        for name in self.begun:  # in a model that was in an inner loop before they are held still
+            model.get_parameter(name).requires_grad_(True)
         roles = assign_roles(model, fast_weights, frozen_weights, per_step_weights)
         self.fast_names, self.slow_names, self.rows = roles
         weights = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        for name in self.begun:
+            if name not in self.fast_names:
+                raise ValueError(f"head_start: {name} is not adapted, got {head_start!r}; add it to fast_weights")
+            weights[name].requires_grad_(False)
         self.learnt = Learnt(steps)
         for name in self.rows:
             self.learnt.add("weights." + name, weights[name].detach().expand(steps, *weights[name].shape), True)
         start = {name: weights[name].detach() for name in self.fast_names}
+        start |= {name: start[name][:1] for name in self.begun}
         for key, value in optimizer.learnt(start, steps).items():
             self.learnt.add(key, value, optimizer.per_step)
         # In a tuple, since an attribute would make it a module twice.
@@ -135,7 +152,12 @@ class InnerLoop(nn.Module):
 
     def check_trainable(self) -> None:
         """Refuse a model that has been frozen or unfrozen since; see ``check_roles``."""
-        check_roles(self.model, self.fast_names, self.slow_names)
+        check_roles(self.model, [name for name in self.fast_names if name not in self.begun], self.slow_names)
+
+    @property
+    def begun(self) -> tuple[str, ...]:
+        """The weights that start in each task anew."""
+        return () if self.head is None else self.head.parts
 
     @property
     def _maps(self) -> bool:
@@ -240,11 +262,68 @@ class InnerLoop(nn.Module):
         """
         return predictions_of(self.model, inputs, self.output)
 
-    def start(self, tasks: int) -> Weights:
-        """theta_0 stacked for so many tasks, and the slow weights that they share.
+    def start(self, tasks: Tasks) -> Weights:
+        """theta_0 of the tasks, stacked, and the slow weights that they share.
 
         Slow weights per step come with all their rows, see ``at_step``.
         """
+        fast, slow = self.learnt_start(tasks.size)
+        if self.head is None:
+            return Weights(fast, slow)
+        # Of weights of their own: the inner gradient by these is to hold the head still.
+        apart = self.learnt_start(tasks.size).fast
+        name, own = self.head.name, {part: self.model.get_parameter(part) for part in self.head.parts}
+        begun = self.head.weights(own, lambda x: self.features(name, apart, x, self.at_step(slow, 0)), tasks)
+        return Weights(fast | {part: _leaf(weight) for part, weight in begun.items()}, slow)
+
+    def shared_start(self, tasks: int) -> Weights:
+        """theta_0 for so many tasks where it is the same in all of them.
+
+        Raises:
+            ValueError: The head starts in each task anew.
+        """
+        if self.head is not None:
+            raise ValueError(
+                "head_start: what is measured at the weights that all tasks start from needs a head that starts as it "
+                f"is learnt, got {self.head.start!r}; set it to learnt"
+            )
+        return self.learnt_start(tasks)
+
+    def by_classes(self, tasks: MetaBatch) -> MetaBatch:
+        """The tasks in stacks whose heads can start together; see ``TaskHead.by_classes``."""
+        return tasks if self.head is None else self.head.by_classes(tasks)
+
+    def with_classes(self, stack: Tasks) -> Tasks:
+        """The stack with the number of classes that its tasks have in common, where their heads are made for it.
+
+        Raises:
+            ValueError: They have several.
+        """
+        return stack if self.head is None else self.head.with_classes(stack)
+
+    def features(self, head: str, fast: Params, inputs: Tree, slow: Params | None = None) -> Tensor:
+        """What goes into the layer of this name, in each task (T, n, ...).
+
+        Raises:
+            ValueError: A forward pass calls it several times, or not at all.
+        """
+        layer = self.model.get_submodule(head)
+
+        def one(weights: Params, x: Tree) -> Tensor:
+            with seen_by(layer) as seen:
+                self.call(weights, slow, x)
+            if len(seen) != 1:
+                raise ValueError(
+                    f"head: a forward pass calls it {len(seen)} times, and once is needed, got {head!r}; name another "
+                    "layer, or set head_start to learnt"
+                )
+            return seen[0]
+
+        found: Tensor = self.each(one, fast, inputs)
+        return found
+
+    def learnt_start(self, tasks: int) -> Weights:
+        """The same as it is learnt, for so many tasks, whatever becomes of the head."""
         weights = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
         fast = {name: _leaf(weights[name]).expand(tasks, *weights[name].shape) for name in self.fast_names}
         slow = {name: weights[name] for name in self.slow_names}
@@ -286,7 +365,7 @@ class InnerLoop(nn.Module):
         """
         with torch.inference_mode(False), torch.no_grad():
             tasks = ordinary(tasks)
-            start, slow = self.start(tasks.size)
+            start, slow = self.start(tasks)
             found = self.steps(start, slow, tasks, steps, gradient)
         for j in range(steps + 1):
             with torch.inference_mode(False), torch.no_grad():

@@ -13,6 +13,7 @@ from torchmetrics import Metric
 from litmaml.data.task_checks import check_classes, check_data, check_overlap
 from litmaml.inner.batch_norms import has_new_statistics
 from litmaml.inner.loop import InnerLoop
+from litmaml.learner.head_checks import take_over, wide_enough
 from litmaml.learner.metrics import check_metrics
 from litmaml.learner.trial.first_batch import try_first_batch
 from litmaml.learner.trial.loss_checks import check_class_indices, check_loss_on
@@ -93,15 +94,17 @@ def check_first_batch(
     """
     for stack in stacks:
         check_tasks(stack, inner_loop.loss, shares_examples, finite)
-    for remark in try_first_batch(inner_loop, stacks, outer_gradient):
+    tried = wide_enough(inner_loop, stacks, training=outer_gradient is not None)
+    for remark in try_first_batch(tried, stacks, outer_gradient):
         rank_zero_info(remark)
+    take_over(inner_loop, tried)
     if outer_gradient is not None and has_new_statistics(inner_loop.model):
         rank_zero_warn(
             "batch_norm: frozen, and the running statistics are those of new layers (mean 0, variance 1), so that "
             "nothing is normalised; load pretrained weights, or set it to batch or group"
         )
     for stack in stacks:
-        predictions = check_labels(inner_loop, stack)
+        predictions = check_labels(tried, stack)
         check_metrics(metrics, inner_loop.loss, predictions, stack.query.targets)
 
 

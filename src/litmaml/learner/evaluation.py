@@ -42,7 +42,7 @@ class Evaluation:
     def add(self, tasks: MetaBatch, steps: int) -> Tensor:
         """Keep loss and metrics of the finite tasks; whether each task is (T,)."""
         all_finite = []
-        for chunk in self._chunks(tasks):
+        for chunk in self.chunks_of(tasks):
             try:
                 rows = self._rows(chunk, steps)
             except Exception as error:  # perhaps of a task whose numbers are not finite
@@ -69,7 +69,7 @@ class Evaluation:
             FloatingPointError: The model fails on a task, since its numbers are not finite.
         """
         found = []
-        for chunk in self._chunks(tasks):
+        for chunk in self.chunks_of(tasks):
             try:
                 found.append(self._adapted(chunk, steps))
             except Exception:  # perhaps of a task whose numbers are not finite: it is named
@@ -82,7 +82,7 @@ class Evaluation:
         """The predictions on the query before adaptation, of each stack (T, n, ...), and all tasks' losses of them."""
         predictions, losses = [], []
         for stack in stacks_of(tasks):
-            predictions.append(torch.cat([self._adapted(chunk, 0) for chunk in self._chunks(stack)]))
+            predictions.append(torch.cat([self._adapted(chunk, 0) for chunk in self.chunks_of(stack)]))
             losses.append(self._meta_gradient.inner_loop.loss_of(predictions[-1], stack.query.targets))
         return tuple(predictions), torch.cat(losses)
 
@@ -139,7 +139,8 @@ class Evaluation:
     def _all_episodes(self) -> Iterator[tuple[str, CatMetric]]:
         return cast(Iterator[tuple[str, CatMetric]], iter(self.episodes.items()))
 
-    def _chunks(self, tasks: MetaBatch) -> Iterator[Tasks]:
+    def chunks_of(self, tasks: MetaBatch) -> Iterator[Tasks]:
+        """The tasks of each stack that are adapted together."""
         inner_loop = self._meta_gradient.inner_loop
         for stack in stacks_of(tasks):
             size = self._tasks_per_chunk or inner_loop.default_chunk(stack)

@@ -17,10 +17,13 @@ from litmaml.data.task_checks import check_splits
 from litmaml.inner import SGD, InnerOptimizer
 from litmaml.inner.batch_norms import Policy, normalisation_policy, settle
 from litmaml.inner.loop import InnerLoop
+from litmaml.inner.task_head import HeadStart
+from litmaml.learner.baselines import Baselines
 from litmaml.learner.checkpointed import CheckpointedLearner
 from litmaml.learner.checks import check_first_batch, check_loss, check_settings, check_trainer
 from litmaml.learner.evaluation import Evaluation
 from litmaml.learner.finite_tasks import Count, count_finite, not_finite
+from litmaml.learner.head_checks import check_head
 from litmaml.learner.metrics import default_metrics, values_of_all
 from litmaml.learner.outer_optimizer import outer_optimizer, scheduled, step_on_plateau
 from litmaml.learner.outer_step import OuterStep
@@ -36,7 +39,7 @@ from litmaml.weights import Params
 
 _PLAIN = (
     *("inner_steps", "test_inner_steps", "batch_norm", "lr_scheduler_interval"),
-    *("tasks_per_chunk", "on_nonfinite", "max_skipped"),
+    *("tasks_per_chunk", "head", "on_nonfinite", "max_skipped", "baselines"),
 )
 
 
@@ -68,6 +71,10 @@ class MetaLearner(CheckpointedLearner):
             evaluation are frozen, and such as would share running statistics between tasks are refused.
         output: Which of the model's outputs are the predictions, where it returns a dict, a tuple or an object: a key,
             a place or an attribute, or several of these with dots between, such as "logits".
+        head: The name of the layer that gives the logits, where it is not the last one.
+        head_start: Where the head starts in each task: learnt, as the outer loop has it; zero; or prototypes, the class
+            means of the support's features (ProtoMAML). In the last two the outer loop does not train it, and tasks
+            may differ in their number of classes.
         optimizer: Of the outer loop.
         lr_scheduler: Of the outer loop. ReduceLROnPlateau steps after every validation, by ``val/loss`` or the
             ``monitor`` of Lightning's class of that name.
@@ -81,6 +88,8 @@ class MetaLearner(CheckpointedLearner):
         on_nonfinite: What a task whose loss or gradient is not finite does: raise stops the run, on every process, and
             names the task; skip leaves it out and counts it. The mean is over the finite tasks of all processes and
             accumulated batches; without any, no step is taken.
+        baselines: Whether tests of classifiers score what the features are worth without adaptation, too; see
+            ``Baselines``.
         max_skipped: With skip, the outer steps in a row without any finite task after which the run stops.
 
     Raises:
@@ -102,6 +111,8 @@ class MetaLearner(CheckpointedLearner):
         per_step_weights: Sequence[str] = (),
         batch_norm: Policy | None = None,
         output: str | int | None = None,
+        head: str | None = None,
+        head_start: HeadStart = "learnt",
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_scheduler_interval: Literal["step", "epoch"] = "step",
@@ -110,6 +121,7 @@ class MetaLearner(CheckpointedLearner):
         channels_last: bool = False,
         on_nonfinite: Literal["raise", "skip"] = "raise",
         max_skipped: int = 10,
+        baselines: bool = True,
     ) -> None:
         super().__init__()
         counts = {"inner_steps": inner_steps, "test_inner_steps": test_inner_steps, "max_skipped": max_skipped}
@@ -126,10 +138,19 @@ class MetaLearner(CheckpointedLearner):
         self.inner_steps, self.test_inner_steps = inner_steps, test_inner_steps
         self.on_nonfinite, self.max_skipped = on_nonfinite, max_skipped
         self.optimizer, self.lr_scheduler, self.lr_scheduler_interval = optimizer, lr_scheduler, lr_scheduler_interval
-        self.tasks_per_chunk = tasks_per_chunk
+        self.tasks_per_chunk, self.head = tasks_per_chunk, head
         self.outer_gradient, self.outer_loss = outer_gradient, OuterLoss() if outer_loss is None else outer_loss
         self.inner_loop = InnerLoop(
-            model, loss, inner_optimizer, fast_weights, inner_steps, frozen_weights, per_step_weights, output
+            model,
+            loss,
+            inner_optimizer,
+            fast_weights,
+            inner_steps,
+            frozen_weights,
+            per_step_weights,
+            output,
+            head,
+            head_start,
         )
         self.meta_gradient = MetaGradientOf(
             self.inner_loop, outer_gradient, inner_steps, tasks_per_chunk, compile, outer_loss=self.outer_loss
@@ -137,18 +158,22 @@ class MetaLearner(CheckpointedLearner):
         self.metrics = nn.ModuleDict(metrics)
         self._evaluation = Evaluation(self.meta_gradient, metrics, tasks_per_chunk)
         self._episodes = self._evaluation.episodes  # which move with the learner's device
+        self._baselines = Baselines(self.meta_gradient, metrics, head)
+        self._baseline_episodes = self._baselines.episodes
+        self.baselines, self.baseline_results = baselines, dict[str, dict[str, Interval]]()
         self.results: dict[str, list[Interval]] = {}
         self.skipped_tasks = self.evaluated_tasks = 0
         self._outer_step = OuterStep(self.inner_loop, self.outer_loss)
         self._tried: set[bool] = set()  # by whether the learner was in training
         given: dict[str, Any] = {"fast_weights": [*fast_weights], "frozen_weights": [*frozen_weights]}
         given |= {"per_step_weights": [*per_step_weights], "compile": compile}
-        given |= {"channels_last": channels_last, "output": output}
+        given |= {"channels_last": channels_last, "output": output, "head_start": head_start}
         self.record({name: getattr(self, name) for name in _PLAIN} | given)
 
     # Training
 
     def training_step(self, tasks: MetaBatch, batch_idx: int) -> Tensor:
+        tasks = self.inner_loop.by_classes(tasks)
         self._try(tasks)
         numbers = numbers_of(tasks)
         began = time.perf_counter()
@@ -225,13 +250,19 @@ class MetaLearner(CheckpointedLearner):
 
         Of tasks in stacks a list of such, one of each stack.
         """
+        tasks = self.inner_loop.by_classes(tasks)
         self._try(tasks)
         found = [self._evaluation.predicted(stack, self.evaluation_steps) for stack in stacks_of(tasks)]
         return found[0] if isinstance(tasks, Tasks) else found
 
     def _evaluate(self, stage: str, tasks: MetaBatch) -> None:
+        tasks = self.inner_loop.by_classes(tasks)
         self._try(tasks)
         finite = self._evaluation.add(tasks, self.evaluation_steps)
+        if stage == "test" and self.baselines:
+            chunks = [*self._evaluation.chunks_of(tasks)]
+            for chunk, kept in zip(chunks, finite.split([chunk.size for chunk in chunks]), strict=True):  # type: ignore[no-untyped-call]  # of torch
+                self._baselines.add(chunk, kept, self.evaluation_steps, self.trainer.world_size)
         # Once a batch: processes have as many batches, but not as many chunks.
         self._check_finite(numbers_of(tasks), finite, stage)
 
@@ -242,6 +273,7 @@ class MetaLearner(CheckpointedLearner):
             for step, result in enumerate(curve):
                 self.log(f"{stage}/{name}_step_{step}", result.mean, sync_dist=True)
             self.log(f"{stage}/{name}", curve[-1].mean, prog_bar=True, sync_dist=True)
+        self.baseline_results = self._baselines.conclude() if stage == "test" else {}
         if self.evaluated_tasks == 0:
             rank_zero_warn(
                 f"{stage}: no task has a finite loss, so that its results are not a number (nan); lower the inner rate"
@@ -261,6 +293,8 @@ class MetaLearner(CheckpointedLearner):
             first, *_ = stacks = stacks_of(tasks)
             outer_gradient, finite = self.outer_gradient if self.training else None, self.on_nonfinite == "raise"
             check_first_batch(self.inner_loop, outer_gradient, self.metrics_by_name, stacks, shares, finite)
+            if self.head is None:
+                check_head(self.inner_loop, first)
             if (seen := self._seen.get(not self.training)) is not None and not shares:
                 check_splits(*((stacks, seen) if self.training else (seen, stacks)))
             self._seen[self.training] = select(first, [0])
@@ -277,6 +311,7 @@ class MetaLearner(CheckpointedLearner):
                 self.evaluated = self._evaluated
         self.skipped_tasks, self._outer_step = 0, OuterStep(self.inner_loop, self.outer_loss)
         self._tried.clear()
+        self._baselines.begin()
         # Random directions follow the tasks: other tasks by --data.seed, other directions.
         self.meta_gradient.seed = getattr(getattr(self.trainer, "datamodule", None), "seed", 0)
         # Lightning does so only after it has restored a checkpoint, whose float64 weights would be rounded.

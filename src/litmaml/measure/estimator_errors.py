@@ -150,7 +150,7 @@ def compare(name: str, estimated: Tensor, exact: Tensor) -> EstimatorError:
 
 def scan_probes(inner_loop: InnerLoop, tasks: Tasks, steps: int, exact: Tensor) -> ProbeScan:
     """FiniteDifference's error for lengths from a thousandth to a thousand times its default."""
-    fast, _ = inner_loop.start(1)
+    fast, _ = inner_loop.shared_start(1)
     default = float(probe_length({name: weight.detach() for name, weight in fast.items()})[0])
     lengths = [default * 10**power for power in (-3, -2, -1, 0, 0.5, 1, 2, 3)]
     errors = []

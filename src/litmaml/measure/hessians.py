@@ -28,7 +28,7 @@ def unflatten(vectors: Tensor, like: Params) -> Params:
 
 def gradient_norms(inner_loop: InnerLoop, batch: Batch) -> Tensor:
     """|grad f_i(w)| of each of T tasks at the initial weights (T,)."""
-    fast, slow = inner_loop.start(batch.tasks)
+    fast, slow = inner_loop.shared_start(batch.tasks)
     gradients = plain(inner_loop.losses, fast, inner_loop.at_step(slow, 0), StepTasks(batch))
     norms: Tensor = flatten(gradients).detach().norm(dim=1)
     return norms
@@ -42,7 +42,7 @@ class Hessians:
     """
 
     def __init__(self, inner_loop: InnerLoop, fast: Params, batch: Batch) -> None:
-        _, slow = inner_loop.start(1)
+        _, slow = inner_loop.shared_start(1)
         slow = {name: weight.detach() for name, weight in inner_loop.at_step(slow, 0).items()}
         self._leaves = {name: weight.detach().clone().requires_grad_() for name, weight in fast.items()}
         # Fused attention has no second derivative.

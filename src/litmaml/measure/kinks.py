@@ -46,7 +46,7 @@ def kinks(inner_loop: InnerLoop, tasks: Tasks) -> list[str]:
     """The layers whose derivative jumps, else the operations of that kind that a prediction runs through."""
     if layers := kinked_layers(inner_loop.model):
         return layers
-    fast, _ = inner_loop.start(1)
+    fast, _ = inner_loop.shared_start(1)
     with torch.no_grad(), _Operations() as operations:
         inner_loop.predict(fast, select(tasks, [0]).query.inputs)
     return [f"forward ({name})" for name in _KINKED if name in operations.names]

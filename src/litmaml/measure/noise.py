@@ -126,7 +126,7 @@ def _gradients(inner_loop: InnerLoop, tasks: Tasks, replicas: list[Batch]) -> Te
         rows = []
         for first in range(0, tasks.size, chunk):
             part = batch.rows(slice(first, first + chunk))
-            fast, _ = inner_loop.start(part.tasks)
+            fast, _ = inner_loop.shared_start(part.tasks)
             rows.append(Hessians(inner_loop, fast, part).gradient)
         columns.append(torch.cat(rows))
     return torch.stack(columns, 1)
@@ -140,7 +140,7 @@ def _hessian_noise(inner_loop: InnerLoop, tasks: Tasks, replicas: list[Batch], m
     for first in range(0, used, chunk):
         rows = slice(first, min(first + chunk, used))
         numbers = tasks.numbers[rows]
-        fast, _ = inner_loop.start(len(numbers))
+        fast, _ = inner_loop.shared_start(len(numbers))
         hessians = [Hessians(inner_loop, fast, b.rows(rows)) for b in replicas]
         with seeded(int(numbers[0]), hessians[0].gradient.device):
             start = torch.randn_like(hessians[0].gradient)

@@ -87,7 +87,7 @@ class ChunkGradient:
         )
 
     def _solved(self, inner_loop: InnerLoop, tasks: Tasks) -> tuple[Tensor, Tensor]:
-        start, slow = inner_loop.start(tasks.size)
+        start, slow = inner_loop.start(tasks)
         if self.takes_features(tasks):
             tasks = self._with_features(inner_loop, slow, tasks)
         return self.outer_gradient.solve(inner_loop, self.outer_loss, start, slow, tasks, self.steps, self.epoch)

@@ -20,7 +20,7 @@ from litmaml.outer.draws import check_draws
 from litmaml.outer.gradient import OuterGradient
 from litmaml.outer.loss import OuterLoss
 from litmaml.randomness import drawing_for, generator_states, put_back_generators, task_streams
-from litmaml.tasks import MetaBatch, Split, Tasks, Tree, chunks, numbers_of, stacks_of
+from litmaml.tasks import MetaBatch, Split, Tasks, Tree, chunks, numbers_of, select, stacks_of
 from litmaml.weights import Params, Weights
 
 logger = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ class MetaGradientOf:
 
     def __call__(self, tasks: MetaBatch) -> MetaGradient:
         """The meta-gradient of the tasks; a task whose loss or gradient is not finite is left out and marked."""
-        stacks = stacks_of(tasks)
+        stacks = tuple(map(self.inner_loop.with_classes, stacks_of(tasks)))
         if stacks[0].query.device.type == "cpu" and is_on("allocator"):
             keep_freed_memory()
         weights: Params = {n: w for n, w in self.inner_loop.named_parameters() if w.requires_grad}
@@ -231,7 +231,7 @@ class MetaGradientOf:
         """The tasks with what a sampled outer gradient draws for them, outside of what is compiled."""
         if not self.outer_gradient.sampled:
             return tasks
-        fast, slow = self.inner_loop.start(1)
+        fast, slow = self.inner_loop.start(select(tasks, [0]))
         weights = Weights({name: weight.detach()[0] for name, weight in fast.items()}, self.inner_loop.at_step(slow, 0))
         streams = task_streams(self.seed, "train", tasks.numbers.tolist(), "directions")
         return tasks._replace(directions=self.outer_gradient.directions(weights, streams, self.steps))

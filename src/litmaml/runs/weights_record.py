@@ -12,12 +12,15 @@ from litmaml.inner.places import all_places
 from litmaml.shown import listed
 
 WEIGHTS_KEY = "litmaml_weights"
+_LATER = {"evaluated", "begun"}
+"""What is not in older files, or not in all."""
 
 
 def record_of(inner_loop: InnerLoop, evaluated: Sequence[str]) -> dict[str, Any]:
     """What a checkpoint records.
 
-    fast, slow: the names of the weights that are adapted, and only trained. tied: of the places that share one.
+    fast, slow: the names of the weights that are adapted, and only trained. begun: of the fast ones that start in each
+    task anew, if there are some. tied: of the places that share one.
     evaluated: of the inner loop's parts that are in evaluation while it trains.
     """
     tied = all_places(inner_loop.model)
@@ -26,16 +29,17 @@ def record_of(inner_loop: InnerLoop, evaluated: Sequence[str]) -> dict[str, Any]
         "slow": inner_loop.slow_names,
         "tied": tied,
         "evaluated": [*evaluated],
+        **({"begun": [*inner_loop.begun]} if inner_loop.begun else {}),
     }
 
 
 def wrong_record(record: Any) -> str | None:
     """What of a record in a file is of another form."""
-    if not isinstance(record, Mapping) or record.keys() | {"evaluated"} != {"fast", "slow", "tied", "evaluated"}:
+    if not isinstance(record, Mapping) or record.keys() | _LATER != {"fast", "slow", "tied", *_LATER}:
         return "its record of weights is none"
-    kinds = {"fast": "fast weights", "slow": "slow weights", "evaluated": "parts in evaluation"}
+    kinds = {"fast": "fast weights", "slow": "slow weights", "evaluated": "parts in evaluation", "begun": "heads"}
     for name, kind in kinds.items():
-        names = record.get(name, [])  # which parts evaluate is not in older files
+        names = record.get(name, [])
         if not isinstance(names, list) or not all(isinstance(part, str) for part in names):
             return f"its record of {kind} is no list of names"
     return wrong_ties(record["tied"])
@@ -127,8 +131,10 @@ def other_trained(model: nn.Module, saved: Mapping[str, Any]) -> str:
     """Which weights are trainable here and frozen in the checkpoint, or the reverse; nothing for older files."""
     if WEIGHTS_KEY not in saved:
         return ""
-    there = {*saved[WEIGHTS_KEY]["fast"], *saved[WEIGHTS_KEY]["slow"]}
-    weights = dict(model.named_parameters())
+    record = saved[WEIGHTS_KEY]
+    there = {*record["fast"], *record["slow"]}
+    # What starts in each task anew is held still by the inner loop.
+    weights = {name: weight for name, weight in model.named_parameters() if name not in record.get("begun", ())}
     thawed = [name for name, weight in weights.items() if weight.requires_grad and name not in there]
     frozen = [name for name, weight in weights.items() if not weight.requires_grad and name in there]
     parts = [f"{listed(thawed, 3)} is frozen in the checkpoint and not here"] if thawed else []

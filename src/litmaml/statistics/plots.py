@@ -36,8 +36,13 @@ class Measured(Protocol):
 
 
 @plain_style()
-def plot_adaptation(path: Path, results: Mapping[str, Sequence[Measured]], title: str) -> None:
-    """Every metric after 0, 1, ... inner steps, with its 95% interval."""
+def plot_adaptation(
+    path: Path,
+    results: Mapping[str, Sequence[Measured]],
+    title: str,
+    baselines: Mapping[str, Mapping[str, Measured]] | None = None,
+) -> None:
+    """Every metric after 0, 1, ... inner steps, with its 95% interval; the means of baselines as lines across."""
     names = [name for name in results if name != "loss"] + ["loss"]
     figure = Figure(figsize=(4.2 * len(names), 3.4), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
@@ -46,6 +51,11 @@ def plot_adaptation(path: Path, results: Mapping[str, Sequence[Measured]], title
         axes.plot(steps, means, marker="o", color="tab:blue")
         low, high = ([getattr(result, end) for result in results[name]] for end in ("low", "high"))
         axes.fill_between(steps, low, high, color="tab:blue", alpha=0.25, linewidth=0)
+        lines = {label: found[name].mean for label, found in (baselines or {}).items() if name in found}
+        for (label, mean), style in zip(lines.items(), ("--", ":", "-."), strict=False):
+            axes.axhline(mean, linestyle=style, color="tab:gray", label=label.replace("_", " "))
+        if lines:
+            axes.legend(fontsize=8)
         axes.set(xlabel="inner steps", ylabel=name, xticks=list(steps))
         axes.grid(alpha=0.3)
     figure.suptitle(title)
