@@ -196,7 +196,7 @@ def test_a_function_of_a_package_is_typed_each_time(
         (["--model.model=own_nets.bare"], r"'own_nets\.bare' is a function that does not say .*; annotate it.*->"),
         (["--model.model=own_nets.Missing"], r"model\.model: there is no 'Missing' in .*own_nets\.py"),
         (["--model.model=own_nets.nn"], r"model\.model: "),
-        (["--model.model=own_nets.Closed", "--model.model.ways=3"], r"model\.model\.ways: .* model\.dict_kwargs\.w"),
+        (["--model.model=own_nets.Closed", "--model.model.ways=3"], r"model\.model\.ways: .*model\.dict_kwargs\.w"),
         (["--imports=nowhere"], r"imports: 'nowhere' cannot be imported .* put nowhere\.py beside .* PYTHONPATH"),
     ],
 )  # fmt: skip
