@@ -295,7 +295,7 @@ def folders(good: Path, mark: Path) -> Iterator[tuple[str, Callable[[Path], obje
     for shape in ([2 * 10**9], [1]):  # of eight gigabytes that take no room on the disk
         vast = json.dumps({"w": {"dtype": "F32", "shape": shape, "data_offsets": [0, 4 * shape[0]]}}).encode()
         yield f"vast weights {shape}", partial(_vast, header=vast)
-    for key in {*config} - {"tied"}:  # which older folders lack
+    for key in {*config} - {"batch_norm", "output", "tied"}:  # which older folders lack
         yield f"no {key}", changed_without(key)
     yield "no weights", lambda folder: _with_weights(folder, config, save({}))
     yield "a weight tied to itself", changed(tied={name: name})

@@ -8,8 +8,6 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -19,13 +17,12 @@ from litmaml.inner.batch_norms import Policy, normalisation_policy, settle
 from litmaml.inner.loop import InnerLoop
 from litmaml.inner.task_head import HeadStart
 from litmaml.learner.baselines import Baselines
-from litmaml.learner.checkpointed import CheckpointedLearner
 from litmaml.learner.checks import check_first_batch, check_loss, check_settings, check_trainer
+from litmaml.learner.evaluated import EvaluatedLearner
 from litmaml.learner.evaluation import Evaluation
-from litmaml.learner.finite_tasks import Count, count_finite, not_finite
 from litmaml.learner.head_checks import check_head
 from litmaml.learner.metrics import default_metrics, values_of_all
-from litmaml.learner.outer_optimizer import outer_optimizer, scheduled, step_on_plateau
+from litmaml.learner.outer_optimizer import outer_optimizer, scheduled
 from litmaml.learner.outer_step import OuterStep
 from litmaml.learner.precision_checks import check_precision
 from litmaml.learner.processes import failing_together
@@ -34,7 +31,7 @@ from litmaml.outer import OuterGradient, OuterLoss, SecondOrder
 from litmaml.outer.hand_over import hand_over
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.statistics.interval import Interval
-from litmaml.tasks import MetaBatch, Tasks, Tree, numbers_of, select, stacks_of
+from litmaml.tasks import MetaBatch, Tree, numbers_of, select, stacks_of
 from litmaml.weights import Params
 
 _PLAIN = (
@@ -43,7 +40,7 @@ _PLAIN = (
 )
 
 
-class MetaLearner(CheckpointedLearner):
+class MetaLearner(EvaluatedLearner):
     """Meta-trains a model: find weights from which N inner steps on a few examples solve a new task.
 
     Minimises F(theta) = E_task l(theta_N; query), theta_{j+1} = U(theta_j, grad l(theta_j; support)),
@@ -224,61 +221,6 @@ class MetaLearner(CheckpointedLearner):
         optimizer = outer_optimizer(self.optimizer, [w for w in self.inner_loop.parameters() if w.requires_grad])
         return scheduled(optimizer, self.lr_scheduler, self.lr_scheduler_interval, self.metrics)
 
-    # Validation, test and prediction
-
-    @property
-    def evaluation_steps(self) -> int:
-        """The number of inner steps in validation, test and prediction."""
-        return self.inner_steps if self.test_inner_steps is None else self.test_inner_steps
-
-    def validation_step(self, tasks: MetaBatch, batch_idx: int) -> None:
-        self._evaluate("val", tasks)
-
-    def test_step(self, tasks: MetaBatch, batch_idx: int) -> None:
-        self._evaluate("test", tasks)
-
-    def on_validation_epoch_end(self) -> None:
-        self._conclude("val")
-        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
-            step_on_plateau(self.trainer, self.metrics, self.results)
-
-    def on_test_epoch_end(self) -> None:
-        self._conclude("test")
-
-    def predict_step(self, tasks: MetaBatch, batch_idx: int) -> dict[str, Tree] | list[dict[str, Tree]]:
-        """The adapted predictions on each task's query (T, n, ...), with its targets and the tasks' numbers.
-
-        Of tasks in stacks a list of such, one of each stack.
-        """
-        tasks = self.inner_loop.by_classes(tasks)
-        self._try(tasks)
-        found = [self._evaluation.predicted(stack, self.evaluation_steps) for stack in stacks_of(tasks)]
-        return found[0] if isinstance(tasks, Tasks) else found
-
-    def _evaluate(self, stage: str, tasks: MetaBatch) -> None:
-        tasks = self.inner_loop.by_classes(tasks)
-        self._try(tasks)
-        finite = self._evaluation.add(tasks, self.evaluation_steps)
-        if stage == "test" and self.baselines:
-            chunks = [*self._evaluation.chunks_of(tasks)]
-            for chunk, kept in zip(chunks, finite.split([chunk.size for chunk in chunks]), strict=True):  # type: ignore[no-untyped-call]  # of torch
-                self._baselines.add(chunk, kept, self.evaluation_steps, self.trainer.world_size)
-        # Once a batch: processes have as many batches, but not as many chunks.
-        self._check_finite(numbers_of(tasks), finite, stage)
-
-    def _conclude(self, stage: str) -> None:
-        """Log the means over tasks of all processes; keep them with their intervals in ``results``."""
-        for name, curve, count in self._evaluation.conclude(self.evaluation_steps):
-            self.results[name], self.evaluated_tasks = curve, count
-            for step, result in enumerate(curve):
-                self.log(f"{stage}/{name}_step_{step}", result.mean, sync_dist=True)
-            self.log(f"{stage}/{name}", curve[-1].mean, prog_bar=True, sync_dist=True)
-        self.baseline_results = self._baselines.conclude() if stage == "test" else {}
-        if self.evaluated_tasks == 0:
-            rank_zero_warn(
-                f"{stage}: no task has a finite loss, so that its results are not a number (nan); lower the inner rate"
-            )
-
     # Checks
 
     def _try(self, tasks: MetaBatch) -> None:
@@ -316,24 +258,6 @@ class MetaLearner(CheckpointedLearner):
         self.meta_gradient.seed = getattr(getattr(self.trainer, "datamodule", None), "seed", 0)
         # Lightning does so only after it has restored a checkpoint, whose float64 weights would be rounded.
         self.trainer.strategy.precision_plugin.convert_module(self)
-
-    def _check_finite(self, numbers: Tensor, finite: Tensor, stage: str) -> Count:
-        """The finite tasks of all processes, every one of which comes here with each batch.
-
-        Raises:
-            FloatingPointError: On all of them, where one has a task that is not finite and ``on_nonfinite`` is raise.
-        """
-        count = count_finite(numbers, finite, self.trainer.world_size)
-        if not count.bad:
-            return count
-        if self.on_nonfinite == "raise":
-            raise not_finite(count, stage)
-        self.skipped_tasks += len(count.bad)
-        rank_zero_info(
-            f"skipped {stage} tasks {count.bad}, whose loss or gradient is not finite: {self.skipped_tasks} by now"
-        )
-        self.log(f"{stage}/skipped_tasks", float(self.skipped_tasks), batch_size=len(finite))
-        return count
 
     @property
     def normalisation(self) -> str:
