@@ -168,12 +168,13 @@ class ReadTwice(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first, self.last = nn.Linear(1, 1), nn.Linear(1, 1)
+        self.context = torch.full((1,), 0.3)
         for layer in (self.first, self.last):
-            layer.register_buffer("context", torch.full((1,), 0.3) if layer is self.first else self.first.context)
+            layer.register_buffer("context", self.context)
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in (self.first, self.last):
-            x = torch.tanh(layer(x + layer.context))
+            x = torch.tanh(layer(x + layer.get_buffer("context")))
         return x
 
 
@@ -182,7 +183,7 @@ def test_a_buffer_in_two_places_is_adapted_in_both(chunk: int | None) -> None:
     model, tasks = ReadTwice(), random_tasks(3)
     loop = InnerLoop(model, LOSS, SGD(RATE), ["first.context"], STEPS)
     slow = dict(model.named_parameters())
-    start = {"first.context": model.first.context.clone().requires_grad_()}  # torch puts it in both places
+    start = {"first.context": model.context.clone().requires_grad_()}  # torch puts it in both places
     value, _ = by_hand(model, tasks, [*start], {**slow, **start}, {}, STEPS)
     parts = torch.autograd.grad(value, list(slow.values()))
     found = MetaGradientOf(loop, SecondOrder(), STEPS, chunk)(tasks)
