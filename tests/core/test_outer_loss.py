@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -129,3 +130,42 @@ def test_compiled_is_eager_while_weights_of_steps_and_tasks_change(method: Outer
         assert relative(found.gradients, true.gradients) < 1e-10
         outer.p.mul_(torch.rand(4) + 0.5)  # type: ignore[operator]  # a tensor
     assert len(both[0].compiled.programs) == 2  # by the weights of steps; those of tasks are arguments
+
+
+class Given(OuterLoss):
+    """With what each method gives."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__()
+        self._given = given
+
+    def step_weights(self, steps: int, epoch: int) -> Any:
+        return self._given.get("steps")
+
+    def task_weights(self, numbers: Tensor) -> Any:
+        return self._given.get("tasks")
+
+    def along(self, j: int, fast: Params, slow: Params, support: Batch) -> Tensor | None:
+        return self._given["along"](fast) if "along" in self._given else None
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"steps": [0.5, 0.5]}, r"outer_loss.step_weights: .* each of 2 inner steps, got 2; give 3"),
+        ({"steps": [0.25] * 4}, r"outer_loss.step_weights: .* each of 2 inner steps, got 4; give 3"),
+        ({"tasks": torch.ones(4, 1)}, r"outer_loss.task_weights: .* \(4,\), got \(4, 1\)"),
+        ({"tasks": torch.ones(())}, r"outer_loss.task_weights: .* \(4,\), got \(\)"),
+        ({"tasks": [1.0] * 4}, r"outer_loss.task_weights: .* \(4,\), got list"),
+        (
+            {"along": lambda fast: sum(w.square().sum() for w in fast.values())},
+            r"outer_loss: .* one number per task, .* got \(\);",
+        ),
+        ({"along": lambda fast: fast["body.0.bias"].square()}, r"outer_loss: .* one number per task, .* got \(., 2\);"),
+    ],
+    ids=lambda given: str(given)[:30],
+)
+def test_what_would_be_spread_over_all_tasks_or_left_out_is_refused(given: dict[str, Any], message: str) -> None:
+    loop = InnerLoop(Tiny(), LOSS, SGD(RATE), ["*"], 2)
+    with pytest.raises(ValueError, match=message):
+        MetaGradientOf(loop, SecondOrder(), 2, outer_loss=Given(**given))(random_tasks(4))

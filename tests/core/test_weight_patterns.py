@@ -12,7 +12,8 @@ from torch.func import functional_call
 from cases import SAMPLED, UNSAMPLED, made
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
-from litmaml.outer import OuterGradient, SecondOrder
+from litmaml.learner.trial.first_batch import try_first_batch
+from litmaml.outer import FiniteDifference, OuterGradient, SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Tasks
 from litmaml.weights import Params
@@ -150,6 +151,43 @@ def test_a_context_is_adapted_from_its_fixed_value(outer: str, chunk: int | None
     *_, end = loop.path(tasks, STEPS)
     torch.testing.assert_close(end["context"], torch.stack([theta["context"].detach() for theta in ends]))
     assert end["context"].all()
+
+
+@pytest.mark.parametrize("outer_gradient", [SecondOrder(), FiniteDifference()], ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize("fast", [["context"], ["context", "head.*"]], ids=str)
+def test_a_context_stands_the_trial_of_the_first_batch(fast: list[str], outer_gradient: OuterGradient) -> None:
+    model, tasks = Normed(), random_tasks(3)
+    try_first_batch(InnerLoop(model, LOSS, SGD(RATE), fast, STEPS), tasks, outer_gradient)
+    assert not model.context.any()
+    assert not model.context.requires_grad
+
+
+class ReadTwice(nn.Module):
+    """Two layers, each with the same buffer added to its inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(1, 1), nn.Linear(1, 1)
+        self.context = torch.full((1,), 0.3)
+        for layer in (self.first, self.last):
+            layer.register_buffer("context", self.context)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in (self.first, self.last):
+            x = torch.tanh(layer(x + layer.get_buffer("context")))
+        return x
+
+
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_a_buffer_in_two_places_is_adapted_in_both(chunk: int | None) -> None:
+    model, tasks = ReadTwice(), random_tasks(3)
+    loop = InnerLoop(model, LOSS, SGD(RATE), ["first.context"], STEPS)
+    slow = dict(model.named_parameters())
+    start = {"first.context": model.context.clone().requires_grad_()}  # torch puts it in both places
+    value, _ = by_hand(model, tasks, [*start], {**slow, **start}, {}, STEPS)
+    parts = torch.autograd.grad(value, list(slow.values()))
+    found = MetaGradientOf(loop, SecondOrder(), STEPS, chunk)(tasks)
+    assert relative(found.gradients, {f"model.{n}": g for n, g in zip(slow, parts, strict=True)}) < 1e-9
 
 
 def test_frozen_weights_are_neither_adapted_nor_trained() -> None:

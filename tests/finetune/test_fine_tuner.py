@@ -82,6 +82,37 @@ def test_a_given_rate_replaces_those_learnt_and_leaves_the_rest(optimizer: Inner
         torch.testing.assert_close(got.weights[name], weight)
 
 
+class WithContext(MLP):
+    """Of inputs and a context, by a normalised layer."""
+
+    context: Tensor
+
+    def __init__(self) -> None:
+        super().__init__(inputs=6, outputs=3)
+        self.norm = nn.LayerNorm(6)
+        self.register_buffer("context", torch.zeros(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        predicted: Tensor = super().forward(self.norm(torch.cat([x, self.context.expand(len(x), 2)], 1)))
+        return predicted
+
+
+@pytest.mark.parametrize(("fast", "rows"), [("context", []), ("*", ["norm.*"]), ("context", ["norm.*"])], ids=str)
+def test_contexts_and_weights_per_step_are_in_the_adapted_model(fast: str, rows: list[str]) -> None:
+    torch.manual_seed(0)
+    meta = MetaLearner(WithContext(), SGD(lr=0.1), inner_steps=2, fast_weights=[fast], per_step_weights=rows)
+    with torch.no_grad():
+        for row in meta.inner_loop.learnt.parameters():
+            row.add_(0.3 * torch.rand_like(row))
+    batch = Batch(INPUTS[None], TARGETS[None])
+    *_, wanted = meta.inner_loop.path(Tasks((batch,), batch, torch.zeros(1)), 2)
+    tuner = FineTuner(meta, INPUTS[:2], 3, steps=2)
+    *_, last = tuner.path(INPUTS, TARGETS)
+    adapted = tuner.module(last.weights, INPUTS)
+    torch.testing.assert_close(adapted(INPUTS), meta.inner_loop.predict(wanted, INPUTS[None])[0])
+    assert (adapted(INPUTS) - meta.inner_loop.model(INPUTS)).abs().max() > 1e-3
+
+
 @pytest.mark.filterwarnings("ignore:checkpoints will not rebuild model")
 def test_dropout_is_off() -> None:
     torch.manual_seed(0)

@@ -137,6 +137,23 @@ def test_the_same_learner_goes_on(change: Change, tmp_path: Path) -> None:
     assert again.inner_loop.model is given
 
 
+@pytest.mark.parametrize(
+    "patterns",
+    [{"per_step_weights": ["second.*"]}, {"frozen_weights": ["second.*"], "per_step_weights": ["third.weight"]}],
+    ids=str,
+)
+@pytest.mark.parametrize("given", [False, True])
+def test_patterns_hold_in_the_loaded_learner(given: bool, patterns: dict[str, list[str]], tmp_path: Path) -> None:
+    trained = learner(nothing, **patterns)
+    path = saved(tmp_path, trained)
+    found = MetaLearner.load_from_checkpoint(path, **({"model": Network()} if given else {}))
+    assert found.inner_loop.rows == trained.inner_loop.rows != []
+    assert found.inner_loop.slow_names == trained.inner_loop.slow_names
+    assert_close(gradients(found), gradients(trained))
+    x = torch.linspace(-1, 1, 6)[:, None]
+    assert_close(adapt(path, x, x.sin())(x), adapt(trained, x, x.sin())(x))
+
+
 def test_what_to_adapt_can_be_said_anew(tmp_path: Path) -> None:
     module = MetaLearner(Network(), SGD(), loss=nn.MSELoss(), fast_weights=["first.*"])
     module.inner_loop.model.first.requires_grad_(True)

@@ -17,6 +17,7 @@ from litmaml.inner.divergence import diverges
 from litmaml.inner.gradient_rule import Losses, plain
 from litmaml.inner.head import find_heads, named_head, replace_head
 from litmaml.inner.loop import InnerLoop
+from litmaml.inner.places import named_weights
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.learner.metrics import count_right
 from litmaml.learner.trial.first_batch import try_first_batch
@@ -94,7 +95,7 @@ class FineTuner:
         check_copy(learnt, copied, example)
         model = copied.model.eval().requires_grad_(False)
         for name, weight in model.named_parameters():  # also of a learner that has been frozen
-            weight.requires_grad_(name in learnt.fast_names)
+            weight.requires_grad_(name in {*learnt.fast_names, *learnt.rows})  # rows are asked for anew
         self.steps = learner.evaluation_steps if steps is None else steps
         self.most_steps = _FURTHER * self.steps if steps is None and outputs is not None else self.steps
         predictions = outputs_of(model, example, learnt.output)
@@ -198,7 +199,7 @@ class FineTuner:
         """
         model = copy_of(self.inner_loop.model)
         with torch.no_grad():
-            for name, weight in model.named_parameters():
+            for name, weight in named_weights(model).items():
                 if name in weights:
                     weight.copy_(weights[name][0])
         freeze_normalisation(model, parts(inputs))

@@ -12,6 +12,7 @@ from litmaml.inner.gradient_rule import GradientRule, plain
 from litmaml.inner.learnt import Learnt
 from litmaml.inner.model_call import Output
 from litmaml.inner.optimizer import InnerOptimizer
+from litmaml.inner.places import named_weights
 from litmaml.inner.task_head import HeadStart, task_head
 from litmaml.inner.task_model import TaskModel
 from litmaml.inner.weight_roles import assign_roles, check_roles
@@ -84,7 +85,7 @@ class InnerLoop(TaskModel):
             model.get_parameter(name).requires_grad_(True)
         roles = assign_roles(model, fast_weights, frozen_weights, per_step_weights)
         self.fast_names, self.slow_names, self.rows = roles
-        weights = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        weights = named_weights(model)
         for name in self.begun:
             if name not in self.fast_names:
                 raise ValueError(f"head_start: {name} is not adapted, got {head_start!r}; add it to fast_weights")
@@ -154,7 +155,7 @@ class InnerLoop(TaskModel):
 
     def learnt_start(self, tasks: int) -> Weights:
         """The same as it is learnt, for so many tasks, whatever becomes of the head."""
-        weights = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        weights = named_weights(self.model)
         fast = {name: _leaf(weights[name]).expand(tasks, *weights[name].shape) for name in self.fast_names}
         slow = {name: weights[name] for name in self.slow_names}
         return Weights(fast, slow | {name: self.learnt["weights." + name] for name in self.rows})

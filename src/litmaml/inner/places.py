@@ -1,8 +1,8 @@
-"""Where a model's parameters stand: one may stand in several places, and a module too; two may share their memory."""
+"""Where a model's weights stand: one may stand in several places, and a module too; two may share their memory."""
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import chain, combinations
 
 import torch
 from torch import Tensor, nn
@@ -10,21 +10,31 @@ from torch.nn.parameter import is_lazy
 
 
 def aliases(model: nn.Module) -> dict[str, str]:
-    """The further places of tied parameters: another name of a place, by which it can be set, to the parameter's own.
+    """The further places of tied weights: another name of a place, by which it can be set, to the weight's own.
+
+    Weights are parameters and buffers, since one of these may be adapted too.
 
     A place is an attribute of a module. A module that stands in the model twice has its attributes once: to set one by
     both of its names would set it twice, and to put back what was there before, in the same order, would leave what the
-    first had set. ``named_parameters`` gives a parameter the name of its first place.
+    first had set. ``named_parameters`` gives a parameter the name of its first place, ``named_buffers`` a buffer.
     """
     first: dict[int, str] = {}
     further: dict[str, str] = {}
     for path, module in model.named_modules():
-        for name, weight in module.named_parameters(path, recurse=False, remove_duplicate=False):
+        for name, weight in chain(
+            module.named_parameters(path, recurse=False, remove_duplicate=False),
+            module.named_buffers(path, recurse=False, remove_duplicate=False),
+        ):
             if id(weight) in first:
                 further[name] = first[id(weight)]
             else:
                 first[id(weight)] = name
     return further
+
+
+def named_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name: a buffer may be a fast weight too."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def all_places(model: nn.Module) -> dict[str, str]:

@@ -35,14 +35,14 @@ def assign_roles(
     for name in fitting("frozen_weights", frozen_weights, parameters, tied):
         parameters[name].requires_grad_(False)
     trainable = {name: weight for name, weight in parameters.items() if weight.requires_grad}
-    if not trainable:
+    buffers = {name: value for name, value in model.named_buffers() if name in fast_weights}
+    if not trainable and not buffers:
         raise ValueError(
             "model: none of its parameters is trainable; leave those to adapt or to train with requires_grad=True"
         )
     rows = fitting("per_step_weights", per_step_weights, trainable, tied)
     for name in rows:
         trainable.pop(name).requires_grad_(False)
-    buffers = {name: value for name, value in model.named_buffers() if name in fast_weights}
     for name, value in buffers.items():
         if not value.is_floating_point():
             raise ValueError(f"fast_weights: the buffer {name!r} holds {value.dtype}, which has no gradient")

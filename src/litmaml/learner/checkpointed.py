@@ -152,15 +152,15 @@ class CheckpointedLearner(LightningModule, ABC):
         arguments = arguments_of(cls, saved, overrides)
         if "model" not in overrides:
             restore(arguments["model"], saved)
-        elif "fast_weights" in overrides:  # which says what to adapt
-            check_ties(arguments["model"], saved)
         else:
-            check_weights(arguments["model"], saved)
+            check_ties(arguments["model"], saved)
         recorded = {name: saved["hyper_parameters"][name] for name in arguments.keys() - overrides.keys()}
         with not_warned_of(recorded):
             learner = cls(**arguments)
         # What an object does not keep of its arguments is known of the record.
         learner.save_hyperparameters({name: recorded[name] for name in recorded.keys() - learner.hparams.keys()})
+        if "model" in overrides and "fast_weights" not in overrides:  # which says what to adapt
+            check_weights(arguments["model"], saved)  # by now the patterns have frozen theirs, as in the one saved
         learner.load_state_dict(saved["state_dict"])
         learner._restore_modes(saved, told="model" in overrides)
         return learner.to(map_location)

@@ -132,6 +132,11 @@ class PathGradient(OuterGradient):
     ) -> tuple[Tensor, Tensor]:
         tasks.check_batches(steps)
         shares = outer_loss.step_weights(steps, epoch)
+        if shares is not None and len(shares) != steps + 1:
+            raise ValueError(
+                f"outer_loss.step_weights: has to give a weight for the start and each of {steps} inner steps, got "
+                f"{len(shares)}; give {steps + 1}"
+            )
         total: Tensor | None = None
         for j, fast in enumerate(inner.steps(start, slow, tasks, steps, self.gradient)):
             term = outer_loss.along(j, fast, slow, tasks.step(j).support) if j < steps else None
@@ -141,6 +146,11 @@ class PathGradient(OuterGradient):
                     losses = shares[j] * losses
                 term = losses if term is None else term + losses
             if term is not None:
+                if term.shape != (tasks.size,):  # such as a sum over tasks, which would count in each of them
+                    raise ValueError(
+                        f"outer_loss: its terms have to be one number per task, ({tasks.size},), got "
+                        f"{tuple(term.shape)}; sum over all but the first dimension"
+                    )
                 total = term if total is None else total + term
         assert total is not None  # of the last step
         return total, predictions

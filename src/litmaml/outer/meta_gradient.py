@@ -132,8 +132,15 @@ class MetaGradientOf:
             self._names = names
         for stack in stacks:
             self.of_chunk.look(stack)
-        weighed = self.outer_loss.task_weights(numbers_of(tasks))
+        numbers = numbers_of(tasks)
+        weighed = self.outer_loss.task_weights(numbers)
         if weighed is not None:
+            if getattr(weighed, "shape", None) != numbers.shape:  # by (T, 1) each task would get every task's weight
+                got = tuple(weighed.shape) if isinstance(weighed, Tensor) else type(weighed).__name__
+                raise ValueError(
+                    f"outer_loss.task_weights: has to give a tensor with a weight per task, ({len(numbers)},), got "
+                    f"{got}; give it the shape of the numbers"
+                )
             sizes = [stack.size for stack in stacks]
             stacks = tuple(s._replace(weights=w) for s, w in zip(stacks, weighed.split(sizes), strict=True))  # type: ignore[no-untyped-call]  # of torch
         run, raised = self.compiled if self._compiles else self.of_chunk, None

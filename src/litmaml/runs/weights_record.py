@@ -66,7 +66,12 @@ def restore(model: nn.Module, saved: Mapping[str, Any]) -> None:
     trained = {*record["fast"], *record["slow"]}
     for name, weight in model.named_parameters():
         if weight.is_floating_point() or weight.is_complex():
-            weight.requires_grad_(name in trained)
+            weight.requires_grad_(name in trained or _rows_of(name) in saved["state_dict"])
+
+
+def _rows_of(name: str) -> str:
+    """Where a checkpoint has the rows for each inner step of a weight, which ``per_step_weights`` asks for anew."""
+    return "inner_loop.learnt.weights/" + name.replace(".", "/")
 
 
 def evaluated_parts(inner_loop: InnerLoop, saved: Mapping[str, Any]) -> list[str] | None:

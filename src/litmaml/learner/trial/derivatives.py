@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 
 from litmaml.inner.loop import InnerLoop
+from litmaml.inner.places import named_weights
 from litmaml.inner.surroundings import NO_HOOKS
 from litmaml.learner.trial.autograd_functions import Applied
 from litmaml.learner.trial.faults import blaming, check_gradient, check_not_kept
@@ -103,8 +104,8 @@ def _check_copies(
         The weights of two tasks with the direction of a product, and sentences on what was not compared.
     """
     loop, batch, twice = tried.loop, tried.batch, isinstance(outer_gradient, SecondOrder)
-    parameters = dict(loop.model.named_parameters())
-    weights = {name: parameters[name].detach().clone() for name in (*loop.fast_names, *loop.slow_names)}
+    tensors = named_weights(loop.model)
+    weights = {name: tensors[name].detach().clone() for name in (*loop.fast_names, *loop.slow_names)}
     here = nearby(weights, 1, share)
     elsewhere = nearby(weights, 2, share)
     there = {**elsewhere, **{name: here[name] for name in loop.slow_names}}  # which tasks share

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from litmaml.inner.autocast import no_kept_casts
 from litmaml.inner.derivatives import Derivatives
 from litmaml.inner.loop import InnerLoop
+from litmaml.inner.places import named_weights
 from litmaml.inner.surroundings import unfused_attention
 from litmaml.learner.trial.faults import Fault, check_each, check_gradient
 from litmaml.learner.trial.loop_derivatives import by_inner_loop
@@ -40,20 +41,20 @@ def check_own_model(inner_loop: InnerLoop, batch: Batch) -> float:
     Raises:
         ValueError: They differ, in a loss or in the gradient by a weight.
     """
-    parameters = dict(inner_loop.model.named_parameters())
+    tensors = named_weights(inner_loop.model)
     names = [*inner_loop.fast_names, *inner_loop.slow_names]
-    own: Params = {name: parameters[name].detach().clone() for name in names}
+    own: Params = {name: tensors[name].detach().clone() for name in names}
     with as_it_was(inner_loop), Derivatives():  # which the inner loop takes too
         for name in names:
-            parameters[name].requires_grad_(True)  # fine-tuning holds slow weights still
+            tensors[name].requires_grad_(True)  # fine-tuning holds slow weights still
         for share in _SHARES:
             here = nearby(own, 1, share)
             try:
                 with torch.no_grad():
-                    _write(parameters, nearby(own, 2, share))
+                    _write(tensors, nearby(own, 2, share))
                     _loss(inner_loop, batch)  # what it keeps of these weights shows at the others
                 rounded = nearby(here, 3, 4 * max(torch.finfo(weight.dtype).eps for weight in own.values()))
-                aside, theirs = (_derivatives(inner_loop, parameters, weights, batch) for weights in (rounded, here))
+                aside, theirs = (_derivatives(inner_loop, tensors, weights, batch) for weights in (rounded, here))
                 usable = all(bool(part.isfinite().all()) for part in (theirs.loss, *theirs.gradient.values()))
             except Exception:  # whatever a distribution, a table or a decomposition raises outside of its range
                 usable = False
@@ -61,12 +62,13 @@ def check_own_model(inner_loop: InnerLoop, batch: Batch) -> float:
                     raise
             if usable:
                 break
-        inner_loop.model.requires_grad_(False)
+        for tensor in tensors.values():
+            tensor.requires_grad_(False)
         with torch.no_grad():
             without = _loss(inner_loop, batch)
         for name in names:
-            parameters[name].requires_grad_(True)
-        _write(parameters, own)  # so that another reference has other weights
+            tensors[name].requires_grad_(True)
+        _write(tensors, own)  # so that another reference has other weights
         ours = by_inner_loop(inner_loop, [here], batch, None)[0]
     # A float32 weight may stand in a model whose loss is float64.
     tolerance = min(1e3 * max(torch.finfo(part.dtype).eps for part in (theirs.loss, *own.values())), 0.05)
@@ -90,8 +92,8 @@ def check_copy(inner_loop: InnerLoop, copied: InnerLoop, inputs: Tree) -> None:
     Raises:
         ValueError: With the remedy.
     """
-    parameters = dict(inner_loop.model.named_parameters())
-    own: Params = {name: parameters[name].detach().clone() for name in inner_loop.fast_names}
+    tensors = named_weights(inner_loop.model)
+    own: Params = {name: tensors[name].detach().clone() for name in inner_loop.fast_names}
     for share in _SHARES:
         near = nearby(own, 1, share)
         try:
@@ -103,10 +105,10 @@ def check_copy(inner_loop: InnerLoop, copied: InnerLoop, inputs: Tree) -> None:
                 Derivatives(),
                 unfused_attention(),
             ):
-                _write(parameters, near)
+                _write(tensors, near)
                 with own_streams(4, tensors_of(inputs)[0].device):
                     theirs: Tensor = inner_loop.eval().own_predictions(copies(inputs))
-                _write(parameters, own)
+                _write(tensors, own)
                 with own_streams(4, tensors_of(inputs)[0].device):
                     ours = copied.eval().predict(*tree_map(lambda part: part[None].clone(), (near, inputs)))[0]
         except Exception:  # at the weights as they are it will be told of by those who call the model anyway
@@ -123,18 +125,16 @@ def check_copy(inner_loop: InnerLoop, copied: InnerLoop, inputs: Tree) -> None:
         )
 
 
-def _write(parameters: dict[str, nn.Parameter], weights: Params) -> None:
+def _write(tensors: Params, weights: Params) -> None:
     with torch.no_grad():
         for name, weight in weights.items():
-            parameters[name].copy_(weight)
+            tensors[name].copy_(weight)
 
 
-def _derivatives(
-    inner_loop: InnerLoop, parameters: dict[str, nn.Parameter], weights: Params, batch: Batch
-) -> TaskDerivatives:
+def _derivatives(inner_loop: InnerLoop, tensors: Params, weights: Params, batch: Batch) -> TaskDerivatives:
     """Of the model itself with these weights written into it, and left there."""
-    _write(parameters, weights)
-    return derivatives_of(_loss(inner_loop, batch), {name: parameters[name] for name in weights}, None)
+    _write(tensors, weights)
+    return derivatives_of(_loss(inner_loop, batch), {name: tensors[name] for name in weights}, None)
 
 
 def _loss(inner_loop: InnerLoop, batch: Batch) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from litmaml.inner.loop import InnerLoop
+from litmaml.inner.places import named_weights
 from litmaml.inner.surroundings import unfused_attention
 from litmaml.learner.trial.function_modes import Held
 from litmaml.learner.trial.model_copy import copy_of
@@ -39,12 +40,12 @@ class PlainCopy:
 
     def __init__(self, inner_loop: InnerLoop) -> None:
         self._loop = copy_of(inner_loop)
-        self._parameters = dict(self._loop.model.named_parameters())
+        self._tensors = named_weights(self._loop.model)
         self._names = [*self._loop.fast_names, *self._loop.slow_names]
         self._held = Held()
         self.functions: set[str] = set()
         for name in self._names:
-            self._parameters[name].requires_grad_(True)  # fine-tuning holds slow weights still
+            self._tensors[name].requires_grad_(True)  # fine-tuning holds slow weights still
 
     def at(self, weights: Params, batch: Batch, along: Params | None = None) -> TaskDerivatives:
         """The derivatives at these weights, on the first task of the batch; no product where torch has none.
@@ -63,7 +64,7 @@ class PlainCopy:
 
     @property
     def _leaves(self) -> Params:
-        return {name: self._parameters[name] for name in self._names}
+        return {name: self._tensors[name] for name in self._names}
 
     def slope_by_difference(
         self, weights: Params, batch: Batch, along: Params, radius: float, held: bool = True
@@ -97,7 +98,7 @@ class PlainCopy:
         one = batch.task(0)
         with torch.no_grad():
             for name in self._names:
-                self._parameters[name].copy_(weights[name])
+                self._tensors[name].copy_(weights[name])
         with own_streams(4, batch.device), unfused_attention(), held or nullcontext():
             loss: Tensor = self._loop.loss(self._loop.own_predictions(copies(one.inputs)), one.targets)
         return loss
