@@ -174,13 +174,16 @@ def test_evaluation_calls_it_once_for_a_batch_and_predicts_the_same() -> None:
     learner = MetaLearner(case.make(), SGD(RATE), inner_steps=STEPS, fast_weights=case.fast).eval()
     tasks = tasks_of(case)
     with without("features"):
-        rows, predicted = learner._evaluation._rows(tasks, STEPS), learner._evaluation._adapted(tasks, STEPS)
+        rows, predicted = (
+            learner._evaluation._rows(tasks, STEPS, "val"),
+            learner._evaluation._adapted(tasks, STEPS, "val"),
+        )
     counted = Counted(learner.inner_loop, case)
     with torch.inference_mode():
-        learner._evaluation._rows(tasks, STEPS)
-        assert counted.during(lambda: rows.update(ours=learner._evaluation._rows(tasks, STEPS)["loss"])) == 2
+        learner._evaluation._rows(tasks, STEPS, "val")
+        assert counted.during(lambda: rows.update(ours=learner._evaluation._rows(tasks, STEPS, "val")["loss"])) == 2
         torch.testing.assert_close(rows["ours"], rows["loss"], rtol=1e-12, atol=0)
-        torch.testing.assert_close(learner._evaluation._adapted(tasks, STEPS), predicted, rtol=1e-10, atol=1e-13)
+        torch.testing.assert_close(learner._evaluation._adapted(tasks, STEPS, "val"), predicted, rtol=1e-10, atol=1e-13)
 
 
 def test_fine_tuning_calls_it_once() -> None:
@@ -344,13 +347,13 @@ def test_an_evaluation_of_one(how: str) -> None:
     case = branching(how)
     learner = MetaLearner(case.make(), SGD(RATE), inner_steps=STEPS, fast_weights=case.fast).eval()
     learner.inner_loop.mapped = False
-    learner._evaluation._rows(tasks_of(case), STEPS)
+    learner._evaluation._rows(tasks_of(case), STEPS, "val")
     assert found_in(learner.inner_loop)
     tasks = tasks_of(case)
     tasks.query.inputs[1, 0, 0] = 200.0
-    ours = learner._evaluation._rows(tasks, STEPS)["loss"]
+    ours = learner._evaluation._rows(tasks, STEPS, "val")["loss"]
     with without("features"):
-        whole = learner._evaluation._rows(tasks, STEPS)["loss"]
+        whole = learner._evaluation._rows(tasks, STEPS, "val")["loss"]
     assert whole.isfinite().all()
     torch.testing.assert_close(ours, whole, rtol=1e-12, atol=0)
 

@@ -15,6 +15,7 @@ from litmaml.diagnosis.diagnose import diagnose
 from litmaml.inner import SGD, derivatives
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.outer import OuterGradient, OuterLoss, SecondOrder
+from litmaml.tasks import Split, stacks_of
 from quiet_trainer import quiet_trainer
 
 
@@ -92,3 +93,30 @@ def test_diagnosis(model: nn.Module) -> None:
     assert found.curvature.smoothness.value is not None
     assert found.curvature.smoothness.value > 0
     assert learner.inner_loop.mapped == (False if isinstance(model, Recurrent) else learner.inner_loop.mapped)
+
+
+class Drawing(nn.Module):
+    """Adds a random number to what a layer predicts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layer(x) + torch.rand(())
+        return out
+
+
+def test_what_a_model_draws_is_of_the_tasks_split() -> None:
+    learner = MetaLearner(Drawing(), SGD(0.01), loss=nn.MSELoss())
+    learner.inner_loop.draws = True
+    source = Sinusoid()
+    (stack,) = stacks_of(source.sample("val", [3], 0))
+    tasks = source.render(stack)
+    losses = []
+    splits: list[Split] = ["train", "val", "test", "val"]
+    for split in splits:
+        learner._evaluation.add(tasks, 1, split)
+        losses += [found[-1].mean for name, found, _ in learner._evaluation.conclude(1) if name == "loss"]
+    assert losses[1] == losses[3]
+    assert len({*losses}) == 3

@@ -45,6 +45,7 @@ def told(*arguments: str) -> tuple[object, str]:
         ),
         (["--model.inner_stepz=3"], "model.inner_stepz: there is no such option; did you mean model.inner_steps?"),
         (["--optimizer=SGD"], "optimizer: there is no such option"),
+        (["--data.tasks.init_args.test=null"], "data.tasks.init_args.test: is a group of options, got null; leave it"),
         (["--last_checkpoint.dirpath=x"], "last_checkpoint.dirpath: there is no such option"),
         (["--model.inner_steps=zero"], "model.inner_steps: expected int, got 'zero'"),
         (["--model.inner_steps=0"], "model.inner_steps: has to be at least 1, got 0"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import shlex
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,7 @@ from litmaml.runs.folder import (
 from litmaml.runs.guarded_logger import guard
 from litmaml.runs.nameable import users_modules
 from litmaml.runs.owner import FolderOwner, claim
+from litmaml.runs.signatures import parameters
 from litmaml.runs.whole_files import check_writable
 
 # Such as a loss's weights of the classes: weight: [1.0, 2.0].
@@ -104,6 +107,7 @@ class MetaCLI(LightningCLI):
         for name in ("trainer", "checkpoint", "report", "preemption"):  # of which jsonargparse takes anything
             if name in config and not isinstance(config[name], Namespace):
                 raise ValueError(f"{name}: is a group of options, such as {name}: {{}}, got {config[name]!r}")
+        _check_groups(config.data.tasks)
         set_float32_precision(config.float32_matmul_precision)
         # With the nulls in it, for one may stand where the default is another; one at the top is an option left out.
         resolved = unseal(yaml.safe_load(self.parser.dump(self.config, skip_link_targets=False, skip_unset=False)))
@@ -238,6 +242,18 @@ class MetaCLI(LightningCLI):
             return f" -c {shlex.quote(str(Path(self.trainer.default_root_dir) / 'config.yaml'))}"
         modules = users_modules(recorded)
         return f" --imports {' '.join(modules)}" if modules else ""
+
+
+def _check_groups(tasks: Namespace) -> None:
+    """Refuse a null in the place of an episode, a format or another group of options of the task source."""
+    module, _, name = tasks.class_path.rpartition(".")
+    known, _ = parameters(getattr(importlib.import_module(module), name))
+    for name, value in tasks.init_args.items() if tasks.get("init_args") else ():
+        if value is None and is_dataclass(known.get(name)):
+            raise ValueError(
+                f"data.tasks.init_args.{name}: is a group of options, got null; leave it out for its defaults, or give "
+                f"some of them, such as {name}: {{}}"
+            )
 
 
 def _in_place(checkpoint: Path) -> Path:

@@ -15,7 +15,7 @@ from litmaml.learner.evaluation import Evaluation
 from litmaml.learner.finite_tasks import Count, count_finite, not_finite
 from litmaml.learner.outer_optimizer import step_on_plateau
 from litmaml.statistics.interval import Interval
-from litmaml.tasks import MetaBatch, Tasks, Tree, numbers_of, stacks_of
+from litmaml.tasks import MetaBatch, Split, Tasks, Tree, numbers_of, stacks_of
 
 
 class EvaluatedLearner(CheckpointedLearner, ABC):
@@ -70,10 +70,10 @@ class EvaluatedLearner(CheckpointedLearner, ABC):
         found = [self._evaluation.predicted(stack, self.evaluation_steps) for stack in stacks_of(tasks)]
         return found[0] if isinstance(tasks, Tasks) else found
 
-    def _evaluate(self, stage: str, tasks: MetaBatch) -> None:
+    def _evaluate(self, stage: Split, tasks: MetaBatch) -> None:
         tasks = self.inner_loop.by_classes(tasks)
         self._try(tasks)
-        finite = self._evaluation.add(tasks, self.evaluation_steps)
+        finite = self._evaluation.add(tasks, self.evaluation_steps, stage)
         if stage == "test" and self.baselines:
             chunks = [*self._evaluation.chunks_of(tasks)]
             for chunk, kept in zip(chunks, finite.split([chunk.size for chunk in chunks]), strict=True):  # type: ignore[no-untyped-call]  # of torch

@@ -15,7 +15,7 @@ from litmaml.learner.metrics import values_of
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.shown import first_line
 from litmaml.statistics.interval import Interval, curve
-from litmaml.tasks import MetaBatch, Tasks, Tree, chunks, stacks_of
+from litmaml.tasks import MetaBatch, Split, Tasks, Tree, chunks, stacks_of
 from litmaml.weights import Params
 
 
@@ -39,14 +39,14 @@ class Evaluation:
         self._metrics = dict(metrics)
         self.episodes = nn.ModuleDict({name: CatMetric(nan_strategy="disable") for name in ("loss", *metrics)})
 
-    def add(self, tasks: MetaBatch, steps: int) -> Tensor:
-        """Keep loss and metrics of the finite tasks; whether each task is (T,)."""
+    def add(self, tasks: MetaBatch, steps: int, split: Split) -> Tensor:
+        """Keep loss and metrics of the finite tasks of a split; whether each task is (T,)."""
         all_finite = []
         for chunk in self.chunks_of(tasks):
             try:
-                rows = self._rows(chunk, steps)
+                rows = self._rows(chunk, steps, split)
             except Exception as error:  # perhaps of a task whose numbers are not finite
-                rows = self._rows_alone(chunk, steps, error)
+                rows = self._rows_alone(chunk, steps, split, error)
             finite = rows["loss"].isfinite().all(dim=1)
             all_finite.append(finite)
             episodes = dict(self._all_episodes())
@@ -63,7 +63,7 @@ class Evaluation:
             yield name, curve(values), len(values)
 
     def predicted(self, tasks: Tasks, steps: int) -> dict[str, Tree]:
-        """The adapted predictions on each task's query (T, n, ...), with its targets and the tasks' numbers.
+        """The adapted predictions on the query of each test task (T, n, ...), with its targets and the tasks' numbers.
 
         Raises:
             FloatingPointError: The model fails on a task, since its numbers are not finite.
@@ -71,7 +71,7 @@ class Evaluation:
         found = []
         for chunk in self.chunks_of(tasks):
             try:
-                found.append(self._adapted(chunk, steps))
+                found.append(self._adapted(chunk, steps, "test"))
             except Exception:  # perhaps of a task whose numbers are not finite: it is named
                 for task in chunks(chunk, 1):
                     self._try_alone(task, steps)
@@ -79,23 +79,23 @@ class Evaluation:
         return {"numbers": tasks.numbers, "predictions": torch.cat(found), "targets": tasks.query.targets}
 
     def unadapted(self, tasks: MetaBatch) -> tuple[tuple[Tensor, ...], Tensor]:
-        """The predictions on the query before adaptation, of each stack (T, n, ...), and all tasks' losses of them."""
+        """The predictions on training tasks' query before adaptation, of each stack (T, n, ...), and their losses."""
         predictions, losses = [], []
         for stack in stacks_of(tasks):
-            predictions.append(torch.cat([self._adapted(chunk, 0) for chunk in self.chunks_of(stack)]))
+            predictions.append(torch.cat([self._adapted(chunk, 0, "train") for chunk in self.chunks_of(stack)]))
             losses.append(self._meta_gradient.inner_loop.loss_of(predictions[-1], stack.query.targets))
         return tuple(predictions), torch.cat(losses)
 
-    def _adapted(self, tasks: Tasks, steps: int) -> Tensor:
+    def _adapted(self, tasks: Tasks, steps: int, split: Split) -> Tensor:
         inner_loop = self._meta_gradient.inner_loop
-        with self._meta_gradient.stream_of(tasks):
+        with self._meta_gradient.stream_of(tasks, split):
             tasks = inner_loop.constant.evaluated(inner_loop, tasks) if steps else tasks
             *_, fast = inner_loop.path(tasks, steps)
             return self._predict(fast, tasks)
 
     def _try_alone(self, task: Tasks, steps: int) -> None:
         try:
-            self._adapted(task, steps)
+            self._adapted(task, steps, "test")
         except Exception as error:
             if diverges(self._meta_gradient.inner_loop, task, steps, error):
                 raise FloatingPointError(
@@ -103,11 +103,11 @@ class Evaluation:
                     "the inner rate, or look at the task's data"
                 ) from error
 
-    def _rows(self, tasks: Tasks, steps: int) -> dict[str, Tensor]:
+    def _rows(self, tasks: Tasks, steps: int, split: Split) -> dict[str, Tensor]:
         """Loss and metrics of each task after each inner step, by name (T, N + 1)."""
         inner_loop, targets = self._meta_gradient.inner_loop, tasks.query.targets
         rows: dict[str, list[Tensor]] = {name: [] for name in self.episodes}
-        with self._meta_gradient.stream_of(tasks):
+        with self._meta_gradient.stream_of(tasks, split):
             tasks = inner_loop.constant.evaluated(inner_loop, tasks)
             for fast in inner_loop.path(tasks, steps):
                 predictions = self._predict(fast, tasks)
@@ -117,13 +117,13 @@ class Evaluation:
                     rows[name].append(values_of(metric, predictions, targets, seen))
         return {name: torch.stack(row, dim=1) for name, row in rows.items()}
 
-    def _rows_alone(self, tasks: Tasks, steps: int, error: Exception) -> dict[str, Tensor]:
+    def _rows_alone(self, tasks: Tasks, steps: int, split: Split, error: Exception) -> dict[str, Tensor]:
         """The rows of each task by itself, where an error was raised on all; NaN for those that diverge."""
         nothing = torch.full((1, steps + 1), torch.nan, device=tasks.query.device)
         parts = []
         for task in chunks(tasks, 1):
             try:
-                parts.append(self._rows(task, steps))
+                parts.append(self._rows(task, steps, split))
             except Exception as own:
                 if not diverges(self._meta_gradient.inner_loop, task, steps, own):
                     raise

@@ -215,7 +215,7 @@ class MetaGradientOf:
             _Draws: The model was not known to, and is now.
         """
         if self.inner_loop.draws:
-            with self.stream_of(chunk):
+            with self.stream_of(chunk, "train"):
                 return run(weights, chunk)
         if self._compiles:  # a program draws for all data, or for none
             return run(weights, chunk)
@@ -230,7 +230,7 @@ class MetaGradientOf:
         self.inner_loop.draws = True
         raise _Draws
 
-    def stream_of(self, chunk: Tasks, split: Split = "train") -> AbstractContextManager[None]:
+    def stream_of(self, chunk: Tasks, split: Split) -> AbstractContextManager[None]:
         """The context in which a single task draws from its own stream; several draw from that of the first."""
         return drawing_for(self.seed, split, int(chunk.numbers[0]), chunk.query.device)
 
