@@ -15,6 +15,7 @@ from torch.nn import functional
 from cases import ONCE, REPEATING, made
 from litmaml.learner.trial.first_batch import try_first_batch
 from litmaml.outer import OuterGradient, SecondOrder
+from litmaml.outer.chunk_gradient import ChunkGradient
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Tasks
 
@@ -188,12 +189,12 @@ def test_nothing_is_drawn_from_the_global_stream(monkeypatch: pytest.MonkeyPatch
     """A step without draws costs two looks at the generator, and computes once."""
     loop, calls = loop_of(Body(Body.plain)), []
     gradient = MetaGradientOf(loop, SecondOrder(), 2)
-    part = gradient.of_chunk
+    part = ChunkGradient.__call__
 
     def counted(*args: Any) -> Any:
         calls.append(1)
         return part(*args)
 
-    monkeypatch.setattr(gradient, "of_chunk", counted)
+    monkeypatch.setattr(ChunkGradient, "__call__", counted)
     gradient(random_tasks(3))
     assert calls == [1]

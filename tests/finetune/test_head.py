@@ -139,7 +139,9 @@ def test_the_last_layer_called_becomes_a_zero_head_of_any_width(model: nn.Module
     ],
 )
 def test_a_model_without_such_a_head_is_refused_with_a_remedy(model: nn.Module, last: str) -> None:
-    with pytest.raises(ValueError, match=f"(?s){last}.*name it \\(head\\), or take a model that ends in a Linear"):
+    with pytest.raises(
+        ValueError, match=f"(?s){last}.*name it \\(head\\), keep to .* classes, or take a model that ends in a Linear"
+    ):
         find_heads(model, torch.randn(2, 6))
 
 

@@ -19,6 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_only
 
 from litmaml.cli.own_modules import where_modules_are_found
+from litmaml.cli.short_help import ShortHelp
 from litmaml.runs.arguments import Arguments, read_config
 from litmaml.runs.former_names import argument_now, name_now
 from litmaml.shown import printable
@@ -63,7 +64,7 @@ def debugging() -> bool:
     return os.environ.get("LITMAML_DEBUG", "0") not in ("", "0")
 
 
-class OneLineErrors(ArgumentParser):
+class OneLineErrors(ShortHelp):
     """A parser that tells what is wrong with an option in one line, without all the others.
 
     An option has to be typed whole: what reads the arguments before this parser knows no abbreviations.

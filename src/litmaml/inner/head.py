@@ -83,7 +83,8 @@ def find_heads(model: nn.Module, example: Tree, output: Output = None) -> list[s
     raise NoHead(
         f"model: its head cannot be told: the last layer{beside} is {last or 'the model itself'} "
         f"({type(model.get_submodule(last)).__name__}), and no Linear or convolution of width {width}, the number of "
-        "logits, from which alone they come; name it (head), or take a model that ends in a Linear layer"
+        f"logits, from which alone they come; name it (head), keep to {width} classes, or take a model that ends in a "
+        "Linear layer"
     )
 
 
