@@ -27,6 +27,7 @@ FIT = [
 TWO = ["--data.meta_batch=4", "--trainer.strategy=ddp", "--trainer.devices=2"]
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(tmp_path: Path) -> None:
     statuses, said = finish(start([*FIT, *TWO], tmp_path / "two"))
     assert statuses == [0], said
