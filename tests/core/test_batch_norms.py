@@ -54,6 +54,9 @@ def as_in_timm() -> Iterator[None]:
     TimmsNormAct.__name__, TimmsNormAct.__module__ = "BatchNormAct2d", "timm.layers.norm_act"
     yield
     TimmsNormAct.__name__, TimmsNormAct.__module__ = before
+    for made in (*TimmsNormAct.__subclasses__(), *nn.GroupNorm.__subclasses__()):  # by the policies, of its name
+        if made.__module__ == "timm.layers.norm_act":
+            made.__module__ = before[1]
 
 
 def pretrained(*norms: nn.Module, head: int = 64) -> nn.Module:
