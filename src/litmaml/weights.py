@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Params = dict[str, Tensor]
 """Tensors by parameter name. Fast weights carry one more leading dimension, the task."""
@@ -18,6 +18,11 @@ class Weights(NamedTuple):
 
     fast: Params
     slow: Params
+
+
+def named_weights(model: nn.Module) -> Params:
+    """Parameters and buffers by name: a buffer may be a fast weight too."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def split(values: Sequence[Tensor], fast: Params, slow: Params) -> Weights:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from litmaml.runs.arguments import read_config
+from litmaml.runs.arguments import Arguments, read_config
 
 
 def with_typed_parts(arguments: Sequence[str], parts: Mapping[str, str], scratch: Path) -> list[str]:
@@ -19,18 +19,18 @@ def with_typed_parts(arguments: Sequence[str], parts: Mapping[str, str], scratch
         parts: The options that take parts of the learner, by the part's name there.
         scratch: A folder for what is written.
     """
-    taken: list[str] = []
-    for place, argument in enumerate(arguments):
-        option, equals, value = argument.partition("=")
-        named = option in ("-c", "--config") and equals
-        file = value if named else argument
-        is_file = named or (place > 0 and arguments[place - 1] in ("-c", "--config"))
-        content = read_config(file) if is_file and os.path.isfile(file) else None
+    taken = list(arguments)
+    for number, file in enumerate(Arguments(arguments).files):
+        content = read_config(file) if os.path.isfile(file) else None
         learner = content.get("model") if isinstance(content, dict) else None
         if isinstance(learner, dict) and "model" in learner and "class_path" not in learner:
-            written = scratch / f"parts_{place}.yaml"
+            written = scratch / f"parts_{number}.yaml"
             found = {option: learner[part] for part, option in parts.items() if learner.get(part) is not None}
             written.write_text(yaml.safe_dump(found), encoding="utf-8")
-            argument = f"{option}={written}" if named else str(written)
-        taken.append(argument)
+            spelled = {f"-c{file}", f"-c={file}", f"--config={file}"}
+            for place, argument in enumerate(taken):
+                if argument in spelled:
+                    taken[place] = f"--config={written}"
+                elif argument == file and taken[place - 1] in ("-c", "--config"):
+                    taken[place] = str(written)
     return taken

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from litmaml.engine.together import first_convolution
 from litmaml.tasks import Tree
+from litmaml.weights import named_weights
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _NONE = object()
@@ -120,7 +121,7 @@ def may_be_constant(model: nn.Module, moving: Collection[str]) -> list[nn.Module
 
     A call goes round what somebody's hooks do, and what is scripted cannot be replaced.
     """
-    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    named = named_weights(model)
     moved = {id(named[name]) for name in moving}
 
     def is_free(module: nn.Module) -> bool:

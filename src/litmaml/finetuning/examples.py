@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from litmaml.finetuning.given_numbers import check_finite, check_masks, is_tree, tensor_of, tree_of
 from litmaml.finetuning.input_shape import a_few, fitted, outputs_of, real_kind
+from litmaml.inner.class_losses import ignored_index, takes_class_indices
 from litmaml.inner.loop import InnerLoop
-from litmaml.learner.trial.loss_kinds import ignored_index, is_elementwise, takes_class_indices
+from litmaml.learner.trial.loss_kinds import is_elementwise
 from litmaml.learner.trial.model_copy import copy_of
 from litmaml.shown import listed
 from litmaml.tasks import Tree, count_of, tree_map

@@ -13,21 +13,20 @@ from litmaml.finetuning.input_shape import outputs_of
 from litmaml.finetuning.predictor import Predictor
 from litmaml.finetuning.support_loss import check_parts, forget_class_weights, learnt_at, weigh
 from litmaml.inner import InnerOptimizer
+from litmaml.inner.class_losses import ignored_index, takes_class_indices
 from litmaml.inner.divergence import diverges
 from litmaml.inner.gradient_rule import Losses, plain
 from litmaml.inner.head import find_heads, named_head, replace_head
 from litmaml.inner.loop import InnerLoop
-from litmaml.inner.places import named_weights
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.learner.metrics import count_right
 from litmaml.learner.trial.first_batch import try_first_batch
 from litmaml.learner.trial.loss_checks import check_loss_on
-from litmaml.learner.trial.loss_kinds import ignored_index, takes_class_indices
 from litmaml.learner.trial.model_copy import copy_of
 from litmaml.learner.trial.own_model import check_copy
 from litmaml.runs.recipe import describe
 from litmaml.tasks import Batch, StepTasks, Tasks, Tree, copies, count_of, select, tree_map
-from litmaml.weights import Params
+from litmaml.weights import Params, named_weights
 
 T = TypeVar("T")
 

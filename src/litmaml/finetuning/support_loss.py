@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from litmaml.learner.trial.loss_kinds import ignored_index, takes_class_indices
+from litmaml.inner.class_losses import ignored_index, takes_class_indices
 from litmaml.learner.trial.state import Drawn
 from litmaml.tasks import Tree, count_of, tree_map
 

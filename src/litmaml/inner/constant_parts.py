@@ -16,7 +16,7 @@ from litmaml.engine.features import ConstantCalls, Features, OtherCalls, constan
 from litmaml.engine.switches import is_on
 from litmaml.randomness import seeded
 from litmaml.tasks import Batch, Tasks, Tree, map_batches, of_each_form, ordinary, select
-from litmaml.weights import Params, Weights, constants, differentiate, leaves
+from litmaml.weights import Params, Weights, constants, differentiate, leaves, named_weights
 
 
 class Adapting(Protocol):
@@ -75,7 +75,7 @@ class ConstantParts:
 
     def _look(self, loop: Adapting, task: Tasks, free: list[nn.Module]) -> None:
         batches = of_each_form([*task.adapting, task.query], sized=True)
-        named = {**dict(loop.model.named_parameters()), **dict(loop.model.named_buffers())}
+        named = named_weights(loop.model)
         here = leaves({name: named[name] for name in (*loop.fast_names, *loop.rows)})
         there = {name: _moved(weight) for name, weight in here.items()}
         slow = leaves({n: w for n, w in named.items() if w.requires_grad and n not in here})
@@ -108,7 +108,7 @@ class ConstantParts:
         calls = self.of(loop.model)
         if calls is None or isinstance(batch.inputs, Features):
             return batch
-        named = {**dict(loop.model.named_parameters()), **dict(loop.model.named_buffers())}
+        named = named_weights(loop.model)
         nothing = {n: named[n].new_full((), torch.nan).expand_as(named[n]) for n in (*loop.fast_names, *loop.rows)}
         try:
             parts = loop.each(lambda _, x: calls.record(lambda: loop.call(nothing, slow, x)), {}, batch.inputs)

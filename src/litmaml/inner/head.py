@@ -159,6 +159,15 @@ def parts_of(layer: nn.Module) -> list[str] | None:
     return own if own in (["weight"], ["weight", "bias"]) else None
 
 
+def head_parts(model: nn.Module, name: str) -> tuple[str, ...]:
+    """The names of a head's parameters in its model.
+
+    Raises:
+        ValueError: As ``named_head``.
+    """
+    return tuple(f"{name}.{part}".lstrip(".") for part in parts_of(named_head(model, name)) or ())
+
+
 def _is_layer(module: nn.Module) -> bool:
     """Whether a module has parameters, and no module in it has any; a parametrised Linear is one."""
     if isinstance(module, Layer):

@@ -12,12 +12,11 @@ from litmaml.inner.gradient_rule import GradientRule, plain
 from litmaml.inner.learnt import Learnt
 from litmaml.inner.model_call import Output
 from litmaml.inner.optimizer import InnerOptimizer
-from litmaml.inner.places import named_weights
 from litmaml.inner.task_head import HeadStart, task_head
 from litmaml.inner.task_model import TaskModel
 from litmaml.inner.weight_roles import assign_roles, check_roles
 from litmaml.tasks import MetaBatch, Tasks, ordinary
-from litmaml.weights import Params, Weights
+from litmaml.weights import Params, Weights, named_weights
 
 
 class InnerLoop(TaskModel):

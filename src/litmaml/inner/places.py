@@ -32,11 +32,6 @@ def aliases(model: nn.Module) -> dict[str, str]:
     return further
 
 
-def named_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name: a buffer may be a fast weight too."""
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
-
-
 def all_places(model: nn.Module) -> dict[str, str]:
     """All further names of parameters, also by a module that stands in the model twice, to their first names."""
     first: dict[int, str] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -10,16 +10,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from litmaml.inner.head import last_head, named_head, parts_of
+from litmaml.inner.class_losses import ignored_index, takes_class_indices
+from litmaml.inner.head import head_parts, last_head, named_head
 from litmaml.inner.places import all_places
 from litmaml.tasks import Batch, MetaBatch, Tasks, Tree, select, stacks_of
 from litmaml.weights import Params
 
 HeadStart = Literal["learnt", "zero", "prototypes"]
 HEAD_STARTS = ("learnt", "zero", "prototypes")
-
-CLASS_LOSSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
-"""torch's losses that take the index of the true class."""
 
 
 @dataclass(frozen=True)
@@ -69,23 +67,16 @@ class TaskHead:
             return {n: own[n].new_zeros(tasks.size, rows or shape[0], *shape[1:]) for n, shape in shapes.items()}
         assert rows is not None  # of what classifies
         like = own[self.parts[0]]
-        total, members = like.new_zeros(()), like.new_zeros(())
-        for batch in tasks.support:
-            seen = features(batch.inputs)
-            if seen.dim() != 3:
-                raise ValueError(
-                    f"head_start: prototypes are means of flat inputs of the head (n, d), got {tuple(seen.shape[1:])}; "
-                    "pool before the head, or set it to zero"
-                )
-            classes = torch.arange(rows, device=seen.device)
-            belongs = (self._labels(batch).unsqueeze(2) == classes).to(like.dtype)
-            device = seen.device.type
-            # Under autocast the sums would be rounded.
-            plain = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
-            with plain:
-                total = total + belongs.mT @ seen.to(like.dtype)
-            members = members + belongs.sum(1)
-        means = total / members.unsqueeze(2)
+        seen, device = [features(batch.inputs) for batch in tasks.support], like.device.type
+        if seen[0].dim() != 3:
+            raise ValueError(
+                f"head_start: prototypes are means of flat inputs of the head (n, d), got {tuple(seen[0].shape[1:])}; "
+                "pool before the head, or set it to zero"
+            )
+        labels = [self._labels(batch) for batch in tasks.support]
+        # Under autocast the sums would be rounded.
+        with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+            means, _ = class_means([part.to(like.dtype) for part in seen], labels, rows)
         made = {"weight": 2 * means, "bias": -means.square().sum(2)}
         return {name: made[name.rpartition(".")[2]] for name in self.parts}
 
@@ -152,6 +143,21 @@ class TaskHead:
         return targets if self.ignored is None else targets.masked_fill(targets == self.ignored, -1)
 
 
+def class_means(seen: Sequence[Tensor], labels: Sequence[Tensor], classes: int) -> tuple[Tensor, Tensor]:
+    """The means (T, classes, d) of each class's examples over all batches, and how many these are (T, classes).
+
+    Args:
+        seen: (T, n, d) of each batch.
+        labels: (T, n) class indices of each batch; others than 0 to classes - 1 are of no class.
+        classes: The number of classes.
+    """
+    total, members = seen[0].new_zeros(()), seen[0].new_zeros(())
+    for part, indices in zip(seen, labels, strict=True):
+        belongs = (indices.unsqueeze(2) == torch.arange(classes, device=part.device)).to(part.dtype)
+        total, members = total + belongs.mT @ part, members + belongs.sum(1)
+    return total / members.unsqueeze(2), members
+
+
 def task_head(model: nn.Module, loss: nn.Module, head: str | None, start: str) -> TaskHead | None:
     """The head of these settings; None where it starts as it was learnt.
 
@@ -177,23 +183,22 @@ def task_head(model: nn.Module, loss: nn.Module, head: str | None, start: str) -
             f"head_start: prototypes are rows of a Linear layer, and {name or 'the model'} is a "
             f"{type(layer).__name__}; set it to zero"
         )
-    if start == "prototypes" and not isinstance(loss, CLASS_LOSSES) and type(loss).__module__.startswith("torch.nn."):
+    if start == "prototypes" and not takes_class_indices(loss) and type(loss).__module__.startswith("torch.nn."):
         raise ValueError(
             f"head_start: prototypes are means of classes, and {type(loss).__name__} takes no class indices; set it to "
             "zero or learnt"
         )
-    parts = tuple(f"{name}.{part}".lstrip(".") for part in parts_of(layer) or ())
+    parts = head_parts(model, name)
     if tied := [place for place, own in all_places(model).items() if own in parts or place in parts]:
         raise ValueError(
             f"head_start: the head shares a weight ({tied[0]}), which would start so too; set it to learnt"
         )
-    ignored = getattr(loss, "ignore_index", None)
     return TaskHead(
         name=name,
         start="zero" if start == "zero" else "prototypes",
         parts=parts,
-        classifies=start == "prototypes" or isinstance(loss, CLASS_LOSSES),
-        ignored=ignored if isinstance(ignored, int) else None,
+        classifies=start == "prototypes" or takes_class_indices(loss),
+        ignored=ignored_index(loss),
     )
 
 

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.aggregation import CatMetric
 
-from litmaml.inner.head import find_heads, named_head, parts_of
+from litmaml.inner.class_losses import ignored_index, takes_class_indices
+from litmaml.inner.head import find_heads, head_parts
 from litmaml.inner.loop import InnerLoop
+from litmaml.inner.task_head import class_means
 from litmaml.learner.finite_tasks import of_all_processes
 from litmaml.learner.metrics import values_of
-from litmaml.learner.trial.loss_kinds import ignored_index, takes_class_indices
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.randomness import seeded
 from litmaml.shown import first_line
@@ -136,14 +137,14 @@ class Baselines:
         features = loop.features(head, {}, inputs, loop.at_step(_held(loop, ()), 0))
         if features.dim() != 3:
             raise ValueError(f"head: its inputs are not flat, got {tuple(features.shape[2:])} per example")
-        if still := [part for part in _parts(loop, head) if part not in loop.fast_names]:
+        if still := [part for part in head_parts(loop.model, head) if part not in loop.fast_names]:
             raise ValueError(f"fast_weights: {still[0]} is not adapted")
         return head
 
     def _rows(self, tasks: Tasks, head: str, steps: int) -> dict[str, dict[str, Tensor]]:
         """The values of each task (T,), by baseline and metric."""
         loop, targets = self._meta_gradient.inner_loop, tasks.query.targets
-        parts = _parts(loop, head)
+        parts = head_parts(loop.model, head)
         held = _held(loop, parts)
         own = {part: loop.model.get_parameter(part) for part in parts}
         classes = tasks.classes or len(own[parts[0]])
@@ -182,12 +183,9 @@ def nearest_distances(
     def features(inputs: object) -> Tensor:
         return loop.features(head, {}, inputs, loop.at_step({**held, **own}, 0)).double()
 
-    seen = torch.cat([features(batch.inputs) for batch in tasks.support], dim=1)
-    labels = torch.cat([batch.targets for batch in tasks.support], dim=1)
-    counted = labels if ignored is None else labels.masked_fill(labels == ignored, -1)
-    belongs = (counted.unsqueeze(2) == torch.arange(classes, device=labels.device)).double()
-    members = belongs.sum(1)
-    means = (belongs.mT @ seen) / members.unsqueeze(2)
+    labels = [batch.targets for batch in tasks.support]
+    counted = labels if ignored is None else [part.masked_fill(part == ignored, -1) for part in labels]
+    means, members = class_means([features(batch.inputs) for batch in tasks.support], counted, classes)
     query = features(tasks.query.inputs)
     distances = (query.unsqueeze(2) - means.unsqueeze(1)).square().sum(3)
     return distances.masked_fill((members == 0).unsqueeze(1), torch.inf).to(next(iter(own.values())).dtype)
@@ -197,7 +195,3 @@ def _held(loop: InnerLoop, without: tuple[str, ...]) -> Params:
     """All weights as they are learnt, those per step with all rows, as constants."""
     weights: Params = {name: weight.detach() for name, weight in loop.model.named_parameters() if name not in without}
     return weights | {name: loop.learnt["weights." + name].detach() for name in loop.rows}
-
-
-def _parts(loop: InnerLoop, head: str) -> tuple[str, ...]:
-    return tuple(f"{head}.{part}".lstrip(".") for part in parts_of(named_head(loop.model, head)) or ())

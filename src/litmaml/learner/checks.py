@@ -12,12 +12,12 @@ from torchmetrics import Metric
 
 from litmaml.data.task_checks import check_classes, check_data, check_overlap
 from litmaml.inner.batch_norms import has_new_statistics
+from litmaml.inner.class_losses import ignored_index, takes_class_indices
 from litmaml.inner.loop import InnerLoop
 from litmaml.learner.head_checks import take_over, wide_enough
 from litmaml.learner.metrics import check_metrics
 from litmaml.learner.trial.first_batch import try_first_batch
 from litmaml.learner.trial.loss_checks import check_class_indices, check_loss_on
-from litmaml.learner.trial.loss_kinds import ignored_index, takes_class_indices
 from litmaml.learner.trial.loss_ranges import check_ranges
 from litmaml.outer import OuterGradient
 from litmaml.randomness import seeded

@@ -162,9 +162,15 @@ class MetaLearner(EvaluatedLearner):
         self.skipped_tasks = self.evaluated_tasks = 0
         self._outer_step = OuterStep(self.inner_loop, self.outer_loss)
         self._tried: set[bool] = set()  # by whether the learner was in training
-        given: dict[str, Any] = {"fast_weights": [*fast_weights], "frozen_weights": [*frozen_weights]}
-        given |= {"per_step_weights": [*per_step_weights], "compile": compile}
-        given |= {"channels_last": channels_last, "output": output, "head_start": head_start}
+        given = {
+            "fast_weights": [*fast_weights],
+            "frozen_weights": [*frozen_weights],
+            "per_step_weights": [*per_step_weights],
+            "compile": compile,
+            "channels_last": channels_last,
+            "output": output,
+            "head_start": head_start,
+        }
         self.record({name: getattr(self, name) for name in _PLAIN} | given)
 
     # Training

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from litmaml.learner.trial.loss_kinds import ignored_index
+from litmaml.inner.class_losses import ignored_index
 from litmaml.tasks import MetaBatch, Tree, named_tensors, stacks_of, tensors_of, tree_map
 
 

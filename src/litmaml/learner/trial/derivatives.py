@@ -11,7 +11,6 @@ from typing import NamedTuple
 import torch
 
 from litmaml.inner.loop import InnerLoop
-from litmaml.inner.places import named_weights
 from litmaml.inner.surroundings import NO_HOOKS
 from litmaml.learner.trial.autograd_functions import Applied
 from litmaml.learner.trial.faults import blaming, check_gradient, check_not_kept
@@ -27,7 +26,7 @@ from litmaml.learner.trial.weight_vectors import direction, distance, nearby
 from litmaml.outer import OuterGradient, SecondOrder
 from litmaml.shown import first_line
 from litmaml.tasks import Batch, copies, tree_map
-from litmaml.weights import Params
+from litmaml.weights import Params, named_weights
 
 _CHECKPOINT = "CheckpointFunction"
 """Of torch.utils.checkpoint with use_reentrant: its weights are not among the inputs that a gradient is asked for."""

@@ -9,10 +9,11 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
+from litmaml.inner.class_losses import ignored_index, takes_class_indices
 from litmaml.inner.model_call import names
 from litmaml.learner.trial.loss_broadcast import Outcome, broadcast_error, refuse_broadcast
 from litmaml.learner.trial.loss_calls import LossCalls, Misfit
-from litmaml.learner.trial.loss_kinds import ignored_index, is_elementwise, takes_class_indices
+from litmaml.learner.trial.loss_kinds import is_elementwise
 from litmaml.learner.trial.loss_ranges import check_ranges
 from litmaml.tasks import Tree, copies, named_tensors, tensors_of
 

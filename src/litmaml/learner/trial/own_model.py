@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from litmaml.inner.autocast import no_kept_casts
 from litmaml.inner.derivatives import Derivatives
 from litmaml.inner.loop import InnerLoop
-from litmaml.inner.places import named_weights
 from litmaml.inner.surroundings import unfused_attention
 from litmaml.learner.trial.faults import Fault, check_each, check_gradient
 from litmaml.learner.trial.loop_derivatives import by_inner_loop
@@ -20,7 +19,7 @@ from litmaml.learner.trial.plain_copy import TaskDerivatives, derivatives_of
 from litmaml.learner.trial.state import dense_parts, equal, own_streams
 from litmaml.learner.trial.weight_vectors import nearby, norm
 from litmaml.tasks import Batch, Tree, copies, tensors_of, tree_map
-from litmaml.weights import Params
+from litmaml.weights import Params, named_weights
 
 _SHARES = (0.03, 1e-4, 0.0)
 """How far off other weights are, the first with which the model can be computed: a weight may have a range."""

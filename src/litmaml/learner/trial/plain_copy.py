@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from litmaml.inner.loop import InnerLoop
-from litmaml.inner.places import named_weights
 from litmaml.inner.surroundings import unfused_attention
 from litmaml.learner.trial.function_modes import Held
 from litmaml.learner.trial.model_copy import copy_of
 from litmaml.learner.trial.state import own_streams
 from litmaml.learner.trial.weight_vectors import norm
 from litmaml.tasks import Batch, copies
-from litmaml.weights import Params
+from litmaml.weights import Params, named_weights
 
 SLOPE_RADIUS = 1e-6
 """For a difference of losses in float64."""
