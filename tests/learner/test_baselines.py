@@ -107,6 +107,28 @@ def test_a_fresh_head_leaves_the_body_as_it_is(tmp_path: Path) -> None:
     assert learner.baseline_results == head_only.baseline_results
 
 
+class Counted(nn.Linear):
+    """A body that counts its forward passes."""
+
+    passes = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        Counted.passes += 1
+        return super().forward(x)
+
+
+def test_a_fresh_head_does_not_compute_the_body_in_each_step(tmp_path: Path) -> None:
+    def passes(steps: int, baselines: bool) -> int:
+        model = nn.Sequential(Counted(2, 3), nn.Tanh(), nn.Linear(3, 2))
+        learner = MetaLearner(model, SGD(lr=0.1), test_inner_steps=steps, baselines=baselines, tasks_per_chunk=2)
+        Counted.passes = 0
+        run_test(learner, tmp_path, [BOTH] * 3)
+        return Counted.passes
+
+    more = [passes(steps, True) - passes(steps, False) for steps in (1, 9)]
+    assert more[0] == more[1] > 0
+
+
 def test_baselines_of_tasks_in_stacks_are_over_all_tasks(tmp_path: Path) -> None:
     longer = BOTH._replace(query=Batch(*(torch.cat([part, part], dim=1) for part in BOTH.query)))
     whole, stacks = MetaLearner(Plain(), SGD(lr=1.0)), MetaLearner(Plain(), SGD(lr=1.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import cast
 
@@ -12,6 +13,7 @@ from torchmetrics import Metric
 from torchmetrics.aggregation import CatMetric
 
 from litmaml.inner.class_losses import ignored_index, takes_class_indices
+from litmaml.inner.constant_parts import ConstantParts
 from litmaml.inner.head import find_heads, head_parts
 from litmaml.inner.loop import InnerLoop
 from litmaml.inner.task_head import class_means
@@ -54,11 +56,12 @@ class Baselines:
             }
         )
         self._head: str | None = None
+        self._alone: InnerLoop | None = None
         self._looked = False
 
     def begin(self) -> None:
         """Look for the head anew."""
-        self._head, self._looked = None, False
+        self._head, self._alone, self._looked = None, None, False
 
     def add(self, tasks: Tasks, finite: Tensor, steps: int, processes: int = 1) -> None:
         """Keep the scores of the finite tasks of a chunk; of no classifier nothing.
@@ -141,10 +144,21 @@ class Baselines:
             raise ValueError(f"fast_weights: {still[0]} is not adapted")
         return head
 
+    def _head_alone(self, parts: tuple[str, ...]) -> InnerLoop:
+        """The inner loop as one that adapts these weights alone, whose features are computed once for all steps."""
+        if self._alone is None:
+            loop = self._meta_gradient.inner_loop
+            self._alone = copy.copy(loop)
+            self._alone.fast_names = [*parts]
+            self._alone.slow_names = [name for name in (*loop.fast_names, *loop.slow_names) if name not in parts]
+            self._alone.constant = ConstantParts()
+        return self._alone
+
     def _rows(self, tasks: Tasks, head: str, steps: int) -> dict[str, dict[str, Tensor]]:
         """The values of each task (T,), by baseline and metric."""
-        loop, targets = self._meta_gradient.inner_loop, tasks.query.targets
-        parts = head_parts(loop.model, head)
+        parts = head_parts(self._meta_gradient.inner_loop.model, head)
+        loop, targets = self._head_alone(parts), tasks.query.targets
+        tasks = loop.constant.evaluated(loop, tasks)
         held = _held(loop, parts)
         own = {part: loop.model.get_parameter(part) for part in parts}
         classes = tasks.classes or len(own[parts[0]])
