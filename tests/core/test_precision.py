@@ -146,7 +146,7 @@ compiles = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarni
     [
         (SecondOrder(), SGD(0.1, momentum=0.5, learn="tensor")),
         pytest.param(FiniteDifference(), SGD(0.1, momentum=0.5, learn="tensor"), marks=pytest.mark.slow),
-        (SecondOrder(), Adam(0.1, eps=1e-3, learn="tensor")),
+        pytest.param(SecondOrder(), Adam(0.1, eps=1e-3, learn="tensor"), marks=pytest.mark.slow),
     ],
     ids=["SecondOrder", "FiniteDifference", "Adam"],
 )
@@ -166,6 +166,7 @@ def test_compiled_is_eager(method: OuterGradient, inner: InnerOptimizer) -> None
     assert len(compiled.compiled.programs) == 1
 
 
+@pytest.mark.slow
 @compiles
 def test_compiled_programs_are_kept_apart() -> None:
     """The compiler's guards are left out: other sizes and other methods must not be given each other's program."""

@@ -170,7 +170,7 @@ def test_no_picture_of_the_letters_stands_twice(cache_dir: Path) -> None:
         assert not copies(seen, fingerprints(pool.pixels), examples)
 
 
-@pytest.mark.parametrize("split_by", ["character", "alphabet"])
+@pytest.mark.parametrize("split_by", [pytest.param("character", marks=pytest.mark.slow), "alphabet"])
 def test_the_real_omniglot_is_taken(cache_dir: Path, omniglot: Path | None, split_by: str) -> None:
     if omniglot is None:
         pytest.skip("the real Omniglot is needed: set LITMAML_DATA to the folder that holds omniglot/")

@@ -149,7 +149,7 @@ PROBES = {
     ("outer", "chunk"),
     [
         ("SecondOrder", "null"),
-        ("GaussianSmoothing", "2"),
+        pytest.param("GaussianSmoothing", "2", marks=slow),
         pytest.param("SecondOrder", "1", marks=slow),
         pytest.param("FirstOrder", "null", marks=slow),
         pytest.param("FiniteDifference", "2", marks=slow),

@@ -28,6 +28,7 @@ def test_no_method_is_missing() -> None:
     assert {type(make()) for make in METHODS.values()} == {row.kind for row in OUTER.values()}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # torch's compiler imports it
 def test_the_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new" / "check.json"

@@ -32,7 +32,7 @@ def thinned(name: str) -> list[Row]:
     return [row for case in experiment.cases(1, True) for row in experiment.rows_of(case)]
 
 
-LONG = {"precision"}  # however thin
+LONG = {"cost", "estimators", "precision", "quadratics", "step-size"}  # however thin
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LONG)) for n in EXPERIMENTS])

@@ -142,7 +142,7 @@ def _leaves(value: Any) -> Iterator[tuple[Any, Any]]:
         yield from _leaves(value[key])
 
 
-@pytest.mark.parametrize("count", [pytest.param(300, marks=pytest.mark.slow), 24])
+@pytest.mark.parametrize("count", [pytest.param(300, marks=pytest.mark.slow), 12])
 def test_odd_values_anywhere_in_the_state(count: int, under_way: dict[str, Any], tmp_path: Path) -> None:
     """It goes on, or ends with one line of ours: any other error is raised here."""
     stream = random.Random(3)

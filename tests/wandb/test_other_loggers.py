@@ -41,6 +41,7 @@ def test_tensorboard_and_csv_need_no_wandb(experiment: Path, tmp_path: Path) -> 
         assert "max_epochs: 2" in hparams.read_text()
 
 
+@pytest.mark.slow
 def test_lightnings_own_goes_on_in_the_runs_folder(experiment: Path, tmp_path: Path) -> None:
     """Where it writes by default is the current folder, which is another one when the run goes on by its folder."""
     run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"

@@ -197,6 +197,7 @@ def test_a_new_fit_is_a_new_run(folder: Path, experiment: Path, overlay: Path, t
     assert offline_runs(again)[-1].id not in (first.id, second.id)
 
 
+@pytest.mark.slow
 def test_two_processes_log_once(experiment: Path, overlay: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "litmaml", "fit", "-c", str(experiment), "-c", str(overlay)]
     command += ["--trainer.devices=2", "--trainer.strategy=ddp", f"--trainer.default_root_dir={tmp_path / 'run'}"]
@@ -250,7 +251,10 @@ def troubled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("trouble", "reason"),
-    [("nobody is logged in", "No API key configured"), ("nobody answers", "Failed to get resume status")],
+    [
+        ("nobody is logged in", "No API key configured"),
+        pytest.param("nobody answers", "Failed to get resume status", marks=pytest.mark.slow),
+    ],
 )
 def test_without_the_service_the_run_is_kept_offline(trouble: str, reason: str, troubled: Path) -> None:
     (run,) = offline_runs(troubled / trouble)
