@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from litmaml.data import TaskDataModule as TaskDataModule
     from litmaml.finetuning.adaptation import adapt as adapt
     from litmaml.finetuning.adapted_model import AdaptedModel as AdaptedModel
@@ -26,10 +28,12 @@ __all__ = ["AdaptedModel", "FineTuner", "MetaLearner", "TaskDataModule", "adapt"
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("litmaml")
     if name not in _HOMES:
         raise AttributeError(f"module 'litmaml' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_HOMES, "__version__"})

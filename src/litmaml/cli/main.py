@@ -12,16 +12,17 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from lightning.pytorch.cli import LightningCLI
-
 from litmaml.callbacks.preemption import requeued_before_training
 from litmaml.cli.diagnose import run
 from litmaml.cli.error_lines import errors_in_one_line
-from litmaml.cli.finetune import COMMANDS, run_command
+from litmaml.cli.finetune import COMMANDS as IMAGE_COMMANDS
+from litmaml.cli.finetune import run_command
 from litmaml.cli.imports import import_named
 from litmaml.cli.meta_cli import MetaCLI
 from litmaml.cli.recorded_run import with_records
 from litmaml.cli.save_config import SaveConfig
+from litmaml.cli.shipped import run_configs, with_shipped
+from litmaml.cli.start import COMMANDS, answered
 from litmaml.cli.stub_types import look_up_types
 from litmaml.data import TaskDataModule
 from litmaml.learner.meta_learner import MetaLearner
@@ -45,10 +46,12 @@ def program(arguments: Sequence[str]) -> None:
     os.environ.setdefault("PYTHONSAFEPATH", "1")
     keep_to_own_server()
     with errors_in_one_line(arguments[0] if arguments else "", list(arguments[1:])):
-        _run(list(arguments) or ["--help"])
+        _run(list(arguments))
 
 
 def _run(arguments: list[str]) -> None:
+    if answered(arguments):
+        return
     look_up_types()
     # The arguments are those of the command line, with the checkpoint's own before them.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
@@ -65,24 +68,26 @@ def _run(arguments: list[str]) -> None:
         # Advertisements, and a note on every checkpoint about how it is written.
         lambda record: not any(part in record.getMessage() for part in ("Tip:", "`weights_only` was not set"))
     )
-    command = arguments[0] if arguments else ""
-    if command in COMMANDS:
+    command = arguments[0]
+    if command == "configs":
+        run_configs(arguments[1:])
+        return
+    arguments = with_shipped(arguments)
+    if command in IMAGE_COMMANDS:
         run_command(command, arguments[1:])
         return
     if command == "diagnose":
         run(arguments[1:])
         return
-    commands = (*LightningCLI.subcommands(), *COMMANDS, "diagnose")
-    if command.startswith("-") and not {"-h", "--help"} & {*arguments}:
+    if command.startswith("-"):
         raise ValueError(f"{command.partition('=')[0]}: options come after a command, such as litmaml fit {command}")
-    if command and not command.startswith("-") and command not in commands:
-        near = difflib.get_close_matches(command, commands, n=1)
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
         raise ValueError(
             f"there is no command {command!r}; "
             + (f"did you mean {near[0]}? " if near else "")
-            + f"There are {', '.join(commands)}"
+            + f"There are {', '.join(COMMANDS)}"
         )
-    others = ", ".join(f"litmaml {name}" for name in (*COMMANDS, "diagnose"))
     stopping = requeued_before_training() if command == "fit" else nullcontext()
     with stopping, tempfile.TemporaryDirectory() as scratch:
         MetaCLI(
@@ -96,10 +101,7 @@ def _run(arguments: list[str]) -> None:
             seed_everything_default=0,
             parser_kwargs={
                 "prog": "litmaml",
-                # Of a command's own parser it would become a part of the name.
-                **({} if command in commands else {"usage": "litmaml {fit,validate,test,predict} [options]"}),
                 "description": "Few-shot learning by MAML with a selectable outer gradient.",
-                "epilog": f"And, each with its own --help: {others}",
             },
             args=with_records(import_named(arguments), Path(scratch)),
         )

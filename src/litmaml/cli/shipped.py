@@ -1,0 +1,120 @@
+"""The configurations that come with the program: named with ``-c``, listed and copied by ``litmaml configs``."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from jsonargparse import auto_cli
+
+import litmaml
+from litmaml.cli.error_lines import OneLineErrors
+from litmaml.runs.paths import expanded
+from litmaml.shown import printable
+
+_SUFFIX = ".yaml"
+
+
+def folder() -> Path:
+    """The folder of the configurations: in the package where it was installed, beside ``src`` in the repository."""
+    package = Path(litmaml.__file__).parent
+    return inside if (inside := package / "configs").is_dir() else package.parents[1] / "configs"
+
+
+def names() -> list[str]:
+    """Their names, such as ``glyphs`` and ``trainer/cpu``: experiments first, then what is laid over them."""
+    root = folder()
+    found = [path.relative_to(root).with_suffix("").as_posix() for path in root.rglob(f"*{_SUFFIX}")]
+    return sorted(found, key=lambda name: (name.count("/"), name))
+
+
+def with_shipped(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with the file of a shipped configuration where ``-c`` names one and no file of that name exists.
+
+    Raises:
+        ValueError: There is neither.
+    """
+    found, rest = list[str](), list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        option, equals, value = argument.partition("=")
+        if option in ("-c", "--config") and not equals and rest:
+            found += [argument, _file(rest.pop(0))]
+        elif option in ("-c", "--config") and equals:
+            found.append(f"{option}={_file(value)}")
+        elif argument.startswith("-c") and argument[2:]:
+            found.append(f"-c{_file(argument[2:])}")
+        else:
+            found.append(argument)
+    return found
+
+
+def _file(value: str) -> str:
+    """The file to read in a value's place; a value that is no name, as a configuration typed in full, stays."""
+    if os.path.lexists(value) or any(letter in value for letter in " :{\n") or value in ("", "null"):
+        return value
+    return str(_shipped(value, "config: there is no such file, and no"))
+
+
+def _shipped(value: str, what: str) -> Path:
+    """The file of a name, with or without its suffix.
+
+    Raises:
+        ValueError: There is none; "``what`` configuration of this name".
+    """
+    name, shipped = value.removesuffix(_SUFFIX), names()
+    if name in shipped:
+        return folder() / f"{name}{_SUFFIX}"
+    near = difflib.get_close_matches(name, [*shipped, *(each.rpartition("/")[2] for each in shipped)], n=1)
+    meant = [f"did you mean {each}? " for each in shipped if near and each.endswith(near[0])][:1]
+    raise ValueError(
+        f"{what} configuration of this name comes with litmaml, got {printable(value)!r}; {''.join(meant)}"
+        "litmaml configs lists them"
+    )
+
+
+def _subject(name: str) -> str:
+    """The first line of a configuration, a comment that says what it is."""
+    with (folder() / f"{name}{_SUFFIX}").open(encoding="utf-8") as file:
+        return next(file).removeprefix("# ").strip()
+
+
+def show() -> None:
+    """List the configurations, each with a line on what it is; -c NAME takes one."""
+    wide = max(map(len, names()))
+    for name in names():
+        print(f"{name:{wide}}  {_subject(name)}")
+    print("\nSeveral are laid over one another: litmaml fit -c omniglot_5w1s -c trainer/cpu")
+
+
+def copy(name: str, output: str | None = None) -> Path:
+    """Copy a configuration, to be made one's own.
+
+    Args:
+        name: Which, as listed.
+        output: The file to write; by default the same name in the current folder. It must not exist.
+
+    Raises:
+        FileExistsError: There is such a file.
+        ValueError: There is no such configuration.
+    """
+    file = _shipped(name, "name: no")
+    path = expanded(output or file.name)
+    if os.path.lexists(path):
+        raise FileExistsError(f"output: {printable(path)!r} exists already; name another file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(file, path)
+    print(f"written to {printable(path)}; use it by -c {printable(path)}")
+    return path
+
+
+_COMMANDS: dict[str, Callable[..., object]] = {"list": show, "copy": copy}
+
+
+def run_configs(arguments: Sequence[str]) -> None:
+    """Run ``litmaml configs``: the list, or a copy."""
+    typed = list(arguments) or ["list"]
+    auto_cli(dict(_COMMANDS), args=typed, parser_class=OneLineErrors, prog="litmaml configs")

@@ -1,0 +1,46 @@
+"""What the program answers before it imports anything that takes seconds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+from lightning.pytorch.cli import LightningCLI
+
+import litmaml
+from litmaml.cli.finetune import COMMANDS as IMAGE_COMMANDS
+from litmaml.cli.main import main
+from litmaml.cli.start import COMMANDS, help_text
+
+
+def started(*arguments: str) -> list[str]:
+    """The lines that the program prints, the last of which names heavy packages that it imported."""
+    code = (
+        "import sys; from litmaml.cli.start import main; main(); "
+        "print([name for name in ('torch', 'lightning', 'jsonargparse', 'numpy', 'rich') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def test_help_names_every_command_in_a_line_on_one_screen() -> None:
+    lines = started("--help")
+    assert lines == [*help_text().splitlines(), "[]"]
+    assert started() == lines
+    assert len(lines) < 24
+    assert max(map(len, lines)) <= 80
+    assert {*COMMANDS} >= {*LightningCLI.subcommands(), *IMAGE_COMMANDS, "diagnose", "configs"}
+    assert all(any(line.startswith(f"  {name} ") for line in lines) for name in COMMANDS)
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert started("--version") == [f"litmaml {version('litmaml')}", "[]"]
+    assert litmaml.__version__ == version("litmaml")
+    assert "__version__" in dir(litmaml)
+
+
+def test_a_command_that_is_none_is_told_with_what_was_meant() -> None:
+    with pytest.raises(ValueError, match="there is no command 'fine-tune'; did you mean finetune"):
+        main(["fine-tune"])
