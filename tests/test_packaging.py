@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -79,3 +80,9 @@ def test_setup_refuses_an_old_python(tmp_path: Path) -> None:
     assert "Python 3.9.2" in done.stderr
     assert "PYTHON=/path/to/python3.12 bash scripts/setup.sh" in done.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+def test_the_citation_is_of_this_version() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert cited["version"] == PROJECT["version"]
+    assert cited["license"] == PROJECT["license"]
