@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from litmaml.shown import listed
-from litmaml.tasks import Tree, named_tensors
+from litmaml.tasks import Tree, copies, named_tensors
 
 Output = str | int | None
 """The key, attribute or place of the predictions in what a model returns, or several with dots between; None: all."""
@@ -24,10 +24,12 @@ def arguments(inputs: Tree) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def predictions_of(model: nn.Module, inputs: Tree, output: Output = None) -> Any:
     """What a model, called as anyone would call it, predicts for inputs (n, ...): a tensor, if it fits.
 
+    It gets a copy of them, since it may write into what it is given.
+
     Raises:
         ValueError: It has no such output.
     """
-    positions, keywords = arguments(inputs)
+    positions, keywords = arguments(copies(inputs))
     return picked(model(*positions, **keywords), output)
 
 

@@ -21,7 +21,7 @@ from litmaml.learner.trial.state import attributes, changed, own_streams
 from litmaml.outer import OuterGradient
 from litmaml.runs.recipe import build, describe
 from litmaml.shown import first_line, listed
-from litmaml.tasks import Batch, Tasks, Tree, copies, of_each_form, ordinary, tree_map
+from litmaml.tasks import Batch, Tasks, Tree, of_each_form, ordinary, tree_map
 
 _KINDS = {"inner_optimizer": InnerOptimizer, "outer_gradient": OuterGradient}
 """The parts that are no modules."""
@@ -112,7 +112,7 @@ def _own_predictions(inner_loop: InnerLoop, tasks: Tasks | None, evaluated: Sequ
 
     def predictions() -> Tensor:
         with own_streams(1, device):
-            outputs: Tensor = inner_loop.own_predictions(copies(inputs))
+            outputs: Tensor = inner_loop.own_predictions(inputs)
         return outputs
 
     try:
@@ -218,6 +218,6 @@ def _outcomes(loops: Sequence[InnerLoop], name: str, batch: Batch, evaluated: Se
 
 def _outcome(loop: InnerLoop, name: str, one: Batch) -> Tensor:
     with own_streams(1, one.device):
-        predictions: Tensor = loop.own_predictions(copies(one.inputs))
+        predictions: Tensor = loop.own_predictions(one.inputs)
     outcome: Tensor = predictions if name == "model" else loop.loss(predictions, one.targets)
     return outcome

@@ -25,7 +25,7 @@ from litmaml.learner.trial.state import own_streams
 from litmaml.learner.trial.weight_vectors import direction, distance, nearby
 from litmaml.outer import OuterGradient, SecondOrder
 from litmaml.shown import first_line
-from litmaml.tasks import Batch, copies, tree_map
+from litmaml.tasks import Batch, tree_map
 from litmaml.weights import Params, named_weights
 
 _CHECKPOINT = "CheckpointFunction"
@@ -201,7 +201,7 @@ def _copy_for(inner_loop: InnerLoop, batch: Batch, whole: bool) -> _Tried:
         try:
             with torch.no_grad(), own_streams(4, some.device), in_double():
                 tried = copy_of(loop, share_weights=True)
-                exact = tried.loss(tried.own_predictions(copies(one.inputs)), one.targets).dtype == torch.float64
+                exact = tried.loss(tried.own_predictions(one.inputs), one.targets).dtype == torch.float64
         except Exception:  # such as of a layer that insists on float32
             return own
         if not exact:

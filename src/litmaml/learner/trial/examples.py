@@ -9,7 +9,7 @@ import torch
 
 from litmaml.inner.loop import InnerLoop
 from litmaml.learner.trial.derivatives import LONG
-from litmaml.tasks import Batch, copies, tensors_of, tree_map
+from litmaml.tasks import Batch, tensors_of, tree_map
 
 ENOUGH = 6
 """How many examples of a support batch are tried: enough for batch norm."""
@@ -38,5 +38,5 @@ def is_slow(copied: InnerLoop, batch: Batch) -> bool:
     two = few(batch, 2)
     began = time.process_time()
     with suppress(Exception), torch.no_grad():  # it will be raised again where it is told of
-        copied.own_predictions(copies(two.task(0).inputs))
+        copied.own_predictions(two.task(0).inputs)
     return time.process_time() - began > LONG * two.examples / ENOUGH

@@ -18,7 +18,7 @@ from litmaml.learner.trial.loop_derivatives import by_inner_loop
 from litmaml.learner.trial.plain_copy import TaskDerivatives, derivatives_of
 from litmaml.learner.trial.state import dense_parts, equal, own_streams
 from litmaml.learner.trial.weight_vectors import nearby, norm
-from litmaml.tasks import Batch, Tree, copies, tensors_of, tree_map
+from litmaml.tasks import Batch, Tree, tensors_of, tree_map
 from litmaml.weights import Params, named_weights
 
 _SHARES = (0.03, 1e-4, 0.0)
@@ -106,7 +106,7 @@ def check_copy(inner_loop: InnerLoop, copied: InnerLoop, inputs: Tree) -> None:
             ):
                 _write(tensors, near)
                 with own_streams(4, tensors_of(inputs)[0].device):
-                    theirs: Tensor = inner_loop.eval().own_predictions(copies(inputs))
+                    theirs: Tensor = inner_loop.eval().own_predictions(inputs)
                 _write(tensors, own)
                 with own_streams(4, tensors_of(inputs)[0].device):
                     ours = copied.eval().predict(*tree_map(lambda part: part[None].clone(), (near, inputs)))[0]
@@ -139,7 +139,7 @@ def _derivatives(inner_loop: InnerLoop, tensors: Params, weights: Params, batch:
 def _loss(inner_loop: InnerLoop, batch: Batch) -> Tensor:
     one = batch.task(0)
     with own_streams(4, batch.device), unfused_attention():
-        loss: Tensor = inner_loop.loss(inner_loop.own_predictions(copies(one.inputs)), one.targets)
+        loss: Tensor = inner_loop.loss(inner_loop.own_predictions(one.inputs), one.targets)
     return loss
 
 

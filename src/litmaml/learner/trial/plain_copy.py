@@ -15,7 +15,7 @@ from litmaml.learner.trial.function_modes import Held
 from litmaml.learner.trial.model_copy import copy_of
 from litmaml.learner.trial.state import own_streams
 from litmaml.learner.trial.weight_vectors import norm
-from litmaml.tasks import Batch, copies
+from litmaml.tasks import Batch
 from litmaml.weights import Params, named_weights
 
 SLOPE_RADIUS = 1e-6
@@ -99,7 +99,7 @@ class PlainCopy:
             for name in self._names:
                 self._tensors[name].copy_(weights[name])
         with own_streams(4, batch.device), unfused_attention(), held or nullcontext():
-            loss: Tensor = self._loop.loss(self._loop.own_predictions(copies(one.inputs)), one.targets)
+            loss: Tensor = self._loop.loss(self._loop.own_predictions(one.inputs), one.targets)
         return loss
 
 
