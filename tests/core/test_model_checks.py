@@ -45,6 +45,11 @@ def test_random_layers(layer: nn.Module, found: str | None) -> None:
     assert random_layers(nn.Sequential(layer)) == ([] if found is None else [found])
 
 
+def test_layers_in_evaluation_draw_nothing() -> None:
+    model = nn.Sequential(nn.Dropout(0.5), nn.RReLU(), nn.LSTM(4, 4, 2, dropout=0.1), nn.FractionalMaxPool2d(2, 1))
+    assert random_layers(model.eval()) == ["3 (FractionalMaxPool2d)"], "which draws in each mode"
+
+
 def test_random_layers_inside_others() -> None:
     encoder = nn.TransformerEncoderLayer(4, 2, 8)
     assert random_layers(encoder) == [

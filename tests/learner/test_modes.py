@@ -18,6 +18,7 @@ from litmaml.diagnosis import diagnose
 from litmaml.inner import SGD
 from litmaml.learner.initial_weights import start_from
 from litmaml.learner.meta_learner import MetaLearner
+from litmaml.outer import FiniteDifference
 from litmaml.runs.checkpoint import read_checkpoint
 from litmaml.runs.weights_record import WEIGHTS_KEY
 from litmaml.weights import Params
@@ -40,11 +41,11 @@ NAME = "model.dropout"
 pytestmark = pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training")  # which is meant
 
 
-def learner(off: bool = True) -> MetaLearner:
+def learner(off: bool = True, **settings: Any) -> MetaLearner:
     torch.manual_seed(0)
     model = Body()
     model.dropout.train(not off)
-    return MetaLearner(model, SGD(0.05), loss=nn.MSELoss())
+    return MetaLearner(model, SGD(0.05), loss=nn.MSELoss(), **settings)
 
 
 def data() -> TaskDataModule:
@@ -173,3 +174,14 @@ def test_checkpoints_of_before_modes_were_recorded(tmp_path: Path) -> None:
     del content[WEIGHTS_KEY]["evaluated"]
     torch.save(content, file)
     assert MetaLearner.load_from_checkpoint(file).evaluated == []
+
+
+def test_dropout_in_evaluation_is_none(tmp_path: Path) -> None:
+    """As in a pretrained body: any outer gradient takes it, tasks are computed together and its features once."""
+    module = learner(outer_gradient=FiniteDifference(), fast_weights=["last.*"])
+    for each in (module, MetaLearner.load_from_checkpoint(saved(tmp_path, module))):
+        gradients(each)
+        assert not each.inner_loop.draws
+        assert each.inner_loop.constant.of(each.inner_loop.model) is not None
+    with pytest.raises(ValueError, match="draws anew in each probe"):
+        learner(off=False, outer_gradient=FiniteDifference())

@@ -8,14 +8,17 @@ from torch import nn
 
 
 def random_layers(model: nn.Module) -> list[str]:
-    """Names of the layers that draw random numbers in training, such as dropout, also in attention and recurrence."""
+    """Names of the layers that draw random numbers in the mode that each is in.
+
+    Such as dropout, also in attention and recurrence, unless it is in evaluation, as in a body that is left as it was
+    pretrained.
+    """
     found = []
     for name, module in model.named_modules():
         rate = getattr(module, "dropout", getattr(module, "p", 0.0))
-        inside = isinstance(module, nn.MultiheadAttention | nn.RNNBase)
-        if isinstance(module, nn.RReLU | nn.FractionalMaxPool2d | nn.FractionalMaxPool3d) or (
-            (inside or isinstance(module, nn.modules.dropout._DropoutNd)) and rate > 0
-        ):
+        drops = isinstance(module, nn.MultiheadAttention | nn.RNNBase | nn.modules.dropout._DropoutNd) and rate > 0
+        in_training = module.training and (drops or isinstance(module, nn.RReLU))
+        if in_training or isinstance(module, nn.FractionalMaxPool2d | nn.FractionalMaxPool3d):
             found.append(f"{name or 'model'} ({type(module).__name__})")
     return found
 

@@ -24,6 +24,7 @@ from litmaml.runs.weights_record import (
     check_kinds,
     check_ties,
     check_weights,
+    evaluated_of_model,
     evaluated_parts,
     other_modes,
     record_of,
@@ -152,6 +153,7 @@ class CheckpointedLearner(LightningModule, ABC):
         arguments = arguments_of(cls, saved, overrides)
         if "model" not in overrides:
             restore(arguments["model"], saved)
+            put(arguments["model"], evaluated_of_model(saved))
         else:
             check_ties(arguments["model"], saved)
         recorded = {name: saved["hyper_parameters"][name] for name in arguments.keys() - overrides.keys()}

@@ -92,6 +92,12 @@ def evaluated_parts(inner_loop: InnerLoop, saved: Mapping[str, Any]) -> list[str
     return evaluated
 
 
+def evaluated_of_model(saved: Mapping[str, Any]) -> list[str]:
+    """The same by their names in the model; none where the checkpoint records nothing of it."""
+    parts = [name.partition(".") for name in saved.get(WEIGHTS_KEY, {}).get("evaluated") or ()]
+    return [inside for part, _, inside in parts if part == "model"]
+
+
 def other_modes(here: Sequence[str], there: Sequence[str]) -> str:
     """Which parts are in evaluation in one of the two, a learner and a checkpoint, and not in the other; in words."""
     more, less = ([name for name in one if name not in other] for one, other in ((there, here), (here, there)))
