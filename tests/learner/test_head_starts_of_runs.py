@@ -145,6 +145,49 @@ def test_a_head_that_is_not_registered_last_has_to_be_named(tmp_path: Path) -> N
     assert again.inner_loop.begun == named.inner_loop.begun == ("head.weight", "head.bias")
 
 
+@pytest.mark.parametrize("start", ["learnt", "zero", "prototypes"])
+def test_another_layer_than_gives_the_logits_cannot_be_named(start: HeadStart, tmp_path: Path) -> None:
+    """Also where it is as wide as they are; else tests would take its inputs for features."""
+    model = MLP(inputs=4, outputs=4, hidden=[4])
+    wrong = r"head: the logits come from head, got 'body\.1'; name that, or leave it out"
+    with pytest.raises(ValueError, match=wrong):
+        quiet_trainer(tmp_path, max_steps=1).fit(learner_of(start, model, "body.1"), served([tasks_of(3)]))
+    learner, (x, y) = learner_of(start, model), tasks_of(3, size=1).query
+    with pytest.raises(ValueError, match=wrong):
+        litmaml.adapt(learner, x[0], y[0], head="body.1")
+    litmaml.adapt(learner, x[0], y[0], head="head", steps=1)
+
+
+def test_a_head_that_cannot_be_told_can_be_named(tmp_path: Path) -> None:
+    class Summed(Backwards):
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = super().forward(x) + x[:, :2]
+            return logits
+
+    learner = learner_of("zero", Summed(), "head")
+    with pytest.warns(UserWarning, match="checkpoints will not rebuild model"):
+        quiet_trainer(tmp_path, max_steps=1).fit(learner, served([tasks_of(2)]))
+
+
+@STARTS
+@pytest.mark.filterwarnings("ignore:targets")
+def test_a_loss_that_weighs_classes_needs_as_many_in_each_task(start: HeadStart, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0]))
+    learner = MetaLearner(MLP(inputs=4, outputs=3, hidden=[6]), SGD(lr=0.1), loss=loss, head_start=start)
+    trainer = quiet_trainer(tmp_path, max_epochs=1)
+    with pytest.raises(ValueError, match="loss: its weight is for 3 classes, and task 20 has 2, as many as its head"):
+        trainer.fit(learner, served([tasks_of(3), tasks_of(2, first=20)]))
+
+
+def test_without_anything_to_train_there_is_no_training(tmp_path: Path) -> None:
+    learner = MetaLearner(MLP(inputs=4, outputs=4, hidden=[6]), frozen_weights=["body.*"], head_start="zero")
+    with pytest.raises(ValueError, match=r"model: the outer loop has nothing to train.*litmaml test -c CONFIG"):
+        quiet_trainer(tmp_path, max_steps=1).fit(learner, served([tasks_of(3)]))
+    quiet_trainer(tmp_path).test(learner, served([tasks_of(3)]), verbose=False)
+    assert learner.results["accuracy"][-1].mean > 0
+
+
 def test_training_tasks_have_at_most_as_many_classes_as_the_model(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="model: its head gives 4 logits, and a training task has 5 classes; give it"):
         quiet_trainer(tmp_path, max_steps=1).fit(learner_of("zero"), served([tasks_of(5)]))

@@ -16,7 +16,7 @@ from litmaml.inner import InnerOptimizer
 from litmaml.inner.class_losses import ignored_index, takes_class_indices
 from litmaml.inner.divergence import diverges
 from litmaml.inner.gradient_rule import Losses, plain
-from litmaml.inner.head import find_heads, named_head, replace_head
+from litmaml.inner.head import check_named, find_heads, named_head, replace_head
 from litmaml.inner.loop import InnerLoop
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.learner.metrics import count_right
@@ -25,7 +25,7 @@ from litmaml.learner.trial.loss_checks import check_loss_on
 from litmaml.learner.trial.model_copy import copy_of
 from litmaml.learner.trial.own_model import check_copy
 from litmaml.runs.recipe import describe
-from litmaml.tasks import Batch, StepTasks, Tasks, Tree, copies, count_of, select, tree_map
+from litmaml.tasks import Batch, StepTasks, Tasks, Tree, count_of, select, tree_map
 from litmaml.weights import Params, named_weights
 
 T = TypeVar("T")
@@ -107,6 +107,7 @@ class FineTuner:
             head = learner.head if begun is None else begun.name
         else:
             named_head(model, head)
+            check_named(model, example, head, learnt.output)
         self.replaced_heads: list[str] = []
         if outputs is not None and outputs != self.trained_outputs:
             self.replaced_heads = find_heads(model, example, learnt.output) if head is None else [head]
@@ -162,7 +163,7 @@ class FineTuner:
             self._tried = True
         alone = [batch.task(0) for batch in batches]
         with torch.no_grad():
-            predictions = [loop.own_predictions(copies(inputs)) for inputs, _ in alone]
+            predictions = [loop.own_predictions(inputs) for inputs, _ in alone]
         for one, (_, wanted) in zip(predictions, alone, strict=True):
             check_loss_on(loop.loss, one, wanted)
         shares = weigh(loop.loss, [wanted for _, wanted in alone])

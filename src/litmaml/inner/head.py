@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from litmaml.inner.model_call import Output, predictions_of
 from litmaml.shown import listed
-from litmaml.tasks import Tree, copies
+from litmaml.tasks import Tree, tensors_of
 
 Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
@@ -52,7 +52,7 @@ def find_heads(model: nn.Module, example: Tree, output: Output = None) -> list[s
     def logits() -> Tensor:
         called.clear()
         with torch.no_grad():
-            found: Tensor = predictions_of(model, copies(example), output)
+            found: Tensor = predictions_of(model, example, output)
         return found
 
     hooks = [
@@ -105,6 +105,33 @@ def named_head(model: nn.Module, name: str) -> Layer:
             f"{name!r}; remove them, or make it a plain layer"
         )
     return layer
+
+
+def check_named(model: nn.Module, example: Tree, name: str, output: Output = None) -> None:
+    """Refuse a head of a name where others can be told to give the logits; where none can, the name counts.
+
+    A model that does not take the example is told of where it is tried.
+
+    Args:
+        model: Has the layer.
+        example: A few inputs, of which those that are all alike tell nothing.
+        name: What was given.
+        output: As in ``find_heads``.
+
+    Raises:
+        ValueError: Naming them.
+    """
+    if all(bool((part == part[:1]).all()) for part in tensors_of(example)):
+        return
+    try:
+        found = find_heads(model, example, output)
+    except Exception:  # NoHead, or whatever somebody's model raises
+        return
+    if name not in found:
+        raise ValueError(
+            f"head: the logits come from {' and '.join(part or 'the model itself' for part in found)}, got {name!r}; "
+            "name that, or leave it out"
+        )
 
 
 def last_head(model: nn.Module) -> str:

@@ -41,6 +41,7 @@ class TaskHead:
         parts: The names of its weight and mostly its bias.
         classifies: Whether targets are class indices; if not, there are as many rows as in the layer.
         ignored: The index at examples that do not count, if there is one.
+        weighed: How many classes the loss weighs, if it does, and so every task has.
     """
 
     name: str
@@ -48,6 +49,7 @@ class TaskHead:
     parts: tuple[str, ...]
     classifies: bool = True
     ignored: int | None = None
+    weighed: int | None = None
 
     def weights(self, own: Mapping[str, Tensor], features: Callable[[Tree], Tensor], tasks: Tasks) -> Params:
         """Its weights in each task (T, classes, ...).
@@ -84,13 +86,15 @@ class TaskHead:
         """The tasks in stacks of one number of classes, which each of them names.
 
         Raises:
-            ValueError: Targets are no class indices, or a class of a task has no support example to start from.
+            ValueError: Targets are no class indices, a class of a task has no support example to start from, or the
+                loss weighs another number of classes.
         """
         if not self.classifies:
             return tasks
         found = []
         for stack in stacks_of(tasks):
             counts = self._counts(stack)
+            self._check_weighed(stack, counts)
             for count in sorted({*counts}):
                 alike = [k for k, own in enumerate(counts) if own == count]
                 some = stack if len(alike) == stack.size else select(stack, alike)
@@ -130,6 +134,15 @@ class TaskHead:
                         "of each, or set it to zero"
                     )
         return counts
+
+    def _check_weighed(self, tasks: Tasks, counts: Sequence[int]) -> None:
+        others = [k for k, count in enumerate(counts) if self.weighed not in (None, count)]
+        if others:
+            raise ValueError(
+                f"loss: its weight is for {self.weighed} classes, and task {int(tasks.numbers[others[0]])} has "
+                f"{counts[others[0]]}, as many as its head that starts anew has logits (head_start); leave the weight "
+                f"out, or have {self.weighed} classes in every task"
+            )
 
     def _labels(self, batch: Batch) -> Tensor:
         targets: Tensor = batch.targets
@@ -199,6 +212,7 @@ def task_head(model: nn.Module, loss: nn.Module, head: str | None, start: str) -
         parts=parts,
         classifies=start == "prototypes" or takes_class_indices(loss),
         ignored=ignored_index(loss),
+        weighed=len(weight) if isinstance(weight := getattr(loss, "weight", None), Tensor) and weight.dim() else None,
     )
 
 

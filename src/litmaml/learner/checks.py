@@ -13,6 +13,7 @@ from torchmetrics import Metric
 from litmaml.data.task_checks import check_classes, check_data, check_overlap
 from litmaml.inner.batch_norms import has_new_statistics
 from litmaml.inner.class_losses import ignored_index, takes_class_indices
+from litmaml.inner.head import check_named
 from litmaml.inner.loop import InnerLoop
 from litmaml.learner.head_checks import take_over, wide_enough
 from litmaml.learner.metrics import check_metrics
@@ -21,7 +22,7 @@ from litmaml.learner.trial.loss_checks import check_class_indices, check_loss_on
 from litmaml.learner.trial.loss_ranges import check_ranges
 from litmaml.outer import OuterGradient
 from litmaml.randomness import seeded
-from litmaml.tasks import Tasks, copies, of_each_form
+from litmaml.tasks import Tasks, of_each_form, ordinary, select
 
 _SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 
@@ -78,6 +79,7 @@ def check_first_batch(
     stacks: Sequence[Tasks],
     shares_examples: bool,
     finite: bool,
+    head: str | None = None,
 ) -> None:
     """Refuse or tell of what makes results wrong by the first batch: its data, the model, the loss or the metrics.
 
@@ -88,12 +90,17 @@ def check_first_batch(
         stacks: Of the first batch.
         shares_examples: Support and query are the same by design.
         finite: Whether a number that is not finite is refused; else its task will be skipped.
+        head: The layer that was named as the one that gives the logits, if one was.
 
     Raises:
         ValueError: Naming the argument, with the remedy.
     """
     for stack in stacks:
         check_tasks(stack, inner_loop.loss, shares_examples, finite)
+    if head is not None:
+        with torch.inference_mode(False), seeded(0, stacks[0].query.device):
+            few = select(ordinary(stacks[0]).support[0].task(0).inputs, slice(4))
+            check_named(inner_loop.model, few, head, inner_loop.output)
     tried = wide_enough(inner_loop, stacks, training=outer_gradient is not None)
     for remark in try_first_batch(tried, stacks, outer_gradient):
         rank_zero_info(remark)
@@ -143,7 +150,7 @@ def check_labels(inner_loop: InnerLoop, tasks: Tasks) -> Tensor:
     for batch in of_each_form([query, *tasks.adapting], sized=True):
         one = batch.task(0)
         with torch.no_grad(), seeded(0, batch.device):
-            outputs: Tensor = inner_loop.own_predictions(copies(one.inputs))
+            outputs: Tensor = inner_loop.own_predictions(one.inputs)
         check_loss_on(loss, outputs, one.targets)
         predictions.append(outputs)
         if not isinstance(batch.targets, Tensor):  # which part stands for classes, only the loss itself tells

@@ -240,7 +240,7 @@ class MetaLearner(EvaluatedLearner):
             shares = getattr(distribution, "shares_examples", False)
             first, *_ = stacks = stacks_of(tasks)
             outer_gradient, finite = self.outer_gradient if self.training else None, self.on_nonfinite == "raise"
-            check_first_batch(self.inner_loop, outer_gradient, self.metrics_by_name, stacks, shares, finite)
+            check_first_batch(self.inner_loop, outer_gradient, self.metrics_by_name, stacks, shares, finite, self.head)
             if self.head is None:
                 check_head(self.inner_loop, first)
             if (seen := self._seen.get(not self.training)) is not None and not shares:

@@ -21,8 +21,14 @@ def outer_optimizer(make: OptimizerCallable, weights: list[nn.Parameter]) -> Opt
     """The optimizer of the outer loop, for these weights.
 
     Raises:
-        ValueError: It does not take its options, or its rate is no single number.
+        ValueError: There are none, it does not take its options, or its rate is no single number.
     """
+    if not weights:
+        raise ValueError(
+            "model: the outer loop has nothing to train, since all weights are frozen or start in each task anew "
+            "(head_start); train some of them, or learn the inner rates (inner_optimizer.learn), or only test it "
+            "(litmaml test -c CONFIG)"
+        )
     try:
         made = make(weights)
     except (TypeError, ValueError) as error:
