@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from numbered_tasks import Numbered
+from tables import written
 from torch.utils import _pytree as pytree
 
-from litmaml.data import Augment, Episode, Glyphs, Sinusoid, TaskDistribution
+from litmaml.data import Augment, Episode, Glyphs, Sinusoid, TableTasks, TaskDistribution
 from litmaml.randomness import task_stream, task_streams
 from litmaml.tasks import SPLITS, Split, Tasks, select, stacks_of, tensors_of
 
@@ -23,6 +24,15 @@ MAKERS: dict[str, Callable[[Path], TaskDistribution]] = {
     ),
     "images, fresh batches": lambda cache: Numbered(
         train=Episode(ways=3, queries=3, support_batches=2, hessian_batches=2)
+    ),
+    "table": lambda cache: TableTasks(
+        str(written(cache / "drawn.csv", tasks=9, rows=12)), "who", ["x*"], ["y"], train=Episode(shots=3, queries=4)
+    ),
+    "table, in order": lambda cache: TableTasks(
+        str(written(cache / "ordered.csv", tasks=30, rows=30)),
+        *("who", ["x*"], ["y"]),
+        order="when",
+        train=Episode(shots=3, queries=2, support_batches=2, hessian_batches=2),
     ),
     "glyphs": lambda cache: Glyphs(Episode(ways=5, shots=1, queries=3), cache_dir=str(cache)),
 }

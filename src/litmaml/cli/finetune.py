@@ -11,22 +11,26 @@ from typing import Literal
 
 import torch
 from jsonargparse import auto_cli
-from torch import nn
+from torch import Tensor, nn
 
 from litmaml.cli.error_lines import OneLineErrors, errors_in_one_line
 from litmaml.cli.imports import import_named
 from litmaml.cli.typed_parts import with_typed_parts
 from litmaml.data.images import ImageFormat
+from litmaml.data.table_file import is_table
 from litmaml.engine.float32 import set_float32_precision
 from litmaml.finetuning.adapted_model import Prediction, load
 from litmaml.finetuning.export import EXPORTS
 from litmaml.finetuning.fine_tuning import FineTuned, fine_tune, shown
 from litmaml.finetuning.labelled_images import check_copies, find_images, read_query, read_support
-from litmaml.finetuning.meta_checkpoint import open_checkpoint
+from litmaml.finetuning.labelled_rows import check_apart, read_rows
+from litmaml.finetuning.meta_checkpoint import MetaCheckpoint, open_checkpoint
 from litmaml.finetuning.report import print_report, write_predictions, write_report
+from litmaml.finetuning.row_report import print_row_report, write_row_predictions, write_row_report
+from litmaml.finetuning.row_tuning import RowsTuned, fine_tune_rows
 from litmaml.learner.recipe import not_warned_of
 from litmaml.runs.paths import expanded
-from litmaml.shown import first_line, printable
+from litmaml.shown import first_line, listed, printable
 
 
 def finetune(
@@ -44,8 +48,8 @@ def finetune(
     wandb: str | None = None,
     model: nn.Module | None = None,
     loss: nn.Module | None = None,
-) -> FineTuned:
-    """Make a classifier of your own images from a meta-checkpoint and a few labelled examples.
+) -> FineTuned | RowsTuned:
+    """Make a model of your own images or rows of a table from a meta-checkpoint and a few labelled examples.
 
     Writes the adapted model, its predictions and a report to a new folder. Example: litmaml finetune --checkpoint
     runs/glyphs --data photos --output birds, with photos/robin/1.jpg, photos/wren/1.jpg, ...
@@ -53,10 +57,13 @@ def finetune(
     Args:
         checkpoint: A file that fit wrote, a run's folder (its best checkpoint), RUN/last, or
             wandb://ENTITY/PROJECT/NAME:ALIAS.
-        data: Folder of the labelled images to adapt to, the support set: DATA/CLASS/*.png, *.jpg, ...
+        data: Folder of the labelled images to adapt to, the support set: DATA/CLASS/*.png, *.jpg, ...; or, of a
+            checkpoint of TableTasks, a CSV, TSV or Parquet file of one task's rows. Those whose target is empty are
+            predicted.
         output: Folder to write to; it must not exist, or be empty.
         query: Folder of further images: in folders named as the classes they are scored, without folders they are
-            predicted. Without labels the accuracy is estimated by leaving images of the support set out in turn.
+            predicted. Without labels the accuracy is estimated by leaving images of the support set out in turn. Or a
+            file of further rows.
         steps: Inner steps; by default as in the checkpoint's own tests, and further until the support set is learnt.
         lr: Inner rate for all steps and weights; by default what was meta-learnt.
         head: Name of the layer that gives the logits, to be made anew for other classes; by default as in the
@@ -93,6 +100,15 @@ def finetune(
     parts = {name: part for name, part in (("model", model), ("loss", loss)) if part is not None}
     with not_warned_of(parts):  # saving tells
         start = open_checkpoint(checkpoint, **parts)
+    if is_table(data):
+        if head is not None or wandb is not None or image_format is not None:
+            raise ValueError(
+                f"data: of rows neither --head nor --wandb nor --image_format is used, got {data!r}; leave them out"
+            )
+        tuned = _finetune_rows(start, data, query, steps, lr, device)
+        _write(tuned, tuned.rows.inputs, folder, export)
+        print_row_report(tuned, folder)
+        return tuned
     image_format = image_format or start.image_format
     if image_format is None:
         raise ValueError(
@@ -105,19 +121,51 @@ def finetune(
     start.learner.to(device)
     further = None if further is None else further.to(device)
     result = fine_tune(start, classes, image_format, support.to(device), further, steps, lr, head)
+    _write(result, support.inputs, folder, export)
+    print_report(result, folder)
+    if wandb is not None:
+        report_to_wandb(result, folder, wandb, asked)
+    return result
+
+
+def _finetune_rows(
+    start: MetaCheckpoint, data: str, query: str | None, steps: int | None, lr: float | None, device: str
+) -> RowsTuned:
+    """The fine-tuning on the rows of a file."""
+    made = start.table
+    if made is None:
+        raise ValueError(f"data: the checkpoint was not trained on TableTasks, and takes no rows, got {data!r}")
+    given = read_rows(data, made, "data")
+    support, rest = given.labelled(), given.labelled(known=False)
+    if not len(support):
+        raise ValueError(
+            f"data: no row has a value in the column {listed(list(made.targets))}, got {data!r}; give those of a few"
+        )
+    if query is not None and len(rest):
+        raise ValueError(
+            f"query: the rows of --data without a target are predicted already, got {query!r}; leave one out"
+        )
+    further = read_rows(query, made, "query") if query is not None else rest if len(rest) else None
+    if query is not None and further is not None:
+        check_apart(support, further)
+    start.learner.to(device)
+    return fine_tune_rows(start, made, support.to(device), None if further is None else further.to(device), steps, lr)
+
+
+def _write(result: FineTuned | RowsTuned, inputs: Tensor, folder: Path, export: str | None) -> None:
+    """The model and what is told of it, in a folder that is whole or not there."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         made = Path(scratch) / folder.name
         result.model.cpu().save(made)
         for kind, write in EXPORTS.items():
             if export in (kind, "both"):
-                write(result.model, support.inputs.cpu(), made / f"model.{kind}")
-        write_report(result, made)
-        os.replace(made, folder)  # whole or not at all
-    print_report(result, folder)
-    if wandb is not None:
-        report_to_wandb(result, folder, wandb, asked)
-    return result
+                write(result.model, inputs.cpu(), made / f"model.{kind}")
+        if isinstance(result, RowsTuned):
+            write_row_report(result, made)
+        else:
+            write_report(result, made)
+        os.replace(made, folder)
 
 
 def _check_device(device: str) -> None:
@@ -132,18 +180,20 @@ def _check_device(device: str) -> None:
 
 def classify(
     model: str,
-    images: str,
+    images: str | None = None,
+    table: str | None = None,
     output: str = "predictions.csv",
     imports: Sequence[str] = (),
     follow_links: bool = False,
     network: nn.Module | None = None,
-) -> list[Prediction]:
-    """Write the class and its probability of each image in a folder, by a model that litmaml finetune made.
+) -> list[Prediction] | Tensor:
+    """Write what a model that litmaml finetune made predicts for each image in a folder, or row of a table.
 
     Args:
         model: The folder that litmaml finetune wrote (its --output).
         images: Folder of the images; those in folders within it too.
-        output: The CSV file to write: file, class, probability.
+        table: CSV, TSV or Parquet file of the rows.
+        output: The CSV file to write: file, class, probability; of rows line, and class, probability or the values.
         imports: Your own modules to import first, such as the one with the network's class: --imports one two.
         follow_links: Whether to read also what links lead to, out of the folder.
         network: What the weights are for, where the folder does not say how it is made; or -c RUN/config.yaml.
@@ -152,10 +202,20 @@ def classify(
         FileNotFoundError: There is no such model or folder.
         ValueError: The model is damaged, or there are no images or some that cannot be read.
     """
+    if (images is None) == (table is None):
+        raise ValueError("images: has to be given, or table for rows, and not both; give one of the two")
     adapted = load(model, network)
+    path = expanded(output)
+    if table is not None:
+        rows, predicted = adapted.predict_rows(table, "table")
+        assert adapted.table is not None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_row_predictions(path, rows, predicted, adapted.table)
+        print(f"{len(rows)} rows predicted, written to {printable(path)}")
+        return predicted
+    assert images is not None
     files = find_images(images, "images", follow_links)
     predictions = list(shown(adapted.classify(*files), len(files), "images"))
-    path = expanded(output)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_predictions(path, predictions)
     print(f"{len(predictions)} images classified, written to {printable(path)}")

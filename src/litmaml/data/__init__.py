@@ -9,6 +9,7 @@ from litmaml.data.images import ImageFormat, ImagePool
 from litmaml.data.learn2learn_tasks import Learn2LearnTasks
 from litmaml.data.omniglot import Omniglot
 from litmaml.data.sinusoid import Sinusoid
+from litmaml.data.table_tasks import TableTasks
 from litmaml.data.task_data_module import TaskDataModule
 from litmaml.data.task_distribution import TaskDistribution
 
@@ -23,6 +24,7 @@ __all__ = [
     "Learn2LearnTasks",
     "Omniglot",
     "Sinusoid",
+    "TableTasks",
     "TaskDataModule",
     "TaskDistribution",
 ]

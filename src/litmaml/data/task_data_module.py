@@ -181,7 +181,11 @@ class TaskDataModule(LightningDataModule):
         return batch * self.meta_batch * self._rank()[1]
 
     def state_dict(self) -> dict[str, Any]:
-        """The place that training has come to, in tasks."""
+        """The place that training has come to, in tasks, and what these took from the training split."""
+        record = self.tasks.record()
+        return self._place() | ({} if record is None else {"tasks": dict(record)})
+
+    def _place(self) -> dict[str, Any]:
         trainer = self.trainer
         if trainer is None or trainer.state.fn != TrainerFn.FITTING or self._overfits:
             return {}
@@ -204,7 +208,9 @@ class TaskDataModule(LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on after the tasks that were seen, in batches of the size that is set by now."""
+        """Go on after the tasks that were seen, in batches of the size that is set by now, made as they were."""
+        if "tasks" in state_dict:
+            self.tasks.adopt(state_dict["tasks"])
         if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING or self._overfits:
             return
         checkpoint: Any = self.trainer._checkpoint_connector._loaded_checkpoint

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 
@@ -98,6 +98,18 @@ class TaskDistribution(ABC):
         Raw inputs may be a dict of whatever is to be made into what the model takes.
         """
         return tasks
+
+    def record(self) -> Mapping[str, Any] | None:
+        """What the tasks took from the training split, such as scales, in plain values for a checkpoint; None if
+        nothing."""
+        return None
+
+    def adopt(self, record: object) -> None:  # noqa: B027 - most have nothing to adopt
+        """Make the tasks as those that a checkpoint's model was trained on, by what ``record`` gave then.
+
+        Raises:
+            ValueError: It is another thing, or does not fit these tasks.
+        """
 
     def describe(self, split: Split) -> dict[str, int | float | str | bool]:
         """The protocol that results of this split are stated with, in plain types."""

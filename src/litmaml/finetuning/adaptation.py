@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from litmaml.data.images import ImageFormat
+from litmaml.data.table_format import TableFormat
 from litmaml.finetuning.adapted_model import AdaptedModel
 from litmaml.finetuning.examples import read_examples
 from litmaml.finetuning.fine_tuner import FineTuner
@@ -76,6 +77,7 @@ def deployed(
     checkpoint: MetaCheckpoint,
     classes: Sequence[str] | None,
     image_format: ImageFormat | None = None,
+    table: TableFormat | None = None,
 ) -> AdaptedModel:
     """The adapted weights as a module of their own, with what is needed to use, save and rebuild it.
 
@@ -87,6 +89,7 @@ def deployed(
         checkpoint: Where it started.
         classes: Names of the classes, or None.
         image_format: What image files become, or None.
+        table: What rows of a table become, or None.
     """
     source = {
         "checkpoint": checkpoint.name,
@@ -102,4 +105,4 @@ def deployed(
         checkpoint.learner.batch_norm,
     )
     made = tuner.module(weights, inputs)
-    return AdaptedModel(made.network, classes, image_format, recipe, a_few(inputs), made.output)
+    return AdaptedModel(made.network, classes, image_format, recipe, a_few(inputs), made.output, table)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from litmaml.data.images import ImageFormat, read_images
+from litmaml.data.table_format import TableFormat
+from litmaml.finetuning.labelled_rows import Rows, read_rows
 from litmaml.finetuning.model_folder import Kept, Recipe, read_folder, take_away, write_folder
 from litmaml.finetuning.predictor import Predictor
 from litmaml.inner.model_call import Output
@@ -44,6 +46,7 @@ class AdaptedModel(Predictor):
         recipe: What rebuilds the network; without it the model cannot be saved.
         example: A few inputs (n, ...), on which what is saved has to predict the same once it is loaded.
         output: Which of the network's outputs are the predictions, where it returns several.
+        table: What rows of a table become; None if it takes none.
     """
 
     def __init__(
@@ -54,11 +57,13 @@ class AdaptedModel(Predictor):
         recipe: Recipe | None = None,
         example: Tree = None,
         output: Output = None,
+        table: TableFormat | None = None,
     ) -> None:
         super().__init__(network, output)
         self.classes = None if classes is None else list(classes)
         self.image_format = image_format
         self.recipe = recipe
+        self.table = table
         self._example = example
         self.eval()
 
@@ -113,6 +118,30 @@ class AdaptedModel(Predictor):
             for file, probability, label in zip(some, best.values, best.indices, strict=True):
                 yield Prediction(Path(file), self.classes[int(label)], float(probability))
 
+    def predict_rows(self, path: str | Path, argument: str = "path") -> tuple[Rows, Tensor]:
+        """The rows of a table of one task, and the predictions for them (n, outputs), on the CPU.
+
+        Those of values are standardised as in training: ``model.table.unscaled`` makes them the table's own units.
+
+        Args:
+            path: CSV, TSV or Parquet with the columns of the features.
+            argument: What the path was given for, for the errors.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: The model takes no rows of tables, or these cannot be read.
+        """
+        if self.table is None:
+            raise ValueError(
+                f"{argument}: this model takes no rows of tables, got {str(path)!r}; its checkpoint was not trained on "
+                "TableTasks"
+            )
+        rows = read_rows(str(path), self.table, argument)
+        device = next(self.parameters()).device
+        with torch.no_grad():
+            parts = [self(part.to(device)).cpu() for part in torch.split(rows.inputs, _READ_AT_ONCE)]
+        return rows, torch.cat(parts)
+
     def save(self, folder: str | Path) -> None:
         """Write ``model.safetensors``, ``config.yaml`` and ``classes.json``, from which ``load`` makes the model.
 
@@ -131,8 +160,11 @@ class AdaptedModel(Predictor):
                 "of the same name",
                 stacklevel=2,
             )
-        folder = write_folder(folder, Kept(self.network, self.classes, self.image_format, self.recipe, self.output))
+        folder = write_folder(folder, self._kept(self.recipe))
         self._check_saved(folder)
+
+    def _kept(self, recipe: Recipe) -> Kept:
+        return Kept(self.network, self.classes, self.image_format, recipe, self.output, self.table)
 
     @torch.no_grad()
     def _check_saved(self, folder: Path) -> None:
@@ -174,4 +206,6 @@ def load(folder: str | Path, network: nn.Module | None = None) -> AdaptedModel:
         ValueError: A file is damaged, or the model's class is not known.
     """
     kept = read_folder(folder, network)
-    return AdaptedModel(kept.network, kept.classes, kept.image_format, kept.recipe, output=kept.output)
+    return AdaptedModel(
+        kept.network, kept.classes, kept.image_format, kept.recipe, output=kept.output, table=kept.table
+    )

@@ -104,18 +104,18 @@ def fine_tune(
         for step in shown(tuner.path(inputs, targets), tuner.most_steps + 1, "inner steps", _measures):
             curve.append(step)
             if labelled is not None:
-                logits = _in_parts(tuner.module(step.weights, inputs), labelled.inputs)
+                logits = in_parts(tuner.module(step.weights, inputs), labelled.inputs)
                 query_curve.append(_confusion(classes, labelled.labels, logits))
     last = curve[-1].weights
     model = deployed(tuner, last, len(curve) - 1, inputs, start, classes, image_format)
 
     score, transductive = None, None
-    logits = _in_parts(model, inputs)
+    logits = in_parts(model, inputs)
     predicted = "the model's predictions for the images that it was adapted to, of which it says more than it knows"
     if labelled is not None:
         score, method = query_curve[-1], f"{query_curve[-1].total} query images"
         if tuner.frozen_layers:
-            neighbourly = _in_parts(lambda x: tuner.predict(last, x), labelled.inputs)
+            neighbourly = in_parts(lambda x: tuner.predict(last, x), labelled.inputs)
             transductive = _confusion(classes, labelled.labels, neighbourly)
     elif (reason := why_not(targets, classes)) is not None:
         method = reason
@@ -129,7 +129,7 @@ def fine_tune(
         score = _confusion(classes, targets[tried], logits[tried])
         predicted = "the predictions for the support images by models that each had not seen them"
     if query is not None:
-        logits, predicted = _in_parts(model, query.inputs), "the model's predictions for the query"
+        logits, predicted = in_parts(model, query.inputs), "the model's predictions for the query"
     images = query or support
     best = logits.softmax(1).max(1)
     return FineTuned(
@@ -178,7 +178,7 @@ def _measures(step: Step) -> dict[str, float]:
     return {"loss": step.loss, "accuracy": step.accuracy or 0.0}
 
 
-def _in_parts(model: nn.Module | Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+def in_parts(model: nn.Module | Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
     """Logits of many inputs, some of all classes at a time."""
     with torch.no_grad():
         pieces = [model(part) for part in parts(inputs)]

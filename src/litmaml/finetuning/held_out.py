@@ -38,22 +38,25 @@ def why_not(targets: Tensor, classes: Sequence[str]) -> str | None:
     return None
 
 
-def held_out(tuner: FineTuner, inputs: Tree, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def held_out(
+    tuner: FineTuner, inputs: Tree, targets: Tensor, left_out: Sequence[Tensor] | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Adapt without each fold in turn.
 
     Args:
         tuner: Adapts, each time from the meta-learnt start.
         inputs: (n, ...) the support set, or a tree of such.
-        targets: (n,) class indices, sorted.
+        targets: (n,) class indices, sorted, or (n, ...) values.
+        left_out: Which examples to leave out together; by default ``folds``.
 
     Yields:
-        The indices of the examples left out (m,), and their logits (m, classes) by the model, frozen, that never
-        saw them.
+        The indices of the examples left out (m,), and their predictions (m, ...) by the model, frozen, that never saw
+        them.
     """
-    for left_out in folds(targets):
+    for some in folds(targets) if left_out is None else left_out:
         kept = torch.ones(len(targets), dtype=torch.bool)
-        kept[left_out] = False
+        kept[some] = False
         *_, last = tuner.path(select(inputs, kept), targets[kept])
         model = tuner.module(last.weights, select(inputs, kept))
         with torch.no_grad():
-            yield left_out, model(select(inputs, left_out))
+            yield some, model(select(inputs, some))

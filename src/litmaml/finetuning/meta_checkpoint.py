@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from litmaml.data.image_tasks import ImageTasks
 from litmaml.data.images import ImageFormat
+from litmaml.data.table_format import TableFormat
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.runs.admission import admit_arguments
 from litmaml.runs.admitted import NotAdmitted, make
@@ -23,12 +24,25 @@ class MetaCheckpoint(NamedTuple):
     learner: the learner itself.
     tasks: the recipe of its training tasks, or None.
     file: what it was read from, or None.
+    taken: what these took from the training split, see ``TaskDistribution.record``.
     """
 
     name: str
     learner: MetaLearner
     tasks: Mapping[str, Any] | None = None
     file: Path | None = None
+    taken: object = None
+
+    @property
+    def table(self) -> TableFormat | None:
+        """What the rows of its training became; None if its tasks were no table.
+
+        Raises:
+            ValueError: What is recorded is another thing.
+        """
+        if not isinstance(self.taken, Mapping) or "features" not in self.taken:
+            return None
+        return TableFormat.of_plain(self.taken, "checkpoint.TaskDataModule.tasks")
 
     @property
     def image_format(self) -> ImageFormat | None:
@@ -61,7 +75,8 @@ def open_checkpoint(named: str | Path | MetaLearner, **parts: Any) -> MetaCheckp
     if isinstance(named, MetaLearner):
         return MetaCheckpoint("the learner", named)
     path = locate(named)
-    data = read_checkpoint(path).get("datamodule_hyper_parameters") or {}
-    tasks = data.get("tasks")
+    saved = read_checkpoint(path)
+    data, state = saved.get("datamodule_hyper_parameters") or {}, saved.get("TaskDataModule")
+    tasks, taken = data.get("tasks"), state.get("tasks") if isinstance(state, Mapping) else None
     learner = MetaLearner.load_from_checkpoint(path, **parts)
-    return MetaCheckpoint(str(named), learner, tasks if isinstance(tasks, Mapping) else None, path)
+    return MetaCheckpoint(str(named), learner, tasks if isinstance(tasks, Mapping) else None, path, taken)

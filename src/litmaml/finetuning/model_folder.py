@@ -16,6 +16,7 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from litmaml.data.images import ImageFormat
+from litmaml.data.table_format import TableFormat
 from litmaml.finetuning.frozen_norm import hold_statistics
 from litmaml.finetuning.kept_weights import brief, check_whole, map_weights
 from litmaml.inner.batch_norms import POLICIES, Policy, settle
@@ -55,7 +56,7 @@ class Kept(NamedTuple):
     """What a folder holds: the arguments of the adapted model that was saved there.
 
     network: in eval mode, on the CPU.
-    classes, image_format, output: as that model has them.
+    classes, image_format, output, table: as that model has them.
     recipe: what the network was rebuilt by.
     """
 
@@ -64,6 +65,7 @@ class Kept(NamedTuple):
     image_format: ImageFormat | None
     recipe: Recipe
     output: Output
+    table: TableFormat | None = None
 
 
 def write_folder(folder: str | Path, kept: Kept) -> Path:
@@ -90,6 +92,7 @@ def write_folder(folder: str | Path, kept: Kept) -> Path:
         "outputs": kept.recipe.outputs,
         "tied": all_places(kept.network),
         "image_format": None if kept.image_format is None else asdict(kept.image_format),
+        **({} if kept.table is None else {"table": kept.table.plain()}),
         "sha256": sha256(folder / WEIGHTS),
         "source": dict(kept.recipe.source),
     }
@@ -127,6 +130,7 @@ def read_folder(folder: str | Path, network: nn.Module | None = None) -> Kept:
         recipe = Recipe(config["model"], heads, config["outputs"], config["source"], config.get("batch_norm"))
         given = admit_arguments(ImageFormat, config["image_format"] or {}, "image_format")
         image_format = ImageFormat(**make(given)) if config["image_format"] else None
+        table = None if config.get("table") is None else TableFormat.of_plain(config["table"], "table")
         if classes is not None and len(classes) != recipe.outputs:
             raise NotPlain(f"has {len(classes)} names of {recipe.outputs} classes")
     except (ValueError, TypeError) as error:
@@ -150,7 +154,7 @@ def read_folder(folder: str | Path, network: nn.Module | None = None) -> Kept:
         if len(precision := {weight.dtype for weight in weights.values() if weight.is_floating_point()}) == 1:
             network.to(dtype=precision.pop())
         load_model(network, str(folder / WEIGHTS))
-    return Kept(network.eval(), classes, image_format, recipe, config.get("output"))
+    return Kept(network.eval(), classes, image_format, recipe, config.get("output"), table)
 
 
 def _made(recipe: Recipe, weights: Mapping[str, Tensor]) -> nn.Module:

@@ -1,0 +1,88 @@
+"""Tasks whose examples are rows of a pool: which ones is drawn from a task's stream, what they are the pool knows."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from litmaml.data.drawing import Draw, Drawn, Rows
+from litmaml.data.task_distribution import TaskDistribution
+from litmaml.randomness import task_stream, task_streams
+from litmaml.tasks import Batch, MetaBatch, Split, Tasks, Tree, map_batches, tree_map
+
+Fetch = Callable[[Rows], tuple[Tree, Tree]]
+"""Inputs and targets of rows: trees of tensors whose leading dimensions are those of the rows."""
+
+
+class Pool(NamedTuple):
+    """What the tasks of a split are made of.
+
+    names: Of its groups or classes.
+    draw: Which rows a task has.
+    fetch: The inputs and targets of rows (T, n); targets are not asked for where a task numbers its classes anew.
+    """
+
+    names: Sequence[str]
+    draw: Draw
+    fetch: Fetch
+
+
+class PoolTasks(TaskDistribution):
+    """Tasks that are drawn from pools, one for each split; those of unequal size come in stacks."""
+
+    def __init__(self, *args: object, **more: object) -> None:
+        super().__init__(*args, **more)  # type: ignore[arg-type]
+        self._pools: dict[Split, Pool] = {}
+
+    @abstractmethod
+    def read_pool(self, split: Split) -> Pool:
+        """The pool of a split, once it is checked. Called once."""
+
+    def load(self, split: Split) -> None:
+        if split not in self._pools:
+            self._pools[split] = self.read_pool(split)
+
+    def sample(self, split: Split, numbers: Sequence[int], seed: int) -> MetaBatch:
+        self.load(split)
+        draw, sizes = self._pools[split].draw, self.sizes(split)
+        alike: dict[tuple[int, ...], tuple[list[int], list[Drawn]]] = {}
+        for number, stream in zip(numbers, task_streams(seed, split, numbers), strict=True):
+            drawn = draw(stream, number, sizes)
+            some = alike.setdefault(tuple(map(len, drawn.batches)), ([], []))
+            some[0].append(number)
+            some[1].append(drawn)
+        stacks = [self._stack(split, *some) for some in alike.values()]
+        return stacks[0] if len(stacks) == 1 else tuple(stacks)
+
+    def names_of(self, split: Split, number: int, seed: int) -> list[str]:
+        """The name of a task's group, or those of its classes in the order of its labels."""
+        self.load(split)
+        pool = self._pools[split]
+        drawn = pool.draw(task_stream(seed, split, number), number, self.sizes(split))
+        if drawn.classes is not None:
+            return [pool.names[k] for k in drawn.classes]
+        row = drawn.batches[0][0]
+        return [name for name, rows in zip(pool.names, pool.draw.members, strict=True) if row in rows]
+
+    def render(self, tasks: Tasks) -> Tasks:
+        """Floating point numbers in torch's default dtype, which is the precision of the run while it renders."""
+        dtype = torch.get_default_dtype()
+
+        def cast(part: Tensor) -> Tensor:
+            return part.to(dtype) if part.is_floating_point() else part
+
+        return map_batches(lambda batch: tree_map(cast, batch), tasks)
+
+    def _stack(self, split: Split, numbers: list[int], drawn: list[Drawn]) -> Tasks:
+        fetch, batches = self._pools[split].fetch, []
+        for k in range(len(drawn[0].batches)):
+            inputs, targets = fetch(np.stack([task.batches[k] for task in drawn]))
+            if drawn[0].labels is not None:
+                targets = torch.from_numpy(drawn[0].labels[k]).expand(len(drawn), -1).contiguous()
+            batches.append(Batch(inputs, targets))
+        return self._arrange(split, batches, numbers)

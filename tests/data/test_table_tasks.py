@@ -1,0 +1,271 @@
+"""A table's tasks are its own rows, standardised by the training tasks, and split by task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tables import read, table, written
+
+from litmaml.data import Episode, TableTasks
+from litmaml.data.table_format import TableFormat
+from litmaml.tasks import SPLITS, Split, Tasks, stacks_of
+
+RAGGED = [9, 12, 30, 17, 24, 40, 11, 13, 21, 33]
+
+
+def tasks_on(file: Path, **more: Any) -> TableTasks:
+    return TableTasks(**{"path": str(file), "task": "who", "features": ["x*"], "targets": ["y"], **more})
+
+
+def alone(tasks: TableTasks, split: Split, count: int, seed: int = 0) -> dict[int, Tasks]:
+    """Each task by its number."""
+    found = {}
+    for stack in stacks_of(tasks.sample(split, range(count), seed)):
+        for k, number in enumerate(stack.numbers.tolist()):
+            found[number] = stack._replace(
+                support=tuple(batch.rows([k]) for batch in stack.support),
+                query=stack.query.rows([k]),
+                numbers=stack.numbers[[k]],
+            )
+    return found
+
+
+def test_rows_are_the_files_own_and_standardised_by_the_training_tasks(tmp_path: Path) -> None:
+    file = written(tmp_path / "t.csv", rows=RAGGED)
+    tasks = tasks_on(file, train=Episode(shots=4))
+    names = {split: {tasks.names_of(split, n, 0)[0] for n in range(200 if split == "train" else 2)} for split in SPLITS}
+    assert [len(names[split]) for split in SPLITS] == [6, 2, 2]
+    assert len(set.union(*names.values())) == 10
+    rows = read(file)
+    own = np.array([[float(row[name]) for name in ("x1", "x2", "y")] for row in rows if row["who"] in names["train"]])
+    for split in SPLITS:
+        for number, task in alone(tasks, split, 2).items():
+            (who,) = tasks.names_of(split, number, 0)
+            theirs = [[float(row[name]) for name in ("x1", "x2", "y")] for row in rows if row["who"] == who]
+            expected = (np.array(theirs) - own.mean(0)) / own.std(0)
+            drawn = torch.cat([torch.cat([*batch.task(0)], -1) for batch in (*task.support, task.query)]).numpy()
+            places = [int(np.abs(expected - row).max(1).argmin()) for row in drawn]
+            assert len({*places}) == len(drawn)
+            np.testing.assert_allclose(drawn, expected[places], rtol=0, atol=1e-5)
+            left = len(theirs) - 4
+            assert task.query.examples == (left if split != "train" else 1 << (left.bit_length() - 1))
+    assert tasks.format.unscaled(task.query.targets).mean() == pytest.approx(100, abs=20)
+    assert tasks.describe("test")["one standard deviation of y"] == pytest.approx(own.std(0)[2])
+
+
+def test_in_order_the_query_comes_later(tmp_path: Path) -> None:
+    file = written(tmp_path / "t.csv", rows=RAGGED)
+    tasks = tasks_on(file, features=["when"], order="when", train=Episode(shots=4))
+    for split in SPLITS:
+        for number, task in alone(tasks, split, 2 if split != "train" else 50).items():
+            (who,) = tasks.names_of(split, number, 0)
+            mean, scale = tasks.format.feature_mean[0], tasks.format.feature_scale[0]
+            support, query = (
+                (batch.inputs[0, :, 0].double() * scale + mean).round().int().tolist()
+                for batch in (task.support[0], task.query)
+            )
+            assert support == [*range(support[0], support[0] + 4)]
+            assert query == sorted({*query})
+            assert query[0] > support[-1]
+            count = sum(row["who"] == who for row in read(file))
+            if split == "train":
+                assert support[0] <= (count - 4) // 2
+            else:
+                assert (support[0], query) == (0, [*range(4, count)])
+    assert len({tuple(t.support[0].inputs.flatten().tolist()) for t in alone(tasks, "train", 50).values()}) > 8
+    with pytest.raises(ValueError, match=r"^data\.test_tasks: the split test has 2 tasks, .* number 2; set it to 2$"):
+        tasks.sample("test", [2], 0)
+
+
+def test_a_number_of_queries_is_cut_where_fewer_rows_are_left(tmp_path: Path) -> None:
+    tasks = tasks_on(written(tmp_path / "t.csv", rows=RAGGED), train=Episode(shots=4, queries=10))
+    sizes = {task.query.examples for split in SPLITS for task in alone(tasks, split, 40).values()}
+    assert sizes == {*(min(10, count - 4) for count in RAGGED)}
+
+
+def test_unequal_training_tasks_come_in_few_stacks(tmp_path: Path) -> None:
+    tasks = tasks_on(written(tmp_path / "t.csv", tasks=40, rows=[*range(101, 141)]), train=Episode(shots=5))
+    assert len(stacks_of(tasks.sample("train", range(40), 0))) <= 2
+    assert len(stacks_of(tasks.sample("val", range(8), 0))) == 8
+
+
+def test_classes_are_those_of_the_training_tasks(tmp_path: Path) -> None:
+    file = written(tmp_path / "t.csv", rows=RAGGED)
+    tasks = tasks_on(file, targets=["kind"], kind="classification", train=Episode(shots=6))
+    assert tasks.format.classes == ("high", "low")
+    for split in SPLITS:
+        task = alone(tasks, split, 1)[0]
+        high = [row for row in read(file) if row["who"] == tasks.names_of(split, 0, 0)[0] and row["kind"] == "high"]
+        found = torch.cat([task.support[0].targets, task.query.targets], 1)[0]
+        assert found.dtype == torch.int64
+        if split != "train":
+            assert int((found == 0).sum()) == len(high)
+
+
+@pytest.mark.parametrize("way", ["file", "column"])
+def test_tasks_are_shared_out_as_is_said(tmp_path: Path, way: str) -> None:
+    names = ["who", "x1", "y", "part"]
+    words = {"a": "Train", "b": "validation", "c": "test"}
+    rows = [[who, k, 2 * k + ord(who), words[who]] for who in "abc" for k in range(5)]
+    file = table(tmp_path / "t.csv", names, rows, delimiter=";")
+    (tmp_path / "s.csv").write_text("task,split\na,train\nb,val\nc,test\n")
+    more = {"split_file": str(tmp_path / "s.csv")} if way == "file" else {"split_column": "part"}
+    tasks = tasks_on(file, train=Episode(shots=2), **more)
+    assert [tasks.names_of(split, 0, 0) for split in SPLITS] == [["a"], ["b"], ["c"]]
+
+
+def test_names_are_compared_in_one_unicode_form(tmp_path: Path) -> None:
+    rows = [[who, k + ord(who[0]), k] for who in ("Zoe\u0301", "Zo\u00e9 ", "b", "c") for k in range(6)]
+    tasks = tasks_on(table(tmp_path / "t.csv", ["who", "x1", "y"], rows), train=Episode(shots=2), split=(1, 1, 1))
+    found = {tasks.names_of(split, 0, 0)[0]: alone(tasks, split, 1)[0].query.examples for split in ("val", "test")}
+    found |= {tasks.names_of("train", 0, 0)[0]: 0}
+    assert {*found} == {"Zo\u00e9", "b", "c"}
+
+
+def test_missing_features_are_the_training_mean_if_that_is_asked_for(tmp_path: Path) -> None:
+    rows = [[who, "" if k == 1 else k + ord(who), k * k + ord(who)] for who in "abcde" for k in range(6)]
+    file = table(tmp_path / "t.csv", ["who", "x1", "y"], rows)
+    with pytest.raises(ValueError, match=r"^features: line 3, column 'x1': is empty \(5 such cells in 5 rows\); fill"):
+        tasks_on(file, train=Episode(shots=2)).load("train")
+    tasks = tasks_on(file, train=Episode(shots=2), missing="mean")
+    task = alone(tasks, "test", 1)[0]
+    at = torch.cat([batch.targets[0, :, 0] for batch in (task.support[0], task.query)])
+    inputs = torch.cat([batch.inputs[0, :, 0] for batch in (task.support[0], task.query)])
+    assert torch.isfinite(inputs).all()
+    first = 1 + ord(tasks.names_of("test", 0, 0)[0])
+    (one,) = inputs[(tasks.format.unscaled(at[:, None])[:, 0] - first).abs() < 1e-4].tolist()
+    assert one == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "change", "message"),
+    [
+        ({"task": "patient"}, None, r"^path: .* has no column patient; the columns are who, when, x1"),
+        ({"features": ["z*"]}, None, r"^features: no column is called so, got 'z\*'; the columns are who, when"),
+        ({"features": ["y"]}, None, r"^features: 'y' is the task, a target or the split; leave it out"),
+        ({"features": "x1"}, None, r"^features: has to be a list of columns or patterns, got 'x1'"),
+        ({"kind": "ranking"}, None, r"^kind: has to be regression or classification, got 'ranking'"),
+        ({"targets": ["y", "x1"], "kind": "classification"}, None, r"^targets: has to be the one column"),
+        ({"split": (1, 0, 1)}, None, r"^split: has to be three positive shares"),
+        ({"split_file": "a", "split_column": "b"}, None, r"^split_column: is one way to share out, got 'a'"),
+        (
+            {"split_column": "kind"},
+            None,
+            r"^split_column: 'kind' has to say train, val or test, got '(high|low)'",
+        ),
+        ({"train": Episode(shots=12)}, None, r"^shots: 6 of 6 tasks of the split train have fewer than 13 rows: s0"),
+        ({"train": Episode(ways=3)}, None, r"^train\.ways: these tasks have no classes, got 3"),
+        ({}, ("s03,", "s03x,,"), r"^path: line \d+ has 7 cells, and the first line names 6 columns"),
+        ({}, ("s03,", ","), r"^task: line \d+, column 'who': is empty; name the task"),
+        ({"features": ["kind"]}, None, r"^path: line 2, column 'kind': is no number, got '(high|low)'; write numbers"),
+        ({}, ("x1,x2", "x1,x1"), r"^path: .* has several columns named x1"),
+    ],
+)
+def test_what_is_wrong_is_named(
+    tmp_path: Path, more: dict[str, Any], change: tuple[str, str] | None, message: str
+) -> None:
+    file = written(tmp_path / "t.csv")
+    if change:
+        file.write_text(file.read_text().replace(*change))
+    with pytest.raises(ValueError, match=message):
+        tasks_on(file, **more).load("train")
+
+
+def test_a_file_that_is_no_table_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"^path: there is no file"):
+        tasks_on(tmp_path / "none.csv").load("train")
+    for content, message in (
+        (b"", "has no first line"),
+        (b"who,x1,y\n", "has no row below"),
+        (b"who,x1,y\n\xff\xfe,1,2\n", "cannot be read as text in UTF-8"),
+    ):
+        (tmp_path / "t.csv").write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            tasks_on(tmp_path / "t.csv").load("train")
+
+
+def test_small_tasks_are_left_out_and_said(tmp_path: Path) -> None:
+    tasks = tasks_on(written(tmp_path / "t.csv", rows=[*[3] * 10, *[8] * 10]), train=Episode(shots=3))
+    with pytest.warns(
+        UserWarning, match=r"^shots: (\d+) of 12 tasks .* fewer than 4 rows and are left out: s0\d \(3\)"
+    ):
+        tasks.load("train")
+    assert {tasks.names_of("train", n, 0)[0] for n in range(100)} <= {f"s{k}" for k in range(10, 20)}
+
+
+def test_one_subject_under_two_names_is_refused(tmp_path: Path) -> None:
+    file = written(tmp_path / "t.csv")
+    again = [[f"again {row['who']}", *[*row.values()][1:]] for row in read(file)]
+    with file.open("a") as opened:
+        opened.writelines(",".join(map(str, row)) + "\n" for row in again)
+    with pytest.raises(ValueError, match=r"^task: all rows of \d+ tasks stand in another split too: (again )?s0"):
+        tasks_on(file).load("train")
+
+
+def test_single_rows_of_two_splits_are_told_of(tmp_path: Path) -> None:
+    rows = [[who, k if k else 0.5, k * ord(who) if k else 0] for who in "abcdef" for k in range(6)]
+    tasks = tasks_on(table(tmp_path / "t.csv", ["who", "x1", "y"], rows), train=Episode(shots=2))
+    with pytest.warns(UserWarning, match=r"^task: 1 rows stand in tasks of two splits; if"):
+        tasks.load("train")
+
+
+def test_what_training_took_is_taken_over(tmp_path: Path) -> None:
+    first = tasks_on(written(tmp_path / "a.csv", tasks=10))
+    other = tasks_on(written(tmp_path / "b.csv", tasks=20))
+    before = alone(other, "test", 1)[0].query.inputs
+    other.adopt(first.record())
+    after = alone(other, "test", 1)[0].query.inputs
+    own, theirs = TableFormat.of_plain(first.record(), "x"), tasks_on(tmp_path / "b.csv").format
+    raw = before.double() * torch.tensor(theirs.feature_scale) + torch.tensor(theirs.feature_mean)
+    expected = (raw - torch.tensor(own.feature_mean)) / torch.tensor(own.feature_scale)
+    torch.testing.assert_close(after.double(), expected, rtol=0, atol=1e-4)
+    fewer = tasks_on(tmp_path / "b.csv", features=["x1"])
+    with pytest.raises(ValueError, match=r"^features: the checkpoint was trained on the columns x1, x2, y, got x1, y;"):
+        fewer.adopt(first.record())
+
+
+BROKEN: dict[str, Callable[[dict[str, Any]], object]] = {
+    "no mapping": lambda record: [*record],
+    "more": lambda record: record | {"run": "rm"},
+    "less": lambda record: {key: value for key, value in record.items() if key != "task"},
+    "numbers as text": lambda record: record | {"feature_mean": ["1", "2"]},
+    "too few": lambda record: record | {"feature_mean": [1.0]},
+    "not finite": lambda record: record | {"target_mean": [float("nan")]},
+    "no spread": lambda record: record | {"feature_scale": [1.0, 0.0]},
+    "no names": lambda record: record | {"features": []},
+    "a class": lambda record: record | {"task": {"class_path": "os.system"}},
+    "unknown": lambda record: record | {"missing": "guess"},
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_strangers_record_is_refused(tmp_path: Path, broken: str) -> None:
+    record = tasks_on(written(tmp_path / "t.csv")).record()
+    assert TableFormat.of_plain(record, "x").plain() == record
+    with pytest.raises(ValueError, match=r"^x: is no format of a table; take another checkpoint$"):
+        TableFormat.of_plain(BROKEN[broken](record), "x")
+
+
+def test_parquet_is_as_csv(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow", reason="Parquet is read by the package pyarrow")
+    csv, parquet = pytest.importorskip("pyarrow.csv"), pytest.importorskip("pyarrow.parquet")
+    file = written(tmp_path / "t.csv")
+    parquet.write_table(csv.read_csv(file), tmp_path / "t.parquet")
+    one, other = (alone(tasks_on(tmp_path / name), "test", 2) for name in ("t.csv", "t.parquet"))
+    for number in one:
+        assert torch.equal(one[number].query.inputs, other[number].query.inputs)
+    parquet.write_table(arrow.table({"who": ["a"], "x1": ["one"], "y": [1.0]}), tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match=r"^path: row 1, column 'x1': is no number, got 'one'"):
+        tasks_on(tmp_path / "t.parquet").load("train")
+
+
+def test_parquet_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "t.parquet").write_bytes(b"x")
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
+    with pytest.raises(ValueError, match=r"^path: Parquet files are read by pyarrow .* install 'litmaml\[parquet\]'"):
+        tasks_on(tmp_path / "t.parquet").load("train")
