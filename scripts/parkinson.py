@@ -28,6 +28,7 @@ from rich.table import Table
 
 from litmaml.cli.main import main as litmaml
 from litmaml.data import Episode, TableTasks
+from litmaml.data.pool_tasks import Keys
 from litmaml.tasks import stacks_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -77,7 +78,7 @@ def simple_errors(tasks: TableTasks) -> dict[str, list[float]]:
     )  # fmt: skip
     everything.load("train")
     rows = np.concatenate(everything._pools["train"].draw.members)
-    x, y = (part.double().numpy() for part in everything._pools["train"].fetch(rows))
+    x, y = (part.double().numpy() for part in everything._pools["train"].fetch(rows, Keys(0, "train", [])))
     slopes, level = ridge(x, y[:, 0], 1.0)
     errors: dict[str, list[float]] = defaultdict(list)
     for x, y, later, truth in test.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -94,6 +95,25 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
         yield
+
+
+@contextmanager
+def global_generators_seeded(stream: np.random.Generator) -> Iterator[None]:
+    """Seeds Python's, numpy's and torch's global generators from a stream and puts them back afterwards.
+
+    For what is somebody else's and draws from these.
+    """
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - others use these
+    seeds = stream.integers(2**32, size=3)
+    with torch.random.fork_rng(devices=[]):
+        random.seed(int(seeds[0]))
+        np.random.seed(int(seeds[1]))  # noqa: NPY002 - as above
+        torch.manual_seed(int(seeds[2]))
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002 - as above
 
 
 def generator_states(device: torch.device) -> list[torch.Tensor]:

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets_told import Told
 from numbered_tasks import Numbered
 from tables import written
 from torch.utils import _pytree as pytree
 
-from litmaml.data import Augment, Episode, Glyphs, Sinusoid, TableTasks, TaskDistribution
+from litmaml.data import Augment, DatasetTasks, Episode, Glyphs, Sinusoid, TableTasks, TaskDistribution
 from litmaml.randomness import task_stream, task_streams
 from litmaml.tasks import SPLITS, Split, Tasks, select, stacks_of, tensors_of
 
@@ -27,6 +28,10 @@ MAKERS: dict[str, Callable[[Path], TaskDistribution]] = {
     ),
     "table": lambda cache: TableTasks(
         str(written(cache / "drawn.csv", tasks=9, rows=12)), "who", ["x*"], ["y"], train=Episode(shots=3, queries=4)
+    ),
+    "dataset": lambda cache: DatasetTasks(Told(), train=Episode(ways=3, shots=2, queries=3, support_batches=2)),
+    "dataset, read as it is drawn": lambda cache: DatasetTasks(
+        Told(), in_memory=False, train=Episode(ways=3, shots=2, queries=3)
     ),
     "table, in order": lambda cache: TableTasks(
         str(written(cache / "ordered.csv", tasks=30, rows=30)),

@@ -7,17 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from quiet_trainer import quiet_trainer
 from torch import nn
 
 import litmaml
-from conftest import trained
 from litmaml.cli.main import main
 from litmaml.data import Episode, TableTasks, TaskDataModule
 from litmaml.finetuning.meta_checkpoint import open_checkpoint
 from litmaml.inner import SGD
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP
+from quiet_trainer import quiet_trainer
 
 SLOPES = {"a": (1.0, 2.0), "b": (-2.0, 0.5), "c": (0.5, -1.0), "d": (1.5, 1.0), "e": (-1.0, -1.0), "new": (2.0, -1.5)}
 
@@ -55,7 +54,10 @@ def table_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     torch.manual_seed(0)
     loss = nn.MSELoss() if values else nn.CrossEntropyLoss()
     learner = MetaLearner(MLP(2, 1 if values else 2, [8]), SGD(lr=0.3), loss=loss, inner_steps=5)
-    trained(folder, learner, TaskDataModule(tasks, meta_batch=4, train_tasks=16, val_tasks=1))
+    trainer = quiet_trainer(folder, max_steps=4, limit_val_batches=0)
+    trainer.fit(learner, TaskDataModule(tasks, meta_batch=4, train_tasks=16, val_tasks=1))
+    for name in ("best", "last"):
+        trainer.save_checkpoint(folder / "checkpoints" / f"{name}.ckpt")
     file.unlink()
     return folder
 

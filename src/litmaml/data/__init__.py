@@ -1,6 +1,7 @@
 """Distributions of tasks, and the module that serves them to Lightning."""
 
 from litmaml.data.augment import Augment
+from litmaml.data.dataset_tasks import DatasetTasks
 from litmaml.data.episode import Episode
 from litmaml.data.glyphs import Glyphs
 from litmaml.data.image_folder import ImageFolderTasks
@@ -15,6 +16,7 @@ from litmaml.data.task_distribution import TaskDistribution
 
 __all__ = [
     "Augment",
+    "DatasetTasks",
     "Episode",
     "Glyphs",
     "ImageFolderTasks",

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import random
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -16,7 +14,7 @@ from litmaml.data.episode import AS_IN_TRAINING, FEW_SHOT, Episode
 from litmaml.data.interop import import_learn2learn
 from litmaml.data.leakage import fingerprints
 from litmaml.data.task_distribution import TaskDistribution
-from litmaml.randomness import task_stream
+from litmaml.randomness import global_generators_seeded, task_stream
 from litmaml.tasks import SPLITS, Batch, Split, Tasks, map_batches, tree_map
 
 _LOOKED_AT = 200
@@ -89,7 +87,7 @@ class Learn2LearnTasks(TaskDistribution):
                     f"{name}_taskset must be a learn2learn Taskset or a function that makes one, got {given!r}"
                 )
             tasksets[name] = taskset
-        with _random_generators_seeded(np.random.default_rng(0)):
+        with global_generators_seeded(np.random.default_rng(0)):
             seen = {name: _classes(taskset, learn2learn) for name, taskset in tasksets.items()}
             contents = {name: _contents(taskset) for name, taskset in tasksets.items()}
         for one, other in combinations(SPLITS, 2):
@@ -127,7 +125,7 @@ class Learn2LearnTasks(TaskDistribution):
         """The support and Hessian batches and the query of one task."""
         taskset = self._tasksets[split]
         stream = task_stream(seed, split, number if taskset.num_tasks < 0 else number % taskset.num_tasks)
-        with _random_generators_seeded(stream):
+        with global_generators_seeded(stream):
             # Not by index: a finite taskset would keep the description that it drew first.
             data, labels = taskset.get_task(taskset.sample_task_description())
         ways, shots, queries, *_ = sizes = self.sizes(split)
@@ -176,19 +174,3 @@ def _contents(taskset: Any) -> set[bytes]:
         found |= {*fingerprints(data)}
         drawn += len(data)
     return found
-
-
-@contextmanager
-def _random_generators_seeded(stream: np.random.Generator) -> Iterator[None]:
-    """Seeds Python's, numpy's and torch's global generators from a stream and puts them back afterwards."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - learn2learn uses these
-    seeds = stream.integers(2**32, size=3)
-    with torch.random.fork_rng(devices=[]):
-        random.seed(int(seeds[0]))
-        np.random.seed(int(seeds[1]))  # noqa: NPY002  # as above
-        torch.manual_seed(int(seeds[2]))
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002

@@ -15,8 +15,17 @@ from litmaml.data.task_distribution import TaskDistribution
 from litmaml.randomness import task_stream, task_streams
 from litmaml.tasks import Batch, MetaBatch, Split, Tasks, Tree, map_batches, tree_map
 
-Fetch = Callable[[Rows], tuple[Tree, Tree]]
-"""Inputs and targets of rows: trees of tensors whose leading dimensions are those of the rows."""
+
+class Keys(NamedTuple):
+    """What random changes of examples may depend on."""
+
+    seed: int
+    split: Split
+    numbers: Sequence[int]
+
+
+Fetch = Callable[[Rows, Keys], tuple[Tree, Tree]]
+"""Inputs and targets of the rows (T, n) of T tasks: trees of tensors (T, n, ...)."""
 
 
 class Pool(NamedTuple):
@@ -24,7 +33,7 @@ class Pool(NamedTuple):
 
     names: Of its groups or classes.
     draw: Which rows a task has.
-    fetch: The inputs and targets of rows (T, n); targets are not asked for where a task numbers its classes anew.
+    fetch: The inputs and targets of rows; targets are left aside where a task numbers its classes anew.
     """
 
     names: Sequence[str]
@@ -56,7 +65,7 @@ class PoolTasks(TaskDistribution):
             some = alike.setdefault(tuple(map(len, drawn.batches)), ([], []))
             some[0].append(number)
             some[1].append(drawn)
-        stacks = [self._stack(split, *some) for some in alike.values()]
+        stacks = [self._stack(Keys(seed, split, some), drawn) for some, drawn in alike.values()]
         return stacks[0] if len(stacks) == 1 else tuple(stacks)
 
     def names_of(self, split: Split, number: int, seed: int) -> list[str]:
@@ -78,11 +87,14 @@ class PoolTasks(TaskDistribution):
 
         return map_batches(lambda batch: tree_map(cast, batch), tasks)
 
-    def _stack(self, split: Split, numbers: list[int], drawn: list[Drawn]) -> Tasks:
-        fetch, batches = self._pools[split].fetch, []
-        for k in range(len(drawn[0].batches)):
-            inputs, targets = fetch(np.stack([task.batches[k] for task in drawn]))
-            if drawn[0].labels is not None:
-                targets = torch.from_numpy(drawn[0].labels[k]).expand(len(drawn), -1).contiguous()
-            batches.append(Batch(inputs, targets))
-        return self._arrange(split, batches, numbers)
+    def _stack(self, keys: Keys, drawn: list[Drawn]) -> Tasks:
+        """The tasks, whose batches have the same sizes."""
+        whole = self._pools[keys.split].fetch(np.stack([np.concatenate(task.batches) for task in drawn]), keys)
+        batches, first = [], 0
+        for k, rows in enumerate(drawn[0].batches):
+            part = slice(first, first := first + len(rows))
+            batch = Batch(*tree_map(lambda tensor, part=part: tensor[:, part], whole))
+            if (labels := drawn[0].labels) is not None:
+                batch = batch._replace(targets=torch.from_numpy(labels[k]).expand(len(drawn), -1).contiguous())
+            batches.append(batch)
+        return self._arrange(keys.split, batches, keys.numbers)

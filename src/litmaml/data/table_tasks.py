@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from litmaml.data.apart import check_apart
 from litmaml.data.drawing import GroupDraw, Rows, few_rows, rows_by_name
 from litmaml.data.episode import AS_IN_TRAINING, Episode
 from litmaml.data.leakage import fingerprints
-from litmaml.data.pool_tasks import Pool, PoolTasks
+from litmaml.data.pool_tasks import Keys, Pool, PoolTasks
 from litmaml.data.shared_out import Shares, by_column, by_file, check_shares, dealt
 from litmaml.data.table_file import Columns, chosen, column_names, read_columns
 from litmaml.data.table_format import Missing, TableFormat, moments, refuse_cells
@@ -162,7 +163,7 @@ class TableTasks(PoolTasks):
         scales = zip(self.format.targets, self.format.target_scale, strict=False)
         return found | {f"one standard deviation of {name}": scale for name, scale in scales}
 
-    def _fetch(self, rows: Rows) -> tuple[Tree, Tree]:
+    def _fetch(self, rows: Rows, keys: Keys) -> tuple[Tree, Tree]:
         table, made = self._table, self.format
         numbers = table.columns.numbers[rows]
         inputs = made.inputs(numbers[..., : len(table.features)])
@@ -195,7 +196,7 @@ class TableTasks(PoolTasks):
             members = {name: rows[np.argsort(time[rows], kind="stable")] for name, rows in members.items()}
         splits = self._shared_out(columns, [*members])
         values = columns.numbers[:, : len(features) + (0 if classes else len(targets))]
-        _check_apart(values, members, splits)
+        check_apart(fingerprints(torch.from_numpy(values)), members, splits, "task", "rows")
         return _Read(features, targets, columns, members, splits)
 
     def _check_cells(self, columns: Columns, features: list[str], numbers: list[str], classes: list[str]) -> None:
@@ -246,29 +247,4 @@ class TableTasks(PoolTasks):
             self.task,
             self.order,
             self.missing,
-        )
-
-
-def _check_apart(values: NDArray[np.float64], members: dict[str, Rows], splits: dict[str, Split]) -> None:
-    """Refuse tasks all of whose rows stand in another split too, and tell of single rows that do.
-
-    Raises:
-        ValueError: Naming at most three such tasks.
-    """
-    marks = np.array(fingerprints(torch.from_numpy(values)), dtype=object)
-    where: dict[bytes, set[Split]] = {}
-    for name, rows in members.items():
-        for mark in marks[rows]:
-            where.setdefault(mark, set()).add(splits[name])
-    twice = {mark for mark, found in where.items() if len(found) > 1}
-    if again := [f"{name} ({splits[name]})" for name, rows in members.items() if twice.issuperset(marks[rows])]:
-        raise ValueError(
-            f"task: all rows of {len(again)} tasks stand in another split too: {listed(again, 3)}; results are then "
-            "too good: give what is one task one name"
-        )
-    if twice:
-        warnings.warn(
-            f"task: {len(twice)} rows stand in tasks of two splits; if they are of one subject, give it one name, or "
-            "results are too good",
-            stacklevel=2,
         )

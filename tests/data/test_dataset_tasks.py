@@ -1,0 +1,158 @@
+"""Tasks of any map-style dataset, in memory or read as they are drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets_told import Column, Pictures, Told
+from torch.utils.data import Subset, TensorDataset
+
+from litmaml.data import DatasetTasks, Episode, ImageFormat, TaskDataModule
+from litmaml.tasks import SPLITS, Tasks, stacks_of
+
+FEW = Episode(ways=3, shots=2, queries=3)
+
+
+def whole(tasks: DatasetTasks, *asked: Any) -> Tasks:
+    (stack,) = stacks_of(tasks.sample(*asked))
+    return stack
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_task_has_its_classes_and_no_item_twice(known: bool, in_memory: bool) -> None:
+    data = Told(known=known)
+    tasks = DatasetTasks(data, in_memory=in_memory, train=FEW)
+    of_split: dict[str, set[int]] = {}
+    for split in SPLITS:
+        stack = whole(tasks, split, range(30), 0)
+        assert stack.support[0].inputs.shape == (30, 6, 3)
+        assert stack.query.inputs.shape == (30, 9, 3)
+        for task in range(30):
+            names = tasks.names_of(split, task, 0)
+            items = []
+            for batch in (stack.support[0], stack.query):
+                for item, label in zip(batch.inputs[task].tolist(), batch.targets[task].tolist(), strict=True):
+                    assert str(10 + int(item[0])) == names[label]
+                    items.append((item[0], item[1]))
+            assert len({*items}) == 15
+            of_split.setdefault(split, set()).update(map(int, names))
+    assert [len(of_split[split]) for split in SPLITS] == [12, 4, 4]
+    assert len(set.union(*of_split.values())) == 20
+    before = data.read
+    whole(tasks, "train", range(4), 1)
+    assert data.read - before == (0 if in_memory else 4 * 15)
+
+
+def test_fresh_batches_share_no_item_while_there_are_enough() -> None:
+    tasks = DatasetTasks(Told(), train=Episode(ways=2, shots=2, queries=2, support_batches=2, hessian_batches=3))
+    stack = whole(tasks, "train", range(10), 0)
+    for task in range(10):
+        *adapting, query = [
+            {tuple(item) for item in batch.inputs[task].tolist()}
+            for batch in (*stack.support, *(stack.hessian or ()), stack.query)
+        ]
+        assert len(set.union(*adapting[:3])) == 12  # 8 items of each class, 2 for the query
+        assert not query & set.union(*adapting)
+
+
+def test_random_items_are_the_tasks_own() -> None:
+    tasks = DatasetTasks(Told(noise=1.0), in_memory=False, train=FEW)
+    stack = whole(tasks, "train", [5, 6], 0)
+    noise = torch.cat([stack.support[0].inputs, stack.query.inputs], 1)[..., 2].flatten()
+    assert len(noise.unique()) == 30
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    assert torch.equal(whole(tasks, "train", [6], 0).query.inputs[0], stack.query.inputs[1])
+    assert torch.equal(torch.get_rng_state(), before)
+    loaded = TaskDataModule(tasks, meta_batch=2, train_tasks=4, val_tasks=1, test_tasks=1, num_workers=2)
+    *_, last = loaded.train_dataloader()
+    assert torch.equal(last.query.inputs, whole(tasks, "train", [2, 3], 0).query.inputs)  # type: ignore[union-attr]
+
+
+def test_a_dataset_of_columns_has_its_labels_read_by_themselves() -> None:
+    rows = [{"text": [k, kind], "mask": [1, 1], "label": f"kind {kind}"} for kind in range(10) for k in range(5)]
+    data = Column(*rows)
+    tasks = DatasetTasks(
+        data, inputs=["text", "mask"], target="label", in_memory=False, train=Episode(ways=2, queries=3)
+    )
+    stack = whole(tasks, "test", range(3), 0)
+    assert data.read == 3 * 10 + 3 * 2 * 4  # looked at, and drawn
+    assert {*stack.query.inputs} == {"text", "mask"}
+    names = tasks.names_of("test", 1, 0)
+    for item, label in zip(stack.query.inputs["text"][1].tolist(), stack.query.targets[1].tolist(), strict=True):
+        assert names[label] == f"kind {item[1]}"
+
+
+def test_pictures_become_real_numbers() -> None:
+    stack = whole(DatasetTasks(Pictures(), train=Episode(ways=2, queries=2)), "train", range(2), 0)
+    assert stack.query.inputs.dtype == torch.uint8
+    tasks = DatasetTasks(Pictures(), train=Episode(ways=2, queries=2))
+    assert "kind " in tasks.names_of("train", 0, 0)[0]
+    made = tasks.render(stack).query.inputs
+    assert made.shape == (2, 4, 3, 6, 6)
+    assert (float(made.max()), made.dtype) == (1.0, torch.float32)
+    with pytest.raises(ValueError, match=r"^dataset: items have to be of one shape, got .*; cut, pad or scale"):
+        DatasetTasks(Pictures(uneven=True), train=Episode(ways=2, queries=2)).load("train")
+    scaled = DatasetTasks(
+        Pictures(uneven=True), image_format=ImageFormat(4, 3, mean=0.5), train=Episode(ways=2, queries=2)
+    )
+    assert scaled.render(whole(scaled, "train", [0], 0)).query.inputs.shape == (1, 4, 3, 4, 4)
+
+
+def test_groups_are_tasks_with_their_own_values() -> None:
+    rows = [{"x": [k, who], "y": float(who), "who": f"w{who}"} for who in range(10) for k in range(6 + who)]
+    tasks = DatasetTasks(Column(*rows), inputs="x", target="y", group="who", train=Episode(shots=3))
+    for split in SPLITS:
+        stacks = stacks_of(tasks.sample(split, range(2 if split != "train" else 30), 0))
+        assert all(len({*part.tolist()}) == 1 for stack in stacks for part in stack.query.inputs[..., 1])
+        assert all(torch.equal(stack.query.inputs[..., 1].float(), stack.query.targets) for stack in stacks)
+        sizes = {stack.query.examples for stack in stacks}
+        assert sizes <= ({2, 4, 8} if split == "train" else {*range(3, 13)})
+
+
+def test_each_split_may_have_its_own_dataset() -> None:
+    tasks = DatasetTasks(Told(6), Told(3, first=6), Told(4, first=9), train=FEW)
+    assert [len(tasks._members[split]) for split in SPLITS if not tasks.load(split)] == [6, 3, 4]  # type: ignore[func-returns-value]
+    with pytest.raises(ValueError, match=r"^class: all items looked at of 6 stand in another split too: 13 of train"):
+        DatasetTasks(Told(6), Told(3, first=3), Told(4, first=9), train=FEW).load("train")
+    with pytest.raises(ValueError, match=r"^val_dataset: shares 9 classes with that of train: kind 0, kind 1"):
+        DatasetTasks(Pictures(), Pictures(), Pictures(), train=FEW).load("train")
+
+
+def test_a_class_under_two_names_is_refused() -> None:
+    x = torch.arange(20.0).repeat_interleave(5)[:, None] + torch.arange(5.0).repeat(20)[:, None] / 10
+    labels = torch.arange(20).repeat_interleave(5)
+    with pytest.raises(ValueError, match=r"^class: all items looked at of \d+ stand in another split too"):
+        DatasetTasks(TensorDataset(torch.cat([x, x]), torch.cat([labels, labels + 20])), train=FEW).load("train")
+
+
+def test_a_subset_and_a_split_file(tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text(
+        "".join(f"{10 + k},{'train' if k < 6 else 'val' if k < 9 else 'test'}\n" for k in range(12))
+    )
+    tasks = DatasetTasks(Subset(Told(), range(12 * 8)), split_file=str(tmp_path / "s.csv"), train=FEW)
+    tasks.load("test")
+    assert [*tasks._members["test"]] == ["19", "20", "21"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"dataset": iter([])}, r"^dataset: has to have a length and items by number, got list_iterator; of a stream"),
+        ({"inputs": "x"}, r"^inputs: an item has no part 'x', it is or has a tuple; name another"),
+        ({"train": Episode(ways=13, queries=1)}, r"^train\.ways: the split train has 12 classes, got 13; take fewer"),
+        (
+            {"train": Episode(shots=5, queries=4)},
+            r"^shots, queries: a task of the split train takes 9 items",
+        ),
+        ({"val_dataset": Told()}, r"^val_dataset, test_dataset: only one is given"),
+        ({"split": (1.0, -1.0, 1.0)}, r"^split: has to be three positive shares"),
+    ],
+)
+def test_what_is_wrong_is_named(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DatasetTasks(**{"dataset": Told(), "train": FEW, **given}).load("train")
