@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Later scores of Parkinson's patients from a few recordings of each: litmaml beside three simple models.
 
-    python scripts/parkinson.py FILE [--shots 5 10] [--seeds 5] [--epochs 20] [--out runs/parkinson]
+    python scripts/parkinson.py FILE [--shots 5 10] [--seeds 5] [--epochs 6] [--out runs/parkinson]
 
 FILE is the telemonitoring data of UCI (set 189): a row for each recording, 42 patients. Each seed shares the patients
 out anew, 26 to train with, 8 to choose by, 8 to test. All is asked for on the command line of litmaml, on top of
@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("file", help="parkinsons_updrs.data or .csv")
     parser.add_argument("--shots", type=int, nargs="+", default=[5, 10], help="recordings adapted to")
     parser.add_argument("--seeds", type=int, default=5, help="ways in which the patients are shared out")
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--out", type=Path, default=Path("runs/parkinson"))
     given = parser.parse_args()
     shown = Table("recordings", "model", "mean absolute error, points", "95%", title="Scores of later recordings")

@@ -13,6 +13,8 @@ from litmaml.data.sinusoid import Sinusoid
 from litmaml.data.table_tasks import TableTasks
 from litmaml.data.task_data_module import TaskDataModule
 from litmaml.data.task_distribution import TaskDistribution
+from litmaml.data.text_encoders import StaticEmbeddings, TextEncoder, Tokens
+from litmaml.data.text_tasks import TextTasks
 
 __all__ = [
     "Augment",
@@ -26,7 +28,11 @@ __all__ = [
     "Learn2LearnTasks",
     "Omniglot",
     "Sinusoid",
+    "StaticEmbeddings",
     "TableTasks",
     "TaskDataModule",
     "TaskDistribution",
+    "TextEncoder",
+    "TextTasks",
+    "Tokens",
 ]

@@ -5,6 +5,7 @@ from litmaml.models.lora import LoRA
 from litmaml.models.mlp import MLP
 from litmaml.models.resnet12 import ResNet12
 from litmaml.models.timm import Timm
+from litmaml.models.transformer import Transformer
 from litmaml.models.vector import Vector
 
-__all__ = ["MLP", "Conv4", "LoRA", "ResNet12", "Timm", "Vector"]
+__all__ = ["MLP", "Conv4", "LoRA", "ResNet12", "Timm", "Transformer", "Vector"]

@@ -1,0 +1,97 @@
+"""Language models of transformers as bodies."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from litmaml.shown import first_line
+
+_PLAIN = (bool, int, float, str, type(None))
+"""What a file may say of a configuration: no parts of it that name code, such as kernels of attention."""
+
+
+class Transformer(nn.Module):
+    """A language model of transformers as the body, with a linear head on the mean of its tokens: to logits (n, ways).
+
+    The body is ``body.*``, the head ``head.*``. It takes input_ids and attention_mask, as ``litmaml.data.Tokens`` makes
+    them. The mask is looked at, so tasks have to be computed one by one (``tasks_per_chunk: 1``).
+
+    Args:
+        name: Of a model of the hub, or a folder that one was saved to. Code that lies there is not run.
+        ways: Number of logits.
+        pretrained: Whether to begin with its weights. A learner that is made from a checkpoint takes those in it.
+        config: In place of a name, a configuration as transformers' ``config.json`` has it: with ``model_type``, such
+            as bert, and what differs from that kind's defaults. The weights are random then.
+        dropout: The share that all kinds of dropout drop; 0, since tasks that draw noise adapt to it.
+
+    Raises:
+        ImportError: There is no transformers.
+        ValueError: Neither name nor config is given, or transformers cannot make it.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        ways: int = 5,
+        pretrained: bool = True,
+        config: Mapping[str, Any] | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if ways < 1:
+            raise ValueError(f"ways: has to be at least 1, got {ways}")
+        if (name is None) == (config is None):
+            raise ValueError(f"name: has to be given, or else config, got {name!r}; give one of the two")
+        self.name, self.ways, self.pretrained, self.dropout = name, ways, pretrained, dropout
+        self.config = None if config is None else dict(config)
+        library = _transformers()
+        try:
+            if config is None:
+                # Without weights it is of a checkpoint, for which nothing is fetched.
+                form = library.AutoConfig.from_pretrained(name, local_files_only=not pretrained)
+            else:
+                form = library.AutoConfig.for_model(**config)
+            for part in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"):
+                if hasattr(form, part):
+                    setattr(form, part, dropout)
+            # Others have no second derivative.
+            how = {"attn_implementation": "eager"}
+            if config is None and pretrained:
+                self.body = library.AutoModel.from_pretrained(name, config=form, **how)
+            else:
+                self.body = library.AutoModel.from_config(form, **how)
+        except Exception as error:  # of the network, of a file, or of a configuration
+            raise ValueError(
+                f"{'config' if name is None else 'name'}: transformers cannot make {name or dict(config or {})} "
+                f"({first_line(error)[:300]}); name a folder that a model was saved to by save_pretrained"
+            ) from error
+        if getattr(self.body, "pooler", None) is not None:
+            self.body.pooler = None  # of the first token alone, with weights of its own
+        self.head = nn.Linear(form.hidden_size, ways)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        hidden = self.body(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        there = attention_mask.unsqueeze(-1).to(hidden.dtype)
+        logits: Tensor = self.head((hidden * there).sum(1) / there.sum(1))
+        return logits
+
+    @classmethod
+    def of_record(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments when a file names this class: no weights are loaded for it, since they come with it."""
+        for key, value in (arguments.get("config") or {}).items():
+            if not key.isidentifier() or key.startswith("_") or "attn" in key or not isinstance(value, _PLAIN):
+                raise ValueError(f"config.{key}: is not taken from a file, got {str(value)[:40]!r}")
+        return {**arguments, "pretrained": False}
+
+
+def _transformers() -> Any:
+    try:
+        return importlib.import_module("transformers")
+    except ImportError as error:
+        raise ImportError(
+            f"litmaml.models.Transformer needs transformers ({error}): pip install 'litmaml[transformers]'"
+        ) from error
