@@ -51,12 +51,12 @@ def test_fresh_batches_share_no_item_while_there_are_enough() -> None:
     tasks = DatasetTasks(Told(), train=Episode(ways=2, shots=2, queries=2, support_batches=2, hessian_batches=3))
     stack = whole(tasks, "train", range(10), 0)
     for task in range(10):
-        *adapting, query = [
+        *adapting, query = [  # of each batch
             {tuple(item) for item in batch.inputs[task].tolist()}
             for batch in (*stack.support, *(stack.hessian or ()), stack.query)
         ]
-        assert len(set.union(*adapting[:3])) == 12  # 8 items of each class, 2 for the query
-        assert not query & set.union(*adapting)
+        assert len(set[Any]().union(*adapting[:3])) == 12  # 8 items of each class, 2 for the query
+        assert not query & set[Any]().union(*adapting)
 
 
 def test_random_items_are_the_tasks_own() -> None:

@@ -38,7 +38,7 @@ class Transformer(nn.Module):
         name: str | None = None,
         ways: int = 5,
         pretrained: bool = True,
-        config: Mapping[str, Any] | None = None,
+        config: Mapping[str, int | float | bool | str | None] | None = None,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
