@@ -11,14 +11,13 @@ from litmaml.models import Transformer
 from litmaml.runs.recipe import build, describe
 
 TINY: dict[str, int | float | bool | str | None] = {
-    **{"model_type": "bert", "vocab_size": 30, "hidden_size": 8, "num_hidden_layers": 2},
-    **{"num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 12},
-}
     "model_type": "bert",
     "vocab_size": 30,
     "hidden_size": 8,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "max_position_embeddings": 12,
 }
 transformers = pytest.importorskip("transformers", reason="language models are of the package transformers")
 

@@ -44,7 +44,8 @@ class Report(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # In fit the progress bar and the logs have it.
         if trainer.is_global_zero and isinstance(pl_module, MetaLearner) and trainer.state.fn == TrainerFn.VALIDATING:
-            print_results(pl_module.results, describe_protocol(trainer, pl_module, "val"))
+            protocol = describe_protocol(trainer, pl_module, "val")
+            print_results(pl_module.results, protocol, sources=pl_module.source_results)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero or not isinstance(pl_module, MetaLearner):
@@ -62,13 +63,18 @@ class Report(Callback):
                 for step in range(steps)
             ],
         }
+        if sources := pl_module.source_results:
+            results["sources"] = {
+                source: {name: [result._asdict() for result in curve] for name, curve in found.items()}
+                for source, found in sources.items()
+            }
         if baselines := pl_module.baseline_results:
             results["baselines"] = {
                 baseline: {name: result._asdict() for name, result in found.items()}
                 for baseline, found in baselines.items()
             }
         # First: a disk that is full by now does not take them along.
-        print_results(pl_module.results, protocol, baselines)
+        print_results(pl_module.results, protocol, baselines, sources)
         replaced = _replaced(folder / "test_results.json", protocol["checkpoint"])
         write_text(folder / "test_results.json", json_text(results))
         title = _title(protocol)
@@ -139,8 +145,9 @@ def print_results(
     results: Mapping[str, Sequence[Interval]],
     protocol: Mapping[str, Any],
     baselines: Mapping[str, Mapping[str, Interval]] | None = None,
+    sources: Mapping[str, Mapping[str, Sequence[Interval]]] | None = None,
 ) -> None:
-    """The table of results after each inner step, with those of the baselines below."""
+    """The table of results after each inner step, with the last of each source and those of the baselines below."""
     names = [name for name in results if name != "loss"] + ["loss"]
     table = Table()
     table.add_column("inner steps", justify="right")
@@ -149,6 +156,8 @@ def print_results(
     for step in range(len(results["loss"])):
         cells = [_cell(name, results[name][step]) for name in names]
         table.add_row(str(step), *cells, end_section=step + 1 == len(results["loss"]))
+    for source, curves in (sources or {}).items():
+        table.add_row(printable(source), *[_cell(name, curves[name][-1]) for name in names])
     for baseline, found in (baselines or {}).items():
         cells = [_cell(name, found[name]) if name in found else "" for name in names]
         table.add_row(baseline.replace("_", " "), *cells)

@@ -8,6 +8,7 @@ from litmaml.data.image_folder import ImageFolderTasks
 from litmaml.data.image_tasks import ImageTasks
 from litmaml.data.images import ImageFormat, ImagePool
 from litmaml.data.learn2learn_tasks import Learn2LearnTasks
+from litmaml.data.mixture import AnyWay, Mixture
 from litmaml.data.omniglot import Omniglot
 from litmaml.data.sinusoid import Sinusoid
 from litmaml.data.table_tasks import TableTasks
@@ -17,6 +18,7 @@ from litmaml.data.text_encoders import StaticEmbeddings, TextEncoder, Tokens
 from litmaml.data.text_tasks import TextTasks
 
 __all__ = [
+    "AnyWay",
     "Augment",
     "DatasetTasks",
     "Episode",
@@ -26,6 +28,7 @@ __all__ = [
     "ImagePool",
     "ImageTasks",
     "Learn2LearnTasks",
+    "Mixture",
     "Omniglot",
     "Sinusoid",
     "StaticEmbeddings",

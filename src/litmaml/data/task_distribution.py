@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 
@@ -62,6 +63,13 @@ class TaskDistribution(ABC):
         """The numbers of classes, examples and batches of each task of this split."""
         return self._sizes["train" if split == "train" else "test"]
 
+    def resized(self, test: Episode) -> Self:
+        """The same tasks, and what is loaded of them, with other numbers in validation and test."""
+        other = copy.copy(self)
+        other.test = test
+        other._sizes = {**self._sizes, "test": sizes_of(test.over(self.train), "test", self.least)}
+        return other
+
     def _arrange(self, split: Split, batches: Sequence[Batch], numbers: Sequence[int]) -> Tasks:
         """Stacked batches, in the order support, Hessian, query, as tasks."""
         support = self.sizes(split).support_batches
@@ -98,6 +106,10 @@ class TaskDistribution(ABC):
         Raw inputs may be a dict of whatever is to be made into what the model takes.
         """
         return tasks
+
+    def source_of(self, split: Split, number: int, seed: int) -> str | None:
+        """The name of the source that a task is of, for results by source; None if there is one alone."""
+        return None
 
     def record(self) -> Mapping[str, Any] | None:
         """What the tasks took from the training split, such as scales, in plain values for a checkpoint; None if

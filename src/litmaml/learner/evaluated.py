@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Any, Literal
 
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -25,6 +25,7 @@ class EvaluatedLearner(CheckpointedLearner, ABC):
 
     Attributes:
         results: The means with their intervals after each inner step, by the name of the metric.
+        source_results: The same by the source of the tasks and the name, where these are of several.
         baseline_results: Those of a test's baselines, by theirs and the metric's.
         evaluated_tasks: How many tasks are in them.
         skipped_tasks: How many were left out, in training too.
@@ -35,6 +36,7 @@ class EvaluatedLearner(CheckpointedLearner, ABC):
     on_nonfinite: Literal["raise", "skip"]
     baselines: bool
     results: dict[str, list[Interval]]
+    source_results: dict[str, dict[str, list[Interval]]]
     baseline_results: dict[str, dict[str, Interval]]
     skipped_tasks: int
     evaluated_tasks: int
@@ -81,10 +83,21 @@ class EvaluatedLearner(CheckpointedLearner, ABC):
         # Once a batch: processes have as many batches, but not as many chunks.
         self._check_finite(numbers_of(tasks), finite, stage)
 
-    def _conclude(self, stage: str) -> None:
+    def _conclude(self, stage: Split) -> None:
         """Log the means over tasks of all processes; keep them with their intervals in ``results``."""
-        for name, curve, count in self._evaluation.conclude(self.evaluation_steps):
-            self.results[name], self.evaluated_tasks = curve, count
+        data: Any = getattr(self.trainer, "datamodule", None)  # set outside its class
+        tasks = getattr(data, "tasks", None)
+
+        def source_of(number: int) -> str | None:
+            source: str | None = None if tasks is None else tasks.source_of(stage, number, data.seed)
+            return source
+
+        found, self.source_results, self.evaluated_tasks = self._evaluation.conclude(self.evaluation_steps, source_of)
+        self.results |= found
+        for source, results in self.source_results.items():
+            for name, curve in results.items():
+                self.log(f"{stage}/{source}/{name}", curve[-1].mean, sync_dist=True)
+        for name, curve in found.items():
             for step, result in enumerate(curve):
                 self.log(f"{stage}/{name}_step_{step}", result.mean, sync_dist=True)
             self.log(f"{stage}/{name}", curve[-1].mean, prog_bar=True, sync_dist=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import cast
 
 import torch
@@ -37,6 +37,7 @@ class Evaluation:
     ) -> None:
         self._meta_gradient, self._tasks_per_chunk = meta_gradient, tasks_per_chunk
         self._metrics = dict(metrics)
+        self._numbers = CatMetric(nan_strategy="disable")
         self.episodes = nn.ModuleDict({name: CatMetric(nan_strategy="disable") for name in ("loss", *metrics)})
 
     def add(self, tasks: MetaBatch, steps: int, split: Split) -> Tensor:
@@ -50,17 +51,38 @@ class Evaluation:
             finite = rows["loss"].isfinite().all(dim=1)
             all_finite.append(finite)
             episodes = dict(self._all_episodes())
+            self._numbers.update(chunk.numbers[finite])
             for name, row in rows.items():
                 # Flat, since a process without any finite task has to gather the same form as the others.
                 episodes[name].update(row[finite].flatten())
         return torch.cat(all_finite)
 
-    def conclude(self, steps: int) -> Iterator[tuple[str, list[Interval], int]]:
-        """Each metric's means with their intervals over the tasks of all processes, and how many; then begin afresh."""
+    def conclude(
+        self, steps: int, source_of: Callable[[int], str | None]
+    ) -> tuple[dict[str, list[Interval]], dict[str, dict[str, list[Interval]]], int]:
+        """Each metric's means with their intervals over the tasks of all processes; then begin afresh.
+
+        Args:
+            steps: N.
+            source_of: The source of the task of a number; None where there is one alone.
+
+        Returns:
+            The means after each step by metric; the same by source and metric, where there are any; and the number of
+            tasks.
+        """
+        numbers = torch.as_tensor(self._numbers.compute()).flatten().long().tolist()
+        self._numbers.reset()
+        sources = [source_of(number) for number in numbers]
+        known = sorted({source for source in sources if source is not None})
+        results: dict[str, list[Interval]] = {}
+        by_source: dict[str, dict[str, list[Interval]]] = {name: {} for name in known}
         for name, episodes in self._all_episodes():
             values = torch.as_tensor(episodes.compute()).reshape(-1, steps + 1)
             episodes.reset()
-            yield name, curve(values), len(values)
+            results[name] = curve(values)
+            for source, found in by_source.items():
+                found[name] = curve(values[[each == source for each in sources]])
+        return results, by_source, len(numbers)
 
     def predicted(self, tasks: Tasks, steps: int) -> dict[str, Tree]:
         """The adapted predictions on the query of each test task (T, n, ...), with its targets and the tasks' numbers.

@@ -159,6 +159,7 @@ class MetaLearner(EvaluatedLearner):
         self._baseline_episodes = self._baselines.episodes
         self.baselines, self.baseline_results = baselines, dict[str, dict[str, Interval]]()
         self.results: dict[str, list[Interval]] = {}
+        self.source_results: dict[str, dict[str, list[Interval]]] = {}
         self.skipped_tasks = self.evaluated_tasks = 0
         self._outer_step = OuterStep(self.inner_loop, self.outer_loss)
         self._tried: set[bool] = set()  # by whether the learner was in training
