@@ -85,6 +85,10 @@ def test_images_of_all_kinds_become_tasks(tmp_path: Path) -> None:
     tasks = folder_tasks(
         tmp_path, image_format=ImageFormat(6, channels=3), train=Episode(ways=2, queries=6), split=(1, 1, 1)
     )
+    with pytest.warns(
+        UserWarning, match=r"root=.*: 6 files or folders are left out \(6 \.txt\), since images are files"
+    ):
+        tasks.load("train")
     sampled = tasks.render(tasks.sample("train", range(3), 0))
     assert sampled.query.inputs.shape == (3, 12, 3, 6, 6)
     assert (sampled.query.inputs[:, :, 2] > 0.9).all()

@@ -5,6 +5,7 @@ from litmaml.data.dataset_tasks import DatasetTasks
 from litmaml.data.episode import Episode
 from litmaml.data.glyphs import Glyphs
 from litmaml.data.image_folder import ImageFolderTasks
+from litmaml.data.image_table import ImageTable
 from litmaml.data.image_tasks import ImageTasks
 from litmaml.data.images import ImageFormat, ImagePool
 from litmaml.data.learn2learn_tasks import Learn2LearnTasks
@@ -26,6 +27,7 @@ __all__ = [
     "ImageFolderTasks",
     "ImageFormat",
     "ImagePool",
+    "ImageTable",
     "ImageTasks",
     "Learn2LearnTasks",
     "Mixture",

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import combinations
 from typing import ClassVar
-from unicodedata import normalize
 
 import numpy as np
 import torch
@@ -17,8 +16,9 @@ from torch import Tensor
 from litmaml.data.affine import AFFINE_NUMBERS, random_affine
 from litmaml.data.augment import AUGMENT_NUMBERS, UNCHANGED, Augment
 from litmaml.data.episode import AS_IN_TRAINING, FEW_SHOT, Episode
-from litmaml.data.images import ImageFormat, ImagePool
-from litmaml.data.leakage import Copies, Pair, Place, copies, fingerprints, judge_copies
+from litmaml.data.image_files import composed
+from litmaml.data.images import ImageFormat, ImagePool, compare_pools
+from litmaml.data.leakage import Copies
 from litmaml.data.task_distribution import TaskDistribution
 from litmaml.randomness import task_stream, task_streams
 from litmaml.shown import listed
@@ -75,7 +75,6 @@ class ImageTasks(TaskDistribution):
         self.augment = augment
         self.copies: Copies = "refuse"
         self._pools: dict[Split, ImagePool] = {}
-        self._seen: dict[bytes, tuple[Split, int]] = {}
 
     @abstractmethod
     def class_names(self, split: Split) -> Sequence[str]:
@@ -95,7 +94,7 @@ class ImageTasks(TaskDistribution):
         if split in self._pools:
             return
         # "é" can be one sign or two: such names are one to whoever reads them.
-        names = {each: {normalize("NFC", name) for name in self.class_names(each)} for each in SPLITS}
+        names = {each: {composed(name) for name in self.class_names(each)} for each in SPLITS}
         for one, other in combinations(SPLITS, 2):
             if shared := sorted(names[one] & names[other]):
                 raise ValueError(
@@ -118,19 +117,7 @@ class ImageTasks(TaskDistribution):
                 f"a task of the split {split} takes shots + queries = {shots} + {queries} images of a class, "
                 f"and these have fewer: {listed(few)}"
             )
-        self._compare(split, pool)
-        self._pools[split] = pool
-
-    def _compare(self, split: Split, pool: ImagePool) -> None:
-        """Looks for images that stand in the split twice, or in another one that is loaded."""
-        pools, seen = self._pools | {split: pool}, self._seen.copy()
-        prints = fingerprints(pool.pixels)
-        pairs = [
-            Pair(*(Place(where, *pools[where].called(image)) for where, image in pair))
-            for pair in copies(seen, prints, [(split, image) for image in range(len(prints))])
-        ]
-        judge_copies(pairs, len(prints), self.copies)
-        self._seen = seen
+        self._pools[split] = compare_pools(self._pools, split, pool, self.copies)
 
     def sample(self, split: Split, numbers: Sequence[int], seed: int) -> Tasks:
         self.load(split)

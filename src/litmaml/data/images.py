@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -18,8 +18,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from litmaml.data.eight_bits import flattening
+from litmaml.data.leakage import Copies, judge_copies, pairs_of_twins, prints_of
 from litmaml.data.unpacking import unpack
 from litmaml.shown import listed
+from litmaml.tasks import Split
 
 _LARGEST, _THREADS = 4096, 32
 
@@ -99,10 +101,7 @@ class ImageFormat:
                 not say what is white.
         """
         try:
-            mode: Literal["L", "RGB"] = "L" if self.channels == 1 else "RGB"
-            image = unpack(source, self.size, lambda opened: flattening(opened, mode, self.white))
-            scaled = ImageOps.fit if self.fit == "crop" else Image.Image.resize
-            image = scaled(image, (self.size, self.size), Image.Resampling.LANCZOS)
+            return self._scaled(unpack(source, self.size, lambda opened: flattening(opened, self._mode, self.white)))
         except UnidentifiedImageError as error:
             raise ValueError(
                 f"cannot read the image {name or source}: it is none, or of a kind that is not read, such as floats of "
@@ -110,6 +109,20 @@ class ImageFormat:
             ) from error
         except Exception as error:  # Pillow raises almost any on a broken file
             raise ValueError(f"cannot read the image {name or source}: {error}") from error
+
+    def of_bytes(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """An image (H, W), (H, W, 1) or (H, W, 3) of bytes, as ``read`` would give it of a file that holds it."""
+        image = Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
+        return self._scaled(image.convert(self._mode))
+
+    @property
+    def _mode(self) -> Literal["L", "RGB"]:
+        return "L" if self.channels == 1 else "RGB"
+
+    def _scaled(self, image: Image.Image) -> Tensor:
+        scaled = ImageOps.fit if self.fit == "crop" else Image.Image.resize
+        if image.size != (self.size, self.size):
+            image = scaled(image, (self.size, self.size), Image.Resampling.LANCZOS)
         pixels = torch.from_numpy(np.array(image))
         return pixels.unsqueeze(0) if self.channels == 1 else pixels.permute(2, 0, 1).contiguous()
 
@@ -145,17 +158,24 @@ class ImagePool:
             is 0.
         counts: (K,) how many images each class has.
         files: The M images' files, to name them in errors; none if they are not kept in files.
+        prints: (M, 20) what the images are compared by, if that is known already.
     """
 
     pixels: Tensor
     names: tuple[str, ...]
     members: NDArray[np.int64]
     counts: NDArray[np.int64]
-    files: tuple[str, ...] = ()
+    files: Sequence[str] = ()
+    prints: NDArray[np.uint8] | None = None
 
     @classmethod
     def of(
-        cls, pixels: Tensor, labels: Sequence[int] | Tensor, names: Sequence[str], files: Sequence[str] = ()
+        cls,
+        pixels: Tensor,
+        labels: Sequence[int] | Tensor | NDArray[np.int64],
+        names: Sequence[str],
+        files: Sequence[str] = (),
+        prints: NDArray[np.uint8] | None = None,
     ) -> ImagePool:
         """Sorts images by class.
 
@@ -164,6 +184,7 @@ class ImagePool:
             labels: The class of each image, as an index into ``names``.
             names: The classes' names.
             files: The images' files, to name them in errors.
+            prints: (M, 20) what they are compared by, if that is known already.
 
         Raises:
             ValueError: if images are not bytes, labels do not fit them, or a class has fewer than two images;
@@ -181,7 +202,7 @@ class ImagePool:
             raise ValueError(f"a class needs at least 2 images, these have fewer: {', '.join(few)}")
         members = np.zeros((len(names), int(counts.max(initial=0))), dtype=np.int64)
         members[np.arange(members.shape[1]) < counts[:, None]] = np.argsort(classes, kind="stable")
-        return cls(pixels, tuple(names), members, counts, tuple(files))
+        return cls(pixels, tuple(names), members, counts, files, prints)
 
     def __len__(self) -> int:
         """The number of classes."""
@@ -192,6 +213,27 @@ class ImagePool:
         held = np.arange(self.members.shape[1]) < self.counts[:, None]
         ((k, place),) = np.argwhere((self.members == image) & held)
         return self.names[k], self.files[image] if self.files else f"image {place}"
+
+
+def compare_pools(pools: Mapping[Split, ImagePool], split: Split, pool: ImagePool, policy: Copies) -> ImagePool:
+    """The pool of a split with what its images are compared by, once they are.
+
+    Args:
+        pools: Those of other splits, compared already.
+        split: The split.
+        pool: Its images.
+        policy: What is done about an image that stands in two classes or splits.
+
+    Raises:
+        ValueError: There is one, and the policy is to refuse it.
+    """
+    if pool.prints is None:
+        pool = replace(pool, prints=prints_of(pool.pixels))
+    together = {**pools, split: pool}
+    prints = {name: each.prints for name, each in together.items() if each.prints is not None}
+    pairs = pairs_of_twins(prints, lambda name, image: together[name].called(image))
+    judge_copies(pairs, len(pool.pixels), policy)
+    return pool
 
 
 def read_images(files: Mapping[str, str | Path | BinaryIO], image_format: ImageFormat) -> tuple[Tensor, list[str]]:
@@ -206,19 +248,22 @@ def read_images(files: Mapping[str, str | Path | BinaryIO], image_format: ImageF
         is ``len(files)`` where there are no errors.
     """
 
-    def attempt(name: str) -> Tensor | str:
+    shape = (len(files), image_format.channels, image_format.size, image_format.size)
+    pixels = torch.empty(shape, dtype=torch.uint8)
+
+    def attempt(place: int, name: str) -> str | None:
         try:
-            return image_format.read(files[name], name)
+            pixels[place] = image_format.read(files[name], name)
         except ValueError as error:
             return str(error)
+        return None
 
     # Pillow lets go of the interpreter lock while it decodes. Its warnings name no file, and filters are all threads'.
     with warnings.catch_warnings(), ThreadPoolExecutor(min(os.cpu_count() or 1, _THREADS)) as threads:
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        results = list(threads.map(attempt, files))
-    images = [result for result in results if isinstance(result, Tensor)]
-    empty = torch.empty((0, image_format.channels, image_format.size, image_format.size), dtype=torch.uint8)
-    return torch.stack(images) if images else empty, [result for result in results if isinstance(result, str)]
+        errors = list(threads.map(attempt, range(len(files)), files))
+    read = torch.tensor([error is None for error in errors], dtype=torch.bool)
+    return pixels if read.all() else pixels[read], [error for error in errors if error is not None]
 
 
 def lines(errors: Sequence[str], most: int = 20) -> str:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from litmaml.tasks import Split
 
 T = TypeVar("T")
 
@@ -40,9 +44,27 @@ class Pair(NamedTuple):
 
 def fingerprints(examples: Tensor) -> list[bytes]:
     """A number of 20 bytes for each example (n, ...): two are equal if all their bytes are."""
+    return [row.tobytes() for row in prints_of(examples)]
+
+
+def prints_of(examples: Tensor) -> NDArray[np.uint8]:
+    """The same as an array (n, 20)."""
     examples = examples.detach().cpu()
     rows = (examples.flatten(1) if examples.dim() > 1 else examples.unsqueeze(1)).contiguous().view(torch.uint8).numpy()
-    return [hashlib.sha1(row, usedforsecurity=False).digest() for row in rows]
+    joined = b"".join(hashlib.sha1(row, usedforsecurity=False).digest() for row in rows)
+    return np.frombuffer(joined, np.uint8).reshape(len(rows), 20)
+
+
+def twins(prints: NDArray[np.uint8]) -> list[tuple[int, int]]:
+    """The first example of the same content, and the example, for each of (n, 20) fingerprints that is not the first.
+
+    As ``copies``, for very many: what has no twin, which are all but a few, is never looked at in Python.
+    """
+    keys = np.ascontiguousarray(prints[:, :8]).view(np.uint64)[:, 0]
+    order = np.argsort(keys, kind="stable")
+    same = keys[order[1:]] == keys[order[:-1]]
+    some = np.sort(order[np.r_[same, False] | np.r_[False, same]]).tolist() if len(prints) else []
+    return copies({}, (prints[k].tobytes() for k in some), some)
 
 
 def copies(seen: dict[bytes, T], prints: Iterable[bytes], examples: Iterable[T]) -> list[tuple[T, T]]:
@@ -59,6 +81,25 @@ def copies(seen: dict[bytes, T], prints: Iterable[bytes], examples: Iterable[T])
         if first is not example:
             pairs.append((first, example))
     return pairs
+
+
+def pairs_of_twins(
+    prints: Mapping[Split, NDArray[np.uint8]], called: Callable[[Split, int], tuple[str, str]]
+) -> list[Pair]:
+    """The examples of the last split that stand in it twice, or in another one.
+
+    Args:
+        prints: Of each split, (n, 20).
+        called: The class and the name of an example of a split.
+    """
+    names, begins = [*prints], np.cumsum([0, *map(len, prints.values())])
+
+    def place(example: int) -> Place:
+        which = int(np.searchsorted(begins, example, "right")) - 1
+        return Place(names[which], *called(names[which], example - int(begins[which])))
+
+    found = [pair for pair in twins(np.concatenate([*prints.values()])) if pair[1] >= begins[-2]]
+    return [Pair(place(first), place(again)) for first, again in found]
 
 
 def judge_copies(pairs: Sequence[Pair], images: int, across: Copies) -> None:
