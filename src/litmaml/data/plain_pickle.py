@@ -229,6 +229,10 @@ def _empty_dict(*arguments: Any) -> dict[Any, Any]:
     return _pairs([part for pair in given for part in (pair if len(pair) == 2 else [])])
 
 
+def _bytearray(content: Any = b"", encoding: Any = "latin1") -> bytearray:
+    return bytearray(content if isinstance(content, bytes) else _encoded(content, encoding))
+
+
 def _empty_list() -> list[Any]:
     return []
 
@@ -244,6 +248,7 @@ _CALLS: dict[tuple[str | None, str], Callable[..., Any]] = {
     ("python", "dict"): _empty_dict,
     ("python", "list"): _empty_list,
     ("python", "bytes"): lambda: b"",
+    ("python", "bytearray"): _bytearray,
 }
 """What each name that is let in stands for."""
 

@@ -11,7 +11,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from litmaml.data.image_folder import SUFFIXES
+from litmaml.data.image_files import (
+    SUFFIXES,
+    class_folders,
+    composed,
+    folders_in,
+    images_in,
+    one_name_each,
+    tell_of_left_out,
+)
 from litmaml.data.images import ImageFormat, lines, read_images
 from litmaml.data.leakage import Pair, Place, copies, fingerprints, listed_pairs
 from litmaml.runs.paths import expanded
@@ -76,13 +84,15 @@ def read_query(folder: str, names: Sequence[str], image_format: ImageFormat) -> 
         FileNotFoundError: There is no such folder.
         ValueError: It has no images, files are no images, or it has folders that are no class.
     """
-    classes, loose = _class_folders(folder, "query"), _images(expanded(folder))
+    classes, loose = _class_folders(folder, "query"), images_in(expanded(folder))
     if classes and loose:
         raise ValueError(
             f"query: {folder!r} has both images and folders; put labelled images into folders named as the classes, or "
             "unlabelled ones into the folder itself"
         )
-    if unknown := sorted({*classes} - {*names}):
+    # A folder from another system may have its accents written in another way.
+    known = {composed(name): name for name in names}
+    if unknown := sorted(name for name in classes if composed(name) not in known):
         raise ValueError(
             f"query: no class of --data is called {listed(unknown)}; the classes are {listed(names)}. Put unlabelled "
             "images into the folder itself"
@@ -91,7 +101,7 @@ def read_query(folder: str, names: Sequence[str], image_format: ImageFormat) -> 
         raise ValueError(f"query: there is no image ({', '.join(SUFFIXES)}) in {folder!r}")
     if loose:
         return Images(_inputs(loose, image_format, "query"), None, loose)
-    return _labelled(classes, names, image_format, "query")
+    return _labelled({known[composed(name)]: files for name, files in classes.items()}, names, image_format, "query")
 
 
 def check_copies(support: Images, query: Images | None, names: Sequence[str]) -> None:
@@ -154,13 +164,13 @@ def find_images(folder: str, argument: str, follow_links: bool = False) -> list[
         ValueError: There are no images in it, or links that lead out of it are not to be followed.
     """
     root = _folder(folder, argument)
-    files, seen, home = [], set(), root.resolve()
+    files, left_out, seen, home = list[Path](), list[Path](), set(), root.resolve()
     for inner, names, _ in os.walk(root, followlinks=follow_links):
         if (here := Path(inner).resolve()) in seen:
             names.clear()  # a link to a folder above it
             continue
         seen.add(here)
-        files += _images(Path(inner))
+        files += images_in(Path(inner), left_out)
     if outside := [] if follow_links else [file for file in files if not file.resolve().is_relative_to(home)]:
         raise ValueError(
             f"{argument}: {len(outside)} images in {folder!r} are links to files elsewhere, such as "
@@ -168,6 +178,8 @@ def find_images(folder: str, argument: str, follow_links: bool = False) -> list[
         )
     if not files:
         raise ValueError(f"{argument}: there is no image ({', '.join(SUFFIXES)}) in {folder!r}")
+    # Folders are gone through, but for those behind links.
+    tell_of_left_out([path for path in left_out if not path.is_dir() or path.resolve() not in seen], argument)
     return sorted(files)
 
 
@@ -190,23 +202,18 @@ def _inputs(files: list[Path], image_format: ImageFormat, argument: str) -> Tens
 
 def _class_folders(folder: str, argument: str) -> dict[str, list[Path]]:
     root = _folder(folder, argument)
-    inner = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if odd := [ascii(path.name) for path in inner if _is_no_text(path.name)]:
+    if odd := [ascii(path.name) for path in folders_in(root) if _is_no_text(path.name)]:
         raise ValueError(f"{argument}: names of classes that are not in UTF-8: {listed(odd)}; rename the folders")
-    return {path.name: _images(path) for path in inner}
+    left_out: list[Path] = []
+    classes = class_folders(root, left_out)
+    one_name_each(classes, argument)
+    tell_of_left_out(left_out, argument)
+    return classes
 
 
 def _is_no_text(name: str) -> bool:
     """Whether a name stands for bytes that are no text, which no file of the results could hold."""
     return any("\ud800" <= sign <= "\udfff" for sign in name)
-
-
-def _images(folder: Path) -> list[Path]:
-    return sorted(
-        file
-        for file in folder.iterdir()
-        if file.suffix.lower() in SUFFIXES and file.is_file() and not file.name.startswith(".")
-    )
 
 
 def _folder(named: str, argument: str) -> Path:
