@@ -9,6 +9,7 @@ from litmaml.data.image_table import ImageTable
 from litmaml.data.image_tasks import ImageTasks
 from litmaml.data.images import ImageFormat, ImagePool
 from litmaml.data.learn2learn_tasks import Learn2LearnTasks
+from litmaml.data.mask_tasks import MaskTasks
 from litmaml.data.mixture import AnyWay, Mixture
 from litmaml.data.omniglot import Omniglot
 from litmaml.data.sinusoid import Sinusoid
@@ -30,6 +31,7 @@ __all__ = [
     "ImageTable",
     "ImageTasks",
     "Learn2LearnTasks",
+    "MaskTasks",
     "Mixture",
     "Omniglot",
     "Sinusoid",

@@ -49,6 +49,10 @@ class ImageSource(ABC):
             ValueError: Images cannot be used; they are named.
         """
 
+    def channels(self, image_format: ImageFormat) -> int:
+        """How many channels the images have here."""
+        return image_format.channels
+
     @abstractmethod
     def mark(self) -> str:
         """A text that changes when the files do, from their names, sizes and times alone."""
@@ -70,7 +74,7 @@ class ImageSource(ABC):
     def pool(self, split: Split, image_format: ImageFormat) -> ImagePool:
         """The images of a split in memory."""
         counts = self.counts(split)
-        shape = (sum(counts.values()), image_format.channels, image_format.size, image_format.size)
+        shape = (sum(counts.values()), self.channels(image_format), image_format.size, image_format.size)
         pixels, done = torch.empty(shape, dtype=torch.uint8), 0
         for piece in self.pieces(split, image_format):
             pixels[done : done + len(piece)] = piece

@@ -44,6 +44,9 @@ class KeptImages(ImageSource):
     def pieces(self, split: Split, image_format: ImageFormat) -> Iterator[Tensor]:
         return self.source.pieces(split, image_format)
 
+    def channels(self, image_format: ImageFormat) -> int:
+        return self.source.channels(image_format)
+
     def mark(self) -> str:
         self._marked = self._marked or self.source.mark()
         return self._marked
@@ -73,7 +76,7 @@ class KeptImages(ImageSource):
         counts = self.source.counts(split)
         if not counts:
             return None
-        shape = (image_format.channels, image_format.size, image_format.size)
+        shape = (self.channels(image_format), image_format.size, image_format.size)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             needed, free = sum(counts.values()) * (shape[0] * shape[1] * shape[2] + 256), _free(self.folder)
@@ -90,7 +93,7 @@ class KeptImages(ImageSource):
         return PackedPool(path)
 
     def _place(self, split: Split, image_format: ImageFormat) -> Path:
-        whose = f"{self.named}\n{_made(image_format)}"
+        whose = f"{self.layout}\n{self.named}\n{_made(image_format)}"
         return self.folder / f"images-{hashlib.sha256(whose.encode()).hexdigest()[:16]}-{split}.safetensors"
 
     def _key(self, image_format: ImageFormat) -> str:
