@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from litmaml.callbacks.preemption import requeued_before_training
-from litmaml.cli.diagnose import run
+from litmaml.cli import data, diagnose
 from litmaml.cli.error_lines import errors_in_one_line
 from litmaml.cli.finetune import COMMANDS as IMAGE_COMMANDS
 from litmaml.cli.finetune import run_command
@@ -27,6 +27,8 @@ from litmaml.cli.stub_types import look_up_types
 from litmaml.data import TaskDataModule
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.runs.wandb_server import keep_to_own_server
+
+_OTHERS = {"configs": run_configs, "data": data.run, "diagnose": diagnose.run}
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -69,15 +71,12 @@ def _run(arguments: list[str]) -> None:
         lambda record: not any(part in record.getMessage() for part in ("Tip:", "`weights_only` was not set"))
     )
     command = arguments[0]
-    if command == "configs":
-        run_configs(arguments[1:])
-        return
     arguments = with_shipped(arguments)
     if command in IMAGE_COMMANDS:
         run_command(command, arguments[1:])
         return
-    if command == "diagnose":
-        run(arguments[1:])
+    if command in _OTHERS:
+        _OTHERS[command](arguments[1:])
         return
     if command.startswith("-"):
         raise ValueError(f"{command.partition('=')[0]}: options come after a command, such as litmaml fit {command}")

@@ -15,6 +15,7 @@ COMMANDS = {
     "finetune": "adapt a meta-checkpoint to your own labelled images",
     "classify": "name the classes of images by a model that finetune made",
     "diagnose": "measure curvature, noise and cost, and what method they ask for",
+    "data": "pack images into files that all processes share",
     "configs": "list the configurations that come with the program, or copy one",
 }
 """Every command, with a line on what it does."""

@@ -98,7 +98,7 @@ def open_images(root: Path, wanted: Wanted) -> ImageSource:
                 if above and above.read is not folders_of_classes
                 else ""
             )
-            + f"Known are {'; '.join(f'{known.looks} ({known.name})' for known in LAYOUTS)}"
+            + f"Known are {'; '.join(known.looks for known in LAYOUTS)}"
         )
     return layout.read(place, wanted)
 
@@ -253,7 +253,7 @@ LAYOUTS = (
     ),
     Layout(
         "pickles of learn2learn, MetaOptNet or tiered-ImageNet",
-        "NAME-train.pkl, NAME_val.pickle, test_images_png.pkl with test_labels.pkl, ...",
+        "pickles such as NAME-train.pkl, NAME_val.pickle, test_images_png.pkl with test_labels.pkl",
         lambda root, wanted: bool(pickles_in(root)),
         _read_pickles,
     ),
@@ -265,7 +265,7 @@ LAYOUTS = (
     ),
     Layout(
         "CIFAR-FS",
-        "data/CLASS/*.png with splits/bertinetto/train.txt, val.txt and test.txt",
+        "data/CLASS/*.png with splits/bertinetto/train.txt",
         lambda root, wanted: bool(_cifar_lists(root)) and (root / "data").is_dir(),
         _read_cifar,
     ),
@@ -277,13 +277,13 @@ LAYOUTS = (
     ),
     Layout(
         "one list of all images, as of Meta-Album",
-        "images/ with labels.csv, or with a list that table names",
+        "images/ with labels.csv, or with a list that the argument table names",
         _has_whole_list,
         _read_whole_list,
     ),
     Layout(
         "folders of classes",
-        "CLASS/*.png, or train/CLASS/*.png, val/CLASS/*.png and test/CLASS/*.png",
+        "CLASS/*.png, or train/CLASS/*.png, val/CLASS/*.png, test/CLASS/*.png",
         _has_folders,
         folders_of_classes,
     ),

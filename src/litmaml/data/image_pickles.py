@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from litmaml.data.class_splits import check_published, of_each_split, split_called
-from litmaml.data.image_source import ImageSource
+from litmaml.data.image_source import TOGETHER, ImageSource
 from litmaml.data.images import ImageFormat, lines, read_images
 from litmaml.data.plain_pickle import Array, NotPlainPickle, read_plain_pickle
 from litmaml.shown import listed, one_line
 from litmaml.tasks import Split
 
-_TOGETHER = 1024
 _FORMS = (
     "a dictionary of image_data (n, H, W, 3) and class_dict, of data (n, H, W, 3) and labels, or a list of PNG files "
     "with label_specific in the file of labels beside it"
@@ -87,8 +86,8 @@ class PickledImages(ImageSource):
     def pieces(self, split: Split, image_format: ImageFormat) -> Iterator[Tensor]:
         content, errors = self._content(split), list[str]()
         places = np.concatenate([*content.classes.values()])
-        for first in range(0, len(places), _TOGETHER):
-            pixels, found = content.read(places[first : first + _TOGETHER], image_format)
+        for first in range(0, len(places), TOGETHER):
+            pixels, found = content.read(places[first : first + TOGETHER], image_format)
             errors += found
             if not errors:
                 yield pixels

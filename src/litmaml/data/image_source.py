@@ -20,7 +20,7 @@ from litmaml.data.leakage import Copies, Pair, Place, copies, judge_copies
 from litmaml.shown import listed
 from litmaml.tasks import SPLITS, Split
 
-_TOGETHER = 1024
+TOGETHER = 1024
 """Images that are read at a time."""
 
 
@@ -117,8 +117,8 @@ class ImageFiles(ImageSource):
 
     def pieces(self, split: Split, image_format: ImageFormat) -> Iterator[Tensor]:
         names, errors = self.names(split), list[str]()
-        for first in range(0, len(names), _TOGETHER):
-            pixels, found = read_images({name: name for name in names[first : first + _TOGETHER]}, image_format)
+        for first in range(0, len(names), TOGETHER):
+            pixels, found = read_images({name: name for name in names[first : first + TOGETHER]}, image_format)
             errors += found
             if not errors:
                 yield pixels

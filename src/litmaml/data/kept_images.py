@@ -90,7 +90,7 @@ class KeptImages(ImageSource):
                 stacklevel=2,
             )
             return None
-        return PackedPool(path)
+        return _found(path, key)  # none if another process took the place for other splits
 
     def _place(self, split: Split, image_format: ImageFormat) -> Path:
         whose = f"{self.layout}\n{self.named}\n{_made(image_format)}"

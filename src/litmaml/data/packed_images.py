@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from litmaml.data.image_source import ImageSource
+from litmaml.data.image_source import TOGETHER, ImageSource
 from litmaml.data.images import ImageFormat, ImagePool, compare_pools
 from litmaml.data.leakage import Copies
 from litmaml.data.packed_pool import Damaged, PackedPool, write_pool
@@ -21,7 +21,6 @@ from litmaml.runs.plain_files import NotPlain, read_json
 from litmaml.shown import one_line
 from litmaml.tasks import SPLITS, Split
 
-_TOGETHER = 1024
 _INDEX, _FORM = "index.json", "litmaml packed images 1"
 
 
@@ -33,7 +32,7 @@ def is_packed(root: Path) -> bool:
         return False
 
 
-def pack(
+def pack_images(
     source: ImageSource,
     image_format: ImageFormat,
     output: Path,
@@ -130,7 +129,7 @@ class PackedImages(ImageSource):
 
     def pieces(self, split: Split, image_format: ImageFormat) -> Iterator[Tensor]:
         pixels = self.pool(split, image_format).pixels
-        yield from (pixels[first : first + _TOGETHER] for first in range(0, len(pixels), _TOGETHER))
+        yield from (pixels[first : first + TOGETHER] for first in range(0, len(pixels), TOGETHER))
 
     def pool(self, split: Split, image_format: ImageFormat) -> ImagePool:
         wanted = _made_by(image_format)

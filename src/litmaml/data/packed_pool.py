@@ -86,10 +86,10 @@ class PackedPool:
 
     def __init__(self, path: Path) -> None:
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                shapes = {name: file.get_slice(name).get_shape() for name in ("pixels", "prints", "names")}
-                kinds = {file.get_slice(name).get_dtype() for name in shapes}
+            file = safe_open(path, framework="pt")
+            metadata = file.metadata() or {}
+            shapes = {name: file.get_slice(name).get_shape() for name in ("pixels", "prints", "names")}
+            kinds = {file.get_slice(name).get_dtype() for name in shapes}
             form, self.key, counts = metadata["form"], metadata["key"], json.loads(metadata["classes"])
         except Exception as error:  # on a header that lies it raises almost any
             raise Damaged(f"is no pool of images, or is damaged ({str(error)[:100]})") from error
@@ -102,12 +102,15 @@ class PackedPool:
             raise Damaged(f"does not hold the {images} images that it says")
         if shapes["prints"] != [images, 20]:
             raise Damaged("does not hold what its images are compared by")
-        self.path, self.counts, self.shape = path, counts, tuple(shapes["pixels"][1:])
+        self.path, self.counts = path, counts
+        self._file = file  # and not what may have taken its place by the time that it is opened
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PackedPool, (self.path,)
 
     def open(self) -> ImagePool:
         """The images, mapped into memory: read from the disk where and when they are looked at."""
-        with safe_open(self.path, framework="pt") as file:
-            pixels, prints, names = (file.get_tensor(name) for name in ("pixels", "prints", "names"))
+        pixels, prints, names = (self._file.get_tensor(name) for name in ("pixels", "prints", "names"))
         labels = np.repeat(np.arange(len(self.counts)), [*self.counts.values()])
         return ImagePool.of(pixels, labels, [*self.counts], _Names(names), prints.numpy())
 
