@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import combinations
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,6 +24,9 @@ from litmaml.data.task_distribution import TaskDistribution
 from litmaml.randomness import task_stream, task_streams
 from litmaml.shown import listed
 from litmaml.tasks import SPLITS, Batch, Split, Tasks, map_batches
+
+_PART = 4
+"""Of a device's free memory a split's images take this part at the most."""
 
 
 class ImageTasks(TaskDistribution):
@@ -75,6 +79,7 @@ class ImageTasks(TaskDistribution):
         self.augment = augment
         self.copies: Copies = "refuse"
         self._pools: dict[Split, ImagePool] = {}
+        self._kept: dict[Split, Tensor] = {}
 
     @abstractmethod
     def class_names(self, split: Split) -> Sequence[str]:
@@ -119,6 +124,15 @@ class ImageTasks(TaskDistribution):
             )
         self._pools[split] = compare_pools(self._pools, split, pool, self.copies)
 
+    def keep_on(self, split: Split, device: torch.device) -> None:
+        pixels = self._pools[split].pixels
+        if split not in self._kept and pixels.nbytes <= _room(device):
+            self._kept[split] = pixels.to(device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which makes batches and has no use for what a GPU holds."""
+        return self.__dict__ | {"_kept": {split: pixels[:0].cpu() for split, pixels in self._kept.items()}}
+
     def sample(self, split: Split, numbers: Sequence[int], seed: int) -> Tasks:
         self.load(split)
         pool = self._pools[split]
@@ -148,9 +162,13 @@ class ImageTasks(TaskDistribution):
 
         def batch(first: int, last: int) -> Batch:
             """The images first..last of every class as one batch."""
-            images = _gather(pool.pixels, chosen[:, :, first:last], turns).flatten(1, 2)
             targets = labels.repeat_interleave(last - first).expand(tasks, -1).contiguous()
             changes = {name: torch.from_numpy(u[:, :, first:last]).flatten(1, 2) for name, u in uniform.items()}
+            if split in self._kept:
+                places = torch.from_numpy(chosen[:, :, first:last]).flatten(1, 2)
+                quarters = torch.from_numpy(turns).repeat_interleave(last - first, dim=1)
+                return Batch({f"places in {split}": places, "quarters": quarters} | changes, targets)
+            images = _gather(pool.pixels, chosen[:, :, first:last], turns).flatten(1, 2)
             return Batch({"images": images} | changes if changes else images, targets)
 
         adapting = [batch(first, first + shots) for first in range(0, drawn, shots)]
@@ -188,7 +206,7 @@ class ImageTasks(TaskDistribution):
 
         def develop(batch: Batch) -> Batch:
             inputs = batch.inputs if isinstance(batch.inputs, dict) else {"images": batch.inputs}
-            images = inputs["images"]
+            images = self._images(inputs)
             if "augment" in inputs:
                 images = self.augment(images, inputs["augment"])
             images = self.image_format.to_float(images)
@@ -198,6 +216,20 @@ class ImageTasks(TaskDistribution):
 
         return map_batches(develop, tasks)
 
+    def _images(self, inputs: dict[str, Tensor]) -> Tensor:
+        """The images of a raw batch, (T, n, C, H, W) bytes."""
+        if "images" in inputs:
+            return inputs["images"]
+        (split,) = (each for each in SPLITS if f"places in {each}" in inputs)
+        places = inputs[f"places in {split}"]
+        kept = self._kept[split]
+        pixels = kept if kept.device == places.device else self._pools[split].pixels.to(places.device)
+        images = pixels[places]
+        for quarter in (1, 2, 3) if self.rotations else ():
+            turned = (inputs["quarters"] == quarter)[..., None, None, None]
+            images = torch.where(turned, torch.rot90(images, quarter, (-2, -1)), images)
+        return images
+
     def describe(self, split: Split) -> dict[str, int | float | str | bool]:
         changes = {f"augment.{name}": value for name, value in asdict(self.augment).items()}
         return super().describe(split) | {
@@ -206,6 +238,11 @@ class ImageTasks(TaskDistribution):
             "affine": self.affine if split == "train" or self.drawn_anew else 0.0,
             **(changes if split == "train" and self.augment != UNCHANGED else {}),
         }
+
+
+def _room(device: torch.device) -> int:
+    """Bytes of images that a device may hold; without bound where they are already."""
+    return torch.cuda.mem_get_info(device)[0] // _PART if device.type == "cuda" else sys.maxsize
 
 
 def _random_order(keys: NDArray[np.float64], counts: NDArray[np.int64], first: int) -> NDArray[np.int64]:

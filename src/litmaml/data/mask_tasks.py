@@ -116,7 +116,7 @@ class MaskTasks(SourcedImages):
 
         def develop(batch: Batch) -> Batch:
             inputs = batch.inputs if isinstance(batch.inputs, dict) else {"images": batch.inputs}
-            pixels = inputs["images"]
+            pixels = self._images(inputs)
             if "augment" in inputs:
                 pixels = moving(pixels, inputs["augment"])
             images, masks = pixels[..., :-1, :, :], pixels[..., -1:, :, :]

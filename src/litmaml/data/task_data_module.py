@@ -39,6 +39,8 @@ class TaskDataModule(LightningDataModule):
         test_tasks: Tasks of one test, over all processes. ``predict`` takes these tasks too.
         seed: Of all tasks: task i of a split is a pure function of (seed, split, i).
         num_workers: Processes that make batches ahead on each rank; 0 makes them in the training process.
+        keep_on_gpu: Whether images are kept on a GPU that has room for them, and batches made there: the tasks are the
+            same. A quarter of its free memory is the most that a split takes.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -53,6 +55,7 @@ class TaskDataModule(LightningDataModule):
         test_tasks: int = 600,
         seed: int = 0,
         num_workers: int = 0,
+        keep_on_gpu: bool = True,
     ) -> None:
         super().__init__()
         check_at_least(1, meta_batch=meta_batch)
@@ -65,6 +68,7 @@ class TaskDataModule(LightningDataModule):
         self.test_tasks = test_tasks
         self.seed = seed
         self.num_workers = num_workers
+        self.keep_on_gpu = keep_on_gpu
         self._resumed = Place()
         self._epoch: int | None = None  # that the last training batches were of
         try:
@@ -146,6 +150,8 @@ class TaskDataModule(LightningDataModule):
         length: int,
     ) -> TaskLoader:
         self.tasks.load(split)
+        if self.keep_on_gpu and self.trainer is not None and self._on_cuda():
+            self.tasks.keep_on(split, self.trainer.strategy.root_device)
         dataset = Sampled(self.tasks, split, self.seed)
         return TaskLoader(dataset, numbers, position, length, self.num_workers, pin_memory=self._on_cuda())
 

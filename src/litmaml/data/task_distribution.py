@@ -87,6 +87,10 @@ class TaskDistribution(ABC):
         """Brings what the tasks of a split are made of into memory and checks it. A second call does
         nothing."""
 
+    def keep_on(self, split: Split, device: torch.device) -> None:  # noqa: B027 - most make tasks of little
+        """Put what the tasks of a loaded split are made of on the device where they will be rendered, if it has room:
+        ``sample`` then only says which examples they are, and the tasks are the same."""
+
     @abstractmethod
     def sample(self, split: Split, numbers: Sequence[int], seed: int) -> MetaBatch:
         """The tasks with these numbers, stacked, on the CPU. Cheap: pictures are still uint8.
