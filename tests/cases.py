@@ -1,4 +1,4 @@
-"""Every method, once: the outer gradients with what tests hold them to, and the inner optimizers with their rule.
+"""Every method, once: outer gradients, inner optimizers and outer losses, with what tests hold them to.
 
 A new method is one row here, and every test that runs over methods sees it. What a single file needs of each method
 beside that, it looks up by name or class, so that a row it does not know fails there.
@@ -13,18 +13,26 @@ from typing import Any, NamedTuple
 import pytest
 from hops import Hop, central_difference, gaussian_smoothing, nothing, with_half_trace, zeroth_order
 from oracles import Directions, dense_hessian, fourth_moments, second_moments
-from torch import Tensor
+from solvers import Solved, Transformed, evolution, exact, first_order, implicit, reptile
+from torch import Tensor, nn
 from unrolling import Rule
 from update_rules import adadelta, adagrad, adam, adam_of_torch, adamax, rmsprop, sgd
 
-from litmaml.inner import SGD, Adam, AdamW, HigherOptimizer, InnerOptimizer
+from litmaml.inner import SGD, Adam, AdamW, HigherOptimizer, InnerOptimizer, MetaCurvature, Proximal
 from litmaml.outer import (
+    EvolutionStrategies,
     FiniteDifference,
     FirstOrder,
     GaussianSmoothing,
+    Implicit,
+    MeanLoss,
+    MultiStepLoss,
     OuterGradient,
+    OuterLoss,
     PathGradient,
+    Reptile,
     SecondOrder,
+    WorstCaseLoss,
     ZerothOrder,
     estimators,
 )
@@ -191,4 +199,70 @@ INNER: dict[str, Inner] = {
         lambda: HigherOptimizer("torch.optim.Adamax", {"lr": 0.1, "eps": 0.1}, learn="one", per_step=True),
         adamax(0.1),
     ),
+}
+
+
+class Solver(NamedTuple):
+    """An outer gradient beside the oracle of a whole task; ``OUTER`` has the Hops of those along the path."""
+
+    make: Callable[[], OuterGradient]
+    true: Solved
+    tolerance: float = 1e-10
+
+
+SOLVERS: dict[str, Solver] = {
+    "SecondOrder": Solver(SecondOrder, exact),
+    "SecondOrder recompute": Solver(lambda: SecondOrder(recompute=True), exact),
+    "FirstOrder": Solver(FirstOrder, first_order),
+    "FiniteDifference": Solver(FiniteDifference, exact, 1e-7),
+    "Implicit": Solver(lambda: Implicit(8), implicit),
+    "Implicit by differences": Solver(lambda: Implicit(8, FiniteDifference()), implicit, 1e-6),
+    "Reptile": Solver(Reptile, reptile),
+    "EvolutionStrategies": Solver(lambda: EvolutionStrategies(3, 0.1), evolution(0.1)),
+}
+
+
+class Wrapper(NamedTuple):
+    """An inner optimizer around gradient descent of rate 0.1, and the gradient that it hands on."""
+
+    make: Callable[[], InnerOptimizer]
+    transformed: Transformed
+
+
+def _same(theta: Any, g: Any, first: Any, learnt: Any) -> Any:
+    return g
+
+
+def _held(theta: Any, g: Any, first: Any, learnt: Any) -> Any:
+    return {name: g[name] + learnt.get("strength", 2.0) * (theta[name] - first[name]) for name in g}
+
+
+def _curved(theta: Any, g: Any, first: Any, learnt: Any) -> Any:
+    def one(name: str) -> Tensor:
+        key = "curvature/" + name.replace(".", "/")
+        if g[name].dim() == 1:
+            found: Tensor = learnt[key] * g[name]
+        else:
+            found = learnt[f"{key}/0"] @ g[name] @ learnt[f"{key}/1"]
+        return found
+
+    return {name: one(name) for name in g}
+
+
+WRAPPERS: dict[str, Wrapper] = {
+    "none": Wrapper(lambda: SGD(0.1), _same),
+    "Proximal": Wrapper(lambda: Proximal(SGD(0.1), 2.0), _held),
+    "Proximal, learnt": Wrapper(lambda: Proximal(SGD(0.1), 2.0, learn=True), _held),
+    "MetaCurvature": Wrapper(lambda: MetaCurvature(SGD(0.1)), _curved),
+    "MetaCurvature around Proximal": Wrapper(
+        lambda: MetaCurvature(Proximal(SGD(0.1), 2.0, learn=True)),
+        lambda theta, g, first, learnt: _held(theta, _curved(theta, g, first, learnt), first, learnt),
+    ),
+}
+
+LOSSES: dict[str, Callable[[], OuterLoss]] = {
+    "MeanLoss": MeanLoss,
+    "MeanLoss of its own for the query": lambda: MeanLoss(nn.SmoothL1Loss()),
+    "MultiStepLoss": lambda: MultiStepLoss(epochs=4),
+    "WorstCaseLoss": lambda: WorstCaseLoss(tasks=2, rate=0.1),
 }

@@ -11,9 +11,23 @@ import pytest
 
 import litmaml.inner
 import litmaml.outer
-from cases import EXACT, INNER, ONCE, OUTER, PROBING, REPEATING, SAMPLED, TWICE, UNPROBED, UNSAMPLED
+from cases import (
+    EXACT,
+    INNER,
+    LOSSES,
+    ONCE,
+    OUTER,
+    PROBING,
+    REPEATING,
+    SAMPLED,
+    SOLVERS,
+    TWICE,
+    UNPROBED,
+    UNSAMPLED,
+    WRAPPERS,
+)
 from litmaml.inner import InnerOptimizer
-from litmaml.outer import OuterGradient, PathGradient
+from litmaml.outer import OuterGradient, OuterLoss, PathGradient
 
 
 def subclasses(of: type) -> Iterator[type]:
@@ -36,11 +50,19 @@ def methods(of: type) -> set[type]:
 
 
 def test_every_outer_gradient_has_a_row() -> None:
-    assert {row.kind for row in OUTER.values()} == methods(OuterGradient)
+    assert {row.kind for row in OUTER.values()} == methods(PathGradient)
+    solved = {type(row.make()) for row in SOLVERS.values()}
+    assert solved | {row.kind for row in OUTER.values()} == methods(OuterGradient)
+    assert solved >= methods(OuterGradient) - methods(PathGradient)
 
 
 def test_every_inner_optimizer_has_a_row() -> None:
-    assert {type(row.make()) for row in INNER.values()} == methods(InnerOptimizer)
+    wrapped = {type(row.make()) for row in WRAPPERS.values()}
+    assert {type(row.make()) for row in INNER.values()} | wrapped == methods(InnerOptimizer)
+
+
+def test_every_outer_loss_has_a_row() -> None:
+    assert {type(make()) for make in LOSSES.values()} == methods(OuterLoss) - {OuterLoss}
 
 
 def test_a_method_without_a_row_is_seen() -> None:
@@ -48,7 +70,7 @@ def test_a_method_without_a_row_is_seen() -> None:
         __module__ = "litmaml.outer.new"
         hop = OUTER["FirstOrder"].kind.hop  # type: ignore[attr-defined]
 
-    assert methods(OuterGradient) - {row.kind for row in OUTER.values()} == {New}
+    assert methods(PathGradient) - {row.kind for row in OUTER.values()} == {New}
     New.__module__ = __name__  # no longer of litmaml, for the tests that come after
 
 

@@ -95,7 +95,7 @@ class InnerLoop(TaskModel):
         start = {name: weights[name].detach() for name in self.fast_names}
         start |= {name: start[name][:1] for name in self.begun}
         for key, value in optimizer.learnt(start, steps).items():
-            self.learnt.add(key, value, optimizer.per_step)
+            self.learnt.add(key, value, optimizer.has_rows(key))
 
     def check_trainable(self) -> None:
         """Refuse a model that has been frozen or unfrozen since; see ``check_roles``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any
 
 from litmaml.weights import Params
 
@@ -34,8 +34,15 @@ class InnerOptimizer(ABC):
         0.0
     """
 
-    traceable: ClassVar[bool] = True
     per_step: bool = False
+
+    @property
+    def traceable(self) -> bool:
+        return True
+
+    def has_rows(self, name: str) -> bool:
+        """Whether what is learnt by this name has one row per inner step."""
+        return self.per_step
 
     def learnt(self, fast: Params, steps: int) -> Params:
         """phi where training starts, by names of its own; by default nothing.

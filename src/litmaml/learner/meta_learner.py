@@ -26,6 +26,7 @@ from litmaml.learner.outer_optimizer import outer_optimizer, scheduled
 from litmaml.learner.outer_step import OuterStep
 from litmaml.learner.precision_checks import check_precision
 from litmaml.learner.processes import failing_together
+from litmaml.learner.residuals import Residuals
 from litmaml.learner.trial.model_checks import check_model
 from litmaml.outer import OuterGradient, OuterLoss, SecondOrder
 from litmaml.outer.hand_over import hand_over
@@ -212,10 +213,12 @@ class MetaLearner(EvaluatedLearner):
         return every > 0 and (self.trainer.global_step + 1) % every == 0
 
     def _log_before(self, tasks: MetaBatch) -> None:
-        """Loss and metrics before adaptation: one more forward pass, so only when a line is logged."""
+        """Loss and metrics before adaptation, and residuals: more passes, so only when a line is logged."""
         predictions, losses = self._evaluation.unadapted(tasks)
         self.log("train/loss_before", losses.mean(), batch_size=len(losses))
         self._log_metrics(tasks, predictions, torch.ones_like(losses, dtype=torch.bool), suffix="_before")
+        for name, value in self._residuals.look(self.meta_gradient.residuals(tasks)).items():
+            self.log(f"train/{name}", value, batch_size=len(losses))
 
     def _log_metrics(
         self, tasks: MetaBatch, predictions: Tree, kept: Tensor, suffix: str = "", prog_bar: bool = False
@@ -259,6 +262,7 @@ class MetaLearner(EvaluatedLearner):
                 super().train()
                 self.evaluated = self._evaluated
         self.skipped_tasks, self._outer_step = 0, OuterStep(self.inner_loop, self.outer_loss)
+        self._residuals = Residuals()
         self._tried.clear()
         self._baselines.begin()
         # Random directions follow the tasks: other tasks by --data.seed, other directions.

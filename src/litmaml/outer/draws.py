@@ -23,7 +23,7 @@ def check_draws(outer_gradient: OuterGradient, what: str, remedy: str) -> None:
             f"{what} draws anew when {name} recomputes an inner step, which would be another step; set recompute to "
             f"false, or {remedy}"
         )
-    if outer_gradient.probes:
+    if outer_gradient.repeats:
         raise ValueError(
             f"{what} draws anew in each probe of {name}, whose difference would be noise; {remedy} or use SecondOrder "
             "or FirstOrder"

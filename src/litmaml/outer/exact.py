@@ -37,6 +37,10 @@ class SecondOrder(PathGradient):
     def unrolls(self) -> bool:
         return not self.recompute
 
+    @property
+    def repeats(self) -> bool:
+        return self.recompute
+
     def takes_features(self, trained: bool, batches: int) -> bool:
         # Memory is not to grow with the number of steps.
         return not (self.recompute and trained and batches > 1)

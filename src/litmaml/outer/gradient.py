@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import Any, ClassVar, NamedTuple, Protocol, final
+from typing import Any, ClassVar, NamedTuple, final
 
 import torch
 from torch import Tensor
 
 from litmaml.engine.features import Features
-from litmaml.inner.gradient_rule import GradientRule, Losses
+from litmaml.inner.gradient_rule import Losses
+from litmaml.inner.loop import InnerLoop
 from litmaml.outer.loss import OuterLoss
+from litmaml.outer.path import Inner, loss_of_path
 from litmaml.randomness import Streams
 from litmaml.tasks import Batch, StepTasks, Tasks
 from litmaml.weights import Params, Weights, constants, gradient_of, leaves
-
-
-class Inner(Protocol):
-    """What an outer gradient may ask of the inner loop."""
-
-    def steps(
-        self, start: Params, slow: Params, tasks: Tasks, count: int, gradient: GradientRule = ...
-    ) -> Iterator[Params]:
-        """theta_0, ..., theta_N along the rule's gradients."""
-
-    def at_query(self, slow: Params, j: int) -> Params:
-        """The slow weights that a query takes after ``j`` inner steps, from those of all steps."""
-
-    def outcome(
-        self, fast: Params, slow: Params, batch: Batch, loss: torch.nn.Module | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """The losses (T,) and predictions of a batch."""
 
 
 class OuterGradient(ABC):
@@ -51,6 +35,18 @@ class OuterGradient(ABC):
     def unrolls(self) -> bool:
         return False
 
+    @property
+    def repeats(self) -> bool:
+        """Whether it computes the same loss several times, so that nothing may draw random numbers in it."""
+        return self.probes
+
+    def check(self, inner_loop: InnerLoop, outer_loss: OuterLoss) -> None:  # noqa: B027 - most take all
+        """Refuse what it would train otherwise than it reads.
+
+        Raises:
+            ValueError: Naming the argument, with the remedy.
+        """
+
     def takes_features(self, trained: bool, batches: int) -> bool:
         """Whether batches may come with the outputs of the model's constant parts in place.
 
@@ -69,6 +65,10 @@ class OuterGradient(ABC):
         The losses' *gradient* by start, slow weights and what the inner loop learns is G_i; their *value* is the outer
         loss, whatever the gradient is. How steps are weighed may depend on the epoch of the run.
         """
+
+    def residuals(self, inner: Inner, start: Params, slow: Params, tasks: Tasks, steps: int) -> Params:
+        """How far from true is what it rests on, in each task (T,), by name; nothing where it rests on nothing."""
+        return {}
 
     def directions(self, weights: Weights, streams: Streams, steps: int) -> tuple[Params, ...] | None:
         """The directions of each of N = ``steps`` inner steps, by name (T, Q, ...), or None if none are drawn.
@@ -130,30 +130,7 @@ class PathGradient(OuterGradient):
     def solve(
         self, inner: Inner, outer_loss: OuterLoss, start: Params, slow: Params, tasks: Tasks, steps: int, epoch: int = 0
     ) -> tuple[Tensor, Tensor]:
-        tasks.check_batches(steps)
-        shares = outer_loss.step_weights(steps, epoch)
-        if shares is not None and len(shares) != steps + 1:
-            raise ValueError(
-                f"outer_loss.step_weights: has to give a weight for the start and each of {steps} inner steps, got "
-                f"{len(shares)}; give {steps + 1}"
-            )
-        total: Tensor | None = None
-        for j, fast in enumerate(inner.steps(start, slow, tasks, steps, self.gradient)):
-            term = outer_loss.along(j, fast, slow, tasks.step(j).support) if j < steps else None
-            if j == steps or (shares is not None and shares[j] != 0):
-                losses, predictions = inner.outcome(fast, inner.at_query(slow, j), tasks.query, outer_loss.loss)
-                if shares is not None:
-                    losses = shares[j] * losses
-                term = losses if term is None else term + losses
-            if term is not None:
-                if term.shape != (tasks.size,):  # such as a sum over tasks, which would count in each of them
-                    raise ValueError(
-                        f"outer_loss: its terms have to be one number per task, ({tasks.size},), got "
-                        f"{tuple(term.shape)}; sum over all but the first dimension"
-                    )
-                total = term if total is None else total + term
-        assert total is not None  # of the last step
-        return total, predictions
+        return loss_of_path(inner, outer_loss, start, slow, tasks, steps, epoch, self.gradient)
 
     def gradient(self, losses: Losses, fast: Params, slow: Params, step: StepTasks) -> Params:
         """g = grad l(fast; support) of each task, whose vector-Jacobian product is Hop."""

@@ -70,7 +70,8 @@ class MetaGradientOf:
         epoch: Of the run, by which an outer loss may weigh the steps.
 
     Raises:
-        ValueError: tasks_per_chunk is below 1, or the inner optimizer cannot be compiled.
+        ValueError: tasks_per_chunk is below 1, the inner optimizer cannot be compiled, or the outer gradient refuses
+            what it would train otherwise than it reads.
 
     Example:
         Of l(w) = (w x - y)^2 at x = y = 1, from w = 0, a step of rate a ends at 2 a, where the gradient by w is
@@ -108,6 +109,7 @@ class MetaGradientOf:
             )
         self.inner_loop, self.outer_gradient, self.steps, self.seed = inner_loop, outer_gradient, steps, seed
         self.outer_loss = OuterLoss() if outer_loss is None else outer_loss
+        outer_gradient.check(inner_loop, self.outer_loss)
         self.tasks_per_chunk, self.compile = tasks_per_chunk, compile
         self.of_chunk = ChunkGradient(inner_loop, outer_gradient, steps, self.outer_loss)
         self.compiled = CompiledChunkGradient(self.of_chunk)
@@ -229,6 +231,16 @@ class MetaGradientOf:
         check_draws(self.outer_gradient, "model: it, or its loss,", "let nothing draw")
         self.inner_loop.draws = True
         raise _Draws
+
+    def residuals(self, tasks: MetaBatch) -> Params:
+        """How far from true is what the outer gradient rests on, in each task (T,), by name; see ``OuterGradient``."""
+        found: list[Params] = []
+        for stack in map(self.inner_loop.with_classes, stacks_of(tasks)):
+            for chunk in chunks(stack, self.chunk_size(stack)):
+                with torch.inference_mode(False), torch.no_grad():
+                    weights = self.inner_loop.start(chunk)
+                    found.append(self.outer_gradient.residuals(self.inner_loop, *weights, chunk, self.steps))
+        return {name: torch.cat([part[name] for part in found]) for name in found[0]}
 
     def stream_of(self, chunk: Tasks, split: Split) -> AbstractContextManager[None]:
         """The context in which a single task draws from its own stream; several draw from that of the first."""

@@ -31,7 +31,10 @@ class _Part(NamedTuple):
 
 
 _OWN = tuple(f"litmaml.{name}" for name in ("data", "inner", "learner.metrics", "models", "outer", "problems"))
-_CHOICES = r"data|inner\.(adam|higher|sgd)|learner\.metrics|models|outer\.(estimators|exact|loss)|problems"
+_CHOICES = (
+    r"data|inner\.(adam|higher|meta_curvature|proximal|sgd)|learner\.metrics|models|"
+    r"outer\.(estimators|evolution|exact|implicit|loss|losses|reptile)|problems"
+)
 """Where the classes are that a learner is made with, which are not all of the rooms."""
 _METRICS = "(aggregation|classification|clustering|nominal|regression|retrieval|segmentation)"
 _PARTS = {
