@@ -10,9 +10,9 @@ import pytest
 from lightning.pytorch.cli import LightningCLI
 
 import litmaml
+from litmaml.cli.commands import COMMANDS, help_text
 from litmaml.cli.finetune import COMMANDS as IMAGE_COMMANDS
 from litmaml.cli.main import main
-from litmaml.cli.start import COMMANDS, help_text
 
 
 def started(*arguments: str) -> list[str]:
@@ -31,7 +31,7 @@ def test_help_names_every_command_in_a_line_on_one_screen() -> None:
     assert started() == lines
     assert len(lines) < 24
     assert max(map(len, lines)) <= 80
-    assert {*COMMANDS} >= {*LightningCLI.subcommands(), *IMAGE_COMMANDS, "diagnose", "configs"}
+    assert {*COMMANDS} >= {*LightningCLI.subcommands(), *IMAGE_COMMANDS, "diagnose", "data", "configs"}
     assert all(any(line.startswith(f"  {name} ") for line in lines) for name in COMMANDS)
 
 

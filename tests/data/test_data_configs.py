@@ -13,7 +13,7 @@ from image_sets import IMAGES, pixels, save
 
 from litmaml.cli.main import main
 from litmaml.data import ImageFormat, ImageTable
-from litmaml.data.class_splits import read_split_file
+from litmaml.data.shared_out import read_split_file
 from litmaml.tasks import SPLITS
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -158,7 +158,7 @@ def test_a_missing_split_file_is_named(root: Path) -> None:
 
 @pytest.mark.parametrize("split", [(1, 0, 1), (0.5, 0.5), (1, -1, 1)])
 def test_wrong_shares_are_refused(split: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match="split must be three positive shares"):
+    with pytest.raises(ValueError, match="split: has to be three positive shares"):
         folder_tasks(Path(), split=split)
 
 

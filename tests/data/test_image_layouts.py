@@ -14,7 +14,7 @@ import pytest
 from image_sets import BIRDS, IMAGES, SETS, WORDNET, folders, pixels, save
 
 from litmaml.data import Episode, ImageFolderTasks, ImageFormat, ImageTable
-from litmaml.data.class_splits import published_splits, read_split_file
+from litmaml.data.shared_out import published_splits, read_split_file
 from litmaml.tasks import SPLITS
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from litmaml.callbacks.preemption import requeued_before_training
 from litmaml.cli import data, diagnose
+from litmaml.cli.commands import COMMANDS, answered
 from litmaml.cli.error_lines import errors_in_one_line
 from litmaml.cli.finetune import COMMANDS as IMAGE_COMMANDS
 from litmaml.cli.finetune import run_command
@@ -22,7 +23,6 @@ from litmaml.cli.meta_cli import MetaCLI
 from litmaml.cli.recorded_run import with_records
 from litmaml.cli.save_config import SaveConfig
 from litmaml.cli.shipped import run_configs, with_shipped
-from litmaml.cli.start import COMMANDS, answered
 from litmaml.cli.stub_types import look_up_types
 from litmaml.data import TaskDataModule
 from litmaml.learner.meta_learner import MetaLearner

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from litmaml.data.images import ImageFormat
-from litmaml.data.table_file import composed
+from litmaml.data.table_file import cell_name
 from litmaml.tasks import Tree
 
 Key = int | str
@@ -74,8 +74,8 @@ class Items:
             names = getattr(features.get(self.target), "names", None)
         numbers = [plain(label) for label in labels]
         if isinstance(names, list | tuple) and all(type(n) is int and 0 <= n < len(names) for n in numbers):
-            return [composed(names[number]) for number in numbers]
-        return [composed(number) for number in numbers]
+            return [cell_name(names[number]) for number in numbers]
+        return [cell_name(number) for number in numbers]
 
     def _tensor(self, value: Any) -> Tree:
         if isinstance(value, Tensor):

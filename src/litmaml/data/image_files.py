@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from litmaml.data.shared_out import composed
 from litmaml.shown import listed, one_line
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
@@ -16,12 +16,6 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
 _NOBODYS = {"thumbs.db", "desktop.ini"}
 """What Windows puts into folders of pictures."""
-
-
-def composed(name: str) -> str:
-    """The name with each accented letter as one sign, as other systems may write it: such names are one to whoever
-    reads them, and a copy of a folder on another machine has them otherwise."""
-    return unicodedata.normalize("NFC", name)
 
 
 def is_image(name: str) -> bool:

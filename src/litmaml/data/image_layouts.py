@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from litmaml.data.class_splits import Dealing, check_published, of_each_split, split_called, split_folders
+from litmaml.data.class_splits import Dealing, check_published, of_each_split, split_folders
 from litmaml.data.image_files import class_folders, folders_in, images_in, one_name_each, tell_of_left_out
 from litmaml.data.image_lists import Columns, NoList, by_class, located, read_list, words
 from litmaml.data.image_pickles import PickledImages, pickles_in
 from litmaml.data.image_source import ImageFiles, ImageSource
 from litmaml.data.packed_images import PackedImages, is_packed
+from litmaml.data.shared_out import split_called
 from litmaml.shown import listed, one_line
 from litmaml.tasks import Split
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
 
-from litmaml.data.image_files import composed
+from litmaml.data.shared_out import composed
 from litmaml.shown import listed, one_line
 
 _FILES = ("filename", "file_name", "image_name", "image_path", "filepath", "path", "image", "file", "img")

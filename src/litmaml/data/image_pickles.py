@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from litmaml.data.class_splits import check_published, of_each_split, split_called
+from litmaml.data.class_splits import check_published, of_each_split
 from litmaml.data.image_source import TOGETHER, ImageSource
 from litmaml.data.images import ImageFormat, lines, read_images
 from litmaml.data.plain_pickle import Array, NotPlainPickle, read_plain_pickle
+from litmaml.data.shared_out import split_called
 from litmaml.shown import listed, one_line
 from litmaml.tasks import Split
 

@@ -17,9 +17,9 @@ from torch import Tensor
 from litmaml.data.affine import AFFINE_NUMBERS, random_affine
 from litmaml.data.augment import AUGMENT_NUMBERS, UNCHANGED, Augment
 from litmaml.data.episode import AS_IN_TRAINING, FEW_SHOT, Episode
-from litmaml.data.image_files import composed
 from litmaml.data.images import ImageFormat, ImagePool, compare_pools
 from litmaml.data.leakage import Copies
+from litmaml.data.shared_out import composed
 from litmaml.data.task_distribution import TaskDistribution
 from litmaml.randomness import task_stream, task_streams
 from litmaml.shown import listed

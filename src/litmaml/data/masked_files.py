@@ -11,9 +11,10 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from litmaml.data.image_files import composed, images_in
+from litmaml.data.image_files import images_in
 from litmaml.data.image_source import ImageFiles
 from litmaml.data.images import ImageFormat
+from litmaml.data.shared_out import composed
 from litmaml.data.unpacking import unpack
 from litmaml.shown import listed, one_line
 from litmaml.tasks import Split

@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import json
+import re
+import unicodedata
 from collections.abc import Iterable, Sequence
+from importlib.resources import files
 from math import inf
 
-from litmaml.data.image_folder import read_split_file
-from litmaml.data.table_file import composed
 from litmaml.runs.paths import expanded
 from litmaml.shown import listed
 from litmaml.tasks import SPLITS, Split
 
 Shares = tuple[float, float, float]
+"""Of the classes or tasks, for training, validation and test."""
 
-_SPELLED: dict[str, Split] = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
+_SPELLINGS: dict[str, Split] = {
+    **dict.fromkeys(("train", "training", "base"), "train"),
+    **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "novel"), "test"),
 }
+_PUBLISHED = files("litmaml.data") / "published"
+
+
+def split_called(name: str) -> Split | None:
+    """The split that a file, a folder or a cell of a table names, however it is spelled; None if it is none.
+
+    >>> [split_called(name) for name in ("Train", "meta-valid", "validation", "TEST", "cats")]
+    ['train', 'val', 'val', 'test', None]
+    """
+    return _SPELLINGS.get(re.sub(r"^meta[-_ ]?", "", name.strip().lower()))
+
+
+def composed(name: str) -> str:
+    """The name with each accented letter as one sign, as other systems may write it: such names are one to whoever
+    reads them, and a copy of a folder on another machine has them otherwise."""
+    return unicodedata.normalize("NFC", name)
 
 
 def check_shares(shares: Shares, argument: str = "split") -> None:
@@ -46,19 +66,26 @@ def dealt(names: Iterable[str], shares: Shares, seed: int) -> dict[str, Split]:
     return {name: split for split, some in parts for name in some}
 
 
-def by_file(names: Sequence[str], split_file: str) -> dict[str, Split]:
-    """The split of each name by a file, JSON or CSV, that gives one to each.
+def by_file(names: Sequence[str], split_file: str, kind: str = "task", where: object = "the data") -> dict[str, Split]:
+    """The split of each name by a file, see ``read_split_file``.
+
+    Args:
+        names: All of them.
+        split_file: A path, or the name of a published split.
+        kind: What they name, for the errors.
+        where: What they are in, likewise.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: It leaves a name out, or has others.
     """
-    given = {composed(name): split for name, split in read_split_file(expanded(split_file)).items()}
-    if missing := sorted({*names} - {*given}):
-        raise ValueError(f"split_file: gives no split to {listed(missing)}, got {split_file!r}; add them")
-    if missing := sorted({*given} - {*names}):
-        raise ValueError(f"split_file: the data have no {listed(missing)}, got {split_file!r}; remove them")
-    return {name: given[name] for name in names}
+    given = {composed(name): split for name, split in read_split_file(split_file).items()}
+    named = {composed(name) for name in names}
+    if missing := sorted({*given} - named):
+        raise ValueError(f"split_file={split_file}: {where} has no {kind} {listed(missing)}")
+    if missing := sorted(named - {*given}):
+        raise ValueError(f"split_file={split_file} gives no split to the {kind} {listed(missing)}")
+    return {name: given[composed(name)] for name in names}
 
 
 def by_column(names: Sequence[str], cells: Sequence[str], column: str) -> dict[str, Split]:
@@ -74,7 +101,7 @@ def by_column(names: Sequence[str], cells: Sequence[str], column: str) -> dict[s
     """
     splits: dict[str, Split] = {}
     for name, cell in zip(names, cells, strict=True):
-        split = _SPELLED.get(cell.strip().lower())
+        split = split_called(cell)
         if split is None:
             raise ValueError(f"split_column: {column!r} has to say train, val or test, got {cell!r} of {name}")
         if splits.setdefault(name, split) != split:
@@ -83,3 +110,61 @@ def by_column(names: Sequence[str], cells: Sequence[str], column: str) -> dict[s
                 "class to one split, or results will be too good"
             )
     return splits
+
+
+def published_splits() -> list[str]:
+    """The names of the published splits."""
+    return sorted(entry.name.removesuffix(".csv") for entry in _PUBLISHED.iterdir() if entry.name.endswith(".csv"))
+
+
+def read_split_file(split_file: str) -> dict[str, Split]:
+    """The split of each class.
+
+    Args:
+        split_file: The name of a published split, or a path: of JSON, an object of split by class or of lists of
+            classes by split; or of CSV, lines of class,split.
+
+    Raises:
+        FileNotFoundError: if the file is not there.
+        ValueError: if it cannot be understood, or gives a class to two splits.
+    """
+    path = expanded(split_file)
+    if not path.is_file() and split_file in published_splits():
+        text, suffix = (_PUBLISHED / f"{split_file}.csv").read_text(encoding="utf-8"), ".csv"
+    elif not path.is_file():
+        raise FileNotFoundError(
+            f"split_file={split_file}: there is no such file, nor is it the name of a published split: "
+            f"{', '.join(published_splits())}"
+        )
+    else:
+        text, suffix = path.read_text(encoding="utf-8-sig"), path.suffix.lower()
+    rows = _json_rows(split_file, text) if suffix == ".json" else _csv_rows(text)
+    splits: dict[str, Split] = {}
+    for row in rows:
+        found = split_called(str(row[1])) if len(row) == 2 else None
+        if found is None or not isinstance(row[0], str):
+            raise ValueError(f"split_file={split_file}: expected a class and one of {', '.join(SPLITS)}, got {row}")
+        if splits.setdefault(row[0], found) != found:
+            raise ValueError(
+                f"split_file={split_file} gives the class {row[0]} to the splits {splits[row[0]]} and {found}: "
+                f"a class may be in one split only"
+            )
+    return splits
+
+
+def _json_rows(split_file: str, text: str) -> list[list[object]]:
+    try:
+        content = json.loads(text, object_pairs_hook=list)
+        pairs = [[key, value] for key, value in content]
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"split_file={split_file} is no JSON object of splits by class: {error}") from error
+    rows = []
+    for key, value in pairs:
+        rows += [[name, key] for name in value] if isinstance(value, list) and split_called(key) else [[key, value]]
+    return rows
+
+
+def _csv_rows(text: str) -> Sequence[Sequence[object]]:
+    rows = [row for row in csv.reader(text.splitlines()) if row]
+    # A line of titles, or not.
+    return rows[1:] if rows and split_called(rows[0][-1]) is None else rows

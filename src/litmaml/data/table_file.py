@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import importlib
-import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from litmaml.data.shared_out import composed
 from litmaml.runs.paths import expanded
 from litmaml.shown import listed, one_line
 
@@ -111,9 +111,9 @@ def read_columns(path: str, numbers: Sequence[str], texts: Sequence[str], argume
     return (_read_parquet if file.suffix.lower() in PARQUET else _read_csv)(file, names, numbers, texts, argument)
 
 
-def composed(name: object) -> str:
-    """A name without space around it and with each accented letter as one sign, as other systems may write it."""
-    return unicodedata.normalize("NFC", str(name).strip())
+def cell_name(cell: object) -> str:
+    """A name in a cell, without space around it."""
+    return composed(str(cell).strip())
 
 
 def _read_csv(file: Path, names: list[str], numbers: Sequence[str], texts: Sequence[str], argument: str) -> Columns:
@@ -127,7 +127,7 @@ def _read_csv(file: Path, names: list[str], numbers: Sequence[str], texts: Seque
         def close() -> None:
             cells = [list(column) for column in zip(*block, strict=True)]
             found = [_numbers(cells[k], lines, name, argument) for k, name in enumerate(numbers)]
-            own = {name: np.array([*map(composed, cells[len(numbers) + k])], object) for k, name in enumerate(texts)}
+            own = {name: np.array([*map(cell_name, cells[len(numbers) + k])], object) for k, name in enumerate(texts)}
             stacked = np.stack(found, 1) if found else np.empty((len(lines), 0))
             parts.append(Columns(stacked, own, np.array(lines)))
             block.clear()
@@ -208,7 +208,7 @@ def _read_parquet(file: Path, names: list[str], numbers: Sequence[str], texts: S
                     "column, or leave it out"
                 )
         found.append(np.array([np.nan if cell is None else cell for cell in cells], dtype=np.float64))
-    own = {name: np.array(["" if c is None else composed(c) for c in values(name)], object) for name in texts}
+    own = {name: np.array(["" if c is None else cell_name(c) for c in values(name)], object) for name in texts}
     return Columns(np.stack(found, 1) if found else np.empty((len(lines), 0)), own, lines)
 
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from litmaml.data.table_file import Numbers, composed
+from litmaml.data.table_file import Numbers, cell_name
 from litmaml.shown import listed
 
 Missing = Literal["refuse", "mean"]
@@ -75,11 +75,11 @@ class TableFormat:
             ValueError: There is no class of a name.
         """
         places = {name: k for k, name in enumerate(self.classes or ())}
-        if unknown := sorted({*map(composed, names)} - {*places}):
+        if unknown := sorted({*map(cell_name, names)} - {*places}):
             raise ValueError(
                 f"{argument}: no training task has the class {listed(unknown)}; the classes are {listed([*places])}"
             )
-        return np.array([places[composed(name)] for name in names], dtype=np.int64)
+        return np.array([places[cell_name(name)] for name in names], dtype=np.int64)
 
     def check_present(self, rows: Numbers, lines: NDArray[np.int64], argument: str) -> None:
         """Refuse empty cells among the features, unless they are filled, and infinite numbers.

@@ -1,0 +1,40 @@
+"""The commands, and what is answered about them before anything is imported that takes seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import litmaml
+
+COMMANDS = {
+    "fit": "meta-train a model: litmaml fit -c glyphs",
+    "validate": "adapt to the validation tasks of a checkpoint's data",
+    "test": "adapt to the test tasks, with intervals and a picture",
+    "predict": "write each test task's adapted predictions",
+    "finetune": "adapt a meta-checkpoint to your own labelled images",
+    "classify": "name the classes of images by a model that finetune made",
+    "diagnose": "measure curvature, noise and cost, and what method they ask for",
+    "data": "pack images into files that all processes share",
+    "configs": "list the configurations that come with the program, or copy one",
+}
+"""Every command, with a line on what it does."""
+
+
+def help_text() -> str:
+    """What ``litmaml --help`` prints."""
+    lines = "\n".join(f"  {name:10}{does}" for name, does in COMMANDS.items())
+    return (
+        "usage: litmaml COMMAND [options]\n\nFew-shot learning by MAML with a selectable outer gradient.\n\n"
+        f"commands:\n{lines}\n\n"
+        "Each has its own --help, such as litmaml fit --help."
+    )
+
+
+def answered(arguments: Sequence[str]) -> bool:
+    """Answer what asks for the help of the whole or for the version; whether it did."""
+    first = arguments[0] if arguments else "--help"
+    if first in ("-h", "--help"):
+        print(help_text())
+    elif first == "--version":
+        print(f"litmaml {litmaml.__version__}")
+    return first in ("-h", "--help", "--version")
