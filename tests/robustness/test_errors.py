@@ -46,6 +46,7 @@ def told(*arguments: str) -> tuple[object, str]:
         (["--model.inner_stepz=3"], "model.inner_stepz: there is no such option; did you mean model.inner_steps?"),
         (["--optimizer=SGD"], "optimizer: there is no such option"),
         (["--data.tasks.init_args.test=null"], "data.tasks.init_args.test: is a group of options, got null; leave it"),
+        (["-c", "no_group.yaml"], "data.tasks.init_args.train: is a group of options, got [1, 2]; leave it"),
         (["--last_checkpoint.dirpath=x"], "last_checkpoint.dirpath: there is no such option"),
         (["--model.inner_steps=zero"], "model.inner_steps: expected int, got 'zero'"),
         (["--model.inner_steps=0"], "model.inner_steps: has to be at least 1, got 0"),
@@ -151,6 +152,7 @@ def test_a_line_names_the_option(arguments: list[str], line: str) -> None:
     Path("empty.yaml").touch()
     Path("null.yaml").write_text("trainer: null")
     Path("group.yaml").write_text("preemption: 3")
+    Path("no_group.yaml").write_text("data: {tasks: {init_args: {train: [1, 2]}}}")
     Path("list.yaml").write_text("[model]")
     Path("twice.yaml").write_text("a: &a {b: 1}\ntrainer:\n  max_epochs: 1\n  max_epochs: 2\n")
     status, said = told("fit", "-c", "tiny.yaml", *arguments)

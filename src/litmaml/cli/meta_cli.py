@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 import shlex
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -107,7 +107,7 @@ class MetaCLI(LightningCLI):
         for name in ("trainer", "checkpoint", "report", "preemption"):  # of which jsonargparse takes anything
             if name in config and not isinstance(config[name], Namespace):
                 raise ValueError(f"{name}: is a group of options, such as {name}: {{}}, got {config[name]!r}")
-        _check_groups(config.data.tasks)
+        _check_groups(config.data.tasks, "data.tasks")
         set_float32_precision(config.float32_matmul_precision)
         # With the nulls in it, for one may stand where the default is another; one at the top is an option left out.
         resolved = unseal(yaml.safe_load(self.parser.dump(self.config, skip_link_targets=False, skip_unset=False)))
@@ -244,16 +244,22 @@ class MetaCLI(LightningCLI):
         return f" --imports {' '.join(modules)}" if modules else ""
 
 
-def _check_groups(tasks: Namespace) -> None:
-    """Refuse a null in the place of an episode, a format or another group of options of the task source."""
-    module, _, name = tasks.class_path.rpartition(".")
-    known, _ = parameters(getattr(importlib.import_module(module), name))
-    for name, value in tasks.init_args.items() if tasks.get("init_args") else ():
-        if value is None and is_dataclass(known.get(name)):
+def _check_groups(made: Any, where: str) -> None:
+    """Refuse what is no group in the place of an episode, a format or another group of options of the task source, of
+    which jsonargparse takes anything; also within the sources that it is made of."""
+    for k, part in enumerate(made if isinstance(made, list) else ()):
+        _check_groups(part, f"{where}[{k}]")
+    if not isinstance(made, Namespace) or "class_path" not in made or not made.get("init_args"):
+        return
+    known, _ = parameters(pkgutil.resolve_name(made.class_path))
+    for name, value in made.init_args.items():
+        if is_dataclass(known.get(name)) and not isinstance(value, Namespace):
+            got = "null" if value is None else value
             raise ValueError(
-                f"data.tasks.init_args.{name}: is a group of options, got null; leave it out for its defaults, or give "
+                f"{where}.init_args.{name}: is a group of options, got {got}; leave it out for its defaults, or give "
                 f"some of them, such as {name}: {{}}"
             )
+        _check_groups(value, f"{where}.init_args.{name}")
 
 
 def _in_place(checkpoint: Path) -> Path:
