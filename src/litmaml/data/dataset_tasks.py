@@ -22,7 +22,6 @@ from litmaml.randomness import global_generators_seeded, task_stream, task_strea
 from litmaml.shown import listed
 from litmaml.tasks import SPLITS, Batch, Split, Tasks, Tree, map_batches, tensors_of, tree_map
 
-AnyDataset = Dataset[Any] | Callable[[], Any] | Any
 _LOOKED_AT = 3
 """Examples of each class that are compared where they are not in memory."""
 
@@ -67,9 +66,9 @@ class DatasetTasks(PoolTasks):
 
     def __init__(
         self,
-        dataset: AnyDataset,
-        val_dataset: AnyDataset = None,
-        test_dataset: AnyDataset = None,
+        dataset: Dataset | Callable[[], Any],  # type: ignore[type-arg]  # the command line knows it without
+        val_dataset: Dataset | Callable[[], Any] | None = None,  # type: ignore[type-arg]
+        test_dataset: Dataset | Callable[[], Any] | None = None,  # type: ignore[type-arg]
         inputs: Key | Sequence[Key] = 0,
         target: Key = 1,
         group: Key | None = None,

@@ -1,0 +1,199 @@
+"""Data of one's own, as docs/data.md says it: from YAML alone."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from litmaml.cli.main import main
+
+ROOT = Path(__file__).parents[2]
+GUIDE = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+MODEL: dict[str, Any] = {"inner_optimizer": {"class_path": "litmaml.inner.SGD", "init_args": {"lr": 0.1}}}
+TRAINER = {"accelerator": "cpu", "max_epochs": 1, "enable_progress_bar": False, "default_root_dir": "run"}
+pytestmark = pytest.mark.filterwarnings("ignore:.*log_every_n_steps:UserWarning")
+
+
+def blocks(kind: str) -> list[str]:
+    """The blocks of code of the guide, in order."""
+    return re.findall(rf"```{kind}\n(.*?)```", GUIDE, re.DOTALL)
+
+
+def network(outputs: int, inputs: int) -> dict[str, Any]:
+    sizes = {"inputs": inputs, "outputs": outputs, "hidden": [8]}
+    return MODEL | {"model": {"class_path": "litmaml.models.MLP", "init_args": sizes}}
+
+
+def tried(
+    place: Path, model: Mapping[str, Any], tasks: Mapping[str, Any], tests: int = 4, told: str = ""
+) -> dict[str, Any]:
+    """What a test of a short run writes, of which it is told the checkpoint, and what is named."""
+    data = {"tasks": tasks, "meta_batch": 2, "train_tasks": 4, "val_tasks": 2, "test_tasks": tests}
+    (place / "c.yaml").write_text(yaml.safe_dump({"model": {**model}, "data": data, "trainer": TRAINER}))
+    main(["fit", "-c", "c.yaml"])
+    main(["test", "--ckpt_path=run", *told.split()])
+    results: dict[str, Any] = json.loads((place / "run" / "test_results.json").read_text())
+    return results
+
+
+def test_a_distribution_in_thirty_lines(place: Path) -> None:
+    code, config = blocks("python")[0], blocks("yaml")[0]
+    assert len(code[code.index("class ") :].strip().splitlines()) <= 30
+    (place / "sensors.py").write_text(code)
+    (place / "sensors.yaml").write_text(config)
+    main(
+        [
+            "fit",
+            "-c",
+            "sensors.yaml",
+            "--data.val_tasks=20",
+            "--data.train_tasks=1000",
+            "--trainer.enable_progress_bar=false",
+        ]
+    )
+    main(["test", "--ckpt_path=runs/sensors", "--imports=sensors", "--trainer.enable_progress_bar=false"])
+    found = json.loads((place / "runs" / "sensors" / "test_results.json").read_text())
+    before, *_, after = (step["loss"]["mean"] for step in found["steps"])
+    assert after < before / 2
+    tasks = sys.modules["sensors"].Sensors()
+    both, one = (tasks.sample("train", numbers, 0) for numbers in ([3, 4], [4]))
+    assert torch.equal(both.query.inputs[1], one.query.inputs[0])
+
+
+def test_the_guides_other_settings_are_yaml() -> None:
+    for block in blocks("yaml"):
+        assert isinstance(yaml.safe_load(block), dict)
+
+
+def parkinson(place: Path) -> Path:
+    """The real table, or one of the same form."""
+    named = os.environ.get("LITMAML_DATA")
+    real = Path(named) / "data" / "parkinsons_updrs.csv" if named else None
+    if real is not None and real.is_file():
+        return real
+    names = (
+        "subject# age sex test_time motor_UPDRS total_UPDRS Jitter(%) Jitter(Abs) Jitter:RAP Jitter:PPQ5 Jitter:DDP "
+    )
+    names += "Jitter:DDP Shimmer Shimmer(dB) Shimmer:APQ3 Shimmer:APQ5 Shimmer:APQ11 Shimmer:DDA NHR HNR RPDE DFA PPE"
+    numbers = np.random.default_rng(0)
+    with (place / "p.csv").open("w", newline="") as file:
+        writer = csv.writer(file, delimiter="\t")
+        writer.writerow(names.split())
+        for subject in range(42):
+            writer.writerows([subject, *numbers.normal(size=21).tolist()] for _ in range(20))
+    return place / "p.csv"
+
+
+def test_a_table_as_configured(place: Path) -> None:
+    config = str(ROOT / "configs" / "table.yaml")
+    short = ["--data.train_tasks=26", "--trainer.max_epochs=1", "--trainer.enable_progress_bar=false"]
+    path = f"--data.tasks.init_args.path={parkinson(place)}"
+    main(["fit", "-c", config, path, *short, "--trainer.default_root_dir=run"])
+    main(["test", "--ckpt_path=run"])
+    found = json.loads((place / "run" / "test_results.json").read_text())
+    assert (found["protocol"]["tasks"], found["protocol"]["groups"]) == (8, 8)
+    main(["predict", "--ckpt_path=run"])
+    with (place / "run" / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len({row["task"] for row in rows}) == 8
+
+
+DATASET = """
+import torch
+from torch.utils.data import Dataset
+
+
+class Kinds(Dataset):
+    def __init__(self, kinds: int = 12):
+        self.kinds, self.targets = kinds, [k // 6 for k in range(6 * kinds)]
+
+    def __len__(self):
+        return 6 * self.kinds
+
+    def __getitem__(self, k):
+        return torch.tensor([k // 6, k % 6]).float(), k // 6
+
+
+def made():
+    return Kinds(15)
+"""
+
+
+@pytest.mark.parametrize(
+    ("dataset", "told"), [({"class_path": "mine.Kinds"}, "--imports=mine"), ("mine.made", "-c run/config.yaml")]
+)
+def test_a_dataset_by_its_class_or_function(place: Path, dataset: object, told: str) -> None:
+    (place / "mine.py").write_text(DATASET)
+    given = {"dataset": dataset, "train": {"ways": 2, "shots": 1, "queries": 2}}
+    tasks = {"class_path": "litmaml.data.DatasetTasks", "init_args": given}
+    found = tried(place, network(2, 2), tasks, told=told)
+    assert (found["protocol"]["dataset"], found["protocol"]["classes"]) == ("Kinds", 2 if "=" in told else 3)
+
+
+def test_a_mixture_has_results_by_source(place: Path) -> None:
+    few = {"shots": 3, "queries": 2}
+    sources = {
+        name: {"class_path": "litmaml.data.Sinusoid", "init_args": {"noise": noise, "train": few}}
+        for name, noise in (("calm", 0.0), ("loud", 1.0))
+    }
+    given = {"sources": sources, "weights": {"calm": 1.0}}
+    loss = {"loss": {"class_path": "torch.nn.MSELoss"}}
+    found = tried(place, network(1, 1) | loss, {"class_path": "litmaml.data.Mixture", "init_args": given})
+    assert {*found["sources"]} == {"calm", "loud"}
+    assert found["protocol"]["loud.noise"] == 1.0
+
+
+def sentences(place: Path, tokenizers: Any) -> None:
+    words = {"[UNK]": 0, **{f"w{k}": k + 1 for k in range(15)}}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.save("tokenizer.json")
+    save_file({"vectors": torch.randn(16, 4)}, place / "vectors.safetensors")
+    with (place / "t.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [["text", "label"], *([f"w{k} " * (1 + j), f"l{k}"] for k in range(15) for j in range(4))]
+        )
+
+
+@pytest.mark.parametrize("encoder", ["StaticEmbeddings", "Tokens"])
+def test_sentences(place: Path, encoder: str) -> None:
+    sentences(place, pytest.importorskip("tokenizers", reason="sentences are read by the package tokenizers"))
+    model = network(2, 4)
+    read = {"tokenizer": "tokenizer.json"} | (
+        {"weights": "vectors.safetensors"} if encoder == "StaticEmbeddings" else {}
+    )
+    if encoder == "Tokens":
+        pytest.importorskip("transformers", reason="language models are of the package transformers")
+        config = {"model_type": "bert", "vocab_size": 16, "hidden_size": 8, "num_hidden_layers": 1}
+        config |= {"num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 8}
+        body = {"class_path": "litmaml.models.Transformer", "init_args": {"ways": 2, "config": config}}
+        model = MODEL | {"model": body, "tasks_per_chunk": 1}
+    given = {
+        "path": "t.csv",
+        "encoder": {"class_path": f"litmaml.data.{encoder}", "init_args": read},
+        "train": {"ways": 2, "shots": 1, "queries": 2},
+    }
+    found = tried(place, model, {"class_path": "litmaml.data.TextTasks", "init_args": given})
+    assert found["protocol"]["encoder"] == encoder
+
+
+def test_any_way_any_shot(place: Path) -> None:
+    (place / "mine.py").write_text(DATASET)
+    inner = {"dataset": {"class_path": "mine.Kinds", "init_args": {"kinds": 20}}, "train": {"ways": 2, "queries": 2}}
+    given = {"tasks": {"class_path": "litmaml.data.DatasetTasks", "init_args": inner}, "ways": [2, 4], "shots": [1, 3]}
+    model = network(4, 2) | {"head_start": "prototypes"}
+    found = tried(place, model, {"class_path": "litmaml.data.AnyWay", "init_args": given}, 9, "--imports=mine")
+    assert (found["protocol"]["ways"], found["protocol"]["shots"]) == ("2 to 4", "1 to 3")
+    assert found["steps"][-1]["accuracy"]["mean"] > 0.6
