@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from small_data import arguments
 
 from litmaml.cli.main import main
 from litmaml.data import Sinusoid
@@ -308,6 +309,12 @@ def test_every_complete_configuration_runs(name: str, tmp_path: Path, omniglot: 
             "--data.tasks.init_args.test.ways=3",
         ]
         where += ["--data.tasks.init_args.train.queries=3", "--data.tasks.init_args.test.queries=3"]
+    where += arguments(name, tmp_path)
+    if name == "mixture.yaml":
+        if omniglot is None:
+            pytest.skip("LITMAML_DATA names no folder with omniglot in it")
+        where = [f"--data.tasks.init_args.sources.handwritten.init_args.root={omniglot}"]
+        where += ["--data.tasks.init_args.sources.handwritten.init_args.download=false"]
     if name.startswith("omniglot"):
         if omniglot is None:
             pytest.skip("LITMAML_DATA names no folder with omniglot in it")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -75,39 +73,6 @@ def test_a_distribution_in_thirty_lines(place: Path) -> None:
 def test_the_guides_other_settings_are_yaml() -> None:
     for block in blocks("yaml"):
         assert isinstance(yaml.safe_load(block), dict)
-
-
-def parkinson(place: Path) -> Path:
-    """The real table, or one of the same form."""
-    named = os.environ.get("LITMAML_DATA")
-    real = Path(named) / "data" / "parkinsons_updrs.csv" if named else None
-    if real is not None and real.is_file():
-        return real
-    names = (
-        "subject# age sex test_time motor_UPDRS total_UPDRS Jitter(%) Jitter(Abs) Jitter:RAP Jitter:PPQ5 Jitter:DDP "
-    )
-    names += "Jitter:DDP Shimmer Shimmer(dB) Shimmer:APQ3 Shimmer:APQ5 Shimmer:APQ11 Shimmer:DDA NHR HNR RPDE DFA PPE"
-    numbers = np.random.default_rng(0)
-    with (place / "p.csv").open("w", newline="") as file:
-        writer = csv.writer(file, delimiter="\t")
-        writer.writerow(names.split())
-        for subject in range(42):
-            writer.writerows([subject, *numbers.normal(size=21).tolist()] for _ in range(20))
-    return place / "p.csv"
-
-
-def test_a_table_as_configured(place: Path) -> None:
-    config = str(ROOT / "configs" / "table.yaml")
-    short = ["--data.train_tasks=26", "--trainer.max_epochs=1", "--trainer.enable_progress_bar=false"]
-    path = f"--data.tasks.init_args.path={parkinson(place)}"
-    main(["fit", "-c", config, path, *short, "--trainer.default_root_dir=run"])
-    main(["test", "--ckpt_path=run"])
-    found = json.loads((place / "run" / "test_results.json").read_text())
-    assert (found["protocol"]["tasks"], found["protocol"]["groups"]) == (8, 8)
-    main(["predict", "--ckpt_path=run"])
-    with (place / "run" / "predictions.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert len({row["task"] for row in rows}) == 8
 
 
 DATASET = """

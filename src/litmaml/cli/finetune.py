@@ -181,22 +181,22 @@ def _check_device(device: str) -> None:
 def classify(
     model: str,
     images: str | None = None,
-    table: str | None = None,
     output: str = "predictions.csv",
     imports: Sequence[str] = (),
     follow_links: bool = False,
     network: nn.Module | None = None,
+    table: str | None = None,
 ) -> list[Prediction] | Tensor:
     """Write what a model that litmaml finetune made predicts for each image in a folder, or row of a table.
 
     Args:
         model: The folder that litmaml finetune wrote (its --output).
         images: Folder of the images; those in folders within it too.
-        table: CSV, TSV or Parquet file of the rows.
         output: The CSV file to write: file, class, probability; of rows line, and class, probability or the values.
         imports: Your own modules to import first, such as the one with the network's class: --imports one two.
         follow_links: Whether to read also what links lead to, out of the folder.
         network: What the weights are for, where the folder does not say how it is made; or -c RUN/config.yaml.
+        table: In place of images, a CSV, TSV or Parquet file of the rows.
 
     Raises:
         FileNotFoundError: There is no such model or folder.

@@ -16,7 +16,7 @@ from litmaml.data.drawing import ClassDraw, Draw, GroupDraw, Rows, few_rows, row
 from litmaml.data.episode import AS_IN_TRAINING, FEW_SHOT, LEAST, Episode
 from litmaml.data.images import ImageFormat
 from litmaml.data.leakage import fingerprints
-from litmaml.data.pool_tasks import Keys, Pool, PoolTasks
+from litmaml.data.pool_tasks import Held, Keys, Pool, PoolTasks
 from litmaml.data.shared_out import Shares, by_file, check_shares, dealt
 from litmaml.randomness import global_generators_seeded, task_stream, task_streams
 from litmaml.shown import listed
@@ -184,20 +184,14 @@ class DatasetTasks(PoolTasks):
                     marks += [b"".join(fingerprints(part[None])[0] for part in tensors_of(each)) for each in some]
         check_apart(marks, members, splits, "class" if self.group is None else "group", "items looked at")
 
-    def _held(self, items: Items, members: list[Rows]) -> Callable[[Rows, Keys], tuple[Tree, Tree]]:
-        """What gives the items of these rows, which it reads once."""
+    def _held(self, items: Items, members: list[Rows]) -> Held:
+        """The items of these rows, which are read once."""
         rows = np.concatenate(members)
         with global_generators_seeded(task_stream(0, "train", 0)):
             read = [items.dataset[int(row)] for row in rows]
             inputs = _stacked([items.inputs_of(item) for item in read])
             targets = _stacked([items.target_of(item) for item in read]) if self.group is not None else None
-        place = np.empty(len(items), dtype=np.int64)
-        place[rows] = np.arange(len(rows))
-
-        def fetch(wanted: Rows, keys: Keys) -> tuple[Tree, Tree]:
-            return tree_map(lambda part: part[torch.from_numpy(place[wanted])], (inputs, targets))
-
-        return fetch
+        return Held(rows, inputs, targets)
 
 
 class _Lazily:

@@ -28,6 +28,25 @@ Fetch = Callable[[Rows, Keys], tuple[Tree, Tree]]
 """Inputs and targets of the rows (T, n) of T tasks: trees of tensors (T, n, ...)."""
 
 
+class Held:
+    """Rows that are in memory.
+
+    Args:
+        rows: The numbers (m,) of those that are.
+        inputs: Of these, a tree of tensors (m, ...).
+        targets: Likewise; None where a task numbers its classes anew.
+    """
+
+    def __init__(self, rows: Rows, inputs: Tree, targets: Tree = None) -> None:
+        self.place = np.empty(int(rows.max()) + 1, dtype=np.int64)
+        self.place[rows] = np.arange(len(rows))
+        self.both = inputs, targets
+
+    def __call__(self, rows: Rows, keys: Keys) -> tuple[Tree, Tree]:
+        place = torch.from_numpy(self.place[rows])
+        return tree_map(lambda part: part[place], self.both)
+
+
 class Pool(NamedTuple):
     """What the tasks of a split are made of.
 

@@ -50,7 +50,7 @@ class TableTasks(PoolTasks):
 
     Without ``order`` rows are drawn at random. With it, the column of a time, the first rows are support and later ones
     the query; in training the support begins anywhere in the first half. Then ``val_tasks`` and ``test_tasks`` are at
-    most the tasks that the split has.
+    most the tasks that the split has; without it, where they are more, they are other rows of the same.
 
     Features, and in regression targets, are standardised by the rows of the training tasks alone, so that losses are in
     units of the targets' standard deviations; a checkpoint keeps the numbers. Inputs are (T, n, features), targets

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from litmaml.data.apart import check_apart
 from litmaml.data.drawing import ClassDraw, Rows, few_rows, rows_by_name
 from litmaml.data.episode import AS_IN_TRAINING, FEW_SHOT, Episode
-from litmaml.data.pool_tasks import Keys, Pool, PoolTasks
+from litmaml.data.pool_tasks import Held, Pool, PoolTasks
 from litmaml.data.shared_out import Shares, by_column, by_file, check_shares, dealt
 from litmaml.data.table_file import read_columns
 from litmaml.data.text_encoders import TextEncoder
 from litmaml.shown import listed
-from litmaml.tasks import Split, Tree, tree_map
+from litmaml.tasks import Split
 
 
 class TextTasks(PoolTasks):
@@ -78,14 +77,8 @@ class TextTasks(PoolTasks):
                 f"label, and these have fewer: {listed(few)}; take fewer, or remove the labels"
             )
         own = np.concatenate([*mine.values()])
-        inputs = self.encoder.encode([texts[row] for row in own])
-        place = np.empty(len(texts), dtype=np.int64)
-        place[own] = np.arange(len(own))
-
-        def fetch(rows: Rows, keys: Keys) -> tuple[Tree, Tree]:
-            return tree_map(lambda part: part[torch.from_numpy(place[rows])], inputs), None
-
-        return Pool([*mine], ClassDraw([*mine.values()]), fetch)
+        held = Held(own, self.encoder.encode([texts[row] for row in own]))
+        return Pool([*mine], ClassDraw([*mine.values()]), held)
 
     def describe(self, split: Split) -> dict[str, int | float | str | bool]:
         members, splits = self._table()[1:]
