@@ -105,7 +105,7 @@ def test_pictures_become_real_numbers() -> None:
 
 def test_groups_are_tasks_with_their_own_values() -> None:
     rows = [{"x": [k, who], "y": float(who), "who": f"w{who}"} for who in range(10) for k in range(6 + who)]
-    tasks = DatasetTasks(Column(*rows), inputs="x", target="y", group="who", train=Episode(shots=3))
+    tasks = DatasetTasks(lambda: Column(*rows), inputs="x", target="y", group="who", train=Episode(shots=3))
     for split in SPLITS:
         stacks = stacks_of(tasks.sample(split, range(2 if split != "train" else 30), 0))
         assert all(len({*part.tolist()}) == 1 for stack in stacks for part in stack.query.inputs[..., 1])

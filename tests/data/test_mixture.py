@@ -11,10 +11,11 @@ import pytest
 import torch
 from datasets_told import Told
 from numbered_tasks import Numbered
+from tables import written
 from torch import nn
 
 from litmaml.callbacks import Report
-from litmaml.data import AnyWay, DatasetTasks, Episode, Mixture, Sinusoid, TaskDataModule
+from litmaml.data import AnyWay, DatasetTasks, Episode, Mixture, Sinusoid, TableTasks, TaskDataModule
 from litmaml.inner import SGD
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP
@@ -42,6 +43,8 @@ def test_a_task_is_its_sources_own_under_its_number() -> None:
             assert torch.equal(tasks.render(stack).query.targets, tasks.sources[name].render(expected).query.targets)  # type: ignore[arg-type]
             again = tasks.sample(split, [stack.numbers.tolist()[-1]], 0)
             assert torch.equal(tasks.render(stacks_of(again)[0]).query.inputs[0], tasks.render(stack).query.inputs[-1])
+    twice = stacks_of(tasks.sample("train", [4, 1, 4], 0))
+    assert sorted(number for stack in twice for number in stack.numbers.tolist()) == [1, 4, 4]
     drawn = Counter(tasks.source_of("train", number, 0) for number in range(2000))
     assert abs(drawn["calm"] / 2000 - 0.75) < 0.04
     assert Counter(tasks.source_of("test", number, 0) for number in range(10)) == {"calm": 5, "loud": 5}
@@ -83,6 +86,19 @@ def test_a_class_of_two_sources_and_splits_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^sources: \d+ of \d+ examples looked at of one \(train\) stand in two"):
         Mixture(other).load("train")
     Mixture({"one": DatasetTasks(Told(), train=FEW), "two": DatasetTasks(Told(first=50), train=FEW)}).load("train")
+
+
+def test_what_training_took_is_taken_over_by_each_source(tmp_path: Path) -> None:
+    def of(name: str, count: int) -> TableTasks:
+        return TableTasks(str(written(tmp_path / f"{name}.csv", tasks=count)), "who", ["x*"], ["y"], order="when")
+
+    first = {"one": of("one", 10), "two": of("two", 11)}
+    record = Mixture({**first}).record()
+    again = Mixture({"one": of("three", 12), "two": of("four", 13)})
+    again.adopt(record)
+    assert [again.sources[name].record() for name in first] == [first[name].record() for name in first]
+    again.adopt(first["two"].record())
+    assert [again.sources[name].record() for name in first] == [first["two"].record()] * 2
 
 
 @pytest.mark.parametrize(

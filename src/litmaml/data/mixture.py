@@ -86,13 +86,13 @@ class Mixture(TaskDistribution):
         return self._placed(split, [number], seed)[0][0]
 
     def sample(self, split: Split, numbers: Sequence[int], seed: int) -> MetaBatch:
-        mine: dict[str, dict[int, int]] = {}
-        for number, (name, own) in zip(numbers, self._placed(split, numbers, seed), strict=True):
-            mine.setdefault(name, {})[own] = number
-        stacks = []
-        for name, places in mine.items():
-            for stack in stacks_of(self.sources[name].sample(split, [*places], seed)):
-                outer = stack.numbers.new_tensor([places[own] for own in stack.numbers.tolist()])
+        mine: dict[str, list[int]] = {}
+        for name, own in self._placed(split, numbers, seed):
+            mine.setdefault(name, []).append(own)
+        stacks, names = [], self._of[split]
+        for name, own_numbers in mine.items():
+            for stack in stacks_of(self.sources[name].sample(split, own_numbers, seed)):
+                outer = stack.numbers if split == "train" else stack.numbers * len(names) + names.index(name)
                 stacks.append(_named(name, stack)._replace(numbers=outer))
         return tuple(stacks)
 
@@ -107,9 +107,11 @@ class Mixture(TaskDistribution):
 
     def adopt(self, record: object) -> None:
         kept = record.get("sources") if isinstance(record, Mapping) else None
-        for name, part in kept.items() if isinstance(kept, Mapping) else ():
-            if name in self.sources:
-                self.sources[name].adopt(part)
+        for name, source in self.sources.items():
+            if not isinstance(kept, Mapping):
+                source.adopt(record)  # of training tasks that were no mixture
+            elif name in kept:
+                source.adopt(kept[name])
 
     def describe(self, split: Split) -> dict[str, int | float | str | bool]:
         found: dict[str, int | float | str | bool] = {"tasks": "Mixture", "split": split}

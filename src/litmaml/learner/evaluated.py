@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from typing import Literal
 
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from litmaml.data.task_data_module import TaskDataModule
 from litmaml.learner.baselines import Baselines
 from litmaml.learner.checkpointed import CheckpointedLearner
 from litmaml.learner.evaluation import Evaluation
@@ -85,12 +86,10 @@ class EvaluatedLearner(CheckpointedLearner, ABC):
 
     def _conclude(self, stage: Split) -> None:
         """Log the means over tasks of all processes; keep them with their intervals in ``results``."""
-        data: Any = getattr(self.trainer, "datamodule", None)  # set outside its class
-        tasks = getattr(data, "tasks", None)
+        data: object = getattr(self.trainer, "datamodule", None)  # set outside its class
 
         def source_of(number: int) -> str | None:
-            source: str | None = None if tasks is None else tasks.source_of(stage, number, data.seed)
-            return source
+            return data.tasks.source_of(stage, number, data.seed) if isinstance(data, TaskDataModule) else None
 
         found, self.source_results, self.evaluated_tasks = self._evaluation.conclude(self.evaluation_steps, source_of)
         self.results |= found
