@@ -77,7 +77,7 @@ def test_a_dataset_of_columns_has_its_labels_read_by_themselves() -> None:
     rows = [{"text": [k, kind], "mask": [1, 1], "label": f"kind {kind}"} for kind in range(10) for k in range(5)]
     data = Column(*rows)
     tasks = DatasetTasks(
-        data, inputs=["text", "mask"], target="label", in_memory=False, train=Episode(ways=2, queries=3)
+        lambda: data, inputs=["text", "mask"], target="label", in_memory=False, train=Episode(ways=2, queries=3)
     )
     stack = whole(tasks, "test", range(3), 0)
     assert data.read == 3 * 10 + 3 * 2 * 4  # looked at, and drawn
@@ -134,8 +134,10 @@ def test_a_subset_and_a_split_file(tmp_path: Path) -> None:
     (tmp_path / "s.csv").write_text(
         "".join(f"{10 + k},{'train' if k < 6 else 'val' if k < 9 else 'test'}\n" for k in range(12))
     )
-    tasks = DatasetTasks(Subset(Told(), range(12 * 8)), split_file=str(tmp_path / "s.csv"), train=FEW)
+    data = Told()
+    tasks = DatasetTasks(Subset(data, range(12 * 8)), split_file=str(tmp_path / "s.csv"), in_memory=False, train=FEW)
     tasks.load("test")
+    assert data.read == 12 * 3, "labels are known without making items"
     assert [*tasks._members["test"]] == ["19", "20", "21"]
 
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from litmaml.data import Episode, Learn2LearnTasks, TaskDataModule
+from litmaml.data import DatasetTasks, Episode, Learn2LearnTasks, TaskDataModule
 from litmaml.data.interop import import_learn2learn
-from litmaml.tasks import numbers_of
+from litmaml.tasks import numbers_of, stacks_of
 
 CLASSES, IMAGES = 30, 8
 PARTS: dict[str, Sequence[int]] = {"train": range(14), "val": range(14, 20), "test": range(20, 30)}
@@ -78,6 +78,17 @@ def test_tasks_are_split_by_class_into_support_and_query(tasks: Learn2LearnTasks
             assert len({*kinds.values()}) == 3
             assert {*kinds.values()} <= {*part}
             assert len({*map(tuple, torch.cat([support.inputs[task], query.inputs[task]]).tolist())}) == 15
+
+
+def test_its_datasets_are_datasets(l2l: ModuleType, sources: dict[str, Any]) -> None:
+    """Without a taskset: tasks of the examples that a split's own dataset holds."""
+    train, val, test = (sources[split] for split in PARTS)
+    tasks = DatasetTasks(train, val, test, train=Episode(ways=3, shots=2, queries=3))
+    for split, part in PARTS.items():
+        kinds = stacks_of(tasks.sample(split, range(20), seed=0))[0].query.inputs[..., 0]  # type: ignore[arg-type]
+        assert {*kinds.int().flatten().tolist()} <= {*part}
+    apart = DatasetTasks(dataset(l2l), train=Episode(ways=3, shots=2, queries=3))
+    assert stacks_of(apart.sample("test", [0], seed=0))[0].support[0].inputs.shape == (1, 6, 2)
 
 
 def test_labels_are_given_in_any_order(l2l: ModuleType, sources: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import Subset
 
 from litmaml.data.images import ImageFormat
 from litmaml.data.table_file import cell_name
@@ -59,11 +60,8 @@ class Items:
         """One part of all items, without making the others where the dataset can tell it by itself."""
         if isinstance(key, str) and key in (getattr(self.dataset, "column_names", None) or ()):
             return [*self.dataset[key]]  # Hugging Face's
-        if key == self.target:
-            for name in _ALL:
-                known = getattr(self.dataset, name, None)
-                if known is not None and not callable(known) and len(known) == len(self):
-                    return [*(known.tolist() if isinstance(known, Tensor | np.ndarray) else known)]
+        if key == self.target and (known := known_labels(self.dataset)) is not None:
+            return known
         return [part_of(self.dataset[k], key, "target") for k in range(len(self))]
 
     def label_names(self, labels: Iterable[Any]) -> list[str]:
@@ -104,6 +102,21 @@ class Items:
         image = image if image.mode in ("L", "RGB") else image.convert("RGB")
         pixels = torch.from_numpy(np.array(image))
         return pixels.unsqueeze(0) if pixels.dim() == 2 else pixels.permute(2, 0, 1).contiguous()
+
+
+def known_labels(dataset: Any) -> list[Any] | None:
+    """All labels of a dataset in order, where it keeps them; None if it does not."""
+    if isinstance(dataset, Subset):
+        whole = known_labels(dataset.dataset)
+        return None if whole is None else [whole[k] for k in dataset.indices]
+    by_item = getattr(dataset, "indices_to_labels", None)  # learn2learn's
+    if isinstance(by_item, Mapping) and len(by_item) == len(dataset):
+        return [by_item[k] for k in range(len(dataset))]
+    for name in _ALL:
+        known = getattr(dataset, name, None)
+        if isinstance(known, list | tuple | Tensor | np.ndarray) and len(known) == len(dataset):
+            return [*(known.tolist() if isinstance(known, Tensor | np.ndarray) else known)]
+    return None
 
 
 def part_of(item: Any, key: Key, argument: str) -> Any:
