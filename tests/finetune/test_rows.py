@@ -141,6 +141,13 @@ def test_rows_of_two_tasks_are_refused(table_run: Path, tmp_path: Path) -> None:
         finetune(table_run, data, tmp_path / "out")
 
 
+def test_a_folder_is_no_table(table_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        SystemExit, match=r"data: the checkpoint was trained on a table, got .*; give a CSV, TSV or Parq"
+    ):
+        finetune(table_run, tmp_path, tmp_path / "out")
+
+
 def test_a_checkpoint_of_other_tasks_takes_no_rows(sinusoid_run: Path, tmp_path: Path) -> None:
     data = write(tmp_path / "t.csv", lines("new", 3))
     with pytest.raises(SystemExit, match="data: the checkpoint was not trained on TableTasks, and takes no rows"):

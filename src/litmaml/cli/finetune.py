@@ -110,6 +110,10 @@ def finetune(
         print_row_report(tuned, folder)
         return tuned
     image_format = image_format or start.image_format
+    if image_format is None and start.table is not None:
+        raise ValueError(
+            f"data: the checkpoint was trained on a table, got {data!r}; give a CSV, TSV or Parquet file of one task's rows"
+        )
     if image_format is None:
         raise ValueError(
             f"checkpoint: {checkpoint!r} does not say what its images were made to; if it takes images, say so "

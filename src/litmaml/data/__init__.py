@@ -1,5 +1,6 @@
 """Distributions of tasks, and the module that serves them to Lightning."""
 
+from litmaml.data.any_way import AnyWay
 from litmaml.data.augment import Augment
 from litmaml.data.dataset_tasks import DatasetTasks
 from litmaml.data.episode import Episode
@@ -10,7 +11,7 @@ from litmaml.data.image_tasks import ImageTasks
 from litmaml.data.images import ImageFormat, ImagePool
 from litmaml.data.learn2learn_tasks import Learn2LearnTasks
 from litmaml.data.mask_tasks import MaskTasks
-from litmaml.data.mixture import AnyWay, Mixture
+from litmaml.data.mixture import Mixture
 from litmaml.data.omniglot import Omniglot
 from litmaml.data.sinusoid import Sinusoid
 from litmaml.data.table_tasks import TableTasks
