@@ -112,7 +112,8 @@ def finetune(
     image_format = image_format or start.image_format
     if image_format is None and start.table is not None:
         raise ValueError(
-            f"data: the checkpoint was trained on a table, got {data!r}; give a CSV, TSV or Parquet file of one task's rows"
+            f"data: the checkpoint was trained on a table, got {data!r}; give a CSV, TSV or Parquet file of one task's "
+            "rows"
         )
     if image_format is None:
         raise ValueError(
