@@ -203,14 +203,14 @@ def test_one_subject_under_two_names_is_refused(tmp_path: Path) -> None:
     again = [[f"again {row['who']}", *[*row.values()][1:]] for row in read(file)]
     with file.open("a") as opened:
         opened.writelines(",".join(map(str, row)) + "\n" for row in again)
-    with pytest.raises(ValueError, match=r"^task: all rows of \d+ tasks stand in another split too: (again )?s0"):
+    with pytest.raises(ValueError, match=r"^task: all rows of \d+ stand in another split too: (again )?s0"):
         tasks_on(file).load("train")
 
 
 def test_single_rows_of_two_splits_are_told_of(tmp_path: Path) -> None:
     rows = [[who, k if k else 0.5, k * ord(who) if k else 0] for who in "abcdef" for k in range(6)]
     tasks = tasks_on(table(tmp_path / "t.csv", ["who", "x1", "y"], rows), train=Episode(shots=2))
-    with pytest.warns(UserWarning, match=r"^task: 1 rows stand in tasks of two splits; if"):
+    with pytest.warns(UserWarning, match=r"^task: 1 rows stand in two splits; if"):
         tasks.load("train")
 
 
