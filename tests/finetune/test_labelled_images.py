@@ -184,3 +184,44 @@ def test_an_image_without_a_label_may_be_one_that_was_adapted_to(tmp_path: Path)
     query.mkdir()
     (query / "again.png").write_bytes((data / "a" / "1.png").read_bytes())
     check(data, query)
+
+
+def test_names_are_one_in_either_form_of_unicode(tmp_path: Path) -> None:
+    """Copied from a Mac the letter é can be two signs."""
+    draw(tmp_path / "data", ["Caf\u00e9", "Mu\u0308sli"], each=2)
+    draw(tmp_path / "query", ["Cafe\u0301", "M\u00fcsli"], each=1)
+    support, names = read_support(str(tmp_path / "data"), FORMAT)
+    query = read_query(str(tmp_path / "query"), names, FORMAT)
+    assert [names[k] for k in query.labels] == [names[k] for k in support.labels[::2]]
+    draw(tmp_path / "data", ["Cafe\u0301"], each=1)
+    with pytest.raises(ValueError, match="data: two folders are called Caf\u00e9, with accents written in two ways"):
+        read_support(str(tmp_path / "data"), FORMAT)
+
+
+def test_files_that_are_taken_for_no_images_are_counted_and_named(tmp_path: Path) -> None:
+    draw(tmp_path / "data", ["a", "b"], each=2)
+    for name in ("a/1.heic", "a/2.HEIC", "b/3.jfif", "b/.hidden", "b/Thumbs.db"):
+        (tmp_path / "data" / name).write_bytes(b"")
+    (tmp_path / "data" / "b" / "more").mkdir()
+    message = (
+        r"data: 4 files or folders are left out \(2 \.heic, 1 \.jfif, 1 folders\), since images are files that end in "
+        r"\.png, .*: .*a/1\.heic, .*a/2\.HEIC, .*b/3\.jfif and 1 more; convert those"
+    )
+    with pytest.warns(UserWarning, match=message):
+        support, names = read_support(str(tmp_path / "data"), FORMAT)
+    assert len(support.files) == 4
+    with pytest.warns(UserWarning, match=r"query: 4 files"):
+        read_query(str(tmp_path / "data"), names, FORMAT)
+    draw(tmp_path / "photos", ["within"], each=1)
+    for name in ("x.avif", "within/y.heic"):
+        (tmp_path / "photos" / name).write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"images: 2 files or folders are left out \(1 \.avif, 1 \.heic\)"):
+        assert len(find_images(str(tmp_path / "photos"), "images")) == 1
+    (tmp_path / "else" / "deep").mkdir(parents=True)
+    draw(tmp_path / "else", ["deep"], each=1)
+    (tmp_path / "photos" / "link").symlink_to(tmp_path / "else", target_is_directory=True)
+    for name in ("x.avif", "within/y.heic"):
+        (tmp_path / "photos" / name).unlink()
+    with pytest.warns(UserWarning, match=r"images: 1 files or folders are left out \(1 folders\).*link"):
+        assert len(find_images(str(tmp_path / "photos"), "images")) == 1
+    assert len(find_images(str(tmp_path / "photos"), "images", follow_links=True)) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from jsonargparse import auto_cli
 from torch import Tensor
@@ -100,7 +101,7 @@ def check(folder: str) -> None:
     print(f"{printable(folder)} is as it was packed")
 
 
-_COMMANDS = {"pack": pack, "check": check}
+_COMMANDS: dict[str, Any] = {"pack": pack, "check": check}
 
 
 def run(arguments: Sequence[str]) -> None:

@@ -65,7 +65,8 @@ def tell_of_left_out(left_out: Sequence[Path], argument: str) -> None:
     if not left_out:
         return
     kinds = Counter("folders" if path.is_dir() else path.suffix.lower() or "no suffix" for path in left_out)
-    counts = ", ".join(f"{count} {one_line(kind)}" for kind, count in kinds.most_common(5))
+    common = sorted(kinds.items(), key=lambda pair: (-pair[1], pair[0]))
+    counts = ", ".join(f"{count} {one_line(kind)}" for kind, count in common[:5])
     warnings.warn(
         f"{argument}: {len(left_out)} files or folders are left out ({counts}), since images are files that end in "
         f"{', '.join(SUFFIXES)}: {listed([one_line(path) for path in sorted(left_out)], 3)}; convert those that are "

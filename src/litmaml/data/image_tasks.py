@@ -206,7 +206,7 @@ class ImageTasks(TaskDistribution):
 
         def develop(batch: Batch) -> Batch:
             inputs = batch.inputs if isinstance(batch.inputs, dict) else {"images": batch.inputs}
-            images = self._images(inputs)
+            images = self._gathered(inputs)
             if "augment" in inputs:
                 images = self.augment(images, inputs["augment"])
             images = self.image_format.to_float(images)
@@ -216,7 +216,7 @@ class ImageTasks(TaskDistribution):
 
         return map_batches(develop, tasks)
 
-    def _images(self, inputs: dict[str, Tensor]) -> Tensor:
+    def _gathered(self, inputs: dict[str, Tensor]) -> Tensor:
         """The images of a raw batch, (T, n, C, H, W) bytes."""
         if "images" in inputs:
             return inputs["images"]

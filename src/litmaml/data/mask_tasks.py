@@ -116,7 +116,7 @@ class MaskTasks(SourcedImages):
 
         def develop(batch: Batch) -> Batch:
             inputs = batch.inputs if isinstance(batch.inputs, dict) else {"images": batch.inputs}
-            pixels = self._images(inputs)
+            pixels = self._gathered(inputs)
             if "augment" in inputs:
                 pixels = moving(pixels, inputs["augment"])
             images, masks = pixels[..., :-1, :, :], pixels[..., -1:, :, :]
@@ -125,8 +125,8 @@ class MaskTasks(SourcedImages):
             images = self.image_format.to_float(images)
             if "jitter" in inputs:
                 both = torch.cat([images, (masks / 255).to(images.dtype)], dim=-3)
-                images, masks = random_affine(both, inputs["jitter"], self.affine).split([images.shape[-3], 1], dim=-3)
-                masks = masks * 255
+                both = random_affine(both, inputs["jitter"], self.affine)
+                images, masks = both[..., :-1, :, :], both[..., -1:, :, :] * 255
             labels = batch.targets[..., None, None] + 1
             return Batch(images, torch.where(masks[..., 0, :, :] >= 128, labels, 0))
 

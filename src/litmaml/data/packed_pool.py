@@ -86,7 +86,7 @@ class PackedPool:
 
     def __init__(self, path: Path) -> None:
         try:
-            file = safe_open(path, framework="pt")
+            file: Any = safe_open(path, framework="pt")  # typed without its methods
             metadata = file.metadata() or {}
             shapes = {name: file.get_slice(name).get_shape() for name in ("pixels", "prints", "names")}
             kinds = {file.get_slice(name).get_dtype() for name in shapes}

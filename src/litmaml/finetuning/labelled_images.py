@@ -58,7 +58,8 @@ def read_support(folder: str, image_format: ImageFormat) -> tuple[Images, list[s
         FileNotFoundError: There is no such folder.
         ValueError: There are fewer than two classes, a class has no images, or files are no images.
     """
-    classes = _class_folders(folder, "data")
+    left_out: list[Path] = []
+    classes = _class_folders(folder, "data", left_out)
     if not classes:
         raise ValueError(
             f"data: {folder!r} has no class folders; put the images of each class in a folder with its name: "
@@ -73,6 +74,7 @@ def read_support(folder: str, image_format: ImageFormat) -> tuple[Images, list[s
         raise ValueError(
             f"data: {folder!r} has one class only, {next(iter(classes))!r}; a classifier needs at least two"
         )
+    tell_of_left_out(left_out, "data")
     names = list(classes)
     return _labelled(classes, names, image_format, "data"), names
 
@@ -84,7 +86,8 @@ def read_query(folder: str, names: Sequence[str], image_format: ImageFormat) -> 
         FileNotFoundError: There is no such folder.
         ValueError: It has no images, files are no images, or it has folders that are no class.
     """
-    classes, loose = _class_folders(folder, "query"), images_in(expanded(folder))
+    left_out, beside = list[Path](), list[Path]()
+    classes, loose = _class_folders(folder, "query", left_out), images_in(expanded(folder), beside)
     if classes and loose:
         raise ValueError(
             f"query: {folder!r} has both images and folders; put labelled images into folders named as the classes, or "
@@ -99,6 +102,7 @@ def read_query(folder: str, names: Sequence[str], image_format: ImageFormat) -> 
         )
     if not any(classes.values()) and not loose:
         raise ValueError(f"query: there is no image ({', '.join(SUFFIXES)}) in {folder!r}")
+    tell_of_left_out(beside if loose else left_out, "query")
     if loose:
         return Images(_inputs(loose, image_format, "query"), None, loose)
     return _labelled({known[composed(name)]: files for name, files in classes.items()}, names, image_format, "query")
@@ -200,14 +204,12 @@ def _inputs(files: list[Path], image_format: ImageFormat, argument: str) -> Tens
     return image_format.to_float(pixels)
 
 
-def _class_folders(folder: str, argument: str) -> dict[str, list[Path]]:
+def _class_folders(folder: str, argument: str, left_out: list[Path]) -> dict[str, list[Path]]:
     root = _folder(folder, argument)
     if odd := [ascii(path.name) for path in folders_in(root) if _is_no_text(path.name)]:
         raise ValueError(f"{argument}: names of classes that are not in UTF-8: {listed(odd)}; rename the folders")
-    left_out: list[Path] = []
     classes = class_folders(root, left_out)
     one_name_each(classes, argument)
-    tell_of_left_out(left_out, argument)
     return classes
 
 
