@@ -163,6 +163,21 @@ def test_published_splits_are_those_of_the_papers() -> None:
         assert len({fc100[name] for name in together}) == 1, "a superclass is in one split"
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"filename,label\n\xff\xfe,a", r"table=.*train\.csv is not in UTF-8 .*; save it as CSV in UTF-8"),
+        (b"filename,label\n" + b"x" * 200_000 + b",a", r"table=.*train\.csv is no CSV file \(field larger .*; mend it"),
+        (b"filename,label\na.png,b\nc.png", r"table=.*train\.csv: line 3 has 1 columns, not 2: mend it"),
+    ],
+)
+def test_a_damaged_list_is_named(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "train.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        table(tmp_path).class_names("train")
+
+
 def _flat(root: Path) -> None:
     save(root / "a.png", pixels("a"))
 

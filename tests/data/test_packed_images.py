@@ -231,6 +231,34 @@ def test_what_is_kept_for_one_split_is_not_taken_for_another(tmp_path: Path) -> 
         assert table(tmp_path / "set", cache_dir=cache, split_file=mine).read_pool("train").names == WORDNET["val"]
 
 
+@pytest.mark.parametrize("name", ["pickles of learn2learn", "LibFewShot"])
+def test_the_second_start_reads_no_file_of_the_set(name: str, tmp_path: Path) -> None:
+    make, classes, options = image_sets.SETS[name]
+    make(tmp_path / "set")
+    first = table(tmp_path / "set", cache_dir=str(tmp_path / "cache"), **options)
+    first.prepare()
+    wanted = first.sample("test", [1, 2], seed=0)
+    for path in (tmp_path / "set").rglob("*.*"):
+        if path.suffix in (".pkl", ".jpg"):  # another content, with the same size and time
+            stat = path.stat()
+            path.write_bytes(bytes(stat.st_size))
+            os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    again = table(tmp_path / "set", cache_dir=str(tmp_path / "cache"), **options)
+    again.prepare()
+    assert {split: tuple(again.class_names(split)) for split in SPLITS} == classes
+    assert all(map(torch.equal, tensors_of(again.sample("test", [1, 2], seed=0)), tensors_of(wanted)))
+
+
+def test_copies_that_were_told_of_are_told_of_at_each_start(tmp_path: Path) -> None:
+    image_sets.folders(tmp_path / "set", "train", "val", "test")
+    save(tmp_path / "set" / "test" / "n01930112" / "new.jpg", pixels("n01532829", "n0153282900000000.jpg"))
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="images: 1 stand in two classes, 1 of them in two splits"):
+            table(tmp_path / "set", cache_dir=str(tmp_path / "cache"), copies="warn").load("train")
+        with pytest.raises(ValueError, match="images: 1 stand in two classes, 1 of them in two splits"):
+            table(tmp_path / "set", cache_dir=str(tmp_path / "cache")).load("train")
+
+
 def held_open(path: Path) -> tuple[int, int]:
     """A process that opens a pool, looks at all of it, and waits: its number, and the pipe that ends it."""
     (ready, told), (waiting, ending) = os.pipe(), os.pipe()

@@ -217,7 +217,6 @@ def test_files_that_are_taken_for_no_images_are_counted_and_named(tmp_path: Path
         (tmp_path / "photos" / name).write_bytes(b"")
     with pytest.warns(UserWarning, match=r"images: 2 files or folders are left out \(1 \.avif, 1 \.heic\)"):
         assert len(find_images(str(tmp_path / "photos"), "images")) == 1
-    (tmp_path / "else" / "deep").mkdir(parents=True)
     draw(tmp_path / "else", ["deep"], each=1)
     (tmp_path / "photos" / "link").symlink_to(tmp_path / "else", target_is_directory=True)
     for name in ("x.avif", "within/y.heic"):

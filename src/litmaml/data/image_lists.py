@@ -10,11 +10,14 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 
 from litmaml.data.shared_out import composed
+from litmaml.runs.plain_files import NotPlain, read_text
 from litmaml.shown import listed, one_line
 
 _FILES = ("filename", "file_name", "image_name", "image_path", "filepath", "path", "image", "file", "img")
 _LABELS = ("label", "class_name", "classname", "class", "category", "target", "species")
 """Titles of columns in lower case, the likeliest first."""
+_LARGEST = 1 << 28
+"""Bytes of a list; that of all of ImageNet has some fifty million."""
 
 
 class NoList(ValueError):
@@ -45,23 +48,37 @@ def read_list(path: Path, columns: Columns) -> list[tuple[str, ...]]:
         NoList: It has no such columns.
         ValueError: A row has too few.
     """
-    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
+    text = _lines(path)
     head = text[0] if text else ""
     rows = csv.reader(text, delimiter=max(",\t;", key=head.count))
-    titles = [title.strip() for title in next(rows, [])]
+    titles = [title.strip() for title in next(_read(path, rows), [])]
     wanted = [
         _place(path, titles, "file_column", columns.file, _FILES),
         _place(path, titles, "label_column", columns.label, _LABELS),
         *([] if columns.split is None else [_place(path, titles, "split_column", columns.split, ())]),
     ]
     found = []
-    for row in rows:
+    for row in _read(path, rows):
         if not row:
             continue
         if len(row) <= max(wanted):
             raise ValueError(f"table={path}: line {rows.line_num} has {len(row)} columns, not {len(titles)}: mend it")
         found.append(tuple(row[place].strip() for place in wanted))
     return found
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return read_text(path, _LARGEST).splitlines()
+    except NotPlain as error:
+        raise ValueError(f"table={path} {error}; save it as CSV in UTF-8") from error
+
+
+def _read(path: Path, rows: Iterator[list[str]]) -> Iterator[list[str]]:
+    try:
+        yield from rows
+    except csv.Error as error:
+        raise ValueError(f"table={path} is no CSV file ({error}); mend it") from error
 
 
 def _place(path: Path, titles: Sequence[str], argument: str, named: str | None, usual: Iterable[str]) -> int:
@@ -150,6 +167,6 @@ def by_class(files: Iterable[Path], labels: Iterable[str]) -> dict[str, list[Pat
 
 def words(path: Path) -> Iterator[list[str]]:
     """The lines of a text file, as words."""
-    for line in path.read_text(encoding="utf-8-sig").splitlines():
+    for line in _lines(path):
         if parts := line.split():
             yield parts

@@ -62,12 +62,13 @@ class PickledImages(ImageSource):
         super().__init__("pickles")
         self.files = dict(files)
         self.published = published
+        self._counts: dict[Split, dict[str, int]] = {}
         self._held: tuple[Split, _Content] | None = None
 
     def counts(self, split: Split) -> dict[str, int]:
-        if split not in self.files:
-            return {}
-        return {name: len(members) for name, members in self._content(split).classes.items()}
+        if split in self.files and split not in self._counts:
+            self._counts[split] = {name: len(members) for name, members in self._content(split).classes.items()}
+        return self._counts.get(split, {})
 
     def mark(self) -> str:
         stats = [

@@ -13,9 +13,9 @@ from torch import Tensor
 from litmaml.data.image_source import ImageSource
 from litmaml.data.images import ImageFormat, ImagePool
 from litmaml.data.leakage import Copies
-from litmaml.data.packed_pool import Damaged, PackedPool, write_pool
+from litmaml.data.packed_pool import Damaged, PackedPool, bytes_of, made_by, write_pool
 from litmaml.shown import first_line
-from litmaml.tasks import Split
+from litmaml.tasks import SPLITS, Split
 
 _RECIPE = 1
 """To be raised whenever the kept images change."""
@@ -29,17 +29,22 @@ class KeptImages(ImageSource):
     Args:
         source: Where they come from.
         folder: Where they are kept.
-        named: What the source was typed as: what is kept of others stays.
+        named: The folder that they come from: what is kept of others stays.
+        image_format: What they become.
+        policy: What is done about an image that stands in two splits: what is kept was compared.
     """
 
-    def __init__(self, source: ImageSource, folder: Path, named: str) -> None:
+    def __init__(
+        self, source: ImageSource, folder: Path, named: str, image_format: ImageFormat, policy: Copies
+    ) -> None:
         super().__init__(source.layout)
         self.source, self.folder, self.named = source, folder, named
-        self._marked = ""
-        self._compared = False
+        self.image_format, self.policy = image_format, policy
+        self._marked, self._compared = "", False
 
     def counts(self, split: Split) -> dict[str, int]:
-        return self.source.counts(split)
+        found = self._found(split)
+        return self.source.counts(split) if found is None else found.counts
 
     def pieces(self, split: Split, image_format: ImageFormat) -> Iterator[Tensor]:
         return self.source.pieces(split, image_format)
@@ -55,34 +60,38 @@ class KeptImages(ImageSource):
         return self.source.names(split)
 
     def compare(self, policy: Copies) -> None:
-        self.source.compare(policy)
+        kept = policy == "refuse" and any(self._found(split) is not None for split in SPLITS)
+        if not kept and not self._compared:
+            self.source.compare(policy)
+            self._compared = True
 
     def pool(self, split: Split, image_format: ImageFormat) -> ImagePool:
-        kept = self._kept(split, image_format)
+        kept = self._kept(split)
         return self.source.pool(split, image_format) if kept is None else kept.open()
 
     def keep(self, split: Split, image_format: ImageFormat) -> None:
-        self._kept(split, image_format)
+        self._kept(split)
 
-    def _kept(self, split: Split, image_format: ImageFormat) -> PackedPool | None:
+    def _kept(self, split: Split) -> PackedPool | None:
         """The file with the images of a split, which is made if it is not there; None where it cannot be.
 
         Warns:
             UserWarning: The folder cannot be written to, or the disk is full.
         """
-        path, key = self._place(split, image_format), self._key(image_format)
-        if (found := _found(path, key)) is not None:
+        if (found := self._found(split)) is not None:
             return found
-        counts = self.source.counts(split)
-        if not counts:
+        if not (counts := self.source.counts(split)):
             return None
-        shape = (self.channels(image_format), image_format.size, image_format.size)
+        self.compare(self.policy)
+        path, size = self._path(split), self.image_format.size
+        shape = (self.channels(self.image_format), size, size)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            needed, free = sum(counts.values()) * (shape[0] * shape[1] * shape[2] + 256), _free(self.folder)
+            needed, free = bytes_of(counts, shape), shutil.disk_usage(self.folder).free
             if needed > free:
                 raise OSError(f"it takes {needed >> 20} MB and {free >> 20} MB are free")
-            write_pool(path, counts, shape, self.source.pieces(split, image_format), self.source.names(split), key)
+            pieces = self.source.pieces(split, self.image_format)
+            write_pool(path, counts, shape, pieces, self.source.names(split), self._key())
         except OSError as error:
             warnings.warn(
                 f"cannot keep the images of the split {split} in {path} ({first_line(error)}); they are read from "
@@ -90,31 +99,25 @@ class KeptImages(ImageSource):
                 stacklevel=2,
             )
             return None
-        return _found(path, key)  # none if another process took the place for other splits
+        return self._found(split)  # none if another process took the place for other splits
 
-    def _place(self, split: Split, image_format: ImageFormat) -> Path:
-        whose = f"{self.layout}\n{self.named}\n{_made(image_format)}"
-        return self.folder / f"images-{hashlib.sha256(whose.encode()).hexdigest()[:16]}-{split}.safetensors"
+    def _found(self, split: Split) -> PackedPool | None:
+        path = self._path(split)
+        if not path.is_file():
+            return None
+        try:
+            found = PackedPool(path)
+        except Damaged:
+            return None
+        return found if found.key == self._key() else None
 
-    def _key(self, image_format: ImageFormat) -> str:
-        text = f"{_RECIPE}\n{_made(image_format)}\n{self.mark()}"
-        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+    def _path(self, split: Split) -> Path:
+        whose = f"{self.layout}\n{self.named}\n{made_by(self.image_format)}"
+        return self.folder / f"images-{_hash(whose)[:16]}-{split}.safetensors"
 
-
-def _made(image_format: ImageFormat) -> str:
-    """What of a format makes the bytes what they are; the rest is done to bytes."""
-    return f"{image_format.size} {image_format.channels} {image_format.fit} {image_format.white}"
-
-
-def _found(path: Path, key: str) -> PackedPool | None:
-    if not path.is_file():
-        return None
-    try:
-        found = PackedPool(path)
-    except Damaged:
-        return None
-    return found if found.key == key else None
+    def _key(self) -> str:
+        return _hash(f"{_RECIPE}\n{made_by(self.image_format)}\n{self.policy}\n{self.mark()}")
 
 
-def _free(folder: Path) -> int:
-    return shutil.disk_usage(folder).free
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

@@ -16,7 +16,7 @@ from torch import Tensor
 from litmaml.data.image_source import TOGETHER, ImageSource
 from litmaml.data.images import ImageFormat, ImagePool, compare_pools
 from litmaml.data.leakage import Copies
-from litmaml.data.packed_pool import Damaged, PackedPool, write_pool
+from litmaml.data.packed_pool import Damaged, PackedPool, bytes_of, made_by, write_pool
 from litmaml.runs.plain_files import NotPlain, read_json
 from litmaml.shown import one_line
 from litmaml.tasks import SPLITS, Split
@@ -61,7 +61,7 @@ def pack_images(
     counts = {split: found for split in SPLITS if (found := source.counts(split))}
     shape = (image_format.channels, image_format.size, image_format.size)
     output.parent.mkdir(parents=True, exist_ok=True)
-    needed = sum(sum(each.values()) for each in counts.values()) * (shape[0] * shape[1] * shape[2] + 256)
+    needed = sum(bytes_of(each, shape) for each in counts.values())
     if needed > (free := shutil.disk_usage(output.parent).free):
         raise OSError(
             f"output: the packed images take {needed >> 20} MB, and {free >> 20} MB are free in {output.parent}; "
@@ -83,7 +83,7 @@ def pack_images(
                 "bytes": path.stat().st_size,
                 "sha256": _sha256(path),
             }
-        index = {"form": _FORM, "image_format": _made_by(image_format), "layout": source.layout, "splits": splits}
+        index = {"form": _FORM, "image_format": made_by(image_format), "layout": source.layout, "splits": splits}
         (made / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
         if output.is_dir():
             output.rmdir()
@@ -132,7 +132,7 @@ class PackedImages(ImageSource):
         yield from (pixels[first : first + TOGETHER] for first in range(0, len(pixels), TOGETHER))
 
     def pool(self, split: Split, image_format: ImageFormat) -> ImagePool:
-        wanted = _made_by(image_format)
+        wanted = made_by(image_format)
         if other := [name for name, value in wanted.items() if self._made_by.get(name) != value]:
             name = other[0]
             raise ValueError(
@@ -163,11 +163,6 @@ class PackedImages(ImageSource):
             return PackedPool(path)
         except Damaged as error:
             raise ValueError(f"root: {path} {error}; pack the images anew") from error
-
-
-def _made_by(image_format: ImageFormat) -> dict[str, Any]:
-    """What of a format makes the bytes what they are; the rest is done to bytes."""
-    return {name: getattr(image_format, name) for name in ("size", "channels", "fit", "white")}
 
 
 def _index(root: Path) -> Any:

@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from litmaml.data.images import ImagePool
+from litmaml.data.images import ImageFormat, ImagePool
 from litmaml.data.leakage import prints_of
 
 _FORM = "1"
@@ -24,6 +24,16 @@ _FORM = "1"
 
 class Damaged(ValueError):
     """A file that is no pool of images; the message goes on after its name."""
+
+
+def made_by(image_format: ImageFormat) -> dict[str, Any]:
+    """What of a format makes the bytes what they are; the rest is done to bytes."""
+    return {name: getattr(image_format, name) for name in ("size", "channels", "fit", "white")}
+
+
+def bytes_of(counts: dict[str, int], shape: Sequence[int]) -> int:
+    """What the file of so many images of a shape takes at the most, with names of 200 letters."""
+    return sum(counts.values()) * (int(np.prod(shape)) + 256) + (1 << 16)
 
 
 def write_pool(

@@ -12,6 +12,7 @@ from importlib.resources import files
 from math import inf
 
 from litmaml.runs.paths import expanded
+from litmaml.runs.plain_files import NotPlain, read_text
 from litmaml.shown import listed
 from litmaml.tasks import SPLITS, Split
 
@@ -23,6 +24,8 @@ _SPELLINGS: dict[str, Split] = {
     **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing", "novel"), "test"),
 }
+_LARGEST = 1 << 26
+"""Bytes of a file of splits."""
 _PUBLISHED = files("litmaml.data") / "published"
 
 
@@ -137,7 +140,10 @@ def read_split_file(split_file: str) -> dict[str, Split]:
             f"{', '.join(published_splits())}"
         )
     else:
-        text, suffix = path.read_text(encoding="utf-8-sig"), path.suffix.lower()
+        try:
+            text, suffix = read_text(path, _LARGEST), path.suffix.lower()
+        except NotPlain as error:
+            raise ValueError(f"split_file={split_file} {error}; save it as JSON or CSV in UTF-8") from error
     rows = _json_rows(split_file, text) if suffix == ".json" else _csv_rows(text)
     splits: dict[str, Split] = {}
     for row in rows:

@@ -14,6 +14,7 @@ from litmaml.data.image_tasks import ImageTasks
 from litmaml.data.images import ImageFormat, ImagePool
 from litmaml.data.kept_images import KeptImages
 from litmaml.data.leakage import Copies
+from litmaml.runs.paths import expanded
 from litmaml.tasks import SPLITS, Split
 
 
@@ -74,7 +75,10 @@ class SourcedImages(ImageTasks):
         """Where the images come from, with what is kept of them."""
         if self._source is None:
             found = self.open_source()
-            self._source = found if found.kept else KeptImages(found, cache_folder(self.cache_dir), self.root)
+            folder = cache_folder(self.cache_dir)
+            named = str(expanded(self.root).absolute())
+            kept = KeptImages(found, folder, named, self.image_format, self.copies)
+            self._source = found if found.kept else kept
         return self._source
 
     def prepare(self) -> None:
