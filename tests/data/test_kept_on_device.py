@@ -17,7 +17,7 @@ from litmaml.data.image_tasks import ImageTasks
 from litmaml.tasks import SPLITS, Split, Tasks, stacks_of, tensors_of
 
 CPU = torch.device("cpu")
-WAYS = {
+WAYS: dict[str, dict[str, Any]] = {
     "plain": {},
     "turned": {"rotations": True},
     "fresh batches": {"train": Episode(ways=2, shots=1, queries=1, support_batches=2, hessian_batches=2)},

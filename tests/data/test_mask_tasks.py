@@ -52,7 +52,7 @@ FORMS: dict[str, dict[str, Any]] = {"beside": {}, "folders": {"masks": "masks"},
 
 
 def mask_tasks(root: Path, **options: Any) -> MaskTasks:
-    settings = {"image_format": ImageFormat(SIZE, 3), "train": Episode(shots=2, queries=2)} | options
+    settings: dict[str, Any] = {"image_format": ImageFormat(SIZE, 3), "train": Episode(shots=2, queries=2)} | options
     return MaskTasks(str(root), **settings)
 
 

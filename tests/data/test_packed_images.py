@@ -27,7 +27,7 @@ FORMAT = ImageFormat(8, 3)
 
 
 def table(root: Path, **options: Any) -> ImageTable:
-    settings = {"image_format": FORMAT, "train": Episode(ways=2, shots=1, queries=2)} | options
+    settings: dict[str, Any] = {"image_format": FORMAT, "train": Episode(ways=2, shots=1, queries=2)} | options
     return ImageTable(str(root), **settings)
 
 
