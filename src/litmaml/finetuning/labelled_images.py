@@ -14,7 +14,6 @@ from torch import Tensor
 from litmaml.data.image_files import (
     SUFFIXES,
     class_folders,
-    composed,
     folders_in,
     images_in,
     one_name_each,
@@ -22,6 +21,7 @@ from litmaml.data.image_files import (
 )
 from litmaml.data.images import ImageFormat, lines, read_images
 from litmaml.data.leakage import Pair, Place, copies, fingerprints, listed_pairs
+from litmaml.data.shared_out import composed
 from litmaml.runs.paths import expanded
 from litmaml.shown import listed, one_line
 
