@@ -143,10 +143,19 @@ def test_diagnose_takes_a_run_back(own: Path) -> None:
     assert json.loads((own / "run" / "diagnosis.json").read_text())["setting"] == one["setting"]
 
 
-def test_the_end_of_training_names_what_to_type(own: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_end_of_training_names_what_to_type(
+    own: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it: a command that is typed so has to find the module again."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
     with caplog.at_level("INFO"):
         run("fit", "-c", "mine/c.yaml")
-    assert "test it: litmaml test --ckpt_path run/checkpoints/best.ckpt --imports own_nets" in caplog.text
+    said = "litmaml test --ckpt_path run/checkpoints/best.ckpt --imports own_nets"
+    assert f"test it: PYTHONPATH=mine {said}" in caplog.text
+    monkeypatch.setenv("PYTHONPATH", str(own / "mine"))
+    with caplog.at_level("INFO"):
+        run("fit", "-c", "mine/c.yaml")
+    assert f"test it: {said}" in caplog.text, "it is found there anyway"
 
 
 @pytest.fixture

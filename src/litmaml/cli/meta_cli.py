@@ -46,7 +46,7 @@ from litmaml.runs.folder import (
     set_aside,
 )
 from litmaml.runs.guarded_logger import guard
-from litmaml.runs.nameable import users_modules
+from litmaml.runs.nameable import python_path, users_modules
 from litmaml.runs.owner import FolderOwner, claim
 from litmaml.runs.signatures import parameters
 from litmaml.runs.whole_files import check_writable
@@ -232,7 +232,8 @@ class MetaCLI(LightningCLI):
     def after_fit(self) -> None:
         best = best_checkpoint(self.trainer)
         if self.trainer.is_global_zero and best is not None:
-            test = f"litmaml test --ckpt_path {shlex.quote(str(best))}{self._needed_again()}"
+            path = python_path(users_modules(self.resolved))
+            test = f"{path}litmaml test --ckpt_path {shlex.quote(str(best))}{self._needed_again()}"
             rank_zero_info(f"best checkpoint: {best}\ntest it: {test}")
 
     def _needed_again(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from rich.text import Text
 
 from litmaml.finetuning.adapted_model import Prediction
 from litmaml.finetuning.fine_tuning import FineTuned
-from litmaml.runs.nameable import users_modules
+from litmaml.runs.nameable import python_path, users_modules
 from litmaml.runs.paths import unlinked
 from litmaml.shown import code, markdown, one_line, printable, table_cell
 from litmaml.statistics.interval import Interval
@@ -70,9 +71,11 @@ def print_report(result: FineTuned, folder: Path) -> None:
     for line in _notes(result):
         console.print(printable(line), markup=False, highlight=False)
     recorded = None if result.model.recipe is None else result.model.recipe.model
-    own = "".join(f" --imports {name}" for name in users_modules(recorded))
+    modules = users_modules(recorded)
+    own = "".join(f" --imports {name}" for name in modules)
     again = own if recorded is not None else " -c RUN/config.yaml"
-    classify = f"litmaml classify --model {folder} --images FOLDER{again}"
+    path = python_path(modules or [type(result.model.network).__module__])
+    classify = f"{path}litmaml classify --model {shlex.quote(str(folder))} --images FOLDER{again}"
     console.print(
         printable(f"written to {folder}; classify further images: {classify}"),
         markup=False,

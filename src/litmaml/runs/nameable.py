@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import re
+import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -184,15 +186,35 @@ def users_modules(record: object) -> list[str]:
     return [*found]
 
 
-def _is_installed(module: str) -> bool:
-    """Whether a module lies where packages are installed, and not among files of the user's own."""
+def python_path(modules: Sequence[str]) -> str:
+    """``PYTHONPATH=FOLDERS`` to type before a command that is to find the user's own modules where they were found.
+
+    Nothing, where it finds them by itself: in the current folder, or where packages are.
+    """
+    folders = {folder: None for module in modules if (folder := _searched(module)) and not _is_installed(module)}
+    own, here = os.environ.get("PYTHONPATH", ""), Path.cwd()
+    known = {here, *(Path(folder).resolve() for folder in own.split(os.pathsep))}
+    others = [os.path.relpath(folder) if folder.is_relative_to(here) else str(folder) for folder in folders
+              if folder not in known]  # fmt: skip
+    named = shlex.quote(os.pathsep.join(others))
+    return f"PYTHONPATH={named}{os.pathsep + '$PYTHONPATH' if own else ''} " if others else ""
+
+
+def _searched(module: str) -> Path | None:
+    """The folder in which Python has found a module, or the package that it is in."""
     file = getattr(sys.modules.get(module), "__file__", None)
     if file is None:
-        return True
+        return None
     path = Path(file).resolve()
-    if any(folder.name in ("site-packages", "dist-packages") for folder in path.parents):
+    return path.parents[module.count(".") + (path.stem == "__init__")]
+
+
+def _is_installed(module: str) -> bool:
+    """Whether a module lies where packages are installed, and not among files of the user's own."""
+    if (searched := _searched(module)) is None:
         return True
-    searched = path.parents[module.count(".") + (path.stem == "__init__")]
+    if any(folder.name in ("site-packages", "dist-packages") for folder in (searched, *searched.parents)):
+        return True
     return any(searched.glob("*.dist-info"))  # such as of pip install --target
 
 
