@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torchmetrics import MeanSquaredError, Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassStatScores
+from torchmetrics.classification import BinaryAveragePrecision, MulticlassAccuracy, MulticlassStatScores
 
 from litmaml.callbacks.report import Report
 from litmaml.data import Episode, Sinusoid, TaskDataModule
@@ -171,6 +171,17 @@ def test_metrics_that_would_count_padding_are_refused(tmp_path: Path) -> None:
     data = TaskDataModule(Sequences(), meta_batch=2, train_tasks=4, val_tasks=2)
     with pytest.raises(ValueError, match=r"metrics\.a: .*set it to 255"):
         trainer(tmp_path, limit_val_batches=0).fit(learner, data)
+
+
+def test_metrics_of_classes_take_what_binary_cross_entropy_takes() -> None:
+    """Of which torchmetrics refuses the average precision, for its targets are real numbers."""
+    logits, truth = torch.tensor([[2.0], [0.5], [-1.0], [-3.0]]), torch.tensor([[1.0], [0.0], [1.0], [0.0]])
+    metric = BinaryAveragePrecision()
+    check_metrics({"ap": metric}, nn.BCEWithLogitsLoss(), logits, truth[None])
+    assert value_of(metric, logits, truth).item() == pytest.approx((1 + 2 / 3) / 2)
+    with pytest.raises(ValueError, match=r"metrics\.ap: BinaryAveragePrecision cannot be taken .*int or long"):
+        check_metrics({"ap": metric}, nn.BCEWithLogitsLoss(), logits, 0.9 * truth[None])
+    assert value_of(MeanSquaredError(), logits, truth) == (logits - truth).square().mean()
 
 
 def test_a_metric_starts_anew_for_each_task() -> None:

@@ -72,7 +72,14 @@ def default_metrics(loss: nn.Module) -> dict[str, Metric]:
 
 
 def value_of(metric: Metric, predictions: Tensor, targets: Tree) -> Tensor:
-    """The metric of these predictions alone: ``compute`` would take those of all processes together."""
+    """The metric of these predictions alone: ``compute`` would take those of all processes together.
+
+    A metric of torchmetrics for classification takes whole numbers, and gets them also of targets that are real numbers
+    for the loss's sake, as binary cross entropy needs them.
+    """
+    real = isinstance(targets, Tensor) and targets.is_floating_point()
+    if real and type(metric).__module__.startswith("torchmetrics.classification."):
+        targets = whole if bool((targets == (whole := targets.long())).all()) else targets
     if metric.device != predictions.device:
         metric.to(predictions.device)
     metric.reset()

@@ -27,7 +27,7 @@ def outer_optimizer(make: OptimizerCallable, weights: list[nn.Parameter]) -> Opt
         raise ValueError(
             "model: the outer loop has nothing to train, since all weights are frozen or start in each task anew "
             "(head_start); train some of them, or learn the inner rates (inner_optimizer.learn), or only test it "
-            "(litmaml test -c CONFIG)"
+            "(litmaml test -c CONFIG --ckpt_path=none)"
         )
     try:
         made = make(weights)

@@ -50,10 +50,14 @@ class Timm(nn.Module):
             unknown = _load(self.body, pretrained, channels) if isinstance(pretrained, str) else []
         except Exception as error:  # of the network, of a file, or of an argument that the architecture does not take
             why = " ".join(str(error).split())[:300] or type(error).__name__
-            remedy = "load its weights once where there is internet, or give their file as pretrained"
+            remedy = ""
+            if size is not None and "img_size" in why:
+                remedy = "; leave size out, since it is made for no one size"
+            elif pretrained is True:
+                remedy = "; load its weights once where there is internet, or give their file as pretrained"
             raise ValueError(
                 f"name: timm cannot make {name} with pretrained={pretrained}, channels={channels}, size={size} ({why})"
-                + (f"; {remedy}" if pretrained is True else "")
+                + remedy
             ) from error
         if unknown:
             raise ValueError(
