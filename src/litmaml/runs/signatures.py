@@ -7,6 +7,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
 from typing import Annotated, Any, Union, cast, get_args, get_origin
 
 from torch import nn
@@ -37,6 +38,8 @@ def parameters(kind: type | Callable[..., Any]) -> tuple[dict[str, Any], bool]:
     more = False
     for depth, owner in enumerate(_owners(kind)):
         hints = _hints(_constructor(owner))
+        if is_dataclass(owner):  # whose fields may be of a base in another module, by names that only that one knows
+            hints = _hints(owner) | hints
         open_ended = False
         for name, parameter in constructor_parameters(owner).items():
             if parameter.kind is parameter.VAR_KEYWORD:
@@ -98,5 +101,5 @@ def _hints(made: Any) -> dict[str, Any]:
             try:
                 hints[name] = eval(text, made.__globals__) if isinstance(text, str) else text
             except Exception:
-                hints[name] = Any
+                continue
         return hints
