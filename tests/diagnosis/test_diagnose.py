@@ -17,13 +17,13 @@ from litmaml import diagnosis
 from litmaml.data import Episode, Omniglot, Sinusoid
 from litmaml.diagnosis.batch_sizes import noise_scale
 from litmaml.diagnosis.report import print_diagnosis, write_diagnosis
-from litmaml.inner import SGD, HigherOptimizer
+from litmaml.inner import SGD, HigherOptimizer, Proximal
 from litmaml.inner.loop import InnerLoop
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.measure.stability import stability
 from litmaml.measure.theory import outer_smoothness
 from litmaml.models import MLP, Conv4
-from litmaml.outer import SecondOrder
+from litmaml.outer import EvolutionStrategies, Implicit, OuterGradient, Reptile, SecondOrder
 from litmaml.tasks import Batch, Tasks, stacks_of, tree_map
 from unequal import UnequalSines
 
@@ -123,7 +123,7 @@ def test_conv4_on_real_omniglot(omniglot: Path | None) -> None:
 @pytest.mark.slow
 def test_on_the_sinusoid_it_agrees_with_what_training_shows() -> None:
     """First order ends at a larger loss than the exact gradient, and the diagnosis said so before and after."""
-    from litmaml.outer import FirstOrder, OuterGradient
+    from litmaml.outer import FirstOrder
 
     sinusoid, test = Sinusoid(), _sines(400, "test")
 
@@ -311,3 +311,42 @@ def test_of_unequal_tasks_those_of_the_commonest_size_are_looked_at() -> None:
 
 def _double(part: Tensor) -> Tensor:
     return part.double() if part.is_floating_point() else part
+
+
+@pytest.mark.parametrize(
+    ("rate", "strength", "iterations", "value"),
+    [
+        (0.009, 100.0, 10, "to be trusted here"),
+        pytest.param(0.001, 10.0, 10, "take more inner steps", marks=pytest.mark.slow),
+        pytest.param(0.02, 30.0, 1, "take more iterations", marks=pytest.mark.slow),
+        pytest.param(0.02, 0.01, 10, "raise inner_optimizer.strength", marks=pytest.mark.slow),
+    ],
+)
+def test_the_implicit_gradient_is_told_when_to_be_trusted(
+    rate: float, strength: float, iterations: int, value: str
+) -> None:
+    torch.manual_seed(0)
+    model = MLP(hidden=[8], init="fan_in")
+    inner = Proximal(SGD(rate), strength)
+    learner = MetaLearner(model, inner, Implicit(iterations), loss=nn.MSELoss(), inner_steps=4)
+    found = diagnosis.diagnose(learner, _sines(4))
+    told, reason = _choices(found)["implicit gradient"]
+    assert told.startswith(value)
+    assert "of |lambda (theta - w)|" in reason
+    assert "the inner rate is that within Proximal, which transforms the gradient first" in found.remarks
+    row = next(row for row in found.estimators if row.name == f"Implicit(iterations={iterations})")
+    assert (row.cosine or 0) > 0.99 or value != "to be trusted here"
+    assert row.cost is not None
+    assert row.cost.hessian_products == iterations
+
+
+@pytest.mark.parametrize(
+    ("outer_gradient", "listed"), [(EvolutionStrategies(2), True), (Reptile(), False)], ids=["evolution", "reptile"]
+)
+def test_what_is_a_gradient_is_compared(outer_gradient: OuterGradient, listed: bool) -> None:
+    learner = MetaLearner(MLP(hidden=[4]), outer_gradient=outer_gradient, loss=nn.MSELoss())
+    found = diagnosis.diagnose(learner, _sines(4))
+    names = {row.name.partition("(")[0] for row in found.estimators}
+    assert (type(outer_gradient).__name__ in names) == listed
+    assert any("no gradient to compare" in remark for remark in found.remarks) != listed
+    assert "implicit gradient" not in _choices(found)

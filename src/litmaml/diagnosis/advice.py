@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from litmaml.diagnosis.batch_sizes import Batches, choose_batches
 from litmaml.diagnosis.findings import Choice, Findings
 from litmaml.diagnosis.gradient_choice import choose_gradient
+from litmaml.diagnosis.implicit_choice import choose_implicit
 from litmaml.measure import theory
 from litmaml.measure.estimate import Estimate
 from litmaml.measure.stability import FURTHER
@@ -71,7 +72,7 @@ def advise(found: Findings) -> Advice:
         adaptation_bias=noise if noise.value is None else bias,
         first_order_distance=distance,
         batches=batches,
-        choices=[*choose_gradient(found), rate_choice, batch_choice],
+        choices=[*choose_gradient(found), *choose_implicit(found), rate_choice, batch_choice],
     )
 
 

@@ -14,6 +14,7 @@ from litmaml.inner import SGD
 from litmaml.inner.layers import random_layers
 from litmaml.inner.loop import InnerLoop
 from litmaml.inner.rates import is_rate
+from litmaml.inner.transform import innermost
 from litmaml.learner.checks import check_labels
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.learner.trial.first_batch import try_first_batch
@@ -24,13 +25,14 @@ from litmaml.measure.estimator_errors import (
     ProbeScan,
     candidates,
     estimator_errors,
+    name_of,
     scan_probes,
     task_gradients,
 )
 from litmaml.measure.kinks import kinks
 from litmaml.measure.noise import Noise, noise
 from litmaml.measure.stability import Stability, stability
-from litmaml.outer import SecondOrder
+from litmaml.outer import Reptile, SecondOrder
 from litmaml.tasks import MetaBatch, Tasks, chunks, select, stacks_of
 
 
@@ -122,7 +124,7 @@ def _diagnose(
     probes = None if "FiniteDifference()" in refused else scan_probes(inner_loop, probed, steps, exact)
     held = stability(inner_loop, probed, steps)
     rate, rate_remark = _rate(inner_loop)
-    optimizer = inner_loop.optimizer
+    optimizer = innermost(inner_loop.optimizer)
     plain = isinstance(optimizer, SGD) and not (optimizer.momentum or optimizer.weight_decay)
     batch_norm = has_batch_norm(inner_loop.model)
     advice = advise(
@@ -135,13 +137,23 @@ def _diagnose(
             exact=all_exact,
             steps=steps,
             rate=rate,
-            plain_descent=plain,
+            plain_descent=plain and optimizer is inner_loop.optimizer,
             meta_batch=meta_batch,
             kinks=kinks(inner_loop, probed),
             batch_norm=batch_norm,
+            residuals=learner.meta_gradient.residuals(probed),
+            own_cosine=next((row.cosine or 0.0 for row in errors if row.name == name_of(learner.outer_gradient)), 0.0),
         )
     )
     remarks = [rate_remark] if rate_remark else []
+    if isinstance(learner.outer_gradient, Reptile):
+        remarks.append(
+            "Reptile trains by the way that a task has gone, which is no gradient to compare with the others"
+        )
+    if optimizer is not inner_loop.optimizer:
+        remarks.append(
+            f"the inner rate is that within {type(inner_loop.optimizer).__name__}, which transforms the gradient first"
+        )
     if random := random_layers(inner_loop.model):
         remarks.append(f"random layers ({', '.join(random[:2])}) are switched off in the diagnosis")
     if batch_norm:
@@ -170,7 +182,7 @@ def _diagnose(
 
 def _rate(inner_loop: InnerLoop) -> tuple[float, str]:
     """The inner rate, and a word where it is learnt."""
-    optimizer: Any = inner_loop.optimizer
+    optimizer: Any = innermost(inner_loop.optimizer)
     learnt = [rate.detach().flatten() for name, rate in inner_loop.learnt.values().items() if is_rate(name)]
     if not learnt:
         return float(optimizer.lr), ""

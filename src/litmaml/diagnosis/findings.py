@@ -10,6 +10,7 @@ from litmaml.measure.curvature import Curvature
 from litmaml.measure.estimator_errors import EstimatorError, ProbeScan
 from litmaml.measure.noise import Noise
 from litmaml.measure.stability import Stability
+from litmaml.weights import Params
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class Findings:
     """What the advice rests on.
 
     exact: The exact outer gradients of the tasks (T, D). rate: The configured inner rate. plain_descent: Whether
-    the inner optimizer is SGD without momentum and decay. kinks: The layers that have some.
+    the inner optimizer is SGD without momentum and decay. kinks: The layers that have some. residuals: What the
+    configured outer gradient tells of how true it is, of each task. own_cosine: Between its mean and the exact one's.
     """
 
     curvature: Curvature
@@ -32,6 +34,8 @@ class Findings:
     meta_batch: int
     kinks: list[str]
     batch_norm: bool
+    residuals: Params
+    own_cosine: float
 
     @property
     def smoothness(self) -> float:

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from litmaml.inner.loop import InnerLoop
-from litmaml.outer import OuterGradient, SecondOrder
+from litmaml.outer import Implicit, OuterGradient, SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Tasks
 
@@ -58,12 +58,19 @@ def costs(
         Cost(
             gradients=counts["gradients"],
             losses=counts["losses"],
-            hessian_products=steps if isinstance(outer_gradient, SecondOrder) else 0,
+            hessian_products=_products(inner_loop, outer_gradient, steps),
             seconds=second,
             megabytes=megabyte,
         )
         for outer_gradient, counts, second, megabyte in zip(outer_gradients, counted, seconds, megabytes, strict=True)
     ]
+
+
+def _products(inner_loop: InnerLoop, outer_gradient: OuterGradient, steps: int) -> int:
+    """The exact Hessian-vector products of a task."""
+    if isinstance(outer_gradient, Implicit) and isinstance(outer_gradient.hops, SecondOrder):
+        return outer_gradient.iterations + bool(inner_loop.slow_names)
+    return steps if isinstance(outer_gradient, SecondOrder) else 0
 
 
 @contextmanager

@@ -12,7 +12,15 @@ from torch import Tensor
 from litmaml.inner.loop import InnerLoop
 from litmaml.learner.trial.model_checks import check_model
 from litmaml.measure.cost import Cost, costs
-from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
+from litmaml.outer import (
+    FiniteDifference,
+    FirstOrder,
+    GaussianSmoothing,
+    OuterGradient,
+    Reptile,
+    SecondOrder,
+    ZerothOrder,
+)
 from litmaml.outer.estimators import probe_length
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.statistics.interval import student_quantile
@@ -67,12 +75,13 @@ class ProbeScan:
 
 def name_of(outer_gradient: OuterGradient) -> str:
     """The class with the settings that are not left to it, such as ``FiniteDifference(radius=0.01)``."""
-    settings = {k: v for k, v in vars(outer_gradient).items() if v is not None and v is not False}
+    given = {k: v for k, v in vars(outer_gradient).items() if v is not None and v is not False}
+    settings = {k: name_of(v) if isinstance(v, OuterGradient) else v for k, v in given.items()}
     return f"{type(outer_gradient).__name__}({', '.join(f'{k}={v}' for k, v in settings.items())})"
 
 
 def candidates(own: OuterGradient) -> list[OuterGradient]:
-    """The outer gradients to compare; the user's own is among them. FirstOrder comes first."""
+    """The outer gradients to compare; the user's own is among them, if it is one. FirstOrder comes first."""
     listed: list[OuterGradient] = [
         FirstOrder(),
         SecondOrder(),
@@ -81,7 +90,7 @@ def candidates(own: OuterGradient) -> list[OuterGradient]:
         GaussianSmoothing(),
         ZerothOrder(),
     ]
-    return listed if name_of(own) in map(name_of, listed) else [*listed, own]
+    return listed if isinstance(own, Reptile) or name_of(own) in map(name_of, listed) else [*listed, own]
 
 
 def task_gradients(inner_loop: InnerLoop, outer_gradient: OuterGradient, tasks: Tasks, steps: int) -> Tensor:
