@@ -16,8 +16,8 @@ from litmaml.weights import Params
 Streams = Iterable[np.random.Generator]
 """The stream of each of T tasks in turn."""
 
-Purpose = Literal["examples", "directions", "layers", "protocol"]
-_PURPOSES: tuple[Purpose, ...] = ("examples", "directions", "layers", "protocol")
+Purpose = Literal["examples", "directions", "layers", "protocol", "rounds"]
+_PURPOSES: tuple[Purpose, ...] = ("examples", "directions", "layers", "protocol", "rounds")
 
 
 def task_streams(
@@ -33,8 +33,8 @@ def task_streams(
         seed: At least 0.
         split: Of the tasks.
         numbers: The tasks' numbers, at least 0.
-        purpose: What is drawn: a task's examples, the directions of a sampled outer gradient, random layers, or the
-            source and the sizes of a task.
+        purpose: What is drawn: a task's examples, the directions of a sampled outer gradient, random layers, the source
+            and the sizes of a task, or which task a round takes.
 
     Raises:
         ValueError: ``seed`` or a number is negative.

@@ -12,6 +12,7 @@ from litmaml.data import TaskDataModule
 from litmaml.inner import SGD
 from litmaml.inner.rates import is_rate
 from litmaml.learner.meta_learner import MetaLearner
+from litmaml.learner.outer_optimizer import RATES
 from litmaml.measure.curvature import curvature
 from litmaml.measure.estimate import Estimate
 from litmaml.measure.hessians import gradient_norms
@@ -114,7 +115,8 @@ class AdaptiveMetaStep(Callback):
         constant = self.constant or step_constant(learner.outer_gradient, learner.inner_steps)
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = constant / outer
+                if group.get("name") != RATES:  # whose rate is rates_lr
+                    group["lr"] = constant / outer
         learner.log("train/outer_rate", constant / outer)
         learner.log("train/outer_smoothness", outer)
         learner.log("train/smoothness", smoothness)

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from litmaml.callbacks.counted import begin_anew, by_class, keep_typed
 from litmaml.callbacks.training_state import check_callbacks, check_training_state
 from litmaml.learner.meta_learner import MetaLearner
+from litmaml.learner.outer_optimizer import RATES
 from litmaml.runs.training_form import cannot_go_on
 from litmaml.shown import one_line
 
@@ -56,7 +57,12 @@ class Resumption(Callback):
         for name, (_, value) in _changed(before, now, "optimizer").items():
             for state in checkpoint["optimizer_states"]:
                 for group in state["param_groups"]:
-                    group[name] = tuple(value) if isinstance(value, list) else value
+                    if name != "lr" or group.get("name") != RATES:  # whose rate is rates_lr
+                        group[name] = tuple(value) if isinstance(value, list) else value
+        if (rate := now.get("rates_lr")) is not None and rate != before.get("rates_lr"):
+            for state in checkpoint["optimizer_states"]:
+                for group in state["param_groups"]:
+                    group["lr"] = rate if group.get("name") == RATES else group["lr"]
         recorded = checkpoint.get("configuration")
         begin_anew(trainer, pl_module, checkpoint)
         before, now = (
@@ -99,6 +105,11 @@ def check_resumed(before: Mapping[str, Any], now: Mapping[str, Any], learns_rate
         old, new = (_arguments(learner, "optimizer").get("lr") for learner in (before, now))
         if old != new:
             raise ValueError(f"model.optimizer.lr: the schedule has it, begun with {old!r}, got {new!r}; {instead}")
+    if "rates_lr" in before and (before["rates_lr"] is None) != (now.get("rates_lr") is None):
+        raise ValueError(
+            f"model.rates_lr: the run has {before['rates_lr']} and weights in groups by it, got {now.get('rates_lr')}; "
+            f"{instead}"
+        )
     if learns_rates:
         for name, (old, new) in _changed(before, now, "inner_optimizer").items():
             if name in ("lr", "learn", "per_step"):

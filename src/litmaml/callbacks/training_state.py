@@ -14,7 +14,7 @@ from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from litmaml.learner.meta_learner import MetaLearner
-from litmaml.learner.outer_optimizer import outer_optimizer
+from litmaml.learner.outer_optimizer import groups_of, outer_optimizer
 from litmaml.runs.admitted import short
 from litmaml.runs.training_form import cannot_go_on
 from litmaml.shown import first_line
@@ -42,21 +42,25 @@ def check_training_state(learner: MetaLearner, checkpoint: Mapping[str, Any]) ->
     if len(states) != 1:
         raise cannot_go_on("optimizer_states", f"there has to be one, of the outer optimizer, got {len(states)}")
     device = torch.device("cpu") if learner._trainer is None else learner.trainer.strategy.root_device
-    weight = nn.Parameter(torch.zeros(_SHAPE, device=device))
-    optimizer = outer_optimizer(learner.optimizer, [weight])
+    parts = groups_of(learner.inner_loop, learner.rates_lr)
+    like = [{**part, "params": [nn.Parameter(torch.zeros(_SHAPE, device=device))]} for part in parts]
+    optimizer = outer_optimizer(learner.optimizer, like)
     schedule = None if learner.lr_scheduler is None else learner.lr_scheduler(optimizer)
     if len(schedules) != (schedule is not None):
         raise cannot_go_on("lr_schedulers", f"there have to be {int(schedule is not None)}, got {len(schedules)}")
-    _step(optimizer, weight)
+    _step(optimizer, *(part["params"][0] for part in like))
     kept, groups = states[0]["state"], states[0].get("param_groups")
-    shapes = [w.shape for w in learner.inner_loop.parameters() if w.requires_grad]
-    if not isinstance(groups, list) or len(groups) != 1 or not isinstance(groups[0], Mapping):
-        raise cannot_go_on("optimizer_states", f"has to be of one group of weights, got {short(groups)}")
-    expected = optimizer.state_dict()
-    _compare(expected["param_groups"][0] | {"params": list(range(len(shapes)))}, groups[0], "optimizer_states")
-    if isinstance(groups[0].get("params"), list) and groups[0]["params"] != [*range(len(shapes))]:
-        raise cannot_go_on("optimizer_states.params", f"have to be the numbers of {len(shapes)} weights")
-    _check_options(optimizer, weight, groups[0])
+    shapes = [weight.shape for part in parts for weight in part["params"]]
+    if not isinstance(groups, list) or len(groups) != len(parts) or not all(isinstance(g, Mapping) for g in groups):
+        what = "one group" if len(parts) == 1 else f"{len(parts)} groups"
+        raise cannot_go_on("optimizer_states", f"has to be of {what} of weights, got {short(groups)}")
+    expected, first = optimizer.state_dict(), 0
+    for part, made, group in zip(parts, expected["param_groups"], groups, strict=True):
+        numbers = [*range(first, first := first + len(part["params"]))]
+        _compare(made | {"params": numbers}, group, "optimizer_states")
+        if isinstance(group.get("params"), list) and group["params"] != numbers:
+            raise cannot_go_on("optimizer_states.params", f"have to be the numbers of {len(shapes)} weights")
+        _check_options(optimizer, like[0]["params"][0], group)
     _check_begun_for(kept, len(shapes), expected["state"].get(0, {}), checkpoint)
     for number, of_one in kept.items():
         _check_weight(expected["state"].get(0, {}), of_one, shapes[number])
@@ -99,8 +103,9 @@ def _check_taken(callback: Callback, state: Mapping[str, Any], what: str) -> Non
         raise cannot_go_on(what, first_line(error)) from error
 
 
-def _step(optimizer: torch.optim.Optimizer, weight: nn.Parameter) -> None:
-    weight.grad = torch.zeros_like(weight)
+def _step(optimizer: torch.optim.Optimizer, *weights: nn.Parameter) -> None:
+    for weight in weights:
+        weight.grad = torch.zeros_like(weight)
     optimizer.step()
 
 

@@ -13,6 +13,7 @@ from litmaml.data.learn2learn_tasks import Learn2LearnTasks
 from litmaml.data.mask_tasks import MaskTasks
 from litmaml.data.mixture import Mixture
 from litmaml.data.omniglot import Omniglot
+from litmaml.data.online_tasks import OnlineTasks
 from litmaml.data.sinusoid import Sinusoid
 from litmaml.data.table_tasks import TableTasks
 from litmaml.data.task_data_module import TaskDataModule
@@ -35,6 +36,7 @@ __all__ = [
     "MaskTasks",
     "Mixture",
     "Omniglot",
+    "OnlineTasks",
     "Sinusoid",
     "StaticEmbeddings",
     "TableTasks",

@@ -102,6 +102,12 @@ class InnerLoop(TaskModel):
         check_roles(self.model, [name for name in self.fast_names if name not in self.begun], self.slow_names)
 
     @property
+    def optimizer_learns(self) -> list[str]:
+        """The names of what the inner optimizer learns."""
+        rows = {"weights." + name for name in self.rows}
+        return [name for name in self.learnt.names if name not in rows]
+
+    @property
     def begun(self) -> tuple[str, ...]:
         """The weights that start in each task anew."""
         return () if self.head is None else self.head.parts

@@ -20,7 +20,7 @@ from litmaml.learner.metrics import check_metrics
 from litmaml.learner.trial.first_batch import try_first_batch
 from litmaml.learner.trial.loss_checks import check_class_indices, check_loss_on
 from litmaml.learner.trial.loss_ranges import check_ranges
-from litmaml.outer import OuterGradient
+from litmaml.outer import OuterGradient, OuterLoss, WorstCaseLoss
 from litmaml.randomness import seeded
 from litmaml.tasks import Tasks, of_each_form, ordinary, select
 
@@ -50,6 +50,27 @@ def check_loss(loss: nn.Module) -> None:
         raise ValueError(
             f"loss: its trainable parameter {uncovered[0]!r} is in no weight set: neither the inner nor the outer "
             "loop trains a loss; freeze it (requires_grad_(False)) or move it into the model"
+        )
+
+
+def check_pool(outer_loss: OuterLoss, distribution: object) -> None:
+    """Refuse a loss of the worst tasks where the data has others than so many.
+
+    Args:
+        outer_loss: Of the learner.
+        distribution: That the tasks come from, or None.
+
+    Raises:
+        ValueError: There is no end of its tasks, or another number of them.
+    """
+    if not isinstance(outer_loss, WorstCaseLoss) or distribution is None:
+        return
+    pool = getattr(distribution, "pool", None)
+    if pool != outer_loss.tasks:
+        there = f"{pool} tasks" if pool else f"tasks without end (of {type(distribution).__name__})"
+        raise ValueError(
+            f"outer_loss.tasks: WorstCaseLoss has a weight for each of all tasks, got {outer_loss.tasks} for {there}; "
+            "give both one number, the data's as data.tasks.pool"
         )
 
 

@@ -120,7 +120,7 @@ class EvaluatedLearner(CheckpointedLearner, ABC):
         if not count.bad:
             return count
         if self.on_nonfinite == "raise":
-            raise not_finite(count, stage)
+            raise not_finite(count, stage, self.outer_gradient.remedy if stage == "train" else "")
         self.skipped_tasks += len(count.bad)
         rank_zero_info(
             f"skipped {stage} tasks {count.bad}, whose loss or gradient is not finite: {self.skipped_tasks} by now"

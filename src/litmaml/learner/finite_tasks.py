@@ -44,9 +44,9 @@ def of_all_processes(values: Tensor, processes: int) -> Tensor:
     return torch.cat([part.to(values.device) for part in parts])
 
 
-def not_finite(count: Count, stage: str) -> FloatingPointError:
+def not_finite(count: Count, stage: str, remedy: str = "") -> FloatingPointError:
     """The error that names the first of a batch's tasks that are not finite, with the remedies."""
     return FloatingPointError(
         f"the loss or gradient of {stage} task {count.bad[0]} is not finite ({len(count.bad)} of {sum(count.sizes)} "
-        "tasks of this batch); lower the inner rate, look at the task's data, or set on_nonfinite to skip"
+        f"tasks of this batch); {remedy}lower the inner rate, look at the task's data, or set on_nonfinite to skip"
     )

@@ -17,12 +17,12 @@ from litmaml.inner.batch_norms import Policy, normalisation_policy, settle
 from litmaml.inner.loop import InnerLoop
 from litmaml.inner.task_head import HeadStart
 from litmaml.learner.baselines import Baselines
-from litmaml.learner.checks import check_first_batch, check_loss, check_settings, check_trainer
+from litmaml.learner.checks import check_first_batch, check_loss, check_pool, check_settings, check_trainer
 from litmaml.learner.evaluated import EvaluatedLearner
 from litmaml.learner.evaluation import Evaluation
 from litmaml.learner.head_checks import check_head
 from litmaml.learner.metrics import default_metrics, values_of_all
-from litmaml.learner.outer_optimizer import outer_optimizer, scheduled
+from litmaml.learner.outer_optimizer import check_rates_lr, groups_of, outer_optimizer, scheduled
 from litmaml.learner.outer_step import OuterStep
 from litmaml.learner.precision_checks import check_precision
 from litmaml.learner.processes import failing_together
@@ -37,7 +37,7 @@ from litmaml.weights import Params
 
 _PLAIN = (
     *("inner_steps", "test_inner_steps", "batch_norm", "lr_scheduler_interval"),
-    *("tasks_per_chunk", "head", "on_nonfinite", "max_skipped", "baselines"),
+    *("rates_lr", "tasks_per_chunk", "head", "on_nonfinite", "max_skipped", "baselines"),
 )
 
 
@@ -77,6 +77,8 @@ class MetaLearner(EvaluatedLearner):
         lr_scheduler: Of the outer loop. ReduceLROnPlateau steps after every validation, by ``val/loss`` or the
             ``monitor`` of Lightning's class of that name.
         lr_scheduler_interval: When other schedules step: after every outer step or every epoch.
+        rates_lr: The outer rate of what the inner optimizer learns, such as inner rates, where it is to be another than
+            the optimizer's: inner rates of 0.01 cannot take steps of 0.001.
         tasks_per_chunk: Tasks adapted together; memory grows with it. By default the whole batch; for convolutions on
             a CPU as many as its cache and a gigabyte take, or one by one where those are few. A model that PyTorch
             cannot compute for several tasks at once needs 1.
@@ -114,6 +116,7 @@ class MetaLearner(EvaluatedLearner):
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_scheduler_interval: Literal["step", "epoch"] = "step",
+        rates_lr: float | None = None,
         tasks_per_chunk: int | None = None,
         compile: bool = False,
         channels_last: bool = False,
@@ -136,7 +139,7 @@ class MetaLearner(EvaluatedLearner):
         self.inner_steps, self.test_inner_steps = inner_steps, test_inner_steps
         self.on_nonfinite, self.max_skipped = on_nonfinite, max_skipped
         self.optimizer, self.lr_scheduler, self.lr_scheduler_interval = optimizer, lr_scheduler, lr_scheduler_interval
-        self.tasks_per_chunk, self.head = tasks_per_chunk, head
+        self.tasks_per_chunk, self.head, self.rates_lr = tasks_per_chunk, head, rates_lr
         self.outer_gradient, self.outer_loss = outer_gradient, OuterLoss() if outer_loss is None else outer_loss
         self.inner_loop = InnerLoop(
             model,
@@ -150,6 +153,7 @@ class MetaLearner(EvaluatedLearner):
             head,
             head_start,
         )
+        check_rates_lr(rates_lr, self.inner_loop)
         self.meta_gradient = MetaGradientOf(
             self.inner_loop, outer_gradient, inner_steps, tasks_per_chunk, compile, outer_loss=self.outer_loss
         )
@@ -182,6 +186,7 @@ class MetaLearner(EvaluatedLearner):
         self._try(tasks)
         numbers = numbers_of(tasks)
         began = time.perf_counter()
+        self.meta_gradient.epoch = self.current_epoch  # here, since a run may be resumed in the middle of one
         result = self.meta_gradient(tasks)
         count = self._check_finite(numbers, result.finite, "train")
         seconds = time.perf_counter() - began  # the check has waited for the device
@@ -200,9 +205,6 @@ class MetaLearner(EvaluatedLearner):
         if any_finite and self._writes_line():
             gradients = [w.grad for w in self.inner_loop.parameters() if w.grad is not None]
             self.log("train/gradient_norm", nn.utils.get_total_norm(gradients))
-
-    def on_train_epoch_start(self) -> None:
-        self.meta_gradient.epoch = self.current_epoch
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._outer_step.check(self.max_skipped)
@@ -228,7 +230,7 @@ class MetaLearner(EvaluatedLearner):
             self.log(f"train/{name}{suffix}", value, prog_bar=prog_bar, batch_size=count)
 
     def configure_optimizers(self) -> Any:
-        optimizer = outer_optimizer(self.optimizer, [w for w in self.inner_loop.parameters() if w.requires_grad])
+        optimizer = outer_optimizer(self.optimizer, groups_of(self.inner_loop, self.rates_lr))
         return scheduled(optimizer, self.lr_scheduler, self.lr_scheduler_interval, self.metrics)
 
     # Checks
@@ -242,6 +244,8 @@ class MetaLearner(EvaluatedLearner):
         with failing_together(1 if trainer is None else trainer.world_size):
             distribution = getattr(getattr(trainer, "datamodule", None), "tasks", None)
             shares = getattr(distribution, "shares_examples", False)
+            if self.training:
+                check_pool(self.outer_loss, distribution)
             first, *_ = stacks = stacks_of(tasks)
             outer_gradient, finite = self.outer_gradient if self.training else None, self.on_nonfinite == "raise"
             check_first_batch(self.inner_loop, outer_gradient, self.metrics_by_name, stacks, shares, finite, self.head)

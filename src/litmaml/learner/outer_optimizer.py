@@ -2,23 +2,57 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from litmaml.inner.loop import InnerLoop
 from litmaml.learner.monitored import metric_of, no_such_metric
+from litmaml.outer import HypergradientSGD
 from litmaml.statistics.interval import Interval
 
 _NEVER = 2**62
 
 
-def outer_optimizer(make: OptimizerCallable, weights: list[nn.Parameter]) -> Optimizer:
-    """The optimizer of the outer loop, for these weights.
+RATES = "rates"
+"""The name of the group of what the inner optimizer learns."""
+
+
+def check_rates_lr(rates_lr: float | None, inner_loop: InnerLoop) -> None:
+    """Refuse an outer rate of learnt inner ones that is not positive, or for none.
+
+    Raises:
+        ValueError: With the remedy.
+    """
+    if rates_lr is None:
+        return
+    if not 0 < rates_lr < math.inf:
+        raise ValueError(f"rates_lr: has to be a positive number, got {rates_lr}")
+    if not inner_loop.optimizer_learns:
+        raise ValueError(
+            f"rates_lr: the inner optimizer learns nothing, got {rates_lr}; set inner_optimizer.learn, or leave it out"
+        )
+
+
+def groups_of(inner_loop: InnerLoop, rates_lr: float | None) -> list[dict[str, Any]]:
+    """What is trained, as groups of an outer optimizer: all alike, or what the inner optimizer learns by itself."""
+    trained = [weight for weight in inner_loop.parameters() if weight.requires_grad]
+    if rates_lr is None:
+        return [{"params": trained}]
+    apart = {id(inner_loop.learnt[name]) for name in inner_loop.optimizer_learns}
+    own = [weight for weight in trained if id(weight) in apart]
+    others = [weight for weight in trained if id(weight) not in apart]
+    return [{"params": others, "name": "weights"}, {"params": own, "lr": rates_lr, "name": RATES}]
+
+
+def outer_optimizer(make: OptimizerCallable, groups: list[dict[str, Any]]) -> Optimizer:
+    """The optimizer of the outer loop, for these groups of weights.
 
     Raises:
         ValueError: There are none, it does not take its options, or its rate is no single number.
@@ -30,7 +64,7 @@ def outer_optimizer(make: OptimizerCallable, weights: list[nn.Parameter]) -> Opt
             "(litmaml test -c CONFIG --ckpt_path=none)"
         )
     try:
-        made = make(weights)
+        made = make(groups if len(groups) > 1 else groups[0]["params"])  # some look at each weight
     except (TypeError, ValueError) as error:
         raise ValueError(f"model.optimizer: {error}") from error
     for group in made.param_groups:
@@ -54,6 +88,11 @@ def scheduled(optimizer: Optimizer, make: LRSchedulerCallable | None, interval: 
     """
     if make is None:
         return optimizer
+    if isinstance(optimizer, HypergradientSGD):
+        raise ValueError(
+            "model.lr_scheduler: HypergradientSGD sets its rate itself; leave the schedule out, or take another "
+            "optimizer"
+        )
     scheduler = make(optimizer)
     how: dict[str, Any] = {"scheduler": scheduler, "interval": interval}
     if isinstance(scheduler, ReduceLROnPlateau):

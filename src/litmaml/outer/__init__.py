@@ -8,6 +8,7 @@ from litmaml.outer.exact import FirstOrder as FirstOrder
 from litmaml.outer.exact import SecondOrder as SecondOrder
 from litmaml.outer.gradient import OuterGradient as OuterGradient
 from litmaml.outer.gradient import PathGradient as PathGradient
+from litmaml.outer.hypergradient import HypergradientSGD as HypergradientSGD
 from litmaml.outer.implicit import Implicit as Implicit
 from litmaml.outer.loss import OuterLoss as OuterLoss
 from litmaml.outer.losses import MeanLoss as MeanLoss

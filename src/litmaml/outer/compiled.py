@@ -37,12 +37,6 @@ class CompiledChunkGradient:
         self._modules = list(computed.inner_loop.modules())
         self.programs: dict[Any, Program] = {}
         self._forms: set[Any] = set()
-        # What a program reads beside its arguments, by the names under which it is told of.
-        self._read = {
-            "": computed.inner_loop,
-            "outer_gradient": computed.outer_gradient,
-            "outer_loss": computed.outer_loss,
-        }
 
     def __call__(self, weights: Params, tasks: Tasks) -> Part:
         """The part at these weights, by the names of the inner loop.
@@ -59,6 +53,7 @@ class CompiledChunkGradient:
             shapes,
             torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device),
             tuple(weights),
+            self._computed.outer_gradient,
             tuple(module.training for module in self._modules),
             torch.get_num_threads(),
             torch.are_deterministic_algorithms_enabled(),
@@ -72,12 +67,21 @@ class CompiledChunkGradient:
             self._count(shapes)
             began = time.perf_counter()
             function = as_function(self._computed, list(weights), tasks)
-            self.programs[key] = program = Program(function, tensors, self._read, self._computed.inner_loop.draws)
+            self.programs[key] = program = Program(function, tensors, self._read(), self._computed.inner_loop.draws)
             result = _part_of(program(*tensors))
         logger.info("compiled the meta-gradient of %d tasks in %.1f s", tasks.size, time.perf_counter() - began)
         if outdated:
             logger.warning("compile: the program is made again, since %s has changed", outdated)
         return result
+
+    def _read(self) -> dict[str, Any]:
+        """What a program reads beside its arguments, by the names under which it is told of."""
+        computed = self._computed
+        return {
+            "": computed.inner_loop,
+            "outer_gradient": computed.outer_gradient,
+            "outer_loss": computed.outer_loss,
+        }
 
     def _count(self, shapes: Any) -> None:
         """Refuse to compile for ever new forms of tasks."""

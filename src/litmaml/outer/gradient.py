@@ -25,11 +25,13 @@ class OuterGradient(ABC):
     sampled: It draws directions.
     unrolls: It holds the graphs of all inner steps at once.
     through_support: It depends on how the inner gradient changes with the weights.
+    remedy: What helps where it is not finite, beside what always does.
     """
 
     probes: ClassVar[bool] = False
     sampled: ClassVar[bool] = False
     through_support: ClassVar[bool] = True
+    remedy: ClassVar[str] = ""
 
     @property
     def unrolls(self) -> bool:

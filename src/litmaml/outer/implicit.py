@@ -75,6 +75,8 @@ class Implicit(OuterGradient):
         -0.5
     """
 
+    remedy = "raise inner_optimizer.strength (below a negative curvature Implicit gives NaN); or "
+
     def __init__(self, iterations: int = 10, product: PathGradient | None = None) -> None:
         if iterations < 1:
             raise ValueError(f"iterations: has to be at least 1, got {iterations}")

@@ -107,13 +107,23 @@ class MetaGradientOf:
                 f"compile: {type(inner_loop.optimizer).__name__} cannot be compiled; set compile to false or use SGD "
                 "as the inner optimizer"
             )
-        self.inner_loop, self.outer_gradient, self.steps, self.seed = inner_loop, outer_gradient, steps, seed
+        self.inner_loop, self.steps, self.seed = inner_loop, steps, seed
         self.outer_loss = OuterLoss() if outer_loss is None else outer_loss
         outer_gradient.check(inner_loop, self.outer_loss)
         self.tasks_per_chunk, self.compile = tasks_per_chunk, compile
         self.of_chunk = ChunkGradient(inner_loop, outer_gradient, steps, self.outer_loss)
         self.compiled = CompiledChunkGradient(self.of_chunk)
         self._names: list[str] = []
+
+    @property
+    def outer_gradient(self) -> OuterGradient:
+        """How to differentiate through the steps; another may take its place."""
+        return self.of_chunk.outer_gradient
+
+    @outer_gradient.setter
+    def outer_gradient(self, other: OuterGradient) -> None:
+        other.check(self.inner_loop, self.outer_loss)
+        self.of_chunk.outer_gradient = other
 
     @property
     def epoch(self) -> int:

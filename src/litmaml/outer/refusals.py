@@ -33,8 +33,7 @@ def refuse_learnt(inner_loop: InnerLoop, name: str, but: Sequence[str] = ()) -> 
     Raises:
         ValueError: It learns more than the names in ``but``.
     """
-    rows = {f"weights.{row}" for row in inner_loop.rows}
-    if learnt := [learnt for learnt in inner_loop.learnt.names if learnt not in {*but, *rows}]:
+    if learnt := [learnt for learnt in inner_loop.optimizer_learns if learnt not in but]:
         raise ValueError(
             f"inner_optimizer: what it learns ({listed(learnt, 3)}) has no gradient with {name} and would stay as it "
             "is; set learn to none and leave out MetaCurvature, or use SecondOrder as the outer gradient"

@@ -35,7 +35,7 @@ class _Part(NamedTuple):
 _OWN = tuple(f"litmaml.{name}" for name in ("data", "inner", "learner.metrics", "models", "outer", "problems"))
 _CHOICES = (
     r"data|inner\.(adam|higher|meta_curvature|proximal|sgd)|learner\.metrics|models|"
-    r"outer\.(estimators|evolution|exact|implicit|loss|losses|reptile)|problems"
+    r"outer\.(estimators|evolution|exact|hypergradient|implicit|loss|losses|reptile)|problems"
 )
 """Where the classes are that a learner is made with, which are not all of the rooms."""
 _METRICS = "(aggregation|classification|clustering|nominal|regression|retrieval|segmentation)"
@@ -59,7 +59,7 @@ _OF_A_RUN = {
         ),
         "lightning.pytorch.loggers": "CSVLogger TensorBoardLogger WandbLogger",
         "lightning.pytorch.strategies": "DDPStrategy",
-        "litmaml.callbacks": "AdaptiveMetaStep",
+        "litmaml.callbacks": "AdaptiveMetaStep DerivativeOrderAnnealing Regret",
         "litmaml.callbacks.wandb_report": "WandbReport",
         "litmaml.runs.wandb_logger": "ResumableWandbLogger",
     }.items()
