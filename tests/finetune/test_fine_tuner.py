@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from litmaml.finetuning.fine_tuner import FineTuner
 from litmaml.finetuning.support_loss import LEARNT, learnt_at
-from litmaml.inner import SGD, HigherOptimizer, InnerOptimizer
+from litmaml.inner import SGD, HigherOptimizer, InnerOptimizer, MetaCurvature, Proximal
 from litmaml.inner.loop import InnerLoop
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP, Conv4
@@ -39,6 +39,8 @@ def learner(optimizer: InnerOptimizer | None = None, **changes: object) -> MetaL
         SGD(lr=0.1, learn="tensor", per_step=True),
         SGD(lr=0.1, learn="parameter"),
         HigherOptimizer(options={"lr": 0.01}, learn="one", per_step=True),
+        Proximal(SGD(lr=0.1), 2.0, learn=True),
+        MetaCurvature(SGD(lr=0.1, learn="tensor", per_step=True)),
     ],
     ids=str,
 )
@@ -120,6 +122,19 @@ def test_dropout_is_off() -> None:
     meta = MetaLearner(model, SGD(lr=0.1)).train()
     paths = [list(FineTuner(meta, INPUTS[:2], 3, steps=2).path(INPUTS, TARGETS)) for _ in range(2)]
     assert [step.loss for step in paths[0]] == [step.loss for step in paths[1]]
+
+
+def test_matrices_between_classes_are_those_of_other_classes_too() -> None:
+    """What they make of a class's own row, and of each other one's, on average."""
+    meta = learner(MetaCurvature(SGD(lr=0.1)))
+    with torch.no_grad():
+        meta.inner_loop.learnt["curvature.head.weight.0"].copy_(torch.tensor([[1.0, 4, 4], [4, 2, 4], [4, 4, 3]]))
+    kept = meta.inner_loop.learnt["curvature.head.weight.1"]
+    tuner = FineTuner(meta, INPUTS[:2], 2, lr=0.5)
+    torch.testing.assert_close(tuner.inner_loop.learnt["curvature.head.weight.0"], torch.tensor([[2.0, 4], [4, 2]]))
+    assert torch.equal(tuner.inner_loop.learnt["curvature.head.weight.1"], kept)
+    assert tuner.inner_loop.learnt["curvature.head.bias"].shape == (2,)
+    assert tuner.inner_loop.optimizer == MetaCurvature(SGD(lr=0.5))
 
 
 def test_what_cannot_work_is_refused_by_name() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -43,7 +43,7 @@ class Resumption(Callback):
         if trainer.state.fn != "fit":
             return
         before, now = checkpoint["hyper_parameters"], dict(pl_module.hparams)
-        check_resumed(before, now, learns_rates=any(map(_is_rate, checkpoint["state_dict"])))
+        check_resumed(before, now, restored=_restored(checkpoint["state_dict"]))
         if trainer.max_epochs not in (None, -1) and checkpoint["epoch"] > trainer.max_epochs:
             raise ValueError(
                 f"trainer.max_epochs: the checkpoint is of epoch {checkpoint['epoch']} (the first is 0), got "
@@ -73,18 +73,24 @@ class Resumption(Callback):
             rank_zero_info(one_line("resumed with other settings: " + ", ".join(differences))[:2000])
 
 
-def _is_rate(key: str) -> bool:
-    """Whether a tensor of a checkpoint is a learnt inner rate; in those of version 0.1 the optimizer held them."""
-    return ".learnt.rate" in key or ".optimizer.rates." in key
+def _restored(keys: Iterable[str]) -> set[str]:
+    """The arguments of inner optimizers whose learnt values a checkpoint has, by the names of its tensors."""
+    found: set[str] = set()
+    for key in keys:
+        if ".learnt.rate" in key or ".optimizer.rates." in key:  # of version 0.1, where the optimizer held them
+            found |= {"lr", "learn", "per_step"}
+        elif key.endswith(".learnt.strength"):
+            found |= {"strength", "learn"}
+    return found
 
 
-def check_resumed(before: Mapping[str, Any], now: Mapping[str, Any], learns_rates: bool) -> None:
+def check_resumed(before: Mapping[str, Any], now: Mapping[str, Any], restored: Collection[str]) -> None:
     """Refuse what cannot be changed in the middle of a run.
 
     Args:
         before: The arguments of the learner that the checkpoint records.
         now: Those that are set by now.
-        learns_rates: Whether the checkpoint has learnt inner rates.
+        restored: The arguments of inner optimizers whose learnt values the checkpoint has.
 
     Raises:
         ValueError: Naming the option, both values, and what to do.
@@ -110,14 +116,18 @@ def check_resumed(before: Mapping[str, Any], now: Mapping[str, Any], learns_rate
             f"model.rates_lr: the run has {before['rates_lr']} and weights in groups by it, got {now.get('rates_lr')}; "
             f"{instead}"
         )
-    if learns_rates:
-        for name, (old, new) in _changed(before, now, "inner_optimizer").items():
-            if name in ("lr", "learn", "per_step"):
+    if restored:
+        optimizers = [_flat(_arguments(learner, "inner_optimizer")) for learner in (before, now)]
+        for name, (old, new) in _differing(*optimizers).items():
+            if name.rpartition(".")[2] in restored:
+                what = "it was" if name.endswith("strength") else "the rates were"
+                verb = "is" if name.endswith("strength") else "are"
                 raise ValueError(
-                    f"model.inner_optimizer.{name}: the rates were learnt on from {old!r} and are restored, got "
+                    f"model.inner_optimizer.{name}: {what} learnt on from {old!r} and {verb} restored, got "
                     f"{new!r}; {instead}"
                 )
-        if _arguments(now, "inner_optimizer").get("per_step") and before["inner_steps"] != now["inner_steps"]:
+        per_step = any(value for name, value in optimizers[1].items() if name.rpartition(".")[2] == "per_step")
+        if per_step and before["inner_steps"] != now["inner_steps"]:
             raise ValueError(
                 f"model.inner_steps: rates were learnt for each of {before['inner_steps']} steps, got "
                 f"{now['inner_steps']}; {instead}"
@@ -135,7 +145,19 @@ def _arguments(learner: Mapping[str, Any], part: str) -> Mapping[str, Any]:
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any], part: str) -> dict[str, tuple[Any, Any]]:
     """The arguments that a part of the learner has in both, where they differ: the old value and the new."""
-    old, new = _arguments(before, part), _arguments(now, part)
+    return _differing(_arguments(before, part), _arguments(now, part))
+
+
+def _flat(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of an inner optimizer with those of the one that it is around, under ``optimizer.``."""
+    within = arguments.get("optimizer")
+    if not isinstance(within, Mapping):
+        return dict(arguments)
+    inner = _flat(dict(within.get("init_args") or {}))
+    return {**arguments, **{f"optimizer.{name}": value for name, value in inner.items()}}
+
+
+def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     return {name: (old[name], value) for name, value in new.items() if name in old and old[name] != value}
 
 

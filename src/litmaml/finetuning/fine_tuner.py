@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -18,6 +19,7 @@ from litmaml.inner.divergence import diverges
 from litmaml.inner.gradient_rule import Losses, plain
 from litmaml.inner.head import check_named, find_heads, named_head, replace_head
 from litmaml.inner.loop import InnerLoop
+from litmaml.inner.transform import Transform
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.learner.metrics import count_right
 from litmaml.learner.trial.first_batch import try_first_batch
@@ -242,7 +244,9 @@ def parts(examples: T) -> list[T]:
 
 
 def _with_rate(optimizer: InnerOptimizer, lr: float) -> InnerOptimizer:
-    """The same inner optimizer with one fixed rate."""
+    """The same inner optimizer with one fixed rate; of one around another that one's."""
+    if isinstance(optimizer, Transform):
+        return replace(optimizer, optimizer=_with_rate(optimizer.optimizer, lr))
     arguments: dict[str, Any] = describe(optimizer)["init_args"]
     fixed = {key: value for key, value in (("learn", "none"), ("per_step", False)) if key in arguments}
     if "lr" in arguments:
@@ -253,7 +257,12 @@ def _with_rate(optimizer: InnerOptimizer, lr: float) -> InnerOptimizer:
 
 
 def _carried(saved: Tensor, made: Tensor) -> Tensor:
-    """Learnt rates for a head of another width: the mean over the classes, for each class."""
+    """What is learnt for a head of another width: of rates the mean over the classes, for each class."""
+    if saved.dim() == 2 and len({saved.shape, saved.mT.shape}) == 1 and all(map(int.__ne__, saved.shape, made.shape)):
+        # A matrix between the classes: what it makes of a class's own row on average, and of each other one's.
+        own, others = saved.diagonal().mean(), saved.sum() - saved.trace()
+        eye = torch.eye(len(made), dtype=saved.dtype, device=saved.device)
+        return own * eye + others / max(len(saved) * (len(saved) - 1), 1) * (1 - eye)
     for dim, (old, new) in enumerate(zip(saved.shape, made.shape, strict=True)):
         if old != new:
             saved = saved.mean(dim, keepdim=True)
