@@ -6,6 +6,7 @@ from experiments.experiment import Experiment
 from experiments.fallah_figure_2 import FALLAH_FIGURE_2
 from experiments.first_order_floor import FIRST_ORDER_FLOOR
 from experiments.ji_figure_1 import JI_FIGURE_1
+from experiments.methods import METHODS
 from experiments.precision import PRECISION
 from experiments.quadratics import QUADRATICS
 from experiments.sinusoid import SINUSOID
@@ -15,6 +16,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
     # The longest first: with several processes they would else run alone at the end.
     for experiment in (
+        METHODS,
         SINUSOID,
         JI_FIGURE_1,
         FALLAH_FIGURE_2,

@@ -49,7 +49,7 @@ TYPED = {
     ("maml_pp", SINUSOID): ["--model.per_step_weights=[]"],
     ("t_net", SINUSOID): [],
 }
-QUICK = {("imaml", SINUSOID), ("alpha_maml", SINUSOID)}
+QUICK = {("imaml", SINUSOID)}
 CASES = [(method, below) for method, experiments in FOR.items() for below in experiments]
 
 

@@ -75,11 +75,16 @@ def directions_of(loop: InnerLoop, tasks: Tasks) -> Params:
     return found
 
 
+SLOW = {"SecondOrder recompute", "Implicit by differences"}
+
+
 @pytest.mark.parametrize("wrapper", WRAPPERS)
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(
+    "solver", [pytest.param(solver, marks=[pytest.mark.slow] if solver in SLOW else []) for solver in SOLVERS]
+)
 def test_every_crossing(solver: str, wrapper: str) -> None:
     row, tasks = SOLVERS[solver], random_tasks()
-    for fast in ("*", "head.*"):
+    for fast, chunk in (("*", None), ("head.*", 1)):
         loop = loop_of(wrapper, fast)
         for loss in LOSSES:
             method, outer_loss = row.make(), loss_of(loss)
@@ -98,12 +103,11 @@ def test_every_crossing(solver: str, wrapper: str) -> None:
                 directions_of(loop, tasks),
                 EPOCH,
             )
-            for chunk in (None, 1):
-                gradient_of = MetaGradientOf(loop, method, STEPS, chunk, outer_loss=outer_loss)
-                gradient_of.epoch = EPOCH
-                found = gradient_of(tasks)
-                assert bool(found.finite.all())
-                assert relative(found.gradients, true) < row.tolerance, (loss, fast, chunk)
+            gradient_of = MetaGradientOf(loop, method, STEPS, chunk, outer_loss=outer_loss)
+            gradient_of.epoch = EPOCH
+            found = gradient_of(tasks)
+            assert bool(found.finite.all())
+            assert relative(found.gradients, true) < row.tolerance, (loss, fast, chunk)
 
 
 @pytest.mark.slow  # as everything that is compiled
@@ -211,7 +215,7 @@ def test_the_weights_of_steps(steps: int, epochs: int) -> None:
 
 def test_evolution_is_exact_in_the_mean_and_of_its_variance() -> None:
     """On a quadratic F with any smoothing: E G = grad F, E |G - grad F|^2 = (d + 1)/Q |grad F|^2."""
-    d, q, many, one = 4, 5, 20_000, random_tasks(1, inputs=4, examples=20)
+    d, q, many, one = 4, 5, 5000, random_tasks(1, inputs=4, examples=20)
     loop = InnerLoop(nn.Linear(d, 1, bias=False), nn.MSELoss(), SGD(0.01), ["*"], 1)
     true = gradients(loop, SecondOrder(), one, 1)["model.weight"]
     tasks = tree_map(lambda part: part.expand(many, *part.shape[1:]), one)._replace(numbers=torch.arange(many))
@@ -221,5 +225,5 @@ def test_evolution_is_exact_in_the_mean_and_of_its_variance() -> None:
     losses, _ = method.solve(loop, OuterLoss(), {"weight": fast}, {}, tasks._replace(directions=drawn), 1)
     (each,) = torch.autograd.grad(losses.sum(), fast)
     variance = float((each - true).square().sum() / many / true.square().sum())
-    assert variance == pytest.approx((d + 1) / q, rel=0.03)
+    assert variance == pytest.approx((d + 1) / q, rel=0.05)
     assert float((each.mean(0) - true).norm() / true.norm()) < 3 * (variance / many) ** 0.5

@@ -22,6 +22,7 @@ FULL_SIZE = {
     "precision": (),
     "cost": ("A6: time", "A7: time"),
     "step-size": ("A9: mean |grad F|",),
+    "methods": ("B4", "B5", "B6", "B8"),
     "sinusoid": ("A8: tanh", "A8: ... GGS", "A8: ... MAML over joint", "A8: ... FO"),
 }
 
@@ -32,7 +33,7 @@ def thinned(name: str) -> list[Row]:
     return [row for case in experiment.cases(1, True) for row in experiment.rows_of(case)]
 
 
-LONG = {"cost", "estimators", "precision", "quadratics", "step-size"}  # however thin
+LONG = {"cost", "estimators", "methods", "precision", "quadratics", "step-size"}  # however thin
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LONG)) for n in EXPERIMENTS])
