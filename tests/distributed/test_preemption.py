@@ -136,7 +136,7 @@ def test_a_rank_that_hangs_is_given_up_after_the_time_out_and_ended(undisturbed:
     folder, overlay = tmp_path / "run", Path(__file__).parents[2] / "configs" / "trainer" / "ddp.yaml"
     two = [*FIT, "--data.meta_batch=4", f"--config={overlay}", "--trainer.accelerator=cpu", "--trainer.devices=2"]
     hang = callback(tmp_path, "Hanging", folder=str(tmp_path), step=9)
-    statuses, said = finish(start([*two, hang, "--trainer.strategy.timeout=0:00:45"], folder))  # in which both also have to start
+    statuses, said = finish(start([*two, hang, "--trainer.strategy.timeout=0:00:45"], folder))  # to start in, too
     assert statuses == [1], said
     assert not Path("/proc", (tmp_path / "pid").read_text()).exists()
     assert checkpoint(folder)["global_step"] == 9, said

@@ -57,7 +57,7 @@ def outer_optimizer(make: OptimizerCallable, groups: list[dict[str, Any]]) -> Op
     Raises:
         ValueError: There are none, it does not take its options, or its rate is no single number.
     """
-    if not weights:
+    if not any(group["params"] for group in groups):
         raise ValueError(
             "model: the outer loop has nothing to train, since all weights are frozen or start in each task anew "
             "(head_start); train some of them, or learn the inner rates (inner_optimizer.learn), or only test it "

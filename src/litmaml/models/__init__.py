@@ -10,5 +10,4 @@ from litmaml.models.transformer import Transformer
 from litmaml.models.vector import Vector
 from litmaml.models.warped import Warped
 
-__all__ = ["MLP", "Conv4", "LoRA", "ResNet12", "Timm", "Transformer", "Vector"]
-__all__ = ["MLP", "ContextMLP", "Conv4", "LoRA", "ResNet12", "Timm", "Vector", "Warped"]
+__all__ = ["MLP", "ContextMLP", "Conv4", "LoRA", "ResNet12", "Timm", "Transformer", "Vector", "Warped"]
