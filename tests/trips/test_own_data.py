@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import sys
@@ -13,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from safetensors.torch import save_file
 
 from litmaml.cli.main import main
 
@@ -57,7 +55,7 @@ def test_a_distribution_in_thirty_lines(place: Path) -> None:
             "-c",
             "sensors.yaml",
             "--data.val_tasks=20",
-            "--data.train_tasks=1000",
+            "--data.train_tasks=500",
             "--trainer.enable_progress_bar=false",
         ]
     )
@@ -97,7 +95,11 @@ def made():
 
 
 @pytest.mark.parametrize(
-    ("dataset", "told"), [({"class_path": "mine.Kinds"}, "--imports=mine"), ("mine.made", "-c run/config.yaml")]
+    ("dataset", "told"),
+    [
+        ({"class_path": "mine.Kinds"}, "--imports=mine"),
+        pytest.param("mine.made", "-c run/config.yaml", marks=pytest.mark.slow),
+    ],
 )
 def test_a_dataset_by_its_class_or_function(place: Path, dataset: object, told: str) -> None:
     (place / "mine.py").write_text(DATASET)
@@ -105,53 +107,6 @@ def test_a_dataset_by_its_class_or_function(place: Path, dataset: object, told: 
     tasks = {"class_path": "litmaml.data.DatasetTasks", "init_args": given}
     found = tried(place, network(2, 2), tasks, told=told)
     assert (found["protocol"]["dataset"], found["protocol"]["classes"]) == ("Kinds", 2 if "=" in told else 3)
-
-
-def test_a_mixture_has_results_by_source(place: Path) -> None:
-    few = {"shots": 3, "queries": 2}
-    sources = {
-        name: {"class_path": "litmaml.data.Sinusoid", "init_args": {"noise": noise, "train": few}}
-        for name, noise in (("calm", 0.0), ("loud", 1.0))
-    }
-    given = {"sources": sources, "weights": {"calm": 1.0}}
-    loss = {"loss": {"class_path": "torch.nn.MSELoss"}}
-    found = tried(place, network(1, 1) | loss, {"class_path": "litmaml.data.Mixture", "init_args": given})
-    assert {*found["sources"]} == {"calm", "loud"}
-    assert found["protocol"]["loud.noise"] == 1.0
-
-
-def sentences(place: Path, tokenizers: Any) -> None:
-    words = {"[UNK]": 0, **{f"w{k}": k + 1 for k in range(15)}}
-    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
-    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    made.save("tokenizer.json")
-    save_file({"vectors": torch.randn(16, 4)}, place / "vectors.safetensors")
-    with (place / "t.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(
-            [["text", "label"], *([f"w{k} " * (1 + j), f"l{k}"] for k in range(15) for j in range(4))]
-        )
-
-
-@pytest.mark.parametrize("encoder", ["StaticEmbeddings", "Tokens"])
-def test_sentences(place: Path, encoder: str) -> None:
-    sentences(place, pytest.importorskip("tokenizers", reason="sentences are read by the package tokenizers"))
-    model = network(2, 4)
-    read = {"tokenizer": "tokenizer.json"} | (
-        {"weights": "vectors.safetensors"} if encoder == "StaticEmbeddings" else {}
-    )
-    if encoder == "Tokens":
-        pytest.importorskip("transformers", reason="language models are of the package transformers")
-        config = {"model_type": "bert", "vocab_size": 16, "hidden_size": 8, "num_hidden_layers": 1}
-        config |= {"num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 8}
-        body = {"class_path": "litmaml.models.Transformer", "init_args": {"ways": 2, "config": config}}
-        model = MODEL | {"model": body, "tasks_per_chunk": 1}
-    given = {
-        "path": "t.csv",
-        "encoder": {"class_path": f"litmaml.data.{encoder}", "init_args": read},
-        "train": {"ways": 2, "shots": 1, "queries": 2},
-    }
-    found = tried(place, model, {"class_path": "litmaml.data.TextTasks", "init_args": given})
-    assert found["protocol"]["encoder"] == encoder
 
 
 def test_any_way_any_shot(place: Path) -> None:
