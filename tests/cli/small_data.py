@@ -46,7 +46,7 @@ def arguments(name: str, folder: Path) -> list[str]:
         made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
         made.save(str(folder / "tokenizer.json"))
         save_file({"vectors": torch.randn(26, 256)}, folder / "vectors.safetensors")
-        rows = [[f"w{k} " * (1 + j), f"l{k}"] for k in range(25) for j in range(12)]
+        rows = [[f"w{k} w{k} w{(k + 1 + j) % 25}", f"l{k}"] for k in range(25) for j in range(12)]
         _write(folder / "t.csv", [["text", "label"], *rows], ",")
         asked = [f"{TASKS}path={folder / 't.csv'}", f"{TASKS}encoder.init_args.tokenizer={folder / 'tokenizer.json'}"]
         if "transformer" in name:
