@@ -259,6 +259,16 @@ def test_arguments_that_contradict_each_other_are_refused(tmp_path: Path) -> Non
         table(tmp_path, split_file="fc100").class_names("train")
 
 
+def test_what_is_typed_in_vain_is_refused(tmp_path: Path) -> None:
+    image_sets.fc100_pickles(tmp_path / "pickles")
+    folders(tmp_path / "folders", "train", "val", "test")
+    for name in ("pickles", "folders"):
+        with pytest.raises(ValueError, match=r"label_column: root=.* is \w+.*, without such columns, got 'kind'; "):
+            table(tmp_path / name, label_column="kind").class_names("train")
+        with pytest.raises(FileNotFoundError, match=r"table=all\.csv: there is no such file in "):
+            table(tmp_path / name, table="all.csv").class_names("train")
+
+
 def test_training_and_validation_folders_alone_are_enough_to_train(tmp_path: Path) -> None:
     folders(tmp_path, "train", "val")
     tasks = table(tmp_path)

@@ -83,6 +83,20 @@ def test_another_format_than_it_was_packed_with_is_refused(tmp_path: Path) -> No
     table(tmp_path / "packed", image_format=ImageFormat(8, 3, mean=[0.4, 0.5, 0.6], std=0.2)).load("train")
 
 
+def test_the_split_of_packed_images_is_that_of_packing(tmp_path: Path) -> None:
+    image_sets.libfewshot(tmp_path / "set")
+    pack(tmp_path / "set", tmp_path / "packed")
+    table(tmp_path / "packed", published="mini_imagenet").load("train")
+    with pytest.raises(ValueError, match=r"split_file=mini_imagenet: .* is split as it was packed; leave split_"):
+        table(tmp_path / "packed", split_file="mini_imagenet").load("train")
+    lines = [f"{name},{'val' if split == 'train' else 'train'}" for split, names in WORDNET.items() for name in names]
+    (tmp_path / "mine.csv").write_text("\n".join(lines))
+    pack(tmp_path / "set", tmp_path / "mine", f"--split_file={tmp_path / 'mine.csv'}")
+    assert tuple(table(tmp_path / "mine").class_names("val")) == WORDNET["train"]
+    with pytest.raises(ValueError, match="published=mini_imagenet: 7 classes are in another split than published"):
+        table(tmp_path / "mine", published="mini_imagenet").load("train")
+
+
 def test_nothing_is_written_over_and_nothing_half_is_left(tmp_path: Path) -> None:
     image_sets.libfewshot(tmp_path / "set")
     (tmp_path / "packed").mkdir()

@@ -11,10 +11,11 @@ from jsonargparse import auto_cli
 from torch import Tensor
 
 from litmaml.cli.error_lines import OneLineErrors, errors_in_one_line
-from litmaml.data.image_layouts import Wanted, open_images
+from litmaml.data.image_layouts import open_images
 from litmaml.data.image_source import TOGETHER
 from litmaml.data.image_table import ImageTable
 from litmaml.data.images import ImageFormat
+from litmaml.data.layout_readers import Wanted
 from litmaml.data.leakage import Copies
 from litmaml.data.packed_images import PackedImages, pack_images
 from litmaml.finetuning.fine_tuning import shown

@@ -3,63 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-from litmaml.data.class_splits import Dealing, check_published, of_each_split, split_folders
-from litmaml.data.image_files import class_folders, folders_in, images_in, one_name_each, tell_of_left_out
-from litmaml.data.image_lists import Columns, NoList, by_class, located, read_list, words
-from litmaml.data.image_pickles import PickledImages, pickles_in
-from litmaml.data.image_source import ImageFiles, ImageSource
-from litmaml.data.packed_images import PackedImages, is_packed
-from litmaml.data.shared_out import split_called
+from litmaml.data.image_files import images_in
+from litmaml.data.image_pickles import pickles_in
+from litmaml.data.image_source import ImageSource
+from litmaml.data.layout_readers import (
+    Wanted,
+    cifar_lists,
+    folders_of_classes,
+    has_birds,
+    has_folders,
+    has_split_lists,
+    has_whole_list,
+    read_birds,
+    read_cifar,
+    read_packed,
+    read_pickles,
+    read_split_lists,
+    read_whole_list,
+    whole_list,
+)
+from litmaml.data.packed_images import is_packed
 from litmaml.shown import listed, one_line
-from litmaml.tasks import Split
-
-Files = dict[str, list[Path]]
-"""The files of each class."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What the user says beside the folder.
-
-    Args:
-        dealing: How classes are shared out where the files do not say it.
-        table: A list of images that has another name than the usual ones.
-        columns: Of lists.
-        published: The name of a published split, for files that do not say it, and to compare others with.
-    """
-
-    dealing: Dealing = field(default_factory=Dealing)
-    table: str | None = None
-    columns: Columns = field(default_factory=Columns)
-    published: str | None = None
-
-    def files(self, layout: str, root: Path, splits: dict[Split, Files], whole: Files) -> ImageFiles:
-        """Files by the splits that the layout has itself, or else of classes that are to be shared out.
-
-        Args:
-            layout: What it is called.
-            root: The folder, for errors.
-            splits: The classes of each split, where the layout says it.
-            whole: The classes, where it does not.
-
-        Raises:
-            ValueError: The published split is another one, or the classes cannot be shared out.
-        """
-        file = self.dealing.split_file
-        if splits and file is None:
-            if self.published is not None:
-                check_published(self.published, splits)
-            return ImageFiles(layout, root, splits)
-        pairs = [*whole.items(), *(pair for classes in splits.values() for pair in classes.items())]
-        files = [path for _, paths in pairs for path in paths]
-        classes = by_class(files, [name for name, paths in pairs for _ in paths])  # two splits may have one class
-        classes |= {name: [] for name, paths in pairs if not paths}
-        dealing = self.dealing if file or not self.published else Dealing(split_file=self.published)
-        return ImageFiles(layout, root, dealing.deal(classes, root))
 
 
 class Layout(NamedTuple):
@@ -101,145 +69,30 @@ def open_images(root: Path, wanted: Wanted) -> ImageSource:
             )
             + f"Known are {'; '.join(known.looks for known in LAYOUTS)}"
         )
+    if layout.read not in (read_split_lists, read_whole_list):
+        given = {f"{name}_column": value for name, value in asdict(wanted.columns).items() if value is not None}
+        for argument, value in given.items():
+            raise ValueError(
+                f"{argument}: root={root} is {layout.name}, without such columns, got {value!r}; leave it out"
+            )
     return layout.read(place, wanted)
 
 
 def recognised(root: Path, wanted: Wanted) -> tuple[Layout | None, Path]:
-    """The layout of a folder, or of one in it that archives are unpacked to, and which of them has it."""
+    """The layout of a folder, or of one in it that archives are unpacked to, and which of them has it.
+
+    Raises:
+        FileNotFoundError: There is no such list as was named.
+    """
+    if wanted.table is not None:
+        if whole_list(root, wanted) is None:
+            raise FileNotFoundError(f"table={wanted.table}: there is no such file in {root}")
+        return next(layout for layout in LAYOUTS if layout.read is read_whole_list), root
     for place in (root, *(root / name for name in _UNPACKED if (root / name).is_dir())):
         for layout in LAYOUTS:
             if layout.fits(place, wanted):
                 return layout, place
     return None, root
-
-
-def folders_of_classes(root: Path, wanted: Wanted) -> ImageFiles:
-    """The images in folders of classes, which may lie in folders for the splits.
-
-    Raises:
-        ValueError: There are none, or they cannot be shared out.
-    """
-    left_out: list[Path] = []
-    splits = {split: class_folders(folder, left_out) for split, folder in split_folders(root).items()}
-    whole = {} if splits else class_folders(root, left_out)
-    for classes in (whole, *splits.values()):
-        one_name_each(classes, f"root={root}")
-    if not whole and not any(splits.values()):
-        raise ValueError(f"root={root} has no class folders: images belong in {root / 'CLASS' / 'image.png'}")
-    if [*whole] == ["images"]:
-        raise ValueError(
-            f"root={root} has no folder but images, which would be one class; put images into a folder for each class, "
-            "or set data.tasks to litmaml.data.ImageTable and its table to a CSV file of files and classes"
-        )
-    found = wanted.files("folders of classes", root, splits, whole)
-    tell_of_left_out(left_out, f"root={root}")
-    return found
-
-
-def _has_folders(root: Path, wanted: Wanted) -> bool:
-    places = [*split_folders(root).values()] or [root]
-    folders = [folder for place in places for folder in folders_in(place)]
-    return [folder.name for folder in folders] != ["images"] and any(images_in(folder) for folder in folders)
-
-
-def _split_lists(root: Path) -> dict[Split, Path]:
-    """The lists in a folder that are named after splits."""
-    lists = {path.stem: path for path in root.glob("*.csv") if split_called(path.stem)}
-    return of_each_split(lists, f"root={root}")
-
-
-def _has_split_lists(root: Path, wanted: Wanted) -> bool:
-    lists = _split_lists(root).values()
-    return wanted.table is None and bool(lists) and all(_is_list(path, wanted) for path in lists)
-
-
-def _read_split_lists(root: Path, wanted: Wanted) -> ImageFiles:
-    splits: dict[Split, Files] = {}
-    for split, path in _split_lists(root).items():
-        rows = read_list(path, wanted.columns)
-        files = located(root, [(row[0], row[1]) for row in rows], f"root: {path}")
-        splits[split] = by_class(files, [row[1] for row in rows])
-    return wanted.files("a list for each split", root, splits, {})
-
-
-def _whole_list(root: Path, wanted: Wanted) -> Path | None:
-    names = ("labels.csv", "images.csv") if wanted.table is None else (wanted.table,)
-    return next((root / name for name in names if (root / name).is_file()), None)
-
-
-def _has_whole_list(root: Path, wanted: Wanted) -> bool:
-    path = _whole_list(root, wanted)
-    return path is not None and (wanted.table is not None or _is_list(path, wanted))
-
-
-def _read_whole_list(root: Path, wanted: Wanted) -> ImageFiles:
-    path = _whole_list(root, wanted)
-    assert path is not None
-    rows = read_list(path, wanted.columns)
-    files = located(root, [(row[0], row[1]) for row in rows], f"table={path}")
-    if wanted.columns.split is None:
-        return wanted.files("one list", root, {}, by_class(files, [row[1] for row in rows]))
-    splits: dict[Split, Files] = {}
-    for name in sorted({row[2] for row in rows}):
-        split = split_called(name)
-        if split is None:
-            raise ValueError(
-                f"split_column={wanted.columns.split}: {path} has {one_line(name)!r} in it, which is no split; write "
-                "train, val or test"
-            )
-        chosen = [k for k, row in enumerate(rows) if split_called(row[2]) == split]
-        splits[split] = by_class([files[k] for k in chosen], [rows[k][1] for k in chosen])
-    return wanted.files("one list", root, splits, {})
-
-
-def _is_list(path: Path, wanted: Wanted) -> bool:
-    try:
-        return bool(read_list(path, wanted.columns))
-    except NoList:
-        return False
-
-
-_BIRDS = ("images.txt", "image_class_labels.txt", "classes.txt")
-
-
-def _has_birds(root: Path, wanted: Wanted) -> bool:
-    return (root / "images").is_dir() and all((root / name).is_file() for name in _BIRDS)
-
-
-def _read_birds(root: Path, wanted: Wanted) -> ImageFiles:
-    files, classes, titles = (dict(line[:2] for line in words(root / name) if len(line) > 1) for name in _BIRDS)
-    if {*files} != {*classes} or {*classes.values()} - {*titles}:
-        raise ValueError(f"root={root}: {', '.join(_BIRDS)} do not fit together; take them from one archive")
-    labels = [titles[classes[number]] for number in files]
-    paths = located(root, [*zip(files.values(), labels, strict=True)], f"root: {root / 'images.txt'}")
-    return wanted.files("CUB_200_2011", root, {}, by_class(paths, labels))
-
-
-def _cifar_lists(root: Path) -> dict[Split, Path]:
-    lists = {path.stem: path for path in (root / "splits" / "bertinetto").glob("*.txt")}
-    return of_each_split(lists, f"root={root}")
-
-
-def _read_cifar(root: Path, wanted: Wanted) -> ImageFiles:
-    left_out: list[Path] = []
-    classes = class_folders(root / "data", left_out)
-    splits: dict[Split, Files] = {}
-    for split, path in _cifar_lists(root).items():
-        names = [" ".join(line) for line in words(path)]
-        if missing := sorted({*names} - {*classes}):
-            raise ValueError(f"root: {path} names classes that {root / 'data'} has no folder of: {listed(missing, 3)}")
-        splits[split] = {name: classes[name] for name in sorted(names)}
-    found = wanted.files("CIFAR-FS", root, splits, {})
-    tell_of_left_out(left_out, f"root={root}")
-    return found
-
-
-def _read_pickles(root: Path, wanted: Wanted) -> ImageSource:
-    if wanted.dealing.split_file is not None:
-        raise ValueError(
-            f"split_file={wanted.dealing.split_file}: {root} has a pickle for each split already; leave split_file out"
-        )
-    return PickledImages(pickles_in(root), wanted.published)
 
 
 _UNPACKED = ("CUB_200_2011", "tiered-imagenet", "cifar100", "cifarfs/cifar100", "processed", "cifarfs/processed")
@@ -250,42 +103,42 @@ LAYOUTS = (
         "packed images",
         "what litmaml data pack writes",
         lambda root, wanted: is_packed(root),
-        lambda root, wanted: PackedImages(root),
+        read_packed,
     ),
     Layout(
         "pickles of learn2learn, MetaOptNet or tiered-ImageNet",
         "pickles such as NAME-train.pkl, NAME_val.pickle, test_images_png.pkl with test_labels.pkl",
         lambda root, wanted: bool(pickles_in(root)),
-        _read_pickles,
+        read_pickles,
     ),
     Layout(
         "CUB-200-2011",
         "images/ with images.txt, image_class_labels.txt and classes.txt",
-        _has_birds,
-        _read_birds,
+        has_birds,
+        read_birds,
     ),
     Layout(
         "CIFAR-FS",
         "data/CLASS/*.png with splits/bertinetto/train.txt",
-        lambda root, wanted: bool(_cifar_lists(root)) and (root / "data").is_dir(),
-        _read_cifar,
+        lambda root, wanted: bool(cifar_lists(root)) and (root / "data").is_dir(),
+        read_cifar,
     ),
     Layout(
         "a list of images for each split, as of Ravi and Larochelle, LibFewShot or easyfsl",
         "images/ with train.csv, val.csv and test.csv",
-        _has_split_lists,
-        _read_split_lists,
+        has_split_lists,
+        read_split_lists,
     ),
     Layout(
         "one list of all images, as of Meta-Album",
         "images/ with labels.csv, or with a list that the argument table names",
-        _has_whole_list,
-        _read_whole_list,
+        has_whole_list,
+        read_whole_list,
     ),
     Layout(
         "folders of classes",
         "CLASS/*.png, or train/CLASS/*.png, val/CLASS/*.png, test/CLASS/*.png",
-        _has_folders,
+        has_folders,
         folders_of_classes,
     ),
 )

@@ -5,10 +5,11 @@ from __future__ import annotations
 from litmaml.data.augment import UNCHANGED, Augment
 from litmaml.data.class_splits import Dealing
 from litmaml.data.episode import AS_IN_TRAINING, FEW_SHOT, Episode
-from litmaml.data.image_layouts import Wanted, open_images
+from litmaml.data.image_layouts import open_images
 from litmaml.data.image_lists import Columns
 from litmaml.data.image_source import ImageSource
 from litmaml.data.images import ImageFormat
+from litmaml.data.layout_readers import Wanted
 from litmaml.data.leakage import Copies
 from litmaml.data.shared_out import published_splits
 from litmaml.data.sourced_images import SourcedImages

@@ -11,10 +11,11 @@ from litmaml.data.affine import random_affine
 from litmaml.data.augment import UNCHANGED, Augment
 from litmaml.data.class_splits import Dealing
 from litmaml.data.episode import AS_IN_TRAINING, LEAST, Episode
-from litmaml.data.image_layouts import Wanted, open_images, recognised
+from litmaml.data.image_layouts import open_images, recognised
 from litmaml.data.image_lists import Columns
 from litmaml.data.image_source import ImageFiles, ImageSource
 from litmaml.data.images import ImageFormat
+from litmaml.data.layout_readers import Wanted
 from litmaml.data.leakage import Copies
 from litmaml.data.masked_files import with_masks
 from litmaml.data.sourced_images import SourcedImages
