@@ -170,7 +170,7 @@ def test_a_split_left_without_classes_is_told_what_to_do(tmp_path: Path) -> None
             picture(k, image).save(tmp_path / f"class{k}" / f"{image}.png")
     with pytest.raises(ValueError, match=r"train\.ways: the split val has 0 classes, got 2; give the split more"):
         load(tmp_path, "val")
-    with pytest.raises(ValueError, match="split must be three positive shares"):
+    with pytest.raises(ValueError, match="split: has to be three positive shares"):
         tasks(tmp_path, split=(float("inf"), 1, 1))
 
 

@@ -18,7 +18,7 @@ from litmaml.inner import SGD, HigherOptimizer
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP, Conv4
 from litmaml.outer import GaussianSmoothing, SecondOrder
-from litmaml.tasks import stacks_of
+from litmaml.tasks import stacks_of, tensors_of, tree_map
 
 pytestmark = pytest.mark.gpu
 
@@ -93,9 +93,29 @@ def test_images_are_made_on_the_device(channels_last: bool, tmp_path: Path, devi
     trainer(tmp_path, device, max_steps=2, callbacks=[look]).fit(module, tasks)
     assert look.devices == {device.type}
     (served,) = stacks_of(next(iter(tasks.val_dataloader())))
-    pinned = [served.query.inputs.is_pinned(), served.support[0].targets.is_pinned(), served.numbers.is_pinned()]
-    assert pinned == [device.type == "cuda"] * 3
+    pinned = [
+        part.is_pinned() for part in (*tensors_of(served.query.inputs), served.support[0].targets, served.numbers)
+    ]
+    assert {*pinned} == {device.type == "cuda"}
     assert not any(weight.isnan().any() for weight in module.inner_loop.parameters())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_kept_on_the_gpu_are_those_that_are_sent_there(
+    workers: int, tmp_path: Path, device: torch.device
+) -> None:
+    ends, sizes = [], []
+    for keep in (False, True):
+        tasks = Glyphs(Episode(ways=5, shots=1, queries=2), rotations=True)
+        module = MetaLearner(Conv4(filters=8), SGD(0.1))
+        loaded = TaskDataModule(tasks, 4, train_tasks=16, val_tasks=4, num_workers=workers, keep_on_gpu=keep)
+        trainer(tmp_path, device, max_steps=4).fit(module, loaded)
+        (served,) = stacks_of(next(iter(loaded.val_dataloader())))
+        sizes.append(sum(part.nbytes for part in tensors_of(served)))
+        rendered = tasks.render(tree_map(lambda part: part.to(device), served))
+        ends.append((rendered.query.inputs, rendered.query.targets))
+    assert sizes[1] < sizes[0] / 10, "places are sent, and no images"
+    assert all(map(torch.equal, *ends))
 
 
 def test_changed_images_are_those_of_the_cpu(device: torch.device) -> None:
