@@ -22,7 +22,7 @@ import litmaml
 from litmaml.cli.finetune import classify, finetune
 from litmaml.cli.main import main
 from litmaml.data import ImageFormat, Sinusoid
-from litmaml.finetuning.fine_tuning import fine_tune
+from litmaml.finetuning.fine_tuning import FineTuned, fine_tune
 from litmaml.finetuning.labelled_images import read_support
 from litmaml.finetuning.meta_checkpoint import MetaCheckpoint, open_checkpoint
 from litmaml.finetuning.report import _Share
@@ -40,6 +40,13 @@ FILES = {
     "predictions.csv",
     "report.md",
 }
+
+
+def of_images(checkpoint: str, data: str, output: str, **options: Any) -> FineTuned:
+    found = finetune(checkpoint, data, output, **options)
+    assert isinstance(found, FineTuned)
+    return found
+
 
 
 def rows(file: Path) -> list[dict[str, str]]:
@@ -109,7 +116,7 @@ def test_with_a_labelled_query(run: Path, images: Path, tmp_path: Path, capsys: 
 
 
 def test_without_a_query_images_are_left_out(run: Path, images: Path, tmp_path: Path) -> None:
-    result = finetune(str(run / "last"), str(images / "data"), str(tmp_path / "out"), steps=30)
+    result = of_images(str(run / "last"), str(images / "data"), str(tmp_path / "out"), steps=30)
     assert {file.name for file in (tmp_path / "out").iterdir()} == FILES
     assert result.score is not None
     assert result.score.total == 12
@@ -132,7 +139,7 @@ def test_a_device_that_is_not_there(device: str, tmp_path: Path) -> None:
 
 def test_an_unlabelled_query_is_predicted(run: Path, images: Path, tmp_path: Path) -> None:
     torch.backends.cudnn.allow_tf32 = True  # as torch has it
-    result = finetune(str(run), str(images / "data"), str(tmp_path / "out"), query=str(images / "flat"), steps=3)
+    result = of_images(str(run), str(images / "data"), str(tmp_path / "out"), query=str(images / "flat"), steps=3)
     assert not torch.backends.cudnn.allow_tf32
     found = rows(tmp_path / "out" / "predictions.csv")
     assert len(found) == 16
@@ -146,7 +153,7 @@ def test_with_one_image_a_class_it_says_that_none_can_be_left_out(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = draw(tmp_path / "data", ["a", "b", "c"], each=1)
-    result = finetune(str(run), str(data), str(tmp_path / "out"))
+    result = of_images(str(run), str(data), str(tmp_path / "out"))
     assert result.score is None
     said = "The support set is too small to tell how good the model is: with one image only of a, b, c none"
     assert said in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
@@ -304,7 +311,7 @@ def test_ten_thousand_images(run: Path, images: Path, tmp_path: Path) -> None:
         (tmp_path / "data" / folder.name).mkdir(parents=True)
         for k, file in enumerate(sorted(folder.iterdir()) * 834):
             os.link(file, tmp_path / "data" / folder.name / f"{k}.png")
-    result = finetune(str(run), str(tmp_path / "data"), str(tmp_path / "out"), steps=3)
+    result = of_images(str(run), str(tmp_path / "data"), str(tmp_path / "out"), steps=3)
     assert sum(result.support) == 10008
     assert result.score is not None
     assert result.score.total == 2002

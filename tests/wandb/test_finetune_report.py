@@ -46,7 +46,9 @@ def few(tmp_path_factory: pytest.TempPathFactory, experiment: Path) -> Path:
 def result(trained: Path, few: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[FineTuned, Path]:
     out = tmp_path_factory.mktemp("tuned") / "out"
     given: dict[str, Any] = {"checkpoint": str(trained), "data": str(few / "data"), "query": str(few / "query")}
-    return finetune(**given, output=str(out), steps=5, wandb="birds"), out
+    found = finetune(**given, output=str(out), steps=5, wandb="birds")
+    assert isinstance(found, FineTuned)
+    return found, out
 
 
 @pytest.fixture(scope="module")
