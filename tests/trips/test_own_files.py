@@ -7,18 +7,23 @@ import importlib.util
 import json
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from gratings import draw
+from torch import nn
 
 import litmaml
 from litmaml import MetaLearner
 from litmaml.cli.main import main
+from litmaml.cli.unwritten import without_defaults
 
 NETS = """
+from collections.abc import Callable
+from functools import partial
 from torch import nn
 
 class Kept(nn.Module):
@@ -39,6 +44,15 @@ def make(ways: int = 3, activation: str = "relu") -> nn.Module:
 
 def make_open(ways: int = 3, **others) -> Kept:
     return Kept(ways, **others)
+
+class Partial(Kept):
+    def __init__(self, ways: int = 3, layer: Callable[..., nn.Module] = partial(nn.Softplus, beta=2.0)):
+        super().__init__(ways)
+        self.body[2] = layer()
+
+class Derived(Partial):
+    def __init__(self, ways: int = 3, **options):
+        super().__init__(ways, **options)
 
 class Closed(Kept):
     def __init__(self, **options):
@@ -80,6 +94,14 @@ def own(place: Path) -> Path:
     (place / "mine" / "own_nets.py").write_text(NETS)
     (place / "mine" / "c.yaml").write_text(CONFIG % "own_nets.Kept")
     return place
+
+
+LAYER = partial(nn.Softplus, beta=2.0)
+
+
+class Held:
+    def __init__(self, ways: int, layer: Any = LAYER) -> None:
+        """A default that no file can hold."""
 
 
 def run(*arguments: str) -> None:
@@ -131,6 +153,26 @@ def test_every_command_takes_a_run_back(kind: str, own: Path, capsys: pytest.Cap
     model = litmaml.adapt("run", inputs, torch.arange(6) % 4)
     model.save("again")
     assert torch.equal(litmaml.load("again")(inputs), model(inputs))
+
+
+@pytest.mark.parametrize("kind", ["Partial", "Derived"])
+def test_a_default_that_no_file_can_hold_is_that_of_the_class(kind: str, own: Path) -> None:
+    run("fit", "-c", "mine/c.yaml", f"--model.model=own_nets.{kind}")
+    (own / "mine" / "own_nets.py").rename(own / "own_nets.py")
+    run("test", "--ckpt_path=run", "--imports=own_nets")
+    found = accuracy()
+    run("test", "--ckpt_path=run", "-c", "run/config.yaml")
+    assert accuracy() == found
+    assert "serialize" not in (own / "run" / "config.yaml").read_text()
+
+
+def test_only_what_stands_at_its_default_is_left_out() -> None:
+    unwritten = "Unable to serialize instance"
+    default = f"{unwritten} {LAYER}"
+    name = f"{Held.__module__}.{Held.__qualname__}"
+    for layer, kept in ((default, {"ways": 2}), (f"{unwritten} another", {"ways": 2, "layer": f"{unwritten} another"})):
+        part = {"class_path": name, "init_args": {"ways": 2, "layer": layer}}
+        assert without_defaults({"parts": [part]})["parts"] == [{"class_path": name, "init_args": kept}]
 
 
 def test_diagnose_takes_a_run_back(own: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 import shlex
+import warnings
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from litmaml.cli.number_types import take_whole_numbers_first
 from litmaml.cli.recorded import SealedParser
 from litmaml.cli.save_config import SaveConfig
 from litmaml.cli.sealed import unseal
+from litmaml.cli.unwritten import without_defaults
 from litmaml.engine.float32 import Float32Precision, set_float32_precision
 from litmaml.learner.initial_weights import start_from
 from litmaml.learner.processes import check_backend, check_devices, end_others
@@ -110,7 +112,10 @@ class MetaCLI(LightningCLI):
         _check_groups(config.data.tasks, "data.tasks")
         set_float32_precision(config.float32_matmul_precision)
         # With the nulls in it, for one may stand where the default is another; one at the top is an option left out.
-        resolved = unseal(yaml.safe_load(self.parser.dump(self.config, skip_link_targets=False, skip_unset=False)))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "\\s*Unable to serialize instance")  # of a default, which is left out
+            written = yaml.safe_load(self.parser.dump(self.config, skip_link_targets=False, skip_unset=False))
+        resolved = unseal(without_defaults(written))
         self.resolved: dict[str, Any] = resolved.get(self.subcommand, resolved)
         self.save_config_kwargs["recorded"] = {
             name: value for name, value in self.resolved.items() if value is not None and name not in _BEGINNING
