@@ -48,7 +48,6 @@ def of_images(checkpoint: str, data: str, output: str, **options: Any) -> FineTu
     return found
 
 
-
 def rows(file: Path) -> list[dict[str, str]]:
     with file.open(encoding="utf-8", newline="") as opened:
         return list(csv.DictReader(opened))

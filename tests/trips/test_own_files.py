@@ -175,6 +175,27 @@ def test_only_what_stands_at_its_default_is_left_out() -> None:
         assert without_defaults({"parts": [part]})["parts"] == [{"class_path": name, "init_args": kept}]
 
 
+CHANGES = {
+    ("Kept", "Renamed"): r"model: 'own_nets\.Kept' is the name of no class that there is",
+    ("width: int = 4, ", ""): r"model\.width: Kept takes no argument of this name",
+    ("ways: int = 3, width", "depth: int, ways: int = 3, width"): r"model: cannot be made .* 'depth'",
+}
+
+
+def test_a_file_that_has_changed_since(own: Path) -> None:
+    run("fit", "-c", "mine/c.yaml")
+    (own / "own_nets.py").write_text(NETS)
+    run("finetune", "--checkpoint=run", "--data=photos", "--output=out", "--steps=1", "--imports=own_nets")
+    for change, why in CHANGES.items():
+        (own / "own_nets.py").write_text(NETS.replace(*change))
+        for path in own.rglob("*.pyc"):  # as new as the file, to the second
+            path.unlink()
+        with pytest.raises(SystemExit, match=rf"checkpoint\.{why}; make its class so again, .* --model or -c CONFIG"):
+            run("finetune", "--checkpoint=run", "--data=photos", "--output=new", "--imports=own_nets")
+        with pytest.raises(SystemExit, match=rf"classify: {why}; make its class so again, .* --network or -c CONFIG"):
+            run("classify", "--model=out", "--images=photos", "--imports=own_nets")
+
+
 def test_diagnose_takes_a_run_back(own: Path) -> None:
     run("fit", "-c", "mine/c.yaml", "--model.model=own_nets.make")
     (own / "mine" / "own_nets.py").rename(own / "own_nets.py")

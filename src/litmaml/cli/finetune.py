@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +31,7 @@ from litmaml.finetuning.report import print_report, write_predictions, write_rep
 from litmaml.finetuning.row_report import print_row_report, write_row_predictions, write_row_report
 from litmaml.finetuning.row_tuning import RowsTuned, fine_tune_rows
 from litmaml.learner.recipe import not_warned_of
+from litmaml.runs.admitted import NotAdmitted
 from litmaml.runs.paths import expanded
 from litmaml.shown import first_line, listed, printable
 
@@ -98,7 +101,7 @@ def finetune(
         from litmaml.finetuning.wandb_report import report_to_wandb
     set_float32_precision("highest")  # the same model on a GPU as on a CPU
     parts = {name: part for name, part in (("model", model), ("loss", loss)) if part is not None}
-    with not_warned_of(parts):  # saving tells
+    with not_warned_of(parts), _or_another("finetune"):  # saving tells
         start = open_checkpoint(checkpoint, **parts)
     if is_table(data):
         if head is not None or wandb is not None or image_format is not None:
@@ -209,7 +212,8 @@ def classify(
     """
     if (images is None) == (table is None):
         raise ValueError("images: has to be given, or table for rows, and not both; give one of the two")
-    adapted = load(model, network)
+    with _or_another("classify"):
+        adapted = load(model, network)
     path = expanded(output)
     if table is not None:
         rows, predicted = adapted.predict_rows(table, "table")
@@ -231,6 +235,20 @@ COMMANDS: dict[str, Callable[..., object]] = {"finetune": finetune, "classify": 
 """What ``litmaml NAME`` runs, besides LightningCLI's own commands."""
 _PARTS = {"finetune": {"model": "model", "loss": "loss"}, "classify": {"model": "network"}}
 """The option of each command that takes a part of the learner from a run's configuration."""
+
+
+@contextmanager
+def _or_another(command: str) -> Iterator[None]:
+    """Tell how another part is given, where the recorded one cannot be made, as of a file that has changed since."""
+    try:
+        yield
+    except ValueError as error:
+        said = str(error)
+        option = _PARTS[command].get(re.split(r"[.:]", said.removeprefix("checkpoint."))[0])
+        unmade = isinstance(error, NotAdmitted) or "cannot be made of what is recorded" in said
+        if option is None or not unmade or "--imports" in said:
+            raise
+        raise ValueError(f"{said}; make its class so again, or give another by --{option} or -c CONFIG") from error
 
 
 def run_command(name: str, arguments: Sequence[str]) -> None:
