@@ -71,6 +71,24 @@ def test_a_file_cannot_name_code(key: str) -> None:
         build(record, torch.nn.Module, "model")
 
 
+def test_a_file_cannot_name_what_loads_others(tmp_path: Path) -> None:
+    record = describe(Transformer(ways=3, config=TINY))
+    record["init_args"]["config"] = {"model_type": "detr", "backbone": "stranger/net", "use_pretrained_backbone": True}
+    with pytest.raises(ValueError, match=r"config\.model_type: 'detr' is not made for a file; type it"):
+        build(record, torch.nn.Module, "model")
+    (tmp_path / "config.json").write_text('{"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config"}}')
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    record["init_args"] = {"name": str(tmp_path), "ways": 3}
+    with pytest.raises(ValueError, match=r"model|evil|trust_remote_code"):
+        build(record, torch.nn.Module, "model")
+    with pytest.raises(ValueError, match=r"^name: transformers cannot make"):
+        Transformer(str(tmp_path), pretrained=False)
+    record["init_args"] = {"name": str(tmp_path / "none"), "ways": 3}
+    with pytest.raises(ValueError, match=r"name: has no configuration here .*; type it"):
+        build(record, torch.nn.Module, "model")
+    assert not (tmp_path / "ran").exists()
+
+
 def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^name: has to be given, or else config, got None"):
         Transformer()

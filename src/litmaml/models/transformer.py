@@ -14,6 +14,14 @@ _PLAIN = (bool, int, float, str, type(None))
 """What a file may say of a configuration: no parts of it that name code, such as kernels of attention."""
 
 
+_OF_RECORD = (
+    *("albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "mpnet", "roberta"),
+    *("roformer", "squeezebert", "xlm-roberta", "modernbert", "gemma", "gemma2", "gpt2", "gpt_neo", "gpt_neox"),
+    *("llama", "mistral", "opt", "phi", "phi3", "qwen2", "qwen3", "smollm3"),
+)
+"""Kinds that a file may name: of text alone, whose making loads nothing else."""
+
+
 class Transformer(nn.Module):
     """A language model of transformers as the body, with a linear head on the mean of its tokens: to logits (n, ways).
 
@@ -50,16 +58,12 @@ class Transformer(nn.Module):
         self.config = None if config is None else dict(config)
         library = _transformers()
         try:
-            if config is None:
-                # Without weights it is of a checkpoint, for which nothing is fetched.
-                form = library.AutoConfig.from_pretrained(name, local_files_only=not pretrained)
-            else:
-                form = library.AutoConfig.for_model(**config)
+            form = _config_of(library, name, pretrained) if config is None else library.AutoConfig.for_model(**config)
             for part in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"):
                 if hasattr(form, part):
                     setattr(form, part, dropout)
             # Others have no second derivative.
-            how = {"attn_implementation": "eager"}
+            how = {"attn_implementation": "eager", "trust_remote_code": False}
             if config is None and pretrained:
                 self.body = library.AutoModel.from_pretrained(name, config=form, **how)
             else:
@@ -85,7 +89,19 @@ class Transformer(nn.Module):
         for key, value in (arguments.get("config") or {}).items():
             if not key.isidentifier() or key.startswith("_") or "attn" in key or not isinstance(value, _PLAIN):
                 raise ValueError(f"config.{key}: is not taken from a file, got {str(value)[:40]!r}")
+        name, config = arguments.get("name"), arguments.get("config") or {}
+        try:
+            kind = config.get("model_type") if name is None else _config_of(_transformers(), name, False).model_type
+        except Exception as error:  # of a file, or that there is none
+            raise ValueError(f"name: has no configuration here ({first_line(error)[:200]}); type it") from error
+        if ("config" in arguments or name is not None) and kind not in _OF_RECORD:
+            raise ValueError(f"config.model_type: {str(kind)[:40]!r} is not made for a file; type it")
         return {**arguments, "pretrained": False}
+
+
+def _config_of(library: Any, name: str | None, pretrained: bool) -> Any:
+    """The configuration of a name or folder. Without weights it is for a checkpoint, for which nothing is fetched."""
+    return library.AutoConfig.from_pretrained(name, local_files_only=not pretrained, trust_remote_code=False)
 
 
 def _transformers() -> Any:
