@@ -106,7 +106,7 @@ def test_images_kept_on_the_gpu_are_those_that_are_sent_there(
 ) -> None:
     ends, sizes = [], []
     for keep in (False, True):
-        tasks = Glyphs(Episode(ways=5, shots=1, queries=2), rotations=True)
+        tasks = Glyphs(Episode(ways=5, shots=1, queries=2))
         module = MetaLearner(Conv4(filters=8), SGD(0.1))
         loaded = TaskDataModule(tasks, 4, train_tasks=16, val_tasks=4, num_workers=workers, keep_on_gpu=keep)
         trainer(tmp_path, device, max_steps=4).fit(module, loaded)

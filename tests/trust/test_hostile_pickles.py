@@ -95,6 +95,10 @@ def hostile(mark: Path) -> dict[str, bytes]:
         "an array of objects": pickle.dumps(np.array([{1}, _Runs(os.system, touch)], dtype=object), 2),
         "an array of a structure": pickle.dumps(np.zeros(2, dtype=[("a", "i4"), ("b", "f4")]), 2),
         "an array of endless size": array + b"(K\x01\x8a\x08" + b"\xff" * 7 + b"\x7f\x85" + dtype + b"\x89U\x01xtb.",
+        "an array of texts without letters": array
+        + b"(K\x01J\x00\xca\x9a\x3b\x85"
+        + dtype.replace(_text("u1"), _text("U0"))
+        + b"\x89U\x00tb.",
         "an array of negative size": array + b"(K\x01J\xff\xff\xff\xff\x85" + dtype + b"\x89U\x01xtb.",
         "an array of too few bytes": array + b"(K\x01K\x09\x85" + dtype + b"\x89U\x01xtb.",
         "a state for a function": b"\x80\x02c_codecs\nencode\n}" + _text("x") + b"K\x01sb.",
@@ -114,6 +118,16 @@ def hostile(mark: Path) -> dict[str, bytes]:
     }
 
 
+_NAMED = {
+    "a command": "posix.system",
+    "an import": "builtins.__import__",
+    "a module": "canary.Net",
+    "another class of numpy": "numpy.load",
+    "a part of builtins": "__builtin__.getattr",
+    "a name with dots": "numpy.core._internal",
+}
+
+
 @pytest.mark.parametrize("name", hostile(Path("mark")))
 def test_anything_else_is_refused_in_one_line_and_nothing_runs(name: str, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
@@ -125,6 +139,7 @@ def test_anything_else_is_refused_in_one_line_and_nothing_runs(name: str, tmp_pa
         said = told(lambda: tasks.load("train"))
     assert "FC100_train.pickle" in said
     assert "nothing of it is used" in said
+    assert name not in _NAMED or f"names {_NAMED[name]}, and may only hold" in said
     assert "\n" not in said
     assert "\x1b" not in said
     assert not watch.events

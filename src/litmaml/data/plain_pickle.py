@@ -24,7 +24,7 @@ _MOST_STEPS = 100_000_000
 """Operations of one pickle; half a million pictures take some ten million."""
 _TIMES = 4
 """How many times its size a pickle may make by calls."""
-_DTYPE = re.compile(r"[biufSU]\d{1,4}")
+_DTYPE = re.compile(r"[biufSU][1-9]\d{0,3}")
 _MODULES = {
     **dict.fromkeys(("numpy", "numpy.core.multiarray", "numpy._core.multiarray"), "numpy"),
     **dict.fromkeys(("numpy.core.numeric", "numpy._core.numeric"), "numpy"),
@@ -68,8 +68,7 @@ class Array:
         kind = dtype.made()
         if prod(shape) * kind.itemsize != len(raw):
             raise NotPlainPickle(f"holds an array {shape} of {kind} in {len(raw)} bytes")
-        flat = np.frombuffer(raw, kind) if kind.itemsize else np.zeros(prod(shape), kind)
-        self._held = flat.reshape(shape, order="F" if fortran is True or fortran == "F" else "C")
+        self._held = np.frombuffer(raw, kind).reshape(shape, order="F" if fortran is True or fortran == "F" else "C")
 
 
 class _DType:
