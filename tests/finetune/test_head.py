@@ -102,7 +102,7 @@ def test_a_head_is_named_by_hand() -> None:
     for head, told in (
         ("fc", "head: it is no layer of the model, got 'fc'; name one of head, body.0"),
         ("body.1", "head: it is a LayerNorm, no Linear or convolution, got 'body.1'"),
-        ("body.0", "inputs: the model does not take"),
+        ("body.0", "head: the logits come from head, got 'body.0'; name that, or leave it out"),
     ):
         with pytest.raises(ValueError, match=told):
             adapt(learner, inputs, targets, head=head)
