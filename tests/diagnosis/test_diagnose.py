@@ -185,6 +185,16 @@ def test_dropout_is_switched_off_and_probes_are_refused() -> None:
     print_diagnosis(found, Console(file=io.StringIO()))
 
 
+def test_dropout_in_evaluation_is_none() -> None:
+    model = _Dropout()
+    model.layers[2].eval()
+    learner = MetaLearner(model, SGD(0.05), loss=nn.MSELoss())
+    for each in (learner, learner.eval()):
+        found = diagnosis.diagnose(each, _sines(4))
+        assert found.probes is not None
+        assert not any("switched off" in remark for remark in found.remarks)
+
+
 def test_adam_in_the_inner_loop_is_outside_the_theory() -> None:
     inner = HigherOptimizer("torch.optim.Adam", {"lr": 0.01})
     found = diagnosis.diagnose(MetaLearner(MLP(hidden=[8]), inner, loss=nn.MSELoss()), _sines(4))

@@ -114,7 +114,7 @@ def test_what_a_model_cannot_have_is_refused_with_the_reason() -> None:
     model = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Dropout(0.5), nn.Linear(8, 1)).eval()
     inner_loop = loop(model, nn.MSELoss(), 0.01, 1)
     exact = task_gradients(inner_loop, SecondOrder(), tasks, 1)
-    rows = estimator_errors(inner_loop, tasks, 1, exact, candidates(FirstOrder()))
+    rows = estimator_errors(inner_loop, tasks, 1, exact, candidates(FirstOrder()), ["2 (Dropout)"])
     refused = {row.name: row.refused for row in rows if row.refused}
     assert set(refused) == {
         "SecondOrder(recompute=True)",

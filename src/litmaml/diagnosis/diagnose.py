@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from litmaml.inner.transform import innermost
 from litmaml.learner.checks import check_labels
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.learner.trial.first_batch import try_first_batch
-from litmaml.learner.trial.modes import modes_kept
+from litmaml.learner.trial.modes import modes_kept, put
 from litmaml.measure.curvature import Curvature, curvature, finite_path
 from litmaml.measure.estimator_errors import (
     EstimatorError,
@@ -88,10 +89,12 @@ def diagnose(
         )
     inner_loop, steps = learner.inner_loop, learner.inner_steps
     with modes_kept(inner_loop):
+        put(inner_loop, learner.evaluated)
+        random = random_layers(inner_loop.model)
         inner_loop.eval()  # without dropout; batch statistics are those of the batch either way
         remarks = try_first_batch(inner_loop, tasks, learner.outer_gradient)
         check_labels(inner_loop, tasks)
-        found = _diagnose(learner, inner_loop, tasks, steps, meta_batch, probed_tasks)
+        found = _diagnose(learner, inner_loop, tasks, steps, meta_batch, probed_tasks, random)
         return replace(found, remarks=[*said, *remarks, *found.remarks])
 
 
@@ -102,6 +105,7 @@ def _diagnose(
     steps: int,
     meta_batch: int,
     probed_tasks: int | None,
+    random: Sequence[str],
 ) -> Diagnosis:
     chunk = inner_loop.default_chunk(tasks)
     if probed_tasks is None:
@@ -119,7 +123,7 @@ def _diagnose(
         raise ValueError("the exact outer gradient is not finite: lower the inner rate or the number of inner steps")
     if float(exact.norm()) == 0:
         raise ValueError("model: its loss does not change with the weights that are trained")
-    errors = estimator_errors(inner_loop, probed, steps, exact, candidates(learner.outer_gradient))
+    errors = estimator_errors(inner_loop, probed, steps, exact, candidates(learner.outer_gradient), random)
     refused = {row.name for row in errors if row.refused}
     probes = None if "FiniteDifference()" in refused else scan_probes(inner_loop, probed, steps, exact)
     held = stability(inner_loop, probed, steps)
@@ -154,7 +158,7 @@ def _diagnose(
         remarks.append(
             f"the inner rate is that within {type(inner_loop.optimizer).__name__}, which transforms the gradient first"
         )
-    if random := random_layers(inner_loop.model):
+    if random:
         remarks.append(f"random layers ({', '.join(random[:2])}) are switched off in the diagnosis")
     if batch_norm:
         remarks.append("with batch norm an example's gradient depends on its batch: sigma~ is that of a batch, scaled")

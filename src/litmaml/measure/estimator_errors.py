@@ -21,6 +21,7 @@ from litmaml.outer import (
     SecondOrder,
     ZerothOrder,
 )
+from litmaml.outer.draws import check_draws
 from litmaml.outer.estimators import probe_length
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.statistics.interval import student_quantile
@@ -109,14 +110,26 @@ def estimator_errors(
     steps: int,
     exact: Tensor,
     outer_gradients: Sequence[OuterGradient],
+    random: Sequence[str] = (),
 ) -> list[EstimatorError]:
-    """Errors and costs of outer gradients; ``exact`` are the tasks' exact ones (T, D)."""
+    """Errors and costs of outer gradients.
+
+    Args:
+        inner_loop: In evaluation.
+        tasks: T.
+        steps: N.
+        exact: The tasks' exact gradients (T, D).
+        outer_gradients: What to compare, FirstOrder among them.
+        random: The layers that draw random numbers in training.
+    """
     rows, fit = [], []
     for outer_gradient in outer_gradients:
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".* across the kinks")  # that is what is measured here
                 check_model(inner_loop.model, outer_gradient)
+            if random:
+                check_draws(outer_gradient, f"model: {', '.join(random)}", "set dropout to 0")
         except ValueError as reason:
             rows.append(EstimatorError(name_of(outer_gradient), refused=str(reason)))
             continue
