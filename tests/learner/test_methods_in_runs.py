@@ -299,3 +299,27 @@ def test_schedules_that_would_fight_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="epoch: has to be at least 1, got 0"):
         DerivativeOrderAnnealing(0)
     assert isinstance(learner().outer_gradient, SecondOrder)
+
+
+@pytest.mark.parametrize(
+    ("argument", "recipe"),
+    [
+        ("outer_loss", {"class_path": "litmaml.outer.WorstCaseLoss", "init_args": {"tasks": 10**11, "rate": 0.1}}),
+        (
+            "model",
+            {"class_path": "litmaml.models.ContextMLP", "init_args": {"hidden": [4], "context_size": 10**10}},
+        ),
+    ],
+)
+def test_a_file_that_asks_for_more_than_it_holds_is_refused(
+    argument: str, recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    trainer = quiet_trainer(tmp_path, max_steps=1, limit_val_batches=0)
+    trainer.fit(learner(), sinusoids())
+    trainer.save_checkpoint(tmp_path / "x.ckpt", weights_only=False)
+    saved = torch.load(tmp_path / "x.ckpt", weights_only=True)
+    saved["hyper_parameters"][argument] = recipe
+    torch.save(saved, tmp_path / "y.ckpt")
+    with pytest.raises(ValueError, match=r"checkpoint\..*numbers, and the file has \d+; they were not made"):
+        MetaLearner.load_from_checkpoint(tmp_path / "y.ckpt")
+    MetaLearner.load_from_checkpoint(tmp_path / "x.ckpt")

@@ -48,7 +48,7 @@ def check_size(arguments: Mapping[str, Any], weights: Mapping[str, Tensor], what
     held, count = sum(storages.values()), 0
     # On the meta device, where tensors have a shape and no content.
     with torch.device("meta"), _Unfilled(), _at_most(_CALLS[0] + _CALLS[1] * len(storages)):
-        others = {"loss": arguments.get("loss"), **(arguments.get("metrics") or {})}
+        others = {name: arguments.get(name) for name in ("loss", "outer_loss")} | (arguments.get("metrics") or {})
         for name, part in others.items():
             if isinstance(part, Recipe) and not _has_users(part):
                 count += _numbers(made(part, f"{what}{name}"))
