@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,13 @@ def test_a_file_cannot_name_code(key: str) -> None:
     record["init_args"]["config"][key] = value
     with pytest.raises(ValueError, match=r"config|model"):
         build(record, torch.nn.Module, "model")
+
+
+def test_what_a_file_names_is_imported_before_its_making_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = "transformers.models.electra.modeling_electra"
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    Transformer.of_record({"ways": 3, "config": {"model_type": "electra"}})
+    assert module in sys.modules
 
 
 def test_a_file_cannot_name_what_loads_others(tmp_path: Path) -> None:

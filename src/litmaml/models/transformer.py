@@ -96,6 +96,10 @@ class Transformer(nn.Module):
             raise ValueError(f"name: has no configuration here ({first_line(error)[:200]}); type it") from error
         if ("config" in arguments or name is not None) and kind not in _OF_RECORD:
             raise ValueError(f"config.model_type: {str(kind)[:40]!r} is not made for a file; type it")
+        if kind is not None:
+            # Before the calls of functions are counted that making it takes: the import takes ten times as many.
+            form = type(_transformers().AutoConfig.for_model(kind)).__module__
+            importlib.import_module(form.replace(".configuration_", ".modeling_"))
         return {**arguments, "pretrained": False}
 
 
