@@ -172,6 +172,7 @@ def test_published_splits_are_those_of_the_papers() -> None:
     [
         (b"filename,label\n\xff\xfe,a", r"table=.*train\.csv is not in UTF-8 .*; save it as CSV in UTF-8"),
         (b"filename,label\n" + b"x" * 200_000 + b",a", r"table=.*train\.csv is no CSV file \(field larger .*; mend it"),
+        (b"filename,label\n,a\n,a", r"train\.csv: 2 of 2 images are not there: , ; they belong in"),
         (b"filename,label\na.png,b\nc.png", r"table=.*train\.csv: line 3 has 1 columns, not 2: mend it"),
     ],
 )

@@ -74,6 +74,18 @@ def test_every_mask_is_that_of_its_image(form: str, changes: dict[str, Any], tmp
         tasks = mask_tasks(tmp_path, **FORMS[form], **changes)
 
 
+def test_masks_are_mirrored_and_moved_where_images_are(tmp_path: Path) -> None:
+    written(tmp_path, "beside")
+    plain, mirrored, moved = (
+        (tasks := mask_tasks(tmp_path, augment=augment)).render(tasks.sample("train", range(6), seed=0)).query
+        for augment in (Augment(colour=1e-9), Augment(flip=True), Augment(crop=2))
+    )
+    flipped = (mirrored.targets != plain.targets).flatten(2).any(2)
+    assert 0 < flipped.sum() < flipped.numel()
+    assert torch.equal(mirrored.targets[flipped], plain.targets[flipped].flip(-1))
+    assert (moved.targets != plain.targets).any()
+
+
 def test_each_class_of_a_task_has_its_own_label(tmp_path: Path) -> None:
     written(tmp_path, "beside", classes=6)
     tasks = mask_tasks(tmp_path, train=Episode(ways=2, shots=1, queries=2), split=(4, 1, 1), test=Episode(ways=1))

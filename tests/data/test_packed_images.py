@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from image_sets import WORDNET, pixels, save
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -72,6 +73,21 @@ def test_an_index_names_what_there_is_with_checksums(tmp_path: Path) -> None:
         main(["data", "check", str(tmp_path / "set")])
 
 
+def test_a_file_of_another_set_is_refused(tmp_path: Path) -> None:
+    image_sets.libfewshot(tmp_path / "set")
+    pack(tmp_path / "set", tmp_path / "packed")
+    shutil.copy(tmp_path / "packed" / "train.safetensors", tmp_path / "packed" / "val.safetensors")
+    with pytest.raises(
+        ValueError, match=r"root: .*val\.safetensors has to be a file of \d+ bytes; pack the images anew"
+    ):
+        table(tmp_path / "packed").load("train")
+    (tmp_path / "packed" / "val.safetensors").unlink()
+    with pytest.raises(
+        ValueError, match=r"root: .*val\.safetensors has to be a file of \d+ bytes; pack the images anew"
+    ):
+        table(tmp_path / "packed").load("train")
+
+
 def test_another_format_than_it_was_packed_with_is_refused(tmp_path: Path) -> None:
     image_sets.libfewshot(tmp_path / "set")
     pack(tmp_path / "set", tmp_path / "packed")
@@ -109,10 +125,11 @@ def test_nothing_is_written_over_and_nothing_half_is_left(tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.iterdir()) == ["packed", "set"]
 
 
-def test_copies_across_splits_are_found_while_packing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["PNG", "BMP"])
+def test_copies_across_splits_are_found_while_packing(kind: str, tmp_path: Path) -> None:
     image_sets.libfewshot(tmp_path / "set")
-    twice = pixels("n01532829", "n0153282900000000.jpg")
-    save(tmp_path / "set" / "images" / "n0193011200000001.jpg", twice)
+    twice = Image.fromarray(pixels("n01532829", "n0153282900000000.jpg"))
+    twice.save(tmp_path / "set" / "images" / "n0193011200000001.jpg", kind)  # the same file, or the same pixels alone
     with pytest.raises(SystemExit, match="images: 1 stand in two classes, 1 of them in two splits"):
         pack(tmp_path / "set", tmp_path / "packed")
     with pytest.warns(UserWarning, match="images: 1 stand in two classes, 1 of them in two splits"):
@@ -144,6 +161,10 @@ def _with_metadata(path: Path, **changes: str) -> None:
     save_file(tensors, path, metadata | changes)
 
 
+def _bytes(*shape: int) -> torch.Tensor:
+    return torch.zeros(shape, dtype=torch.uint8)
+
+
 DAMAGES: dict[str, Any] = {
     "cut off": lambda path: path.write_bytes(path.read_bytes()[:-1]),
     "no file": lambda path: path.write_bytes(b"<html>"),
@@ -151,6 +172,11 @@ DAMAGES: dict[str, Any] = {
     "an endless header": lambda path: path.write_bytes(struct.pack("<Q", 1 << 60)),
     "another form": lambda path: _with_metadata(path, form="99"),
     "more images than there are": lambda path: _with_metadata(path, classes='{"a": 900}'),
+    "fewer images than are compared": lambda path: save_file(
+        {"pixels": _bytes(3, 3, 8, 8), "prints": _bytes(4, 20), "names": _bytes(1)},
+        path,
+        {"form": "1", "key": "", "classes": '{"a": 4}'},
+    ),
     "counts that are none": lambda path: _with_metadata(path, classes='{"a": -1, "b": 3}'),
     "classes that are no dictionary": lambda path: _with_metadata(path, classes="[5]"),
     "metadata that is no JSON": lambda path: _with_metadata(path, classes="os.system"),

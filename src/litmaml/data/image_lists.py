@@ -135,14 +135,13 @@ def _places(root: Path) -> list[Callable[[str, str], Path | None]]:
             return {}
 
     def find(folder: Path, file: str) -> Path | None:
+        # By the names that folders list, which are neither .. nor the root: a list leads nowhere else.
         parts = PurePosixPath(file.replace("\\", "/")).parts
-        if not parts or parts[0] == "/" or ".." in parts:
-            return None
         for part in parts:
             if (name := names(folder).get(composed(part))) is None:
                 return None
             folder = folder / name
-        return folder
+        return folder if parts else None
 
     bases = [base for base in (root / "images", root) if base.is_dir()]
     whole: list[Callable[[str, str], Path | None]] = [

@@ -11,9 +11,8 @@ import os
 import pickletools
 import re
 from collections.abc import Callable
-from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,10 +64,8 @@ class Array:
             raise NotPlainPickle("holds an array of objects, which could be anything")
         if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape) or len(shape) > 8:
             raise NotPlainPickle(f"holds an array of the shape {one_line(shape)[:40]}")
-        kind = dtype.made()
-        if prod(shape) * kind.itemsize != len(raw):
-            raise NotPlainPickle(f"holds an array {shape} of {kind} in {len(raw)} bytes")
-        self._held = np.frombuffer(raw, kind).reshape(shape, order="F" if fortran is True or fortran == "F" else "C")
+        order: Literal["C", "F"] = "F" if fortran is True or fortran == "F" else "C"
+        self._held = np.frombuffer(raw, dtype.made()).reshape(shape, order=order)
 
 
 class _DType:
