@@ -24,7 +24,7 @@ from litmaml.outer import (
 )
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.randomness import normal_directions, task_streams
-from litmaml.tasks import Tasks, tree_map
+from litmaml.tasks import Batch, Tasks, tree_map
 from litmaml.weights import Params, Weights
 
 # torch itself scripts what torch.func.hessian differentiates forwards with.
@@ -108,6 +108,27 @@ def test_every_crossing(solver: str, wrapper: str) -> None:
             found = gradient_of(tasks)
             assert bool(found.finite.all())
             assert relative(found.gradients, true) < row.tolerance, (loss, fast, chunk)
+
+
+@pytest.mark.parametrize(
+    ("solver", "wrapper"),
+    [("Implicit", "Proximal, learnt"), ("Reptile", "Proximal"), ("EvolutionStrategies", "none")],
+)
+def test_images_with_batch_norm(solver: str, wrapper: str) -> None:
+    """Convolutions in a stack of tasks, with the statistics of each batch."""
+    torch.manual_seed(0)
+    body = [nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2, track_running_stats=False), nn.Tanh(), nn.Flatten()]
+    fast = "*" if solver == "Reptile" else "4.*"
+    loop = InnerLoop(
+        nn.Sequential(*body, nn.Linear(8, 3)), nn.CrossEntropyLoss(), WRAPPERS[wrapper].make(), [fast], STEPS
+    )
+    batches = [Batch(torch.randn(3, 6, 1, 4, 4), torch.randint(3, (3, 6))) for _ in range(2)]
+    tasks, row = Tasks((batches[0],), batches[1], torch.arange(3)), SOLVERS[solver]
+    method = Implicit(30) if solver == "Implicit" else row.make()
+    transformed, directions = WRAPPERS[wrapper].transformed, directions_of(loop, tasks)
+    true = true_gradient(loop, tasks, STEPS, OuterLoss(), row.true, transformed, RATE, directions)
+    for chunk in (None, 2):
+        assert relative(gradients(loop, method, tasks, tasks_per_chunk=chunk), true) < row.tolerance
 
 
 @pytest.mark.slow  # as everything that is compiled

@@ -351,7 +351,9 @@ def test_the_implicit_gradient_is_told_when_to_be_trusted(
 
 
 @pytest.mark.parametrize(
-    ("outer_gradient", "listed"), [(EvolutionStrategies(2), True), (Reptile(), False)], ids=["evolution", "reptile"]
+    ("outer_gradient", "listed"),
+    [pytest.param(EvolutionStrategies(2), True, marks=pytest.mark.slow), (Reptile(), False)],
+    ids=["evolution", "reptile"],
 )
 def test_what_is_a_gradient_is_compared(outer_gradient: OuterGradient, listed: bool) -> None:
     learner = MetaLearner(MLP(hidden=[4]), outer_gradient=outer_gradient, loss=nn.MSELoss())
