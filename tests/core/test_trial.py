@@ -22,7 +22,7 @@ from litmaml.inner.loop import InnerLoop
 from litmaml.learner.trial.first_batch import try_first_batch
 from litmaml.learner.trial.model_checks import check_model
 from litmaml.models import MLP, Conv4
-from litmaml.outer import FiniteDifference, OuterGradient, SecondOrder
+from litmaml.outer import EvolutionStrategies, FiniteDifference, Implicit, OuterGradient, Reptile, SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Batch, Tasks
 
@@ -444,6 +444,10 @@ def test_a_wrong_second_derivative() -> None:
         tried(model)
     for name in OUTER.keys() - TWICE.keys():
         tried(model, OUTER[name].make())
+    with pytest.raises(ValueError, match=r"model: an exact Hessian product .* off by \d+.\d%"):
+        tried(model, Implicit())
+    for method in (Implicit(product=FiniteDifference()), Reptile(), EvolutionStrategies()):
+        tried(model, method)
 
 
 def test_a_second_derivative_that_torch_leaves_out() -> None:

@@ -25,12 +25,14 @@ class OuterGradient(ABC):
     sampled: It draws directions.
     unrolls: It holds the graphs of all inner steps at once.
     through_support: It depends on how the inner gradient changes with the weights.
+    twice: It differentiates the inner gradient by autograd.
     remedy: What helps where it is not finite, beside what always does.
     """
 
     probes: ClassVar[bool] = False
     sampled: ClassVar[bool] = False
     through_support: ClassVar[bool] = True
+    twice: ClassVar[bool] = False
     remedy: ClassVar[str] = ""
 
     @property
@@ -114,8 +116,6 @@ class PathGradient(OuterGradient):
     ones are shared by the tasks and only trained by the outer loop; for them Hop gives the mixed rows
     d/dslow <grad_fast l, v>, summed over tasks.
 
-    twice: Hop differentiates the inner gradient by autograd.
-
     Example:
         The Hessian may be known, as 6 of l(theta) = 3 theta^2:
 
@@ -125,8 +125,6 @@ class PathGradient(OuterGradient):
         >>> Known().hop(Point(None, {}, {}, None), {"w": torch.ones(1, 1)}).fast["w"].item()
         6.0
     """
-
-    twice: ClassVar[bool] = False
 
     @final
     def solve(

@@ -93,6 +93,14 @@ class Implicit(OuterGradient):
         return SecondOrder() if self.product is None else self.product
 
     @property
+    def probes(self) -> bool:  # type: ignore[override]  # here by the product
+        return self.hops.probes
+
+    @property
+    def twice(self) -> bool:  # type: ignore[override]
+        return self.hops.twice
+
+    @property
     def repeats(self) -> bool:
         return True
 

@@ -23,7 +23,7 @@ from litmaml.learner.trial.probed_gradients import warn_of_probes
 from litmaml.learner.trial.second_derivatives import check_against_plain, check_functions, check_product
 from litmaml.learner.trial.state import own_streams
 from litmaml.learner.trial.weight_vectors import direction, distance, nearby
-from litmaml.outer import OuterGradient, SecondOrder
+from litmaml.outer import OuterGradient
 from litmaml.shown import first_line
 from litmaml.tasks import Batch, tree_map
 from litmaml.weights import Params, named_weights
@@ -102,7 +102,7 @@ def _check_copies(
     Returns:
         The weights of two tasks with the direction of a product, and sentences on what was not compared.
     """
-    loop, batch, twice = tried.loop, tried.batch, isinstance(outer_gradient, SecondOrder)
+    loop, batch, twice = tried.loop, tried.batch, outer_gradient is not None and outer_gradient.twice
     tensors = named_weights(loop.model)
     weights = {name: tensors[name].detach().clone() for name in (*loop.fast_names, *loop.slow_names)}
     here = nearby(weights, 1, share)
