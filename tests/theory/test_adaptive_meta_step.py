@@ -19,7 +19,15 @@ from litmaml.inner import SGD, HigherOptimizer
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.measure.theory import outer_smoothness, step_constant
 from litmaml.models import MLP, Vector
-from litmaml.outer import FiniteDifference, FirstOrder, GaussianSmoothing, SecondOrder, ZerothOrder
+from litmaml.outer import (
+    FiniteDifference,
+    FirstOrder,
+    GaussianSmoothing,
+    MultiStepLoss,
+    Reptile,
+    SecondOrder,
+    ZerothOrder,
+)
 from litmaml.problems import LinearRegression, LogCoshLoss, RankOne, RankOneLoss
 from unequal import UnequalSines
 
@@ -147,6 +155,16 @@ def test_the_multi_step_smoothness_is_that_of_ji_et_al() -> None:
             {"lr_scheduler": lambda o: torch.optim.lr_scheduler.ConstantLR(o)},
             AdaptiveMetaStep(),
             "lr_scheduler: AdaptiveMetaStep sets the outer rate itself",
+        ),
+        (
+            {"outer_gradient": Reptile()},
+            AdaptiveMetaStep(),
+            "outer_gradient: AdaptiveMetaStep is the theory of gradients along the path .*, got Reptile; use",
+        ),
+        (
+            {"outer_loss": MultiStepLoss()},
+            AdaptiveMetaStep(),
+            "outer_loss: AdaptiveMetaStep is the theory of the mean loss .*, got MultiStepLoss; use MeanLoss",
         ),
     ],
 )
