@@ -67,9 +67,11 @@ def test_an_index_names_what_there_is_with_checksums(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-200] ^= 1
     path.write_bytes(content)
-    with pytest.raises(SystemExit, match=r"root: .*val\.safetensors is not what was packed, its SHA-256 is \w+; pack"):
+    with pytest.raises(
+        SystemExit, match=r"folder: .*val\.safetensors is not what was packed, its SHA-256 is \w+; pack"
+    ):
         main(["data", "check", str(tmp_path / "packed")])
-    with pytest.raises(SystemExit, match=r"folder: .*set holds no packed images, but a list for each split; pack them"):
+    with pytest.raises(SystemExit, match=r"folder: .*set holds no packed images; pack some first"):
         main(["data", "check", str(tmp_path / "set")])
 
 
@@ -97,6 +99,18 @@ def test_another_format_than_it_was_packed_with_is_refused(tmp_path: Path) -> No
     with pytest.raises(ValueError, match=r"image_format\.fit: .* with squeeze, got crop"):
         table(tmp_path / "packed", image_format=ImageFormat(8, 3, fit="crop")).load("train")
     table(tmp_path / "packed", image_format=ImageFormat(8, 3, mean=[0.4, 0.5, 0.6], std=0.2)).load("train")
+
+
+def test_what_is_typed_wrong_is_named_as_it_was_typed(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"litmaml data: source=.*nowhere: there is no such folder"):
+        pack(tmp_path / "nowhere", tmp_path / "packed")
+    image_sets.libfewshot(tmp_path / "set")
+    with pytest.raises(
+        SystemExit, match=r"image_format: invert, mean and std are done to packed images when they are us"
+    ):
+        pack(tmp_path / "set", tmp_path / "packed", "--image_format.mean=0.5")
+    main(["data", "pack", str(tmp_path / "set"), str(tmp_path / "packed")])
+    table(tmp_path / "packed", image_format=ImageFormat(84, 3)).load("train")
 
 
 def test_the_split_of_packed_images_is_that_of_packing(tmp_path: Path) -> None:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from jsonargparse import auto_cli
 from torch import Tensor
 
 from litmaml.cli.error_lines import OneLineErrors, errors_in_one_line
-from litmaml.data.image_layouts import open_images
 from litmaml.data.image_source import TOGETHER
 from litmaml.data.image_table import ImageTable
 from litmaml.data.images import ImageFormat
-from litmaml.data.layout_readers import Wanted
 from litmaml.data.leakage import Copies
-from litmaml.data.packed_images import PackedImages, pack_images
+from litmaml.data.packed_images import PackedImages, is_packed, pack_images
 from litmaml.finetuning.fine_tuning import shown
 from litmaml.runs.paths import expanded
 from litmaml.shown import printable
@@ -63,6 +62,12 @@ def pack(
         FileExistsError: The output folder has something in it.
         ValueError: The images cannot be used.
     """
+    plain = ImageFormat(image_format.size, image_format.channels, white=image_format.white, fit=image_format.fit)
+    if image_format != plain:
+        raise ValueError(
+            "image_format: invert, mean and std are done to packed images when they are used; leave them out here, and "
+            "give them to the task source"
+        )
     tasks = ImageTable(
         source,
         image_format,
@@ -80,7 +85,8 @@ def pack(
     def told(split: Split, pieces: Iterator[Tensor], images: int) -> Iterator[Tensor]:
         return shown(pieces, math.ceil(images / TOGETHER), f"{split}, {TOGETHER} images each")
 
-    packed = pack_images(tasks.open_source(), image_format, expanded(output), copies, told)
+    with _called("root", "source"):
+        packed = pack_images(tasks.open_source(), image_format, expanded(output), copies, told)
     for name, entry in packed.items():
         print(f"{name}: {entry['images']} images of {entry['classes']} classes, {entry['bytes'] / 1e6:.1f} MB")
     print(f"packed in {printable(output)}: use it by litmaml.data.ImageTable with root={printable(output)}")
@@ -95,11 +101,23 @@ def check(folder: str) -> None:
     Raises:
         ValueError: It is no such folder, or a file is not what was packed.
     """
-    source = open_images(expanded(folder), Wanted())
-    if not isinstance(source, PackedImages):
-        raise ValueError(f"folder: {folder} holds no packed images, but {source.layout}; pack them first")
-    source.verify()
+    if not is_packed(expanded(folder)):
+        raise ValueError(
+            f"folder: {printable(folder)} holds no packed images; pack some first: litmaml data pack SOURCE {folder}"
+        )
+    with _called("root", "folder"):
+        PackedImages(expanded(folder)).verify()
     print(f"{printable(folder)} is as it was packed")
+
+
+@contextmanager
+def _called(argument: str, typed: str) -> Iterator[None]:
+    """Have errors of an argument of a task source name what was typed in its place."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        text = str(error)
+        raise type(error)(typed + text.removeprefix(argument) if text.startswith(argument) else text) from error
 
 
 _COMMANDS: dict[str, Any] = {"pack": pack, "check": check}
