@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import struct
 import time
@@ -212,6 +213,12 @@ def test_damaged_pools_are_refused_and_kept_ones_made_anew(damage: str, tmp_path
     pool = PackedPool(path).open()
     assert torch.equal(pool.pixels, images)
     assert pool.called(2) == ("b", "y")
+    sent = pickle.dumps(pool)
+    assert len(sent) < 1000, "another process maps the file, too"
+    assert torch.equal(pickle.loads(sent).pixels, images)
+    write_pool(path, {"a": 4}, (3, 8, 8), [images], [], "another key")
+    with pytest.raises(Damaged, match="was replaced while it was in use; begin again"):
+        pickle.loads(sent)
     DAMAGES[damage](path)
     with pytest.raises(Damaged):
         PackedPool(path)

@@ -122,7 +122,26 @@ class PackedPool:
         """The images, mapped into memory: read from the disk where and when they are looked at."""
         pixels, prints, names = (self._file.get_tensor(name) for name in ("pixels", "prints", "names"))
         labels = np.repeat(np.arange(len(self.counts)), [*self.counts.values()])
-        return ImagePool.of(pixels, labels, [*self.counts], _Names(names), prints.numpy())
+        pool = _Mapped.of(pixels, labels, [*self.counts], _Names(names), prints.numpy())
+        object.__setattr__(pool, "place", (self.path, self.key))
+        return pool
+
+
+class _Mapped(ImagePool):
+    """A pool that another process maps itself, where it is handed over."""
+
+    place: tuple[Path, str]
+    """The file, and what its images were made of."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _mapped_again, self.place
+
+
+def _mapped_again(path: Path, key: str) -> ImagePool:
+    found = PackedPool(path)
+    if found.key != key:
+        raise Damaged(f"{path} was replaced while it was in use; begin again")
+    return found.open()
 
 
 class _Names(Sequence[str]):
