@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from pathlib import Path
 from typing import Any
@@ -76,11 +77,13 @@ def test_a_worker_process_gets_no_images_of_the_device(tmp_path: Path) -> None:
     tasks.load("train")
     tasks.keep_on("train", CPU)
     worker = pickle.loads(pickle.dumps(tasks))
-    assert len(worker._kept["train"]) == 0
+    assert worker._kept == {"train": None}
     sent = worker.sample("train", [3], 0)
     assert torch.uint8 not in raw(sent)
-    first, second = (tensors_of(tasks.render(each)) for each in (sent, tasks.sample("train", [3], 0)))
-    assert all(map(torch.equal, first, second))
+    first, *others = (
+        tensors_of(each.render(sent)) for each in (tasks, worker, copy.copy(tasks), tasks.resized(Episode(queries=1)))
+    )
+    assert all(torch.equal(one, two) for other in others for one, two in zip(first, other, strict=True))
 
 
 def test_the_data_module_keeps_images_on_a_gpu_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,7 +79,7 @@ class ImageTasks(TaskDistribution):
         self.augment = augment
         self.copies: Copies = "refuse"
         self._pools: dict[Split, ImagePool] = {}
-        self._kept: dict[Split, Tensor] = {}
+        self._kept: dict[Split, Tensor | None] = {}
 
     @abstractmethod
     def class_names(self, split: Split) -> Sequence[str]:
@@ -126,12 +126,12 @@ class ImageTasks(TaskDistribution):
 
     def keep_on(self, split: Split, device: torch.device) -> None:
         pixels = self._pools[split].pixels
-        if split not in self._kept and pixels.nbytes <= _room(device):
+        if self._kept.get(split) is None and pixels.nbytes <= _room(device):
             self._kept[split] = pixels.to(device)
 
     def __getstate__(self) -> dict[str, Any]:
         """For another process, which makes batches and has no use for what a GPU holds."""
-        return self.__dict__ | {"_kept": {split: pixels[:0].cpu() for split, pixels in self._kept.items()}}
+        return self.__dict__ | {"_kept": dict.fromkeys(self._kept)}
 
     def sample(self, split: Split, numbers: Sequence[int], seed: int) -> Tasks:
         self.load(split)
@@ -223,8 +223,10 @@ class ImageTasks(TaskDistribution):
         (split,) = (each for each in SPLITS if f"places in {each}" in inputs)
         places = inputs[f"places in {split}"]
         kept = self._kept[split]
-        pixels = kept if kept.device == places.device else self._pools[split].pixels.to(places.device)
-        images = pixels[places]
+        if kept is not None and kept.device == places.device:
+            images = kept[places]
+        else:
+            images = self._pools[split].pixels[places.cpu()].to(places.device)
         for quarter in (1, 2, 3) if self.rotations else ():
             turned = (inputs["quarters"] == quarter)[..., None, None, None]
             images = torch.where(turned, torch.rot90(images, quarter, (-2, -1)), images)
