@@ -125,6 +125,8 @@ def _told(message: str, options: dict[str, Any]) -> str:
         return _no_class(key, next(group for group in found.groups() if group), hint)
     if choices := _choices(hint):
         return f"{key}: got {_value(flat)}; one of {', '.join(map(str, choices))}"
+    if found := re.search(r"Expected an? typing\.Literal\[(.+?)\]\. Got value: ", flat):
+        return f"{key}: got {_value(flat)}; one of {found[1].replace(chr(39), '')}"
     if found := re.search(r"Not a valid subclass of (\w+)\. Got value: (.+?)(?: Subclass types|$)", flat):
         return f"{key}: expected a {found[1]} by its class_path, got {found[2]}"
     if found := re.search(
