@@ -257,7 +257,11 @@ def overlays() -> list[Path]:
     return sorted(p for folder in ("outer_gradient", "trainer", "logger") for p in (CONFIGS / folder).glob("*.yaml"))
 
 
-@pytest.mark.parametrize("overlay", overlays(), ids=lambda p: f"{p.parent.name}/{p.stem}")
+@pytest.mark.parametrize(
+    "overlay",
+    [pytest.param(p, marks=[pytest.mark.slow] * (p.stem == "ddp")) for p in overlays()],
+    ids=lambda p: f"{p.parent.name}/{p.stem}",
+)
 def test_every_overlay_runs(overlay: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if overlay.stem in ("gpu",) and not torch.cuda.is_available():
         pytest.skip("this machine has no GPU")
@@ -295,7 +299,11 @@ def images(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", sorted(p.name for p in CONFIGS.glob("*.yaml") if p.name != "sweep.yaml"))
+LONG = {"mixture.yaml", "omniglot_20w1s.yaml"}
+COMPLETE = sorted(p.name for p in CONFIGS.glob("*.yaml") if p.name != "sweep.yaml")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LONG)) for n in COMPLETE])
 def test_every_complete_configuration_runs(name: str, tmp_path: Path, omniglot: Path | None) -> None:
     where: list[str] = []
     if name == "pretrained_body.yaml":

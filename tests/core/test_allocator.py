@@ -28,7 +28,7 @@ print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     ("environment", "kept"),
     [
         ({}, True),
-        ({"MALLOC_TRIM_THRESHOLD_": "131072"}, False),
+        pytest.param({"MALLOC_TRIM_THRESHOLD_": "131072"}, False, marks=pytest.mark.slow),
         ({"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=131072"}, False),
     ],
 )

@@ -91,7 +91,7 @@ def number(tau: Any) -> Any:
 
 
 CHANGES: list[Any] = [
-    (attribute, attribute_to, number, "model.tau"),
+    pytest.param(attribute, attribute_to, number, "model.tau", marks=pytest.mark.slow),
     (buffer, buffer_in_place, number, None),
     (buffer, buffer_in_place, float, "a buffer, as a number,"),
 ]

@@ -210,7 +210,7 @@ def test_fine_tuning_calls_it_once() -> None:
 @pytest.mark.parametrize(
     "outer",
     [
-        FirstOrder(),
+        pytest.param(FirstOrder(), marks=pytest.mark.slow),
         pytest.param(SecondOrder(), marks=pytest.mark.slow),
         pytest.param(SecondOrder(recompute=True), marks=pytest.mark.slow),
     ],

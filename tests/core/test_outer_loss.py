@@ -118,7 +118,8 @@ def test_the_value_does_not_depend_on_the_gradient(method: OuterGradient) -> Non
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # torch's compiler imports it
-@pytest.mark.parametrize("method", [FirstOrder(), pytest.param(SecondOrder(), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [FirstOrder(), SecondOrder()])
 def test_compiled_is_eager_while_weights_of_steps_and_tasks_change(method: OuterGradient) -> None:
     model, tasks, outer = Tiny(), random_tasks(4), Everything()
     loop = InnerLoop(model, LOSS, SGD(RATE), ["*"], 1)

@@ -182,6 +182,7 @@ def test_compiled_programs_are_kept_apart() -> None:
     assert [len(program.compiled.programs) for program in compiled] == [2, 2]
 
 
+@pytest.mark.slow
 @compiles
 def test_compiled_draws_are_those_of_the_tasks() -> None:
     """The call that compiles draws what later ones draw, or a resumed run would be another."""

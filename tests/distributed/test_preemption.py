@@ -101,7 +101,8 @@ def test_killed_before_the_first_checkpoint(undisturbed: Path, tmp_path: Path) -
     assert_same_bits(folder, undisturbed)
 
 
-@pytest.mark.parametrize(("name", "rank"), [("SIGTERM", 1), pytest.param("SIGUSR1", 0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "rank"), [("SIGTERM", 1), ("SIGUSR1", 0)])
 def test_signal_to_one_of_two_ranks_stops_both(undisturbed: Path, tmp_path: Path, name: str, rank: int) -> None:
     folder = tmp_path / "run"
     two = [*FIT, *TWO, "--trainer.devices=2"]

@@ -54,6 +54,7 @@ def test_two_processes_share_the_tasks_and_agree_with_one(tmp_path: Path) -> Non
     assert_close(tmp_path / "run", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_process_without_a_finite_task_in_validation_leaves_the_means_to_the_others(tmp_path: Path) -> None:
     spoilt = [
         "--data.tasks=saboteur.Spoilt",

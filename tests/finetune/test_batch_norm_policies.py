@@ -80,7 +80,7 @@ def statistics(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in model.named_buffers()}
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", [pytest.param(p, marks=[pytest.mark.slow] * (p == "group")) for p in POLICIES])
 def test_from_meta_training_to_the_exported_file(policy: Any, data: TaskDataModule, tmp_path: Path) -> None:
     learner = MetaLearner(pretrained(), SGD(0.1), test_inner_steps=3, batch_norm=policy)
     assert learner.normalisation == POLICIES[policy]

@@ -22,6 +22,7 @@ from litmaml.tasks import select, stacks_of
 from quiet_trainer import quiet_trainer
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
 def test_a_dict_and_an_output_go_the_whole_way(tmp_path: Path) -> None:
     torch.manual_seed(0)

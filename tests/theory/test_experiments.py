@@ -33,7 +33,16 @@ def thinned(name: str) -> list[Row]:
     return [row for case in experiment.cases(1, True) for row in experiment.rows_of(case)]
 
 
-LONG = {"cost", "estimators", "methods", "precision", "quadratics", "step-size"}  # however thin
+LONG = {
+    "cost",
+    "estimators",
+    "fallah-figure-2",
+    "ji-figure-1",
+    "methods",
+    "precision",
+    "quadratics",
+    "step-size",
+}  # however thin
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LONG)) for n in EXPERIMENTS])
@@ -53,6 +62,7 @@ def test_full_size(name: str, tmp_path: Path) -> None:
     assert reproduce.main([name, "--seeds", "3", "--out", str(tmp_path)]) == 0
 
 
+@pytest.mark.slow
 def test_the_command_writes_figure_numbers_and_verdict(tmp_path: Path) -> None:
     out = tmp_path / "new"
     assert reproduce.main(["first-order-floor", "--thin", "--seeds", "1", "--jobs", "1", "--out", str(out)]) == 0

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from hostile import _of, archives, canary, put, records
+from PIL import Image
 from watch import told, watched
 
 from litmaml.cli.main import main
@@ -111,6 +112,9 @@ def test_the_parser_sees_no_text_of_a_record(text: str, scene: tuple[Path, Path]
     assert unseal(given) == arguments
     file = scene[0] / "x.ckpt"
     torch.save(saved, file)
+    for name in "abcdefgh":
+        (scene[0] / name).mkdir()
+        Image.new("L", (8, 8)).save(scene[0] / name / "1.png")
     said = told(lambda: main(["test", f"--ckpt_path={file}", *QUICK]))
     assert said.startswith("split_file="), said
     assert not scene[1].exists()

@@ -38,7 +38,9 @@ WRITTEN = [
 
 
 @pytest.mark.filterwarnings("ignore:The number of training batches")
-@pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to], ids=["by name", "hard"])
+@pytest.mark.parametrize(
+    "link", [Path.symlink_to, pytest.param(Path.hardlink_to, marks=pytest.mark.slow)], ids=["by name", "hard"]
+)
 def test_links_in_a_runs_folder_are_not_written_through(tmp_path: Path, link: Callable[[Path, Path], None]) -> None:
     run, mine = tmp_path / "run", tmp_path / "mine"
     file = made(run, MLP(hidden=[3]), nn.MSELoss(), Sinusoid())
@@ -196,7 +198,7 @@ def test_a_style_in_the_current_folder_starts_no_latex(tmp_path: Path) -> None:
     assert (tmp_path / "x.png").is_file()
 
 
-@pytest.mark.parametrize("name", ["json", "yaml"])
+@pytest.mark.parametrize("name", [pytest.param("json", marks=pytest.mark.slow), "yaml"])
 @pytest.mark.parametrize("where", ["current folder", "folder of a configuration"])
 def test_no_module_beside_a_file_is_run(name: str, where: str, tmp_path: Path) -> None:
     """Nor by a process that the command line starts to look for types."""
