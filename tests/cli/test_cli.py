@@ -299,7 +299,7 @@ def images(folder: Path) -> Path:
     return folder
 
 
-LONG = {"mixture.yaml", "omniglot_20w1s.yaml"}
+LONG = {"mixture.yaml", "omniglot_20w1s.yaml", "omniglot_5w1s.yaml"}
 COMPLETE = sorted(p.name for p in CONFIGS.glob("*.yaml") if p.name != "sweep.yaml")
 
 

@@ -92,7 +92,7 @@ def number(tau: Any) -> Any:
 
 CHANGES: list[Any] = [
     pytest.param(attribute, attribute_to, number, "model.tau", marks=pytest.mark.slow),
-    (buffer, buffer_in_place, number, None),
+    pytest.param(buffer, buffer_in_place, number, None, marks=pytest.mark.slow),
     (buffer, buffer_in_place, float, "a buffer, as a number,"),
 ]
 
@@ -227,6 +227,7 @@ def test_numbers_out_of_data_are_refused(read: Callable[[Tensor], Any]) -> None:
         same(both, 0)
 
 
+@pytest.mark.slow
 def test_numbers_out_of_constants_pass() -> None:
     def constant(x: Tensor) -> float:
         squares = torch.linspace(0, 1, 5).square().numpy()

@@ -214,6 +214,7 @@ def compiled_of(around: Callable[[Tensor, Tensor], Tensor], method: OuterGradien
     return MetaGradientOf(loop, method or FirstOrder(), 1, compile=True)
 
 
+@pytest.mark.slow
 @compiles
 def test_numbers_that_a_program_would_keep() -> None:
     """The first chunk is compiled, the second has other inputs."""
@@ -225,6 +226,7 @@ def by_dropout(y: Tensor, x: Tensor) -> Tensor:
     return nn.functional.dropout(y, 0.5)
 
 
+@pytest.mark.slow
 @compiles
 @pytest.mark.parametrize("method", made(ONCE))
 def test_a_program_that_draws_from_the_stream_is_proved(method: OuterGradient) -> None:

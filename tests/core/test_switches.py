@@ -60,7 +60,7 @@ def used(part: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
 @pytest.mark.parametrize(
     ("part", "outer"),
-    [("program", "FirstOrder"), pytest.param("program", "SecondOrder", marks=pytest.mark.slow)]
+    [pytest.param("program", outer, marks=pytest.mark.slow) for outer in ("FirstOrder", "SecondOrder")]
     + [
         (part, outer)
         for part in ("allocator", "batch_norm", "convolution", "features", "together")

@@ -48,9 +48,8 @@ def test_ragged_tasks_of_trees_have_the_gradient_of_a_plain_loop(name: str, oute
         torch.testing.assert_close(row, one.predictions[0], rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize(
-    ("method", "steps"), [(FirstOrder(), 1), pytest.param(SecondOrder(), STEPS, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "steps"), [(FirstOrder(), 1), (SecondOrder(), STEPS)])
 def test_compiled_trees_in_stacks(method: OuterGradient, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """One program for each of two sizes, and a third size is one too many."""
     monkeypatch.setattr(module, "MOST_FORMS", 2)

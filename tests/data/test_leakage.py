@@ -188,7 +188,8 @@ def different(tasks: ImageTasks) -> int:
     return len({mark for split in SPLITS for mark in fingerprints(tasks._pools[split].pixels)})
 
 
-@pytest.mark.parametrize("split_by", [pytest.param("character", marks=pytest.mark.slow), "alphabet"])
+@pytest.mark.slow
+@pytest.mark.parametrize("split_by", ["character", "alphabet"])
 def test_the_real_omniglot_is_taken(cache_dir: Path, omniglot: Path | None, split_by: str) -> None:
     if omniglot is None:
         pytest.skip("the real Omniglot is needed: set LITMAML_DATA to the folder that holds omniglot/")

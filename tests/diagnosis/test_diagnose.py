@@ -56,7 +56,9 @@ def _moves(tasks: Tasks, rate: float, steps: int) -> Tensor:
     return (last["weight"][:, 0] - centres).norm(dim=1) / (1 - centres).norm(dim=1)
 
 
-@pytest.mark.parametrize(("steps", "configured"), [(1, 0.01), (1, 3.0), (5, 3.0), (20, 3.0)])
+@pytest.mark.parametrize(
+    ("steps", "configured"), [(1, 0.01), (1, 3.0), (5, 3.0), pytest.param(20, 3.0, marks=pytest.mark.slow)]
+)
 def test_the_recommended_inner_rate_is_stable_and_beyond_the_largest_is_not(steps: int, configured: float) -> None:
     tasks = quadratics(tasks=4)
     model = linear(torch.ones(6).double())
@@ -90,6 +92,7 @@ def test_at_a_tiny_rate_first_order_is_as_good() -> None:
     assert "not worth" in _choices(found)["second order"][0]
 
 
+@pytest.mark.slow
 def test_conv4_with_batch_norm_is_told_to_keep_off_finite_differences() -> None:
     torch.manual_seed(0)
     found = diagnosis.diagnose(MetaLearner(Conv4(filters=8), SGD(0.4)), _images(4), probed_tasks=2)

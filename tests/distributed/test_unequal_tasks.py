@@ -148,7 +148,7 @@ PROBES = {
 @pytest.mark.parametrize(
     ("outer", "chunk"),
     [
-        ("SecondOrder", "null"),
+        pytest.param("SecondOrder", "null", marks=slow),
         pytest.param("GaussianSmoothing", "2", marks=slow),
         pytest.param("SecondOrder", "1", marks=slow),
         pytest.param("FirstOrder", "null", marks=slow),

@@ -120,6 +120,7 @@ def test_a_closed_terminal_ends_in_a_checkpoint(workers: int) -> None:
     assert not Path("runs/tiny/.owner").exists()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_without_its_terminal_where_that_was_asked_for() -> None:
     process = start_process(["nohup", sys.executable, "-m", "litmaml", *FIT, "--data.train_tasks=100000",
                              "--trainer.callbacks=counting.Counting"])  # fmt: skip

@@ -41,6 +41,7 @@ LONG = {
     "methods",
     "precision",
     "quadratics",
+    "sinusoid",
     "step-size",
 }  # however thin
 

@@ -28,6 +28,9 @@ KINDS = {
 }
 
 
+LONG = {"lstm", "two inputs"}
+
+
 def configured(place: Path, model: str, tasks: str, more: dict[str, Any]) -> None:
     (place / "kinds.py").write_text((Path(__file__).parent / "kinds.py").read_text())
     config = {
@@ -47,7 +50,7 @@ def configured(place: Path, model: str, tasks: str, more: dict[str, Any]) -> Non
 @pytest.mark.filterwarnings("ignore:.*log_every_n_steps:UserWarning")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:.*:torch.jit.TracerWarning")
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=[pytest.mark.slow] * (k in LONG)) for k in KINDS])
 def test_a_run_is_taken_back(kind: str, place: Path) -> None:
     if kind == "bert":
         pytest.importorskip("transformers", reason="BERT is of the package transformers")

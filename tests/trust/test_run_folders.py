@@ -199,7 +199,7 @@ def test_a_style_in_the_current_folder_starts_no_latex(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [pytest.param("json", marks=pytest.mark.slow), "yaml"])
-@pytest.mark.parametrize("where", ["current folder", "folder of a configuration"])
+@pytest.mark.parametrize("where", ["current folder", pytest.param("folder of a configuration", marks=pytest.mark.slow)])
 def test_no_module_beside_a_file_is_run(name: str, where: str, tmp_path: Path) -> None:
     """Nor by a process that the command line starts to look for types."""
     strange, own, mark = tmp_path / "strange", tmp_path / "own", tmp_path / "ran"

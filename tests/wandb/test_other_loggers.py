@@ -15,6 +15,7 @@ TENSORBOARD = Path(__file__).parents[2] / "configs" / "logger" / "tensorboard.ya
 WITHOUT_WANDB = "import sys; sys.modules['wandb'] = None; from litmaml.cli.main import main; main(sys.argv[1:])"
 
 
+@pytest.mark.slow
 def test_tensorboard_and_csv_need_no_wandb(experiment: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="pip install tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

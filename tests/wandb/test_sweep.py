@@ -69,6 +69,7 @@ def test_the_sweep_is_over_all_outer_gradients_rates_and_steps() -> None:
     assert len(POINTS) == 30
 
 
+@pytest.mark.slow
 def test_a_point_is_the_run_that_the_agent_named(runs: dict[int, OfflineRun], point: int) -> None:
     outer_gradient, lr, steps = POINTS[point]
     run = runs[point]

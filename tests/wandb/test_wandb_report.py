@@ -183,6 +183,7 @@ def test_the_adaptation_curve_is_a_chart(folder: Path, runs: list[OfflineRun]) -
     assert upper == pytest.approx([s["accuracy"]["mean"] + s["accuracy"]["half_width"] for s in steps])
 
 
+@pytest.mark.slow
 def test_a_new_fit_is_a_new_run(folder: Path, experiment: Path, overlay: Path, tmp_path: Path) -> None:
     again = tmp_path / "run"
     common = ["-c", str(experiment), "-c", str(overlay), f"--trainer.default_root_dir={again}"]
@@ -264,6 +265,7 @@ def test_without_the_service_the_run_is_kept_offline(trouble: str, reason: str, 
     assert warned.endswith(f"kept offline; send it later with wandb sync {trouble}/wandb/offline-run-*")
 
 
+@pytest.mark.slow
 def test_nothing_is_remembered_of_a_disabled_run(troubled: Path) -> None:
     assert not os.listdir(troubled / "disabled")
     assert (troubled / "disabled.txt").read_text().strip() == ""
