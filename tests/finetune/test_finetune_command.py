@@ -282,7 +282,7 @@ def test_the_recorded_format_is_found_in_each_way_it_is_recorded(run: Path) -> N
 
 def test_a_model_of_the_users_own(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its module is named by --imports."""
-    (tmp_path / "own_nets.py").write_text(
+    (tmp_path / "my_nets.py").write_text(
         "from torch import nn\n"
         "class Net(nn.Module):\n"
         "    def __init__(self, ways):\n"
@@ -293,14 +293,14 @@ def test_a_model_of_the_users_own(tmp_path: Path, images: Path, monkeypatch: pyt
         "        return self.layers(x)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    learner = MetaLearner(importlib.import_module("own_nets").Net(3))
+    learner = MetaLearner(importlib.import_module("my_nets").Net(3))
     content = {"state_dict": learner.state_dict(), "hyper_parameters": dict(learner.hparams)}
     torch.save(content, tmp_path / "own.ckpt")
-    monkeypatch.delitem(sys.modules, "own_nets")
+    monkeypatch.delitem(sys.modules, "my_nets")
     said = refusal(tmp_path / "own.ckpt", images / "data", tmp_path / "out")
-    assert "checkpoint.model: 'own_nets.Net' is not loaded, and nothing is imported for a file; type --imports" in said
+    assert "checkpoint.model: 'my_nets.Net' is not loaded, and nothing is imported for a file; type --imports" in said
     asked = ["--checkpoint", str(tmp_path / "own.ckpt"), "--data", str(images / "data"), "--image_format.size=8"]
-    main(["finetune", *asked, "--output", str(tmp_path / "out"), "--imports=[own_nets]", "--steps=3"])
+    main(["finetune", *asked, "--output", str(tmp_path / "out"), "--imports=[my_nets]", "--steps=3"])
     assert "`layers.1` replaced by one that starts at zero" in (tmp_path / "out" / "report.md").read_text()
 
 
