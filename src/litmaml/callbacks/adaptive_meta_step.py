@@ -17,7 +17,7 @@ from litmaml.measure.curvature import curvature
 from litmaml.measure.estimate import Estimate
 from litmaml.measure.hessians import gradient_norms
 from litmaml.measure.theory import FALLAH_RATES, outer_smoothness, step_constant
-from litmaml.outer import OuterLoss, PathGradient
+from litmaml.outer import PathGradient
 from litmaml.tasks import MetaBatch, Tasks, stacks_of
 
 _OWN = 2**40
@@ -95,11 +95,10 @@ class AdaptiveMetaStep(Callback):
                 "outer_gradient: AdaptiveMetaStep is the theory of gradients along the path of the inner steps, got "
                 f"{type(learner.outer_gradient).__name__}; use SecondOrder, FirstOrder or FiniteDifference"
             )
-        outer_loss = type(learner.outer_loss)
-        if any(getattr(outer_loss, m) is not getattr(OuterLoss, m) for m in ("step_weights", "task_weights", "along")):
+        if learner.outer_loss.has_own("step_weights", "task_weights", "along"):
             raise ValueError(
                 "outer_loss: AdaptiveMetaStep is the theory of the mean loss after the last inner step, got "
-                f"{outer_loss.__name__}; use MeanLoss"
+                f"{type(learner.outer_loss).__name__}; use MeanLoss"
             )
         inner = learner.inner_loop.optimizer
         if not isinstance(inner, SGD) or inner.momentum or inner.weight_decay:

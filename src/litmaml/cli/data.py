@@ -14,7 +14,7 @@ from torch import Tensor
 from litmaml.cli.error_lines import OneLineErrors, errors_in_one_line
 from litmaml.data.image_source import TOGETHER
 from litmaml.data.image_table import ImageTable
-from litmaml.data.images import ImageFormat
+from litmaml.data.images import PHOTOGRAPHS, ImageFormat
 from litmaml.data.leakage import Copies
 from litmaml.data.packed_images import PackedImages, is_packed, pack_images
 from litmaml.finetuning.fine_tuning import shown
@@ -22,13 +22,11 @@ from litmaml.runs.paths import expanded
 from litmaml.shown import printable
 from litmaml.tasks import Split
 
-_FORMAT = ImageFormat(84, 3)
-
 
 def pack(
     source: str,
     output: str,
-    image_format: ImageFormat = _FORMAT,
+    image_format: ImageFormat = PHOTOGRAPHS,
     table: str | None = None,
     file_column: str | None = None,
     label_column: str | None = None,

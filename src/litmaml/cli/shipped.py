@@ -12,6 +12,7 @@ from jsonargparse import auto_cli
 
 import litmaml
 from litmaml.cli.error_lines import OneLineErrors
+from litmaml.runs.arguments import with_files
 from litmaml.runs.paths import expanded
 from litmaml.shown import printable
 
@@ -37,19 +38,7 @@ def with_shipped(arguments: Sequence[str]) -> list[str]:
     Raises:
         ValueError: There is neither.
     """
-    found, rest = list[str](), list(arguments)
-    while rest:
-        argument = rest.pop(0)
-        option, equals, value = argument.partition("=")
-        if option in ("-c", "--config") and not equals and rest:
-            found += [argument, _file(rest.pop(0))]
-        elif option in ("-c", "--config") and equals:
-            found.append(f"{option}={_file(value)}")
-        elif argument.startswith("-c") and argument[2:]:
-            found.append(f"-c{_file(argument[2:])}")
-        else:
-            found.append(argument)
-    return found
+    return with_files(arguments, _file)
 
 
 def _file(value: str) -> str:

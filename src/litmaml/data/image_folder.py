@@ -7,13 +7,11 @@ from litmaml.data.class_splits import Dealing
 from litmaml.data.episode import AS_IN_TRAINING, FEW_SHOT, Episode
 from litmaml.data.image_layouts import recognised
 from litmaml.data.image_source import ImageSource
-from litmaml.data.images import ImageFormat
+from litmaml.data.images import PHOTOGRAPHS, ImageFormat
 from litmaml.data.layout_readers import Wanted, folders_of_classes
 from litmaml.data.leakage import Copies
 from litmaml.data.sourced_images import SourcedImages
 from litmaml.runs.paths import expanded
-
-_FORMAT = ImageFormat(84, 3)
 
 
 class ImageFolderTasks(SourcedImages):
@@ -53,7 +51,7 @@ class ImageFolderTasks(SourcedImages):
     def __init__(
         self,
         root: str,
-        image_format: ImageFormat = _FORMAT,
+        image_format: ImageFormat = PHOTOGRAPHS,
         split: tuple[float, float, float] = (0.6, 0.2, 0.2),
         split_seed: int = 0,
         split_file: str | None = None,

@@ -8,7 +8,7 @@ from litmaml.data.episode import AS_IN_TRAINING, FEW_SHOT, Episode
 from litmaml.data.image_layouts import open_images
 from litmaml.data.image_lists import Columns
 from litmaml.data.image_source import ImageSource
-from litmaml.data.images import ImageFormat
+from litmaml.data.images import PHOTOGRAPHS, ImageFormat
 from litmaml.data.layout_readers import Wanted
 from litmaml.data.leakage import Copies
 from litmaml.data.shared_out import published_splits
@@ -16,8 +16,6 @@ from litmaml.data.sourced_images import SourcedImages
 from litmaml.runs.paths import expanded
 from litmaml.shown import listed
 from litmaml.tasks import Split
-
-_FORMAT = ImageFormat(84, 3)
 
 
 class ImageTable(SourcedImages):
@@ -69,7 +67,7 @@ class ImageTable(SourcedImages):
     def __init__(
         self,
         root: str,
-        image_format: ImageFormat = _FORMAT,
+        image_format: ImageFormat = PHOTOGRAPHS,
         table: str | None = None,
         file_column: str | None = None,
         label_column: str | None = None,

@@ -140,6 +140,10 @@ class ImageFormat:
         return numbers.add_(_for_channels(shift, pixels)) if shift.any() else numbers
 
 
+PHOTOGRAPHS = ImageFormat(84, 3)
+"""What photographs become where nothing else is said: in colours and as large as those of mini-ImageNet."""
+
+
 def _for_channels(numbers: NDArray[np.float64], pixels: Tensor) -> Tensor | float:
     """A number as it is; one for each channel to be broadcast over pixels (..., C, H, W)."""
     if numbers.ndim == 0:

@@ -14,7 +14,7 @@ from litmaml.data.episode import AS_IN_TRAINING, LEAST, Episode
 from litmaml.data.image_layouts import open_images, recognised
 from litmaml.data.image_lists import Columns
 from litmaml.data.image_source import ImageFiles, ImageSource
-from litmaml.data.images import ImageFormat
+from litmaml.data.images import PHOTOGRAPHS, ImageFormat
 from litmaml.data.layout_readers import Wanted
 from litmaml.data.leakage import Copies
 from litmaml.data.masked_files import with_masks
@@ -22,7 +22,6 @@ from litmaml.data.sourced_images import SourcedImages
 from litmaml.runs.paths import expanded
 from litmaml.tasks import Batch, Tasks, map_batches
 
-_FORMAT = ImageFormat(84, 3)
 _ONE_CLASS = Episode(ways=1, shots=5, queries=5, support_batches=1, hessian_batches=0)
 
 
@@ -67,7 +66,7 @@ class MaskTasks(SourcedImages):
     def __init__(
         self,
         root: str,
-        image_format: ImageFormat = _FORMAT,
+        image_format: ImageFormat = PHOTOGRAPHS,
         masks: str | None = None,
         foreground: int | None = None,
         table: str | None = None,

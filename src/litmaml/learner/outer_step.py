@@ -39,7 +39,7 @@ class OuterStep:
     def add(self, found: MetaGradient, numbers: Tensor, count: Count, rank: int) -> tuple[Tensor, Params]:
         """The mean loss of this rank's batch, nan of no task at all, and the gradients that it hands over."""
         share, kept = self.share(count, rank), found.finite
-        if type(self._outer_loss).update is not OuterLoss.update:
+        if self._outer_loss.has_own("update"):
             self._losses.append((numbers[kept], found.losses[kept]))
         loss = found.loss if share else torch.full_like(found.loss, torch.nan)
         if share == 1:

@@ -60,14 +60,14 @@ class ChunkGradient:
     def look(self, tasks: Tasks) -> None:
         """Look for constant parts of the model, where they could be used."""
         # What is overridden gets the batches themselves.
-        if type(self.outer_loss).along is OuterLoss.along:
+        if not self.outer_loss.has_own("along"):
             self.inner_loop.constant.look(self.inner_loop, tasks)
 
     def takes_features(self, tasks: Tasks) -> bool:
         """Whether constant parts of the model are computed once."""
         loop, outer_gradient = self.inner_loop, self.outer_gradient
         calls = loop.constant.of(loop.model)
-        if calls is None or loop.draws or type(self.outer_loss).along is not OuterLoss.along:
+        if calls is None or loop.draws or self.outer_loss.has_own("along"):
             return False
         if outer_gradient.probes and torch.is_autocast_enabled(tasks.query.device.type):
             return False  # probes are not cast

@@ -34,6 +34,10 @@ class OuterLoss(nn.Module):
         super().__init__()
         self.loss = loss
 
+    def has_own(self, *methods: str) -> bool:
+        """Whether it answers one of the methods below otherwise than this class does."""
+        return any(getattr(type(self), method) is not getattr(OuterLoss, method) for method in methods)
+
     def step_weights(self, steps: int, epoch: int) -> Sequence[float] | None:
         """w_0, ..., w_N in an epoch of the run, of which w_N may not be left out; None for (0, ..., 0, 1)."""
         return None

@@ -20,7 +20,7 @@ def refuse_along(outer_loss: OuterLoss, name: str, *methods: str) -> None:
     Raises:
         ValueError: It has one.
     """
-    if any(getattr(type(outer_loss), method) is not getattr(OuterLoss, method) for method in methods):
+    if outer_loss.has_own(*methods):
         raise ValueError(
             f"outer_loss: {type(outer_loss).__name__} takes terms along the path of the inner steps, which {name} does "
             "not differentiate; use MeanLoss, or SecondOrder as the outer gradient"

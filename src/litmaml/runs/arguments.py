@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,23 @@ def _typed(text: str) -> Any:
     except (yaml.YAMLError, RecursionError):  # the name of a file that is not there
         return None
     return content if isinstance(content, dict) else None
+
+
+def with_files(arguments: Sequence[str], other: Callable[[str], str]) -> list[str]:
+    """The arguments with another configuration file, as the function has it, in the place of each."""
+    found, before = list[str](), ""
+    for argument in arguments:
+        option, equals, value = argument.partition("=")
+        if before in ("-c", "--config"):
+            found.append(other(argument))
+        elif option in ("-c", "--config") and equals:
+            found.append(f"{option}={other(value)}")
+        elif argument.startswith("-c") and argument != "-c":
+            found.append(f"-c{other(argument[2:])}")
+        else:
+            found.append(argument)
+        before = "" if before in ("-c", "--config") else argument
+    return found
 
 
 def options_in(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
