@@ -35,7 +35,7 @@ from litmaml.data.pool_tasks import Keys
 from litmaml.inner import SGD
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP
-from litmaml.tasks import stacks_of
+from litmaml.tasks import Split, stacks_of
 
 ROOT = Path(__file__).resolve().parents[1]
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0, 1e3, 1e4)
@@ -52,10 +52,10 @@ def ridge(inputs: Numbers, targets: Numbers, strength: float) -> tuple[Numbers, 
     return slopes, level - float(middle @ slopes)
 
 
-def tasks_of(tasks: TableTasks, split: str, count: int) -> dict[int, Task]:
+def tasks_of(tasks: TableTasks, split: Split, count: int) -> dict[int, Task]:
     """Support and query of each task, by its number."""
     found = {}
-    for stack in stacks_of(tasks.sample(split, range(count), 0)):  # type: ignore[arg-type]
+    for stack in stacks_of(tasks.sample(split, range(count), 0)):
         (support,), query = stack.support, stack.query
         for k, number in enumerate(stack.numbers.tolist()):
             parts = (support.inputs, support.targets, query.inputs, query.targets)

@@ -72,7 +72,7 @@ class Regret(Callback):
     def _losses(self, trainer: Trainer, pl_module: LightningModule, rounds: range) -> torch.Tensor:
         """F_t of these tasks at the weights as they are, on every process alike."""
         assert isinstance(pl_module, MetaLearner)
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # as above
         tasks = data.tasks.tasks.sample("train", rounds, data.seed)
         tasks = data.transfer_batch_to_device(tasks, pl_module.device, 0)
         rendered: MetaBatch = data.on_after_batch_transfer(tasks, 0)
