@@ -5,7 +5,8 @@
 
 Every outer gradient is crossed with inner optimizers, with tasks looped and at once, with all weights and the head
 alone adapted, with and without batch norm, in float32 and float64; some are compiled too. One thread, so that sums
-have one order. A gradient is compared by its place among the trained tensors, since names may change.
+have one order. A gradient is compared by its place among the trained tensors, since names may change. Where the head
+alone is adapted, a body that is computed once rounds otherwise: ``--without features`` computes it in each step.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import importlib
 import itertools
 import pkgutil
 import warnings
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -137,9 +139,13 @@ def main() -> int:
     parser.add_argument("file", help="where the record is written")
     parser.add_argument("--against", help="the record of another commit")
     parser.add_argument("--only", default="", help="words in the description of a problem")
+    parser.add_argument("--without", nargs="+", default=[], metavar="PART", help="parts of the engine to switch off")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    found = record(arguments.only)
+    with ExitStack() as off:
+        if arguments.without:  # which older commits do not have
+            off.enter_context(importlib.import_module("litmaml.engine.switches").without(*arguments.without))
+        found = record(arguments.only)
     torch.save(found, arguments.file)
     print(f"{len(found)} problems recorded in {arguments.file}")
     if arguments.against is None:
