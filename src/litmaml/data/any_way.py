@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from litmaml.data.task_distribution import TaskDistribution
+from litmaml.data.tasks_within import TasksWithin
 from litmaml.randomness import task_streams
 from litmaml.tasks import MetaBatch, Split, Tasks, stacks_of
 
 
-class AnyWay(TaskDistribution):
+class AnyWay(TasksWithin):
     """Tasks of another distribution with any numbers of classes and examples in validation and test.
 
     Each such task draws how many classes it has and how many support examples of each, uniformly between two bounds, as
@@ -31,7 +31,7 @@ class AnyWay(TaskDistribution):
     def __init__(
         self, tasks: TaskDistribution, ways: tuple[int, int] = (2, 20), shots: tuple[int, int] = (1, 20)
     ) -> None:
-        super().__init__(tasks.train, tasks.test)
+        super().__init__(tasks)
         for name, bounds, least in (("ways", ways, 2), ("shots", shots, 1)):
             if len(bounds) != 2 or not least <= bounds[0] <= bounds[1]:
                 raise ValueError(
@@ -40,11 +40,8 @@ class AnyWay(TaskDistribution):
                 )
         if not tasks.sizes("test").ways:
             raise ValueError(f"tasks: have no classes, got {type(tasks).__name__}; give a distribution of classes")
-        self.tasks, self.ways, self.shots = tasks, ways, shots
+        self.ways, self.shots = ways, shots
         self._most = self._of(ways[1], shots[1])
-
-    def prepare(self) -> None:
-        self.tasks.prepare()
 
     def load(self, split: Split) -> None:
         # With the most of both, so that whatever is drawn is there.
@@ -59,15 +56,6 @@ class AnyWay(TaskDistribution):
             ways, shots = (int(stream.integers(low, high + 1)) for low, high in (self.ways, self.shots))
             stacks += stacks_of(self._of(ways, shots).sample(split, [number], seed))
         return tuple(stacks)
-
-    def render(self, tasks: Tasks) -> Tasks:
-        return self.tasks.render(tasks)
-
-    def record(self) -> Mapping[str, Any] | None:
-        return self.tasks.record()
-
-    def adopt(self, record: object) -> None:
-        self.tasks.adopt(record)
 
     def describe(self, split: Split) -> dict[str, int | float | str | bool]:
         found = self.tasks.describe(split)

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 import torch
 
-from litmaml.data.episode import Sizes
 from litmaml.data.task_distribution import TaskDistribution, check_at_least
+from litmaml.data.tasks_within import TasksWithin
 from litmaml.randomness import task_streams
 from litmaml.tasks import MetaBatch, Split, Tasks, stacks_of
 
 
-class OnlineTasks(TaskDistribution):
+class OnlineTasks(TasksWithin):
     """Follow the meta leader (FTML, Finn et al. 2019, arXiv 1902.08438): round t = 0, 1, ... brings task t, and trains
     on tasks drawn uniformly from 0, ..., t.
 
@@ -31,24 +31,11 @@ class OnlineTasks(TaskDistribution):
 
     def __init__(self, tasks: TaskDistribution, every: int) -> None:
         check_at_least(1, every=every)
-        self.tasks, self.every = tasks, every
-        self.train, self.test = tasks.train, tasks.test
+        super().__init__(tasks)
+        self.every = every
 
-    @property
-    def shares_examples(self) -> bool:  # type: ignore[override]  # of the distribution within
-        return self.tasks.shares_examples
-
-    def sizes(self, split: Split) -> Sizes:
-        return self.tasks.sizes(split)
-
-    def prepare(self) -> None:
-        self.tasks.prepare()
-
-    def load(self, split: Split) -> None:
-        self.tasks.load(split)
-
-    def render(self, tasks: Tasks) -> Tasks:
-        return self.tasks.render(tasks)
+    def source_of(self, split: Split, number: int, seed: int) -> str | None:
+        return self.tasks.source_of(split, self.drawn(number, seed) if split == "train" else number, seed)
 
     def describe(self, split: Split) -> dict[str, int | float | str | bool]:
         return self.tasks.describe(split) | ({"every": self.every} if split == "train" else {})

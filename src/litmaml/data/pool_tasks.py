@@ -8,12 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from litmaml.data.drawing import Draw, Drawn, Rows
-from litmaml.data.task_distribution import TaskDistribution
+from litmaml.data.task_distribution import TaskDistribution, in_run_precision
 from litmaml.randomness import task_stream, task_streams
-from litmaml.tasks import Batch, MetaBatch, Split, Tasks, Tree, map_batches, tree_map
+from litmaml.tasks import Batch, MetaBatch, Split, Tasks, Tree, tree_map
 
 
 class Keys(NamedTuple):
@@ -98,13 +97,7 @@ class PoolTasks(TaskDistribution):
         return [name for name, rows in zip(pool.names, pool.draw.members, strict=True) if row in rows]
 
     def render(self, tasks: Tasks) -> Tasks:
-        """Floating point numbers in torch's default dtype, which is the precision of the run while it renders."""
-        dtype = torch.get_default_dtype()
-
-        def cast(part: Tensor) -> Tensor:
-            return part.to(dtype) if part.is_floating_point() else part
-
-        return map_batches(lambda batch: tree_map(cast, batch), tasks)
+        return in_run_precision(tasks)
 
     def _stack(self, keys: Keys, drawn: list[Drawn]) -> Tasks:
         """The tasks, whose batches have the same sizes."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
+from torch import Tensor
 
 from litmaml.data.episode import AS_IN_TRAINING, LEAST, Episode, Sizes, sizes_of
 from litmaml.tasks import Batch, MetaBatch, Split, Tasks, map_batches, tree_map
@@ -25,9 +26,13 @@ def check_at_least(least: int, **arguments: int | None) -> None:
 
 
 def in_run_precision(tasks: Tasks) -> Tasks:
-    """The tasks of a regression in torch's default dtype, which is the precision of the run while it renders."""
+    """The tasks with floating point numbers in torch's default dtype, the precision of the run while it renders."""
     dtype = torch.get_default_dtype()
-    return map_batches(lambda batch: tree_map(lambda part: part.to(dtype), batch), tasks)
+
+    def cast(part: Tensor) -> Tensor:
+        return part.to(dtype) if part.is_floating_point() else part
+
+    return map_batches(lambda batch: tree_map(cast, batch), tasks)
 
 
 _ONE_BATCH = Episode(support_batches=1, hessian_batches=0)
