@@ -32,7 +32,7 @@ from litmaml.finetuning.row_report import print_row_report, write_row_prediction
 from litmaml.finetuning.row_tuning import RowsTuned, fine_tune_rows
 from litmaml.learner.recipe import not_warned_of
 from litmaml.runs.admitted import NotAdmitted
-from litmaml.runs.paths import expanded
+from litmaml.runs.paths import check_new, expanded
 from litmaml.shown import first_line, listed, printable
 
 
@@ -94,8 +94,7 @@ def finetune(
         "head": head,
     }
     folder = expanded(output)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"output: {output!r} exists already and is no empty folder; name a new one")
+    check_new(folder, repr(output))
     _check_device(device)
     if wandb is not None:  # wandb need not be there otherwise, and it is too late at the end to say that it is not
         from litmaml.finetuning.wandb_report import report_to_wandb

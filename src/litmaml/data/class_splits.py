@@ -1,14 +1,13 @@
-"""Which classes are for training, validation and test: by chance, by a file, by folders, or as published."""
+"""Which classes are for training, validation and test by the folders that they lie in, or as published."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from litmaml.data.image_files import folders_in
-from litmaml.data.shared_out import Shares, by_file, check_shares, composed, dealt, read_split_file, split_called
+from litmaml.data.shared_out import composed, read_split_file, split_called
 from litmaml.shown import one_line
 from litmaml.tasks import SPLITS, Split
 
@@ -38,44 +37,6 @@ def split_folders(root: Path) -> dict[Split, Path]:
     holding = {name: folder for name, folder in folders.items() if split_called(name) and folders_in(folder)}
     whole = len({split_called(name) for name in holding}) > 1 or len(holding) == len(folders)
     return of_each_split(holding, f"root={root}") if whole else {}
-
-
-@dataclass(frozen=True)
-class Dealing:
-    """How classes are shared out among the splits.
-
-    Args:
-        shares: Of the classes that each split gets by chance, where there is no file.
-        seed: Of the order in which they are dealt out.
-        split_file: A path, or the name of a published split.
-
-    Raises:
-        ValueError: The shares are not three positive numbers.
-    """
-
-    shares: Shares = (0.6, 0.2, 0.2)
-    seed: int = 0
-    split_file: str | None = None
-
-    def __post_init__(self) -> None:
-        check_shares(self.shares)
-
-    def deal(self, classes: Mapping[str, T], root: str | Path) -> dict[Split, dict[str, T]]:
-        """What belongs to each class, by split.
-
-        Args:
-            classes: The same, of all classes.
-            root: What they are in, for errors.
-
-        Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: It is no such file, or it does not name these classes.
-        """
-        if self.split_file is not None:
-            splits = by_file([*classes], self.split_file, "class", root)
-        else:
-            splits = dealt([*classes], self.shares, self.seed)
-        return {split: {name: part for name, part in classes.items() if splits[name] == split} for split in SPLITS}
 
 
 def check_published(name: str, splits: Mapping[Split, Collection[str]]) -> None:

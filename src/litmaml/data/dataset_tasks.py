@@ -17,7 +17,7 @@ from litmaml.data.episode import AS_IN_TRAINING, FEW_SHOT, LEAST, Episode
 from litmaml.data.images import ImageFormat
 from litmaml.data.leakage import fingerprints
 from litmaml.data.pool_tasks import Held, Keys, Pool, PoolTasks
-from litmaml.data.shared_out import Shares, by_file, check_shares, dealt
+from litmaml.data.shared_out import Dealing, Shares
 from litmaml.randomness import global_generators_seeded, task_stream, task_streams
 from litmaml.shown import listed
 from litmaml.tasks import SPLITS, Batch, Split, Tasks, Tree, map_batches, tensors_of, tree_map
@@ -84,7 +84,7 @@ class DatasetTasks(PoolTasks):
             self.least = Episode(shots=1, queries=0, support_batches=1, hessian_batches=0)  # type: ignore[misc]
         usual = FEW_SHOT if group is None else Episode(shots=5, queries=0)
         super().__init__(train.over(usual), test)
-        check_shares(split)
+        self._dealing = Dealing(split, split_seed, split_file)
         if (val_dataset is None) != (test_dataset is None):
             raise ValueError("val_dataset, test_dataset: only one is given; give both, or neither to share out classes")
         if val_dataset is not None and split_file is not None:
@@ -107,12 +107,7 @@ class DatasetTasks(PoolTasks):
                 f"{'class' if self.group is None else 'group'}, and these have fewer: {listed(few)}; take fewer, or "
                 "leave them out of the dataset"
             )
-        if sizes.ways > len(members):
-            argument = "train" if split == "train" or self.test.ways is None else "test"
-            raise ValueError(
-                f"{argument}.ways: the split {split} has {len(members)} classes, got {sizes.ways}; take fewer, or give "
-                "the split more classes"
-            )
+        self.check_ways(split, len(members), "classes", "take fewer, or give the split more classes")
         names, rows = [*members], [*members.values()]
         draw: Draw = ClassDraw(rows) if self.group is None else GroupDraw(rows, ordered=False, split=split)
         return Pool(names, draw, self._held(items, rows) if self.in_memory else _Lazily(items, self.group is not None))
@@ -143,14 +138,7 @@ class DatasetTasks(PoolTasks):
         with global_generators_seeded(task_stream(0, "train", 0)):
             labels = {name: each.label_names(each.column(key)) for name, each in items.items()}
         if len(items) == 1:
-            members = rows_by_name(labels["train"])
-            if self.split_file is not None:
-                splits = by_file([*members], self.split_file)
-            else:
-                splits = dealt([*members], self.split, self.split_seed)
-            self._members = {
-                split: {name: rows for name, rows in members.items() if splits[name] == split} for split in SPLITS
-            }
+            self._members = self._dealing.deal(rows_by_name(labels["train"]))
             items = dict.fromkeys(SPLITS, items["train"])
         else:
             self._members = {split: rows_by_name(labels[split]) for split in SPLITS}

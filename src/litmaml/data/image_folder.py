@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from litmaml.data.augment import UNCHANGED, Augment
-from litmaml.data.class_splits import Dealing
 from litmaml.data.episode import AS_IN_TRAINING, FEW_SHOT, Episode
 from litmaml.data.image_layouts import recognised
 from litmaml.data.image_source import ImageSource
 from litmaml.data.images import PHOTOGRAPHS, ImageFormat
 from litmaml.data.layout_readers import Wanted, folders_of_classes
 from litmaml.data.leakage import Copies
+from litmaml.data.shared_out import Dealing
 from litmaml.data.sourced_images import SourcedImages
 from litmaml.runs.paths import expanded
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from litmaml.data.augment import UNCHANGED, Augment
-from litmaml.data.class_splits import Dealing
 from litmaml.data.episode import AS_IN_TRAINING, FEW_SHOT, Episode
 from litmaml.data.image_layouts import open_images
 from litmaml.data.image_lists import Columns
@@ -11,7 +10,7 @@ from litmaml.data.image_source import ImageSource
 from litmaml.data.images import PHOTOGRAPHS, ImageFormat
 from litmaml.data.layout_readers import Wanted
 from litmaml.data.leakage import Copies
-from litmaml.data.shared_out import published_splits
+from litmaml.data.shared_out import Dealing, published_splits
 from litmaml.data.sourced_images import SourcedImages
 from litmaml.runs.paths import expanded
 from litmaml.shown import listed

@@ -106,14 +106,9 @@ class ImageTasks(TaskDistribution):
                     f"the splits {one} and {other} share {len(shared)} classes: {listed(shared)}. "
                     f"Give each class to one split only, or results will be too good"
                 )
-        classes, (ways, shots, queries, *_) = len(self.class_names(split)), self.sizes(split)
-        if ways > classes:
-            argument = "train" if split == "train" or self.test.ways is None else "test"
-            fewer = f"choose at most {classes} or " if classes > 1 else ""
-            raise ValueError(
-                f"{argument}.ways: the split {split} has {classes} classes, got {ways}; "
-                f"{fewer}give the split more classes"
-            )
+        classes, (_, shots, queries, *_) = len(self.class_names(split)), self.sizes(split)
+        fewer = f"choose at most {classes} or " if classes > 1 else ""
+        self.check_ways(split, classes, "classes", f"{fewer}give the split more classes")
         pool = self.read_pool(split)
         reuse = self.drawn_anew and self.affine > 0
         few = [f"{pool.names[k]} ({pool.counts[k]})" for k in np.flatnonzero(pool.counts < shots + queries)]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from litmaml.data.class_splits import Dealing, check_published, of_each_split, split_folders
+from litmaml.data.class_splits import check_published, of_each_split, split_folders
 from litmaml.data.image_files import class_folders, folders_in, images_in, one_name_each, tell_of_left_out
 from litmaml.data.image_lists import Columns, NoList, by_class, located, read_list, words
 from litmaml.data.image_pickles import PickledImages, pickles_in
 from litmaml.data.image_source import ImageFiles, ImageSource
 from litmaml.data.packed_images import PackedImages
-from litmaml.data.shared_out import split_called
+from litmaml.data.shared_out import Dealing, split_called
 from litmaml.shown import listed, one_line
 from litmaml.tasks import SPLITS, Split
 
@@ -57,7 +57,7 @@ class Wanted:
         classes = by_class(files, [name for name, paths in pairs for _ in paths])  # two splits may have one class
         classes |= {name: [] for name, paths in pairs if not paths}
         dealing = self.dealing if file or not self.published else Dealing(split_file=self.published)
-        return ImageFiles(layout, root, dealing.deal(classes, root))
+        return ImageFiles(layout, root, dealing.deal(classes, "class", root))
 
 
 def folders_of_classes(root: Path, wanted: Wanted) -> ImageFiles:

@@ -9,7 +9,6 @@ import torch
 
 from litmaml.data.affine import random_affine
 from litmaml.data.augment import UNCHANGED, Augment
-from litmaml.data.class_splits import Dealing
 from litmaml.data.episode import AS_IN_TRAINING, LEAST, Episode
 from litmaml.data.image_layouts import open_images, recognised
 from litmaml.data.image_lists import Columns
@@ -18,6 +17,7 @@ from litmaml.data.images import PHOTOGRAPHS, ImageFormat
 from litmaml.data.layout_readers import Wanted
 from litmaml.data.leakage import Copies
 from litmaml.data.masked_files import with_masks
+from litmaml.data.shared_out import Dealing
 from litmaml.data.sourced_images import SourcedImages
 from litmaml.runs.paths import expanded
 from litmaml.tasks import Batch, Tasks, map_batches

@@ -17,6 +17,7 @@ from litmaml.data.image_source import TOGETHER, ImageSource
 from litmaml.data.images import ImageFormat, ImagePool, compare_pools
 from litmaml.data.leakage import Copies
 from litmaml.data.packed_pool import Damaged, PackedPool, bytes_of, made_by, write_pool
+from litmaml.runs.paths import check_new
 from litmaml.runs.plain_files import NotPlain, read_json
 from litmaml.shown import one_line
 from litmaml.tasks import SPLITS, Split
@@ -56,8 +57,7 @@ def pack_images(
         OSError: It cannot be written, or the disk is too small.
         ValueError: Images cannot be read, or stand in two splits.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise FileExistsError(f"output: {output} exists already and is no empty folder; name a new one")
+    check_new(output, str(output))
     counts = {split: found for split in SPLITS if (found := source.counts(split))}
     shape = (image_format.channels, image_format.size, image_format.size)
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -7,14 +7,18 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from math import inf
+from typing import TypeVar
 
 from litmaml.runs.paths import expanded
 from litmaml.runs.plain_files import NotPlain, read_text
 from litmaml.shown import listed
 from litmaml.tasks import SPLITS, Split
+
+T = TypeVar("T")
 
 Shares = tuple[float, float, float]
 """Of the classes or tasks, for training, validation and test."""
@@ -113,6 +117,48 @@ def by_column(names: Sequence[str], cells: Sequence[str], column: str) -> dict[s
                 "class to one split, or results will be too good"
             )
     return splits
+
+
+@dataclass(frozen=True)
+class Dealing:
+    """How classes or tasks are shared out among the splits.
+
+    Args:
+        shares: Of them that each split gets by chance, where there is no file.
+        seed: Of the order in which they are dealt out.
+        split_file: A path, or the name of a published split.
+
+    Raises:
+        ValueError: The shares are not three positive numbers.
+    """
+
+    shares: Shares = (0.6, 0.2, 0.2)
+    seed: int = 0
+    split_file: str | None = None
+
+    def __post_init__(self) -> None:
+        check_shares(self.shares)
+
+    def splits_of(self, names: Sequence[str], kind: str = "task", where: object = "the data") -> dict[str, Split]:
+        """The split of each name.
+
+        Args:
+            names: All of them.
+            kind: What they name, for the errors.
+            where: What they are in, likewise.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is no such file, or it does not name these.
+        """
+        if self.split_file is not None:
+            return by_file(names, self.split_file, kind, where)
+        return dealt(names, self.shares, self.seed)
+
+    def deal(self, parts: Mapping[str, T], kind: str = "task", where: object = "the data") -> dict[Split, dict[str, T]]:
+        """What belongs to each name, by split; otherwise as ``splits_of``."""
+        splits = self.splits_of([*parts], kind, where)
+        return {split: {name: part for name, part in parts.items() if splits[name] == split} for split in SPLITS}
 
 
 def published_splits() -> list[str]:

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from litmaml.data.augment import Augment
 from litmaml.data.cache import cache_folder
-from litmaml.data.class_splits import Dealing
 from litmaml.data.episode import Episode
 from litmaml.data.image_source import ImageSource
 from litmaml.data.image_tasks import ImageTasks
 from litmaml.data.images import ImageFormat, ImagePool
 from litmaml.data.kept_images import KeptImages
 from litmaml.data.leakage import Copies
+from litmaml.data.shared_out import Dealing
 from litmaml.runs.paths import expanded
 from litmaml.tasks import SPLITS, Split
 

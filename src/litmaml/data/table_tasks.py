@@ -16,7 +16,7 @@ from litmaml.data.drawing import GroupDraw, Rows, few_rows, rows_by_name
 from litmaml.data.episode import AS_IN_TRAINING, Episode
 from litmaml.data.leakage import fingerprints
 from litmaml.data.pool_tasks import Keys, Pool, PoolTasks
-from litmaml.data.shared_out import Shares, by_column, by_file, check_shares, dealt
+from litmaml.data.shared_out import Dealing, Shares, by_column
 from litmaml.data.table_file import Columns, chosen, column_names, read_columns
 from litmaml.data.table_format import Missing, TableFormat, moments, refuse_cells
 from litmaml.shown import listed
@@ -110,7 +110,7 @@ class TableTasks(PoolTasks):
             raise ValueError(f"targets: has to be the one column that names the class, got {list(targets)}")
         if split_file is not None and split_column is not None:
             raise ValueError(f"split_column: is one way to share out, got {split_file!r} for another; leave one out")
-        check_shares(split)
+        self._dealing = Dealing(split, split_seed, split_file)
         self.path, self.task, self.features, self.targets = path, task, list(features), list(targets)
         self.kind, self.order, self.missing = kind, order, missing
         self.split, self.split_seed, self.split_file, self.split_column = split, split_seed, split_file, split_column
@@ -217,9 +217,7 @@ class TableTasks(PoolTasks):
             return by_column(
                 columns.texts[self.task].tolist(), columns.texts[self.split_column].tolist(), self.split_column
             )
-        if self.split_file is not None:
-            return by_file(names, self.split_file)
-        return dealt(names, self.split, self.split_seed)
+        return self._dealing.splits_of(names)
 
     def _made_format(self) -> TableFormat:
         table = self._table

@@ -68,6 +68,22 @@ class TaskDistribution(ABC):
         """The numbers of classes, examples and batches of each task of this split."""
         return self._sizes["train" if split == "train" else "test"]
 
+    def check_ways(self, split: Split, there: int, what: str, remedy: str) -> None:
+        """Refuse tasks of more classes than a split has.
+
+        Args:
+            split: The split.
+            there: How many it has.
+            what: What they are called.
+            remedy: What to do.
+
+        Raises:
+            ValueError: A task has more.
+        """
+        if (ways := self.sizes(split).ways) > there:
+            argument = "train" if split == "train" or self.test.ways is None else "test"
+            raise ValueError(f"{argument}.ways: the split {split} has {there} {what}, got {ways}; {remedy}")
+
     def resized(self, test: Episode) -> Self:
         """The same tasks, and what is loaded of them, with other numbers in validation and test."""
         other = copy.copy(self)

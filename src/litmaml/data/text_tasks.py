@@ -8,7 +8,7 @@ from litmaml.data.apart import check_apart
 from litmaml.data.drawing import ClassDraw, Rows, few_rows, rows_by_name
 from litmaml.data.episode import AS_IN_TRAINING, FEW_SHOT, Episode
 from litmaml.data.pool_tasks import Held, Pool, PoolTasks
-from litmaml.data.shared_out import Shares, by_column, by_file, check_shares, dealt
+from litmaml.data.shared_out import Dealing, Shares, by_column
 from litmaml.data.table_file import read_columns
 from litmaml.data.text_encoders import TextEncoder
 from litmaml.shown import listed
@@ -54,7 +54,7 @@ class TextTasks(PoolTasks):
         test: Episode = AS_IN_TRAINING,
     ) -> None:
         super().__init__(train.over(FEW_SHOT), test)
-        check_shares(split)
+        self._dealing = Dealing(split, split_seed, split_file)
         if split_file is not None and split_column is not None:
             raise ValueError(f"split_column: is one way to share out, got {split_file!r} for another; leave one out")
         self.path, self.encoder, self.text, self.label = path, encoder, text, label
@@ -65,12 +65,7 @@ class TextTasks(PoolTasks):
         texts, members, splits = self._table()
         mine = {name: rows for name, rows in members.items() if splits[name] == split}
         sizes = self.sizes(split)
-        if sizes.ways > len(mine):
-            argument = "train" if split == "train" or self.test.ways is None else "test"
-            raise ValueError(
-                f"{argument}.ways: the split {split} has {len(mine)} labels, got {sizes.ways}; take fewer, or give the "
-                "split more labels"
-            )
+        self.check_ways(split, len(mine), "labels", "take fewer, or give the split more labels")
         if few := few_rows([*mine], [*mine.values()], sizes.shots + sizes.queries):
             raise ValueError(
                 f"shots, queries: a task of the split {split} takes {sizes.shots} + {sizes.queries} sentences of a "
@@ -102,10 +97,8 @@ class TextTasks(PoolTasks):
             members = rows_by_name(labels)
             if self.split_column is not None:
                 splits = by_column(labels, columns.texts[self.split_column].tolist(), self.split_column)
-            elif self.split_file is not None:
-                splits = by_file([*members], self.split_file)
             else:
-                splits = dealt([*members], self.split, self.split_seed)
+                splits = self._dealing.splits_of([*members])
             check_apart([text.encode() for text in texts], members, splits, "label", "sentences")
             self._read = texts, members, splits
         return self._read

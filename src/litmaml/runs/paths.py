@@ -13,6 +13,20 @@ def expanded(path: str | Path) -> Path:
     return Path(os.path.expandvars(os.path.expanduser(path)))
 
 
+def check_new(folder: Path, typed: str) -> None:
+    """Refuse a folder to write to that has something in it.
+
+    Args:
+        folder: It.
+        typed: As it was typed.
+
+    Raises:
+        FileExistsError: It does, or is a file.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"output: {typed} exists already and is no empty folder; name a new one")
+
+
 def unlinked(path: Path, hard: bool = True) -> Path:
     """The path of a file that is about to be written, where no link or pipe lies any more.
 
