@@ -48,7 +48,7 @@ class Implicit(OuterGradient):
     ``iterations`` + 1 products, and no memory for the path.
 
     It is right only where the steps have come near theta*, and lambda is larger than the negative curvature of H; with
-    a lambda too small it trains the wrong way. So it gives NaN where a direction of no positive curvature is met, which
+    a lambda too small it goes astray. So it gives NaN where a direction of no positive curvature is met, which
     names the task in a run, and logs two residuals: ``stationarity``, |grad l + lambda (theta_N - w)| as a share of
     |lambda (theta_N - w)|, and ``solve``, that of the linear system as a share of |v|.
 
