@@ -16,12 +16,12 @@ from litmaml.weights import Params
 Streams = Iterable[np.random.Generator]
 """The stream of each of T tasks in turn."""
 
-Purpose = Literal["examples", "directions", "layers", "protocol", "rounds"]
-_PURPOSES: tuple[Purpose, ...] = ("examples", "directions", "layers", "protocol", "rounds")
+Purpose = Literal["examples", "directions", "layers", "protocol", "rounds", "rollouts"]
+_PURPOSES: tuple[Purpose, ...] = ("examples", "directions", "layers", "protocol", "rounds", "rollouts")
 
 
 def task_streams(
-    seed: int, split: Split, numbers: Iterable[int], purpose: Purpose = "examples"
+    seed: int, split: Split, numbers: Iterable[int], purpose: Purpose = "examples", block: int = 0
 ) -> Iterator[np.random.Generator]:
     """The random stream of each task in turn: one generator, to be drawn from before the next task is taken.
 
@@ -34,7 +34,8 @@ def task_streams(
         split: Of the tasks.
         numbers: The tasks' numbers, at least 0.
         purpose: What is drawn: a task's examples, the directions of a sampled outer gradient, random layers, the source
-            and the sizes of a task, or which task a round takes.
+            and the sizes of a task, which task a round takes, or trajectories.
+        block: A part of the stream that shares nothing with the others, such as that of an inner step.
 
     Raises:
         ValueError: ``seed`` or a number is negative.
@@ -47,7 +48,7 @@ def task_streams(
         if number < 0:
             raise ValueError(f"task number: has to be at least 0, got {number}")
         # The generator counts up the first word; the task's number stands in the last.
-        state["state"]["counter"][2:] = _PURPOSES.index(purpose), number
+        state["state"]["counter"][1:] = block, _PURPOSES.index(purpose), number
         philox.state = state
         yield generator
 

@@ -289,7 +289,7 @@ def test_all_weights_adapted_cost_nothing() -> None:
 
 def test_an_outer_loss_that_sees_the_support_gets_it_as_it_is() -> None:
     class Along(OuterLoss):
-        def along(self, j: int, fast: Params, slow: Params, support: Batch) -> Tensor:
+        def along(self, inner: Any, j: int, fast: Params, slow: Params, support: Batch) -> Tensor:
             assert isinstance(support.inputs, Tensor)
             return support.inputs.flatten(1).mean(1) * fast["head.bias"].sum(1)
 

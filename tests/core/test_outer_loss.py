@@ -45,7 +45,7 @@ class Shares(OuterLoss):
 class Short(OuterLoss):
     """A path through small weights is better."""
 
-    def along(self, j: int, fast: Params, slow: Params, support: Batch) -> Tensor:
+    def along(self, inner: Any, j: int, fast: Params, slow: Params, support: Batch) -> Tensor:
         length: Tensor = (j + 1) * fast["head.weight"].square().sum((1, 2)) * support.inputs.mean((1, 2))
         return length
 
@@ -59,6 +59,10 @@ class Everything(Steps, Shares, Short):
 
 
 KINDS: list[Callable[[], OuterLoss]] = [OuterLoss, Steps, Shares, Short, Everything]
+
+
+NO_MODEL: Any = None
+"""Is asked for nothing here."""
 
 
 def by_hand(model: nn.Module, outer: OuterLoss, tasks: Tasks, epoch: int, first_order: bool = False) -> Params:
@@ -75,7 +79,7 @@ def by_hand(model: nn.Module, outer: OuterLoss, tasks: Tasks, epoch: int, first_
             value = value + shares[j] * (outer.loss or LOSS)(query, tasks.query.targets[i])
             if j == STEPS:
                 break
-            term = outer.along(j, {name: weight[None] for name, weight in theta.items()}, {}, one)
+            term = outer.along(NO_MODEL, j, {name: weight[None] for name, weight in theta.items()}, {}, one)
             value = value + (0.0 if term is None else term.sum())
             loss = LOSS(functional_call(model, theta, (one.inputs[0],)), one.targets[0])
             slope = torch.autograd.grad(loss, list(theta.values()), create_graph=not first_order)
@@ -146,7 +150,7 @@ class Given(OuterLoss):
     def task_weights(self, numbers: Tensor) -> Any:
         return self._given.get("tasks")
 
-    def along(self, j: int, fast: Params, slow: Params, support: Batch) -> Tensor | None:
+    def along(self, inner: Any, j: int, fast: Params, slow: Params, support: Batch) -> Tensor | None:
         return self._given["along"](fast) if "along" in self._given else None
 
 

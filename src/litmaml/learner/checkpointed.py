@@ -14,6 +14,7 @@ from torch import nn
 from torchmetrics import Metric
 
 from litmaml.inner.loop import InnerLoop
+from litmaml.learner.experience import Experience
 from litmaml.learner.recipe import arguments_of, not_warned_of, recipe_of, warn_not_rebuilt
 from litmaml.learner.round_trip import not_in_checkpoints, not_made_again, others_of
 from litmaml.learner.trial.modes import in_evaluation, put
@@ -44,6 +45,7 @@ class CheckpointedLearner(LightningModule, ABC):
     inner_loop: InnerLoop
     outer_gradient: OuterGradient
     outer_loss: OuterLoss
+    experience: Experience | None
     metrics: nn.ModuleDict
     _evaluated: list[str]
     _seen: dict[bool, Tasks]
@@ -65,6 +67,7 @@ class CheckpointedLearner(LightningModule, ABC):
             "outer_gradient": self.outer_gradient,
             "loss": self.inner_loop.loss,
             "outer_loss": self.outer_loss,
+            "experience": self.experience,
             "metrics": self.metrics_by_name,
         }
         self.save_hyperparameters(recipe_of(parts) | dict(plain))

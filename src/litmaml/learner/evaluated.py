@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Literal
 
 from lightning.pytorch.trainer.states import TrainerFn
@@ -13,6 +14,7 @@ from litmaml.data.task_data_module import TaskDataModule
 from litmaml.learner.baselines import Baselines
 from litmaml.learner.checkpointed import CheckpointedLearner
 from litmaml.learner.evaluation import Evaluation
+from litmaml.learner.experience import Collected, Experience
 from litmaml.learner.finite_tasks import Count, count_finite, not_finite
 from litmaml.learner.outer_optimizer import step_on_plateau
 from litmaml.statistics.interval import Interval
@@ -36,6 +38,7 @@ class EvaluatedLearner(CheckpointedLearner, ABC):
     test_inner_steps: int | None
     on_nonfinite: Literal["raise", "skip"]
     baselines: bool
+    experience: Experience | None
     results: dict[str, list[Interval]]
     source_results: dict[str, dict[str, list[Interval]]]
     baseline_results: dict[str, dict[str, Interval]]
@@ -68,16 +71,19 @@ class EvaluatedLearner(CheckpointedLearner, ABC):
 
         Of tasks in stacks a list of such, one of each stack.
         """
-        tasks = self.inner_loop.by_classes(tasks)
+        tasks, _ = self._collected(tasks, self.evaluation_steps, "test")
         self._try(tasks)
         found = [self._evaluation.predicted(stack, self.evaluation_steps) for stack in stacks_of(tasks)]
         return found[0] if isinstance(tasks, Tasks) else found
 
     def _evaluate(self, stage: Split, tasks: MetaBatch) -> None:
-        tasks = self.inner_loop.by_classes(tasks)
+        tasks, measured = self._collected(tasks, self.evaluation_steps, stage)
         self._try(tasks)
-        finite = self._evaluation.add(tasks, self.evaluation_steps, stage)
-        if stage == "test" and self.baselines:
+        if measured:
+            finite = self._evaluation.keep(numbers_of(tasks), measured)
+        else:
+            finite = self._evaluation.add(tasks, self.evaluation_steps, stage)
+        if stage == "test" and self.baselines and not measured:
             chunks = [*self._evaluation.chunks_of(tasks)]
             for chunk, kept in zip(chunks, finite.split([chunk.size for chunk in chunks]), strict=True):  # type: ignore[no-untyped-call]  # of torch
                 self._baselines.add(chunk, kept, self.evaluation_steps, self.trainer.world_size)
@@ -105,6 +111,22 @@ class EvaluatedLearner(CheckpointedLearner, ABC):
             rank_zero_warn(
                 f"{stage}: no task has a finite loss, so that its results are not a number (nan); lower the inner rate"
             )
+
+    def _collected(self, tasks: MetaBatch, steps: int, split: Split) -> Collected:
+        """The tasks with the data of all inner steps, and what was measured while these were made, if they were."""
+        tasks = self.inner_loop.by_classes(tasks)
+        if self.experience is None:
+            return Collected(tasks, {})
+        return self.experience.collect(self.inner_loop, tasks, steps, split)
+
+    def _log_measured(self, measured: Mapping[str, Tensor]) -> None:
+        """What was measured before and after adaptation in training."""
+        for name, values in measured.items():
+            for suffix, column in (("_before", values[:, 0]), ("", values[:, -1])):
+                self.log(f"train/{name}{suffix}", column.mean(), prog_bar=not suffix, batch_size=len(values))
+        if self.experience is not None:
+            for name, value in self.experience.counts().items():
+                self.log(f"train/{name}", value, batch_size=1)
 
     @abstractmethod
     def _try(self, tasks: MetaBatch) -> None:

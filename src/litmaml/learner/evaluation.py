@@ -48,14 +48,25 @@ class Evaluation:
                 rows = self._rows(chunk, steps, split)
             except Exception as error:  # perhaps of a task whose numbers are not finite
                 rows = self._rows_alone(chunk, steps, split, error)
-            finite = rows["loss"].isfinite().all(dim=1)
-            all_finite.append(finite)
-            episodes = dict(self._all_episodes())
-            self._numbers.update(chunk.numbers[finite])
-            for name, row in rows.items():
-                # Flat, since a process without any finite task has to gather the same form as the others.
-                episodes[name].update(row[finite].flatten())
+            all_finite.append(self._keep(chunk.numbers, rows, rows["loss"]))
         return torch.cat(all_finite)
+
+    def keep(self, numbers: Tensor, rows: Mapping[str, Tensor]) -> Tensor:
+        """Keep what was measured (T, N + 1) of the tasks with these numbers in the place of losses; whether each is
+        finite (T,)."""
+        if self.episodes.keys() != rows.keys():
+            self.episodes.clear()
+            self.episodes.update({name: CatMetric(nan_strategy="disable").to(numbers.device) for name in rows})
+        return self._keep(numbers, rows, torch.cat([*rows.values()], dim=1))
+
+    def _keep(self, numbers: Tensor, rows: Mapping[str, Tensor], judged: Tensor) -> Tensor:
+        finite = judged.isfinite().all(dim=1)
+        episodes = dict(self._all_episodes())
+        self._numbers.update(numbers[finite])
+        for name, row in rows.items():
+            # Flat, since a process without any finite task has to gather the same form as the others.
+            episodes[name].update(row[finite].flatten())
+        return finite
 
     def conclude(
         self, steps: int, source_of: Callable[[int], str | None]

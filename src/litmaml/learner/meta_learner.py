@@ -20,6 +20,7 @@ from litmaml.learner.baselines import Baselines
 from litmaml.learner.checks import check_first_batch, check_loss, check_pool, check_settings, check_trainer
 from litmaml.learner.evaluated import EvaluatedLearner
 from litmaml.learner.evaluation import Evaluation
+from litmaml.learner.experience import Experience
 from litmaml.learner.head_checks import check_head
 from litmaml.learner.metrics import default_metrics, values_of_all
 from litmaml.learner.outer_optimizer import check_rates_lr, groups_of, outer_optimizer, scheduled
@@ -58,6 +59,8 @@ class MetaLearner(EvaluatedLearner):
         inner_steps: N, the number of inner steps in training.
         test_inner_steps: N in validation and test; by default as in training.
         outer_loss: What is minimised; by default the mean over tasks of the loss after the last inner step.
+        experience: Where a task's data come from while it adapts, such as litmaml.rl.Rollouts, a policy's trajectories;
+            by default what the data module serves.
         fast_weights: Patterns of the parameters to adapt: "*" for all (MAML), "head.*" for the head (ANIL); beside
             ``*`` and ``?``, every character stands for itself. A buffer is adapted where it is named in full.
         frozen_weights: Patterns of the parameters that are neither adapted nor trained, such as a pretrained body.
@@ -106,6 +109,7 @@ class MetaLearner(EvaluatedLearner):
         inner_steps: int = 1,
         test_inner_steps: int | None = None,
         outer_loss: OuterLoss | None = None,
+        experience: Experience | None = None,
         fast_weights: Sequence[str] = ("*",),
         frozen_weights: Sequence[str] = (),
         per_step_weights: Sequence[str] = (),
@@ -141,6 +145,7 @@ class MetaLearner(EvaluatedLearner):
         self.optimizer, self.lr_scheduler, self.lr_scheduler_interval = optimizer, lr_scheduler, lr_scheduler_interval
         self.tasks_per_chunk, self.head, self.rates_lr = tasks_per_chunk, head, rates_lr
         self.outer_gradient, self.outer_loss = outer_gradient, OuterLoss() if outer_loss is None else outer_loss
+        self.experience = experience
         self.inner_loop = InnerLoop(
             model,
             loss,
@@ -182,7 +187,7 @@ class MetaLearner(EvaluatedLearner):
     # Training
 
     def training_step(self, tasks: MetaBatch, batch_idx: int) -> Tensor:
-        tasks = self.inner_loop.by_classes(tasks)
+        tasks, measured = self._collected(tasks, self.inner_steps, "train")
         self._try(tasks)
         numbers = numbers_of(tasks)
         began = time.perf_counter()
@@ -193,6 +198,7 @@ class MetaLearner(EvaluatedLearner):
         loss, gradients = self._outer_step.add(result, numbers, count, self.global_rank)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(numbers))
         self._log_metrics(tasks, result.predictions, result.finite, prog_bar=True)
+        self._log_measured(measured)
         if self._writes_line():
             self.log("train/meta_gradient_seconds", seconds, batch_size=len(numbers))
             self._log_before(tasks)
@@ -207,6 +213,8 @@ class MetaLearner(EvaluatedLearner):
             self.log("train/gradient_norm", nn.utils.get_total_norm(gradients))
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.experience is not None:
+            self.experience.end_batch()
         self._outer_step.check(self.max_skipped)
 
     def _writes_line(self) -> bool:
@@ -216,6 +224,8 @@ class MetaLearner(EvaluatedLearner):
 
     def _log_before(self, tasks: MetaBatch) -> None:
         """Loss and metrics before adaptation, and residuals: more passes, so only when a line is logged."""
+        if self.experience is not None:  # its query is of the adapted weights, and what is before it has measured
+            return
         predictions, losses = self._evaluation.unadapted(tasks)
         self.log("train/loss_before", losses.mean(), batch_size=len(losses))
         self._log_metrics(tasks, predictions, torch.ones_like(losses, dtype=torch.bool), suffix="_before")
@@ -231,6 +241,8 @@ class MetaLearner(EvaluatedLearner):
 
     def configure_optimizers(self) -> Any:
         optimizer = outer_optimizer(self.optimizer, groups_of(self.inner_loop, self.rates_lr))
+        if self.experience is not None:
+            self.experience.help_step(optimizer, self.inner_loop, self.outer_loss)
         return scheduled(optimizer, self.lr_scheduler, self.lr_scheduler_interval, self.metrics)
 
     # Checks
@@ -270,7 +282,10 @@ class MetaLearner(EvaluatedLearner):
         self._tried.clear()
         self._baselines.begin()
         # Random directions follow the tasks: other tasks by --data.seed, other directions.
-        self.meta_gradient.seed = getattr(getattr(self.trainer, "datamodule", None), "seed", 0)
+        data = getattr(self.trainer, "datamodule", None)
+        self.meta_gradient.seed = getattr(data, "seed", 0)
+        if self.experience is not None:
+            self.experience.connect(getattr(data, "tasks", None), self.meta_gradient.seed, self.trainer.world_size)
         # Lightning does so only after it has restored a checkpoint, whose float64 weights would be rounded.
         self.trainer.strategy.precision_plugin.convert_module(self)
 

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from torch import Tensor, nn
 
 from litmaml.tasks import Batch
 from litmaml.weights import Params
+
+
+class Outcomes(Protocol):
+    """What computes the losses (T,) and predictions of a batch at weights."""
+
+    def outcome(
+        self, fast: Params, slow: Params, batch: Batch, loss: nn.Module | None = None
+    ) -> tuple[Tensor, Tensor]: ...
 
 
 class OuterLoss(nn.Module):
@@ -46,8 +55,8 @@ class OuterLoss(nn.Module):
         """n p_i of the tasks with these numbers (T,), 1 on the average; None for all alike."""
         return None
 
-    def along(self, j: int, fast: Params, slow: Params, support: Batch) -> Tensor | None:
-        """One more term (T,) at theta_j, differentiated like the rest; None for none."""
+    def along(self, inner: Outcomes, j: int, fast: Params, slow: Params, support: Batch) -> Tensor | None:
+        """One more term (T,) at theta_j, differentiated like the rest; None for none. ``inner`` computes outcomes."""
         return None
 
     def update(self, numbers: Tensor, losses: Tensor) -> None:

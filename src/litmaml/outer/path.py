@@ -72,7 +72,9 @@ def loss_of_path(
         )
     total: Tensor | None = None
     for j, fast in enumerate(inner.steps(start, slow, tasks, steps, gradient)):
-        term = outer_loss.along(j, fast, slow, tasks.step(j).support) if j < steps else None
+        term: Tensor | None = None
+        if j < steps:
+            term = outer_loss.along(inner, j, fast, inner.at_query(slow, j + 1), tasks.step(j).support)
         if j == steps or (shares is not None and shares[j] != 0):
             losses, predictions = inner.outcome(fast, inner.at_query(slow, j), tasks.query, outer_loss.loss)
             if shares is not None:

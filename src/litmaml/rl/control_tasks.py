@@ -1,0 +1,66 @@
+"""Tasks of control: what distinguishes the environments of a family, and no data before a policy has acted."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from litmaml.data.episode import LEAST_WITHOUT_CLASSES, Episode
+from litmaml.data.task_distribution import TaskDistribution, check_at_least
+from litmaml.randomness import task_streams
+from litmaml.rl.environments import Environments
+from litmaml.tasks import Batch, Split, Tasks
+
+
+class ControlTasks(TaskDistribution):
+    """A family of environments with one reward, start or physics per task, told by p numbers.
+
+    What is sampled are these numbers alone. The trajectories come from the policy as it adapts; see ``Rollouts``.
+
+    Args:
+        horizon: H, the steps of a trajectory.
+        trajectories: K, of each inner step.
+        query_trajectories: Of the adapted policy, for the outer step; by default as many.
+
+    Raises:
+        ValueError: A number is below 1.
+    """
+
+    least: ClassVar[Episode] = LEAST_WITHOUT_CLASSES
+    shares_examples: ClassVar[bool] = True
+    """Tasks start from the same places."""
+
+    discrete: bool
+    """Whether an action is one of some choices."""
+    observations: int
+    """o, the numbers of an observation."""
+    actions: int
+    """The numbers of an action, or of choices."""
+
+    def __init__(self, horizon: int, trajectories: int, query_trajectories: int | None = None) -> None:
+        check_at_least(1, horizon=horizon, trajectories=trajectories, query_trajectories=query_trajectories)
+        super().__init__(Episode(shots=trajectories, queries=query_trajectories or trajectories))
+        self.horizon, self.trajectories, self.query_trajectories = horizon, trajectories, query_trajectories
+
+    @abstractmethod
+    def draw(self, split: Split, stream: np.random.Generator) -> Sequence[float]:
+        """The p numbers of a task of this split."""
+
+    @abstractmethod
+    def environments(self, parameters: Tensor) -> Environments:
+        """The environments of the tasks with these numbers (T, p), on the same device."""
+
+    def sample(self, split: Split, numbers: Sequence[int], seed: int) -> Tasks:
+        drawn = [self.draw(split, stream) for stream in task_streams(seed, split, numbers)]
+        parameters = Batch(torch.tensor(np.array(drawn, dtype=np.float64)).unsqueeze(1), None)
+        return Tasks((parameters,), parameters, torch.as_tensor(numbers, dtype=torch.int64))
+
+    def describe(self, split: Split) -> dict[str, int | float | str | bool]:
+        sizes = self.sizes(split)
+        counts = {"horizon": self.horizon, "trajectories": sizes.shots, "query_trajectories": sizes.queries}
+        return {"tasks": type(self).__name__, "split": split, **counts}

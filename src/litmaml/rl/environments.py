@@ -1,0 +1,42 @@
+"""What tasks of control are to the rest: K copies of the environment of each of T tasks, stepped together."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Step(NamedTuple):
+    """What a step of T x K environments gives.
+
+    observations: (T, K, o). rewards: (T, K). ended: (T, K), whether a copy has come to its end by itself, before the
+    horizon. success: (T, K) whether it has reached its aim in this step, or None where it has none to reach.
+    """
+
+    observations: Tensor
+    rewards: Tensor
+    ended: Tensor
+    success: Tensor | None = None
+
+
+class Environments(ABC):
+    """T x K copies, each of which starts anew by a seed of its own. One that has ended is not looked at any more."""
+
+    @abstractmethod
+    def start(self, seeds: Tensor) -> Tensor:
+        """The first observations (T, K, o), by one seed below 2^31 per copy (T, K)."""
+
+    @abstractmethod
+    def step(self, actions: Tensor, chance: Tensor, going: Tensor) -> Step:
+        """Take an action in each copy.
+
+        Args:
+            actions: Real ones (T, K, a), of any size, or indices (T, K).
+            chance: (T, K), uniform in [0, 1), for environments that draw.
+            going: (T, K) whether a copy has not ended; of the others nothing is used.
+        """
+
+    def close(self) -> None:  # noqa: B027 - most hold nothing
+        """Let go of what they hold outside of Python."""
