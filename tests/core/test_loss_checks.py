@@ -188,6 +188,14 @@ def test_a_loss_of_ones_own_with_targets_of_another_shape_passes() -> None:
     check_loss_on(own(lambda p, t: nn.functional.cross_entropy(p, t[:, 0])), ROWS, LABELS[:, None])
 
 
+def test_a_part_of_the_targets_that_is_not_used_may_have_any_shape() -> None:
+    """As what was recorded for another loss of the same tasks."""
+    recorded = {"y": normal(N, 1), "unused": normal(N), "unused indices": torch.arange(N)}
+    check_loss_on(own(lambda p, t: squares(p, t["y"])), COLUMN, recorded)
+    with pytest.raises(ValueError, match=r"targets\['unused'\]: Own takes them in the shape"):
+        check_loss_on(own(lambda p, t: squares(p, t["y"]) + squares(p, t["unused"])), COLUMN, recorded)
+
+
 Pair = namedtuple("Pair", "logits hidden")
 
 

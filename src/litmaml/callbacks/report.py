@@ -9,16 +9,18 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.runs.json_text import json_text
+from litmaml.runs.paths import unlinked
 from litmaml.runs.plain_files import NotPlain, read_json
 from litmaml.runs.whole_files import write_text, write_whole
 from litmaml.shown import printable
-from litmaml.statistics.interval import Interval
+from litmaml.statistics.interval import Interval, in_order
 from litmaml.statistics.plots import Fit, grid_over, plot_adaptation, plot_fits
 from litmaml.tasks import Batch, Split, Tasks, select, stacks_of
 
@@ -29,16 +31,19 @@ class Report(Callback):
     For each inner step the mean and the half-width of the 95% interval of every metric over the test tasks, with the
     protocol beside them: data, ways, shots, queries, number of tasks, split and normalisation policy. Of a classifier
     also what its features are worth without adaptation (``Baselines``). Where a task is a function of one variable,
-    ``functions.png`` shows what was fitted to the first few.
+    ``functions.png`` shows what was fitted to the first few; where a policy acts, ``trajectories.png`` where it goes.
     """
 
     _fits: Sequence[Fit] = ()
+    _drawn: tuple[str, Figure] | None = None
 
     def on_test_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         if batch_idx == 0 and trainer.is_global_zero and isinstance(pl_module, MetaLearner):
             tasks = stacks_of(batch)[0]
+            if pl_module.experience is not None:
+                self._drawn = pl_module.experience.draw(pl_module.inner_loop, tasks, pl_module.evaluation_steps, "test")
             self._fits = _fits(pl_module, tasks) if _of_one_variable(tasks) else ()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -52,7 +57,7 @@ class Report(Callback):
             return
         folder = Path(trainer.default_root_dir)
         protocol = describe_protocol(trainer, pl_module, "test")
-        steps = len(pl_module.results["loss"])
+        steps = len(next(iter(pl_module.results.values())))
         results = {
             "protocol": protocol,
             "steps": [
@@ -85,6 +90,10 @@ class Report(Callback):
         if self._fits:
             write_whole(folder / "functions.png", lambda fresh: plot_fits(fresh, self._fits, title))
             written += ", functions.png"
+        if self._drawn is not None:
+            (name, figure), self._drawn = self._drawn, None
+            write_whole(folder / f"{name}.png", lambda fresh: figure.savefig(unlinked(fresh), dpi=120))
+            written += f", {name}.png"
         Console().print(printable(f"written to {folder}: {written}{replaced}"), soft_wrap=True, markup=False)
 
 
@@ -148,14 +157,15 @@ def print_results(
     sources: Mapping[str, Mapping[str, Sequence[Interval]]] | None = None,
 ) -> None:
     """The table of results after each inner step, with the last of each source and those of the baselines below."""
-    names = [name for name in results if name != "loss"] + ["loss"]
+    names = in_order(results)
     table = Table()
     table.add_column("inner steps", justify="right")
     for name in names:
         table.add_column(name, justify="right")
-    for step in range(len(results["loss"])):
+    steps = len(results[names[0]])
+    for step in range(steps):
         cells = [_cell(name, results[name][step]) for name in names]
-        table.add_row(str(step), *cells, end_section=step + 1 == len(results["loss"]))
+        table.add_row(str(step), *cells, end_section=step + 1 == steps)
     for source, curves in (sources or {}).items():
         table.add_row(printable(source), *[_cell(name, curves[name][-1]) for name in names])
     for baseline, found in (baselines or {}).items():

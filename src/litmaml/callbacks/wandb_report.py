@@ -10,10 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from torch import Tensor
 
 import wandb
@@ -37,7 +40,8 @@ class WandbReport(Callback):
 
     After every validation and test the adaptation curves and a table of episodes; the best value of each validation
     metric in the run's summary; at the end of training the best and the last checkpoint as artifacts with the aliases
-    ``best`` and ``latest``, which say how they were made and how good they are.
+    ``best`` and ``latest``, which say how they were made and how good they are. Where a policy acts, a picture of its
+    trajectories stands in the place of the episodes.
 
     Args:
         episodes: Rows of the table of episodes; 0 for no table.
@@ -53,6 +57,7 @@ class WandbReport(Callback):
                 raise ValueError(f"{name}: cannot be negative, got {value}")
         self.episodes, self.images = episodes, images
         self._rows: list[dict[str, Any]] = []
+        self._drawn: dict[str, Any] = {}
         self._validation: dict[str, float] = {}
 
     # Summaries
@@ -64,6 +69,8 @@ class WandbReport(Callback):
                 rank_zero_warn("WandbReport: trainer.logger has no WandbLogger to report to")
         elif trainer.is_global_zero and isinstance(pl_module, MetaLearner):
             goals = {"loss": False} | {name: metric.higher_is_better for name, metric in pl_module.metrics.items()}
+            if pl_module.experience is not None:
+                goals = dict(pl_module.experience.goals())
             guard(logger).call(_define_summaries, logger, goals)
 
     # Adaptation curves and episodes
@@ -91,9 +98,21 @@ class WandbReport(Callback):
         logger = _logger_of(trainer)
         if logger is None or not trainer.is_global_zero or trainer.sanity_checking:
             return
-        for tasks in stacks_of(batch) if isinstance(learner, MetaLearner) else ():
+        if not isinstance(learner, MetaLearner):
+            return
+        if learner.experience is not None:
+            if not self._drawn:
+                guard(logger).compute(self._draw, learner, stacks_of(batch)[0], split)
+            return
+        for tasks in stacks_of(batch):
             if len(self._rows) < self.episodes and isinstance(tasks, Tasks):
                 guard(logger).compute(self._adapt, trainer, learner, tasks, split)
+
+    def _draw(self, learner: MetaLearner, tasks: Tasks, split: Split) -> None:
+        assert learner.experience is not None
+        drawn = learner.experience.draw(learner.inner_loop, tasks, learner.evaluation_steps, split)
+        if drawn is not None:
+            self._drawn = {f"{split}/{drawn[0]}": wandb.Image(_pixels(drawn[1]))}
 
     def _adapt(self, trainer: Trainer, learner: MetaLearner, batch: Tasks, split: Split) -> None:
         """Adapt to the first few tasks once more, now keeping what is to be shown."""
@@ -106,10 +125,11 @@ class WandbReport(Callback):
                 self._rows.append(_episode(learner, task, names, self.images))
 
     def _show(self, trainer: Trainer, learner: MetaLearner, stage: Split) -> None:
-        logger, rows = _logger_of(trainer), self._rows
-        self._rows = []
+        logger, rows, drawn = _logger_of(trainer), self._rows, self._drawn
+        self._rows, self._drawn = [], {}
         if logger is not None and trainer.is_global_zero:
-            guard(logger).call(_show_evaluation, logger, stage, dict(learner.results), rows, trainer.global_step)
+            results, step = dict(learner.results), trainer.global_step
+            guard(logger).call(_show_evaluation, logger, stage, results, rows, drawn, step)
 
     # Checkpoints
 
@@ -153,6 +173,7 @@ def _show_evaluation(
     stage: Split,
     results: Mapping[str, Sequence[Interval]],
     rows: Sequence[Mapping[str, Any]],
+    drawn: Mapping[str, Any],
     step: int,
 ) -> None:
     run = logger.experiment
@@ -162,7 +183,7 @@ def _show_evaluation(
         columns: list[str | int] = list(dict.fromkeys(name for row in rows for name in row))
         cells = [[_image(v) if isinstance(v := row.get(str(name)), Query) else v for name in columns] for row in rows]
         shown[f"{stage}/episodes"] = wandb.Table(columns, cells)
-    run.log({**shown, STEP: step})
+    run.log({**shown, **drawn, STEP: step})
     if stage == "test":
         run.summary.update({f"test/{name}_half_width": curve[-1].half_width for name, curve in results.items()})
 
@@ -188,6 +209,12 @@ def _chart(name: str, curve: Sequence[Interval]) -> Any:
     return wandb.plot.line_series(
         list(range(len(curve))), list(lines.values()), list(lines), f"{name} after adaptation", "inner steps"
     )
+
+
+def _pixels(figure: Figure) -> Any:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # type: ignore[no-untyped-call]  # of matplotlib
+    return np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]  # likewise
 
 
 class Query(NamedTuple):

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from litmaml.inner.loop import InnerLoop
 from litmaml.outer import OuterLoss
-from litmaml.tasks import MetaBatch, Split
+from litmaml.tasks import MetaBatch, Split, Tasks
 
 
 class Collected(NamedTuple):
@@ -44,6 +45,14 @@ class Experience(nn.Module, ABC):
 
     def help_step(self, optimizer: torch.optim.Optimizer, inner_loop: InnerLoop, outer_loss: OuterLoss) -> None:
         """Give an outer optimizer that looks at the data itself what it needs."""
+
+    def draw(self, inner_loop: InnerLoop, tasks: Tasks, steps: int, split: Split) -> tuple[str, Figure] | None:
+        """A picture of what a few tasks are like before and after adaptation, and its name; None if there is none."""
+        return None
+
+    def goals(self) -> Mapping[str, bool]:
+        """Whether more is better, of what is measured, by name."""
+        return {}
 
     def counts(self) -> Mapping[str, float]:
         """What is logged beside the losses, by name."""

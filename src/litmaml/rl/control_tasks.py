@@ -51,6 +51,15 @@ class ControlTasks(TaskDistribution):
     def draw(self, split: Split, stream: np.random.Generator) -> Sequence[float]:
         """The p numbers of a task of this split."""
 
+    @property
+    def axes(self) -> tuple[str, str]:
+        """What the first two numbers of an observation are, for pictures."""
+        return ("observation 1", "observation 2") if self.observations > 1 else ("step", "observation 1")
+
+    def goals(self, parameters: Tensor) -> Tensor | None:
+        """Where the goals of tasks lie in these pictures (T, 2), by their numbers (T, p); None where there are none."""
+        return None
+
     @abstractmethod
     def environments(self, parameters: Tensor) -> Environments:
         """The environments of the tasks with these numbers (T, p), on the same device."""

@@ -55,6 +55,13 @@ class Navigation(ControlTasks):
         goal: list[float] = stream.uniform(-self.extent, self.extent, size=2).tolist()
         return goal
 
+    @property
+    def axes(self) -> tuple[str, str]:
+        return "x", "y"
+
+    def goals(self, parameters: Tensor) -> Tensor:
+        return parameters
+
     def environments(self, parameters: Tensor) -> Environments:
         return _Points(parameters.to(torch.get_default_dtype()).unsqueeze(1), self.reach, self.near)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -48,11 +49,11 @@ class GaussianPolicy(_Policy):
         actions: a, the numbers of an action; likewise.
         hidden: Widths of the hidden layers of the means' network.
         activation: tanh, softplus and gelu have a second derivative; relu's kinks spoil finite differences.
-        log_std: log sigma at the start, which is a weight for each number of an action, the same for all observations.
+        std: sigma at the start; its logarithm is a weight for each number of an action, the same for all observations.
         body: A network of one's own in the place of the means', from (n, o) to (n, a).
 
     Raises:
-        ValueError: A number is below 1.
+        ValueError: A number is out of its range.
 
     Example:
         >>> GaussianPolicy(observations=3, actions=2)(torch.zeros(20, 100, 3)).shape
@@ -67,11 +68,14 @@ class GaussianPolicy(_Policy):
         actions: int,
         hidden: Sequence[int] = (64, 64),
         activation: Literal["tanh", "relu", "softplus", "gelu"] = "tanh",
-        log_std: float = 0.0,
+        std: float = 1.0,
         body: nn.Module | None = None,
     ) -> None:
         super().__init__(observations, actions, hidden, activation, body)
-        self.log_std = nn.Parameter(torch.full((actions,), float(log_std)))
+        if not 0 < std < math.inf:
+            raise ValueError(f"std: has to be a positive number, got {std}")
+        self.std = std
+        self.log_std = nn.Parameter(torch.full((actions,), math.log(std)))
 
     def forward(self, observations: Tensor) -> Tensor:
         mean = self._of_body(observations)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from litmaml.inner.gradient_rule import Losses, plain
@@ -20,8 +21,9 @@ from litmaml.rl.advantages import advantages, sums_to_come
 from litmaml.rl.control_tasks import ControlTasks
 from litmaml.rl.distributions import act, log_prob
 from litmaml.rl.environments import Environments
+from litmaml.rl.trajectory_plot import trajectory_figure
 from litmaml.rl.trust_region import TrustRegion
-from litmaml.tasks import Batch, MetaBatch, Split, StepTasks, Tasks, stacks_of
+from litmaml.tasks import Batch, MetaBatch, Split, StepTasks, Tasks, select, stacks_of
 from litmaml.weights import Params
 
 
@@ -194,6 +196,18 @@ class Rollouts(Experience):
                     "learn out of the inner optimizer, or take Adam"
                 )
             optimizer.policies = AdaptedPolicies(inner_loop, outer_loss, self._recorded_tasks, self._processes)
+
+    def draw(self, inner_loop: InnerLoop, tasks: Tasks, steps: int, split: Split) -> tuple[str, Figure]:
+        assert self._source is not None  # the learner connects it
+        few = select(tasks, slice(3))
+        first, *_, last = self.along_path(inner_loop, few, max(steps, 1), split)
+        goals, names = self._source.goals(few.query.inputs.squeeze(1)), self._source.axes
+        seen = [(path.observations.cpu(), path.mask.cpu()) for path in (first, last)]
+        title = f"{type(self._source).__name__}: {steps} inner steps"
+        return "trajectories", trajectory_figure(seen, None if goals is None else goals.cpu(), names, title)
+
+    def goals(self) -> Mapping[str, bool]:
+        return {"return": True, "success": True}
 
     def counts(self) -> Mapping[str, float]:
         return {"environment_steps": float(self.environment_steps)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -50,6 +51,11 @@ def interval(values: Tensor) -> Interval:
 def curve(values: Tensor) -> list[Interval]:
     """Of the values of n tasks after 0, 1, ... N inner steps, (n, N + 1): one interval a step."""
     return [interval(column) for column in torch.unbind(values, dim=1)]
+
+
+def in_order(results: Iterable[str]) -> list[str]:
+    """The names of results as they are shown: the loss last."""
+    return sorted(results, key=lambda name: name == "loss")
 
 
 @lru_cache

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from litmaml.runs.paths import unlinked
+from litmaml.statistics.interval import in_order
 
 
 @contextmanager
@@ -43,7 +44,7 @@ def plot_adaptation(
     baselines: Mapping[str, Mapping[str, Measured]] | None = None,
 ) -> None:
     """Every metric after 0, 1, ... inner steps, with its 95% interval; the means of baselines as lines across."""
-    names = [name for name in results if name != "loss"] + ["loss"]
+    names = in_order(results)
     figure = Figure(figsize=(4.2 * len(names), 3.4), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         steps = range(len(results[name]))

@@ -41,7 +41,7 @@ def refuse_broadcast(loss: nn.Module, predictions: Tensor, targets: Tree, outcom
         put = _Put(loss, targets, part)
         same_size, across = predictions.numel() == part.numel(), predictions.dim() != part.dim()
         stretched = put.stretched(predictions, part)
-        if stretched is None or not stretched.like(outcome):
+        if stretched is None or not stretched.like(outcome) or put.is_left_out(predictions, outcome):
             continue
         reshaped = put.stretched(predictions, part.reshape(shape)) if same_size else None
         if not (same_size or across) or (reshaped is not None and reshaped.like(outcome)):
@@ -64,10 +64,19 @@ class _Put:
         """Of both in their common shape; None if there is none, or it cannot be taken of that."""
         leaf = predictions.clone().requires_grad_()
         try:
-            value = self(*torch.broadcast_tensors(leaf, part))  # type: ignore[no-untyped-call]
-            return Outcome(value.detach(), *torch.autograd.grad(value, leaf))
+            return self._outcome(leaf, *torch.broadcast_tensors(leaf, part))  # type: ignore[no-untyped-call]
         except Exception:
             return None
+
+    def _outcome(self, leaf: Tensor, *taken: Tensor) -> Outcome:
+        value = self(*taken)
+        return Outcome(value.detach(), *torch.autograd.grad(value, leaf))
+
+    def is_left_out(self, predictions: Tensor, outcome: Outcome) -> bool:
+        """Whether the loss takes no notice of it, as of what is there for another loss."""
+        leaf = predictions.clone().requires_grad_()
+        others = (torch.zeros_like(self._part), torch.ones_like(self._part))
+        return all(self._outcome(leaf, leaf, other).like(outcome) for other in others)
 
     def pairs_rightly(self, predictions: Tensor, value: Tensor) -> bool:
         """Whether only the order of predictions and targets together does not matter, as far as it can be told."""

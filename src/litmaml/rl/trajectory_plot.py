@@ -1,0 +1,46 @@
+"""A picture of where a policy goes before and after it adapts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from litmaml.statistics.plots import plain_style
+
+MOST = 5
+"""Trajectories of a policy that are drawn."""
+
+
+@plain_style()
+def trajectory_figure(
+    paths: Sequence[tuple[Tensor, Tensor]], goals: Tensor | None, names: tuple[str, str], title: str
+) -> Figure:
+    """One panel per task, with the trajectories of the policy before and after adaptation.
+
+    Args:
+        paths: At theta_0 and theta_N, in the order of a figure's lines: observations (T, K, H, o), of which the first
+            two numbers are drawn, or one over time; and the mask (T, K, H), 1 until a trajectory has ended.
+        goals: (T, 2), where each task's goal lies, or None.
+        names: Of the two axes.
+        title: Of the figure.
+    """
+    tasks = len(paths[0][0])
+    figure = Figure(figsize=(3.6 * tasks, 3.4), layout="constrained")
+    for i, axes in enumerate(figure.subplots(1, tasks, squeeze=False)[0]):
+        for (seen, mask), colour, label in zip(paths, ("tab:gray", "tab:blue"), ("before", "after"), strict=True):
+            for k in range(min(MOST, seen.shape[1])):
+                places = seen[i, k][mask[i, k].bool()]
+                if places.shape[-1] == 1:
+                    places = torch.cat([torch.arange(len(places)).unsqueeze(1).to(places), places], dim=1)
+                line = places[:, :2].T.tolist()
+                axes.plot(*line, color=colour, alpha=0.7, linewidth=1, label=label if k == 0 else None)
+        if goals is not None:
+            axes.plot(*goals[i].unsqueeze(1).tolist(), "*", color="tab:red", markersize=12, label="goal")
+        axes.set(xlabel=names[0], ylabel=names[1])
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend(fontsize=8)
+    figure.suptitle(title)
+    return figure
