@@ -9,6 +9,7 @@ from experiments.ji_figure_1 import JI_FIGURE_1
 from experiments.methods import METHODS
 from experiments.precision import PRECISION
 from experiments.quadratics import QUADRATICS
+from experiments.reinforcement_learning import REINFORCEMENT_LEARNING
 from experiments.sinusoid import SINUSOID
 from experiments.step_size import STEP_SIZE
 
@@ -16,6 +17,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
     # The longest first: with several processes they would else run alone at the end.
     for experiment in (
+        REINFORCEMENT_LEARNING,
         METHODS,
         SINUSOID,
         JI_FIGURE_1,

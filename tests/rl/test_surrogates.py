@@ -7,17 +7,28 @@ from itertools import pairwise
 
 import pytest
 import torch
-from exact_mdp import DISCOUNT, ExactMDP, parameters_at
 from torch import Tensor
 
+from experiments.exact_mdp import (
+    CREDITS,
+    DISCOUNT,
+    RATE,
+    ExactMDP,
+    Weighed,
+    derivatives,
+    meta_gradient,
+    of_return,
+    recorded_tasks,
+    sampled,
+    surrogate,
+)
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
-from litmaml.outer import FiniteDifference, GaussianSmoothing, OuterGradient, OuterLoss, SecondOrder, ZerothOrder
+from litmaml.outer import FiniteDifference, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
-from litmaml.rl import ClippedSurrogate, PolicySurrogate, ScoreCorrection
-from litmaml.tasks import Batch, Tasks, select, tree_map
+from litmaml.rl import ClippedSurrogate
+from litmaml.tasks import select, tree_map
 
-CREDITS = (0.0, 0.25, 0.5, 0.75, 1.0)
 SEEDS = (0, 1)
 
 
@@ -26,35 +37,6 @@ def in_float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
-
-
-def surrogate(credit: float | None) -> PolicySurrogate:
-    return PolicySurrogate(credit, discount=DISCOUNT, per="trajectory")
-
-
-def derivatives(mdp: ExactMDP, loss: torch.nn.Module, with_baseline: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """E of the gradient (4,), E of the Hessian (4, 4), and the Hessians of all trajectories (32, 4, 4)."""
-    at, policy = mdp.start.clone(), mdp.policy()
-    batch, chance = mdp.recorded(at, mdp.values if with_baseline else None), mdp.chance(at, mdp.everything())
-    alone = tree_map(lambda part: part[0].unsqueeze(1), batch)  # each trajectory as one of its own (32, 1, ...)
-
-    def losses(flat: Tensor) -> Tensor:
-        predictions = parameters_at(policy, flat.view_as(at), alone.inputs)
-        return torch.func.vmap(loss)(predictions, alone.targets)
-
-    slopes = torch.func.jacrev(losses)(at.flatten())
-    curved = torch.func.jacrev(torch.func.jacrev(losses))(at.flatten())
-    return chance @ slopes, torch.einsum("k,kij->ij", chance, curved), curved
-
-
-def of_return(mdp: ExactMDP) -> tuple[Tensor, Tensor]:
-    """The gradient and the Hessian of -J."""
-
-    def loss(flat: Tensor) -> Tensor:
-        return -mdp.expected(flat.view_as(mdp.start))
-
-    at = mdp.start.flatten()
-    return torch.autograd.functional.jacobian(loss, at), torch.autograd.functional.hessian(loss, at)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -108,71 +90,6 @@ def test_the_clipped_loss_has_the_policy_gradient_and_none_beyond_its_bounds() -
         assert bool(slope.any()) == (logit == 0)
 
 
-# The expected return after adaptation to sampled trajectories, F_K.
-
-
-class Weighed(ScoreCorrection):
-    """With the chance of each task's trajectories as its weight."""
-
-    def __init__(self, chances: Tensor, corrected: bool) -> None:
-        super().__init__()
-        self._chances, self._corrected = chances, corrected
-
-    def task_weights(self, numbers: Tensor) -> Tensor:
-        return len(numbers) * self._chances[numbers]
-
-    def along(self, inner, j, fast, slow, support):  # type: ignore[no-untyped-def]  # as its base
-        return super().along(inner, j, fast, slow, support) if self._corrected else torch.zeros(len(support.inputs))
-
-
-RATE = 0.3
-
-
-def sampled(mdp: ExactMDP, trajectories: int, steps: int) -> tuple[Tasks, Tensor, Tensor]:
-    """All D = (D_0, ..., D_{N-1}) as tasks, their chances, and the true gradient of F_K by autograd alone."""
-    of, at = mdp.everything(), mdp.start.clone().requires_grad_()
-    every = mdp.recorded(mdp.start, mdp.values)
-    count = len(of.fixed)
-    rows = torch.cartesian_prod(*[torch.arange(count)] * (trajectories * steps)).reshape(-1, steps, trajectories)
-    advantages = every.targets["advantages"][0]
-    powers = DISCOUNT ** torch.arange(advantages.shape[1])
-
-    # theta_0 of each D, (tasks, A, S).
-    theta, logs_of_data = at.expand(len(rows), *at.shape), torch.zeros(len(rows))
-    for j in range(steps):
-        log_pi = theta.mT.log_softmax(-1)
-        logs = log_pi[
-            torch.arange(len(rows))[:, None, None], of.observations.argmax(-1)[rows[:, j]], of.actions[rows[:, j]]
-        ]
-        fixed = of.fixed[rows[:, j]].log().sum(-1)
-        logs_of_data = logs_of_data + logs.sum((1, 2)) + fixed
-        gained = (logs * advantages[rows[:, j]] * powers).sum(-1).mean(-1)
-        (slope,) = torch.autograd.grad(gained.sum(), theta, create_graph=True)
-        theta = theta + RATE * slope
-    after = mdp.expected(theta)
-    chances = logs_of_data.exp()
-    (true,) = torch.autograd.grad(-(chances * after).sum(), at)
-    assert chances.sum().item() == pytest.approx(1)
-
-    support = []
-    for j in range(steps):
-        batch = tree_map(lambda part, j=j: part[0][rows[:, j]], every)
-        batch.targets["gains"] = (after.detach() - 0.7)[:, None].expand(-1, trajectories)  # 0.7: any constant
-        support.append(batch)
-    # The query is every trajectory with its chance at theta_N, so that its gradient is that of -J there.
-    query = tree_map(lambda part: part.expand(len(rows), *part.shape[1:]).clone(), mdp.recorded(mdp.start))
-    weights = mdp.chance(theta, of).detach()
-    query.targets["advantages"] = query.targets["advantages"] * count * weights.unsqueeze(-1)
-    query.targets["log_probs"] = mdp.log_probs(theta, of).detach()
-    return Tasks(tuple(support), query, torch.arange(len(rows))), chances.detach(), true
-
-
-def meta_gradient(mdp: ExactMDP, tasks: Tasks, steps: int, outer_loss: OuterLoss, outer: OuterGradient) -> Tensor:
-    loop = InnerLoop(mdp.policy(), surrogate(None), SGD(RATE), ["*"], steps)
-    found = MetaGradientOf(loop, outer, steps, outer_loss=outer_loss)(tasks).gradients
-    return found["model.body.weight"]
-
-
 @pytest.mark.parametrize(("trajectories", "steps"), [(1, 1), (2, 1), (1, 2)])
 def test_score_and_correction_are_the_gradient_of_what_is_sampled(trajectories: int, steps: int) -> None:
     mdp = ExactMDP()
@@ -185,18 +102,6 @@ def test_score_and_correction_are_the_gradient_of_what_is_sampled(trajectories: 
         tasks.support[1].targets["gains"] = torch.zeros_like(tasks.support[1].targets["gains"])
         first = meta_gradient(mdp, tasks, steps, Weighed(chances, True), SecondOrder())
         assert ((first - true).norm() / true.norm()).item() > 0.01
-
-
-def recorded_tasks(mdp: ExactMDP, count: int, trajectories: int = 4) -> Tasks:
-    """Tasks of some of the trajectories, drawn once."""
-    draw = torch.Generator().manual_seed(5)
-    every = mdp.recorded(mdp.start, mdp.values)
-
-    def some() -> Batch:
-        rows = torch.randint(32, (count, trajectories), generator=draw)
-        return tree_map(lambda part: part[0][rows], every)
-
-    return Tasks((some(),), some(), torch.arange(count))
 
 
 @pytest.mark.parametrize("credit", CREDITS)

@@ -23,6 +23,7 @@ FULL_SIZE = {
     "cost": ("A6: time", "A7: time"),
     "step-size": ("A9: mean |grad F|",),
     "methods": ("B4", "B5", "B6", "B8"),
+    "reinforcement-learning": ("R8", "R9"),
     "sinusoid": ("A8: tanh", "A8: ... GGS", "A8: ... MAML over joint", "A8: ... FO"),
 }
 
@@ -41,6 +42,7 @@ LONG = {
     "methods",
     "precision",
     "quadratics",
+    "reinforcement-learning",
     "sinusoid",
     "step-size",
 }  # however thin

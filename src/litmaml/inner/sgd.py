@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -33,6 +34,8 @@ class SGD(InnerOptimizer):
         weight_decay: wd, at least 0.
         learn: Which rates the outer loop trains: none, one for all, one per tensor, or one per parameter.
         per_step: Learn separate rates for each inner step; steps beyond those trained use the last.
+        later_lr: The rate from the second step on, where it is another than the first's and neither is learnt, as in
+            the reinforcement learning of Finn et al. 2017, which halves it.
 
     Raises:
         ValueError: A hyperparameter is out of its range.
@@ -53,9 +56,15 @@ class SGD(InnerOptimizer):
     weight_decay: float = 0.0
     learn: Learn = "none"
     per_step: bool = False
+    later_lr: float | None = None
 
     def __post_init__(self) -> None:
         check_rate(self.lr, self.learn, self.per_step)
+        if self.later_lr is not None:
+            if self.learn != "none":
+                raise ValueError(f"later_lr: is fixed, got learn {self.learn!r} beside it; set per_step instead")
+            if not 0 < self.later_lr < math.inf:
+                raise ValueError(f"later_lr: has to be a positive number, got {self.later_lr}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum: has to be in [0, 1), got {self.momentum}")
         if self.nesterov and self.momentum == 0:
@@ -82,8 +91,9 @@ class SGD(InnerOptimizer):
             direction = state
             if self.nesterov:
                 direction = {name: g + self.momentum * state[name] for name, g in gradient.items()}
+        lr = self.lr if j == 0 or self.later_lr is None else self.later_lr
         return {
-            name: _descended(theta, direction[name], rate(self.lr, self.learn, self.per_step, learnt, name, j))
+            name: _descended(theta, direction[name], rate(lr, self.learn, self.per_step, learnt, name, j))
             for name, theta in fast.items()
         }, state
 
