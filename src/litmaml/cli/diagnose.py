@@ -16,6 +16,7 @@ from torch import Tensor
 from litmaml.cli.error_lines import errors_in_one_line
 from litmaml.cli.imports import import_named
 from litmaml.cli.meta_cli import MetaCLI
+from litmaml.cli.policy_sizes import take_sizes
 from litmaml.cli.recorded_run import with_checkpoint
 from litmaml.data import TaskDataModule
 from litmaml.diagnosis.diagnose import Diagnosis, commonest, diagnose
@@ -57,6 +58,7 @@ class DiagnoseCLI(MetaCLI):
 
     def before_instantiate_classes(self) -> None:
         set_float32_precision(self.config.float32_matmul_precision)
+        take_sizes(self.config)
         self.config.trainer.logger = False
         self.config.trainer.callbacks = None  # those of a run
         self.config.trainer.default_root_dir = str(expanded(self.config.trainer.default_root_dir or DEFAULT_FOLDER))

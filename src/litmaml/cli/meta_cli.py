@@ -27,6 +27,7 @@ from litmaml.callbacks.best_checkpoint import best_checkpoint
 from litmaml.cli.error_lines import OneLineParser
 from litmaml.cli.imports import HELP
 from litmaml.cli.number_types import take_whole_numbers_first
+from litmaml.cli.policy_sizes import take_sizes
 from litmaml.cli.recorded import SealedParser
 from litmaml.cli.save_config import SaveConfig
 from litmaml.cli.sealed import unseal
@@ -111,6 +112,7 @@ class MetaCLI(LightningCLI):
                 raise ValueError(f"{name}: is a group of options, such as {name}: {{}}, got {config[name]!r}")
         _check_groups(config.data.tasks, "data.tasks")
         set_float32_precision(config.float32_matmul_precision)
+        take_sizes(config)
         # With the nulls in it, for one may stand where the default is another; one at the top is an option left out.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "\\s*Unable to serialize instance")  # of a default, which is left out

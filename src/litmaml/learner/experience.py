@@ -29,11 +29,11 @@ class Experience(nn.Module, ABC):
     """
 
     @abstractmethod
-    def connect(self, source: object, seed: int, processes: int) -> None:
+    def connect(self, model: nn.Module, source: object, seed: int, processes: int) -> None:
         """Take the distribution that a run's tasks are of, its seed, and the number of the run's processes.
 
         Raises:
-            ValueError: There is nothing to be made from these tasks.
+            ValueError: There is nothing to be made from these tasks, or not by this model.
         """
 
     @abstractmethod

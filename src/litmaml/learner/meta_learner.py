@@ -285,7 +285,8 @@ class MetaLearner(EvaluatedLearner):
         data = getattr(self.trainer, "datamodule", None)
         self.meta_gradient.seed = getattr(data, "seed", 0)
         if self.experience is not None:
-            self.experience.connect(getattr(data, "tasks", None), self.meta_gradient.seed, self.trainer.world_size)
+            source, seed = getattr(data, "tasks", None), self.meta_gradient.seed
+            self.experience.connect(self.inner_loop.model, source, seed, self.trainer.world_size)
         # Lightning does so only after it has restored a checkpoint, whose float64 weights would be rounded.
         self.trainer.strategy.precision_plugin.convert_module(self)
 

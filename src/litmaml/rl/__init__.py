@@ -1,6 +1,8 @@
 """What reinforcement learning adds: policies, environments as tasks, trajectories as data, and losses of these."""
 
 from litmaml.rl.control_tasks import ControlTasks
+from litmaml.rl.gymnasium_tasks import GymnasiumTasks
+from litmaml.rl.mujoco import AntDirection, HalfCheetahDirection, HalfCheetahVelocity
 from litmaml.rl.navigation import Navigation
 from litmaml.rl.outer_losses import ProMP, ScoreCorrection
 from litmaml.rl.policies import CategoricalPolicy, GaussianPolicy
@@ -10,10 +12,14 @@ from litmaml.rl.tabular import TabularMDP
 from litmaml.rl.trust_region import RepeatedAdam, TrustRegion
 
 __all__ = [
+    "AntDirection",
     "CategoricalPolicy",
     "ClippedSurrogate",
     "ControlTasks",
     "GaussianPolicy",
+    "GymnasiumTasks",
+    "HalfCheetahDirection",
+    "HalfCheetahVelocity",
     "Navigation",
     "PolicySurrogate",
     "ProMP",

@@ -48,8 +48,8 @@ class ControlTasks(TaskDistribution):
         self.horizon, self.trajectories, self.query_trajectories = horizon, trajectories, query_trajectories
 
     @abstractmethod
-    def draw(self, split: Split, stream: np.random.Generator) -> Sequence[float]:
-        """The p numbers of a task of this split."""
+    def draw(self, split: Split, number: int, stream: np.random.Generator) -> Sequence[float]:
+        """The p numbers of the task of this number and split, by its own stream."""
 
     @property
     def axes(self) -> tuple[str, str]:
@@ -65,7 +65,8 @@ class ControlTasks(TaskDistribution):
         """The environments of the tasks with these numbers (T, p), on the same device."""
 
     def sample(self, split: Split, numbers: Sequence[int], seed: int) -> Tasks:
-        drawn = [self.draw(split, stream) for stream in task_streams(seed, split, numbers)]
+        streams = task_streams(seed, split, numbers)
+        drawn = [self.draw(split, number, stream) for number, stream in zip(numbers, streams, strict=True)]
         parameters = Batch(torch.tensor(np.array(drawn, dtype=np.float64)).unsqueeze(1), None)
         return Tasks((parameters,), parameters, torch.as_tensor(numbers, dtype=torch.int64))
 

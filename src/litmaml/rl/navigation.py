@@ -51,7 +51,7 @@ class Navigation(ControlTasks):
                 raise ValueError(f"{name}: has to be a positive number, got {value}")
         self.reach, self.extent, self.near = reach, extent, near
 
-    def draw(self, split: Split, stream: np.random.Generator) -> Sequence[float]:
+    def draw(self, split: Split, number: int, stream: np.random.Generator) -> Sequence[float]:
         goal: list[float] = stream.uniform(-self.extent, self.extent, size=2).tolist()
         return goal
 

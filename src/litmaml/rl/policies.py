@@ -21,19 +21,16 @@ class _Policy(nn.Module):
 
     def __init__(
         self,
-        observations: int,
-        actions: int,
+        observations: int | None,
+        actions: int | None,
         hidden: Sequence[int],
         activation: Literal["tanh", "relu", "softplus", "gelu"],
         body: nn.Module | None,
     ) -> None:
         super().__init__()
-        for name, value in (("observations", observations), ("actions", actions)):
-            if value < 1:
-                raise ValueError(f"{name}: has to be at least 1, got {value}")
-        self.observations, self.actions = observations, actions
+        self.observations, self.actions = _size("observations", observations), _size("actions", actions)
         self.hidden, self.activation = list(hidden), activation
-        self.body = MLP(observations, actions, hidden, activation) if body is None else body
+        self.body = MLP(self.observations, self.actions, hidden, activation) if body is None else body
 
     def _of_body(self, observations: Tensor) -> Tensor:
         lead = observations.shape[:-1]
@@ -53,7 +50,7 @@ class GaussianPolicy(_Policy):
         body: A network of one's own in the place of the means', from (n, o) to (n, a).
 
     Raises:
-        ValueError: A number is out of its range.
+        ValueError: A number is out of its range, or none is given and no file has tasks that say it.
 
     Example:
         >>> GaussianPolicy(observations=3, actions=2)(torch.zeros(20, 100, 3)).shape
@@ -64,8 +61,8 @@ class GaussianPolicy(_Policy):
 
     def __init__(
         self,
-        observations: int,
-        actions: int,
+        observations: int | None = None,
+        actions: int | None = None,
         hidden: Sequence[int] = (64, 64),
         activation: Literal["tanh", "relu", "softplus", "gelu"] = "tanh",
         std: float = 1.0,
@@ -75,7 +72,7 @@ class GaussianPolicy(_Policy):
         if not 0 < std < math.inf:
             raise ValueError(f"std: has to be a positive number, got {std}")
         self.std = std
-        self.log_std = nn.Parameter(torch.full((actions,), math.log(std)))
+        self.log_std = nn.Parameter(torch.full((self.actions,), math.log(std)))
 
     def forward(self, observations: Tensor) -> Tensor:
         mean = self._of_body(observations)
@@ -93,7 +90,7 @@ class CategoricalPolicy(_Policy):
         body: A network of one's own, from (n, o) to (n, actions).
 
     Raises:
-        ValueError: A number is below 1.
+        ValueError: A number is below 1, or none is given and no file has tasks that say it.
 
     Example:
         >>> CategoricalPolicy(observations=3, actions=2)(torch.zeros(20, 100, 3)).shape
@@ -104,8 +101,8 @@ class CategoricalPolicy(_Policy):
 
     def __init__(
         self,
-        observations: int,
-        actions: int,
+        observations: int | None = None,
+        actions: int | None = None,
         hidden: Sequence[int] = (64, 64),
         activation: Literal["tanh", "relu", "softplus", "gelu"] = "tanh",
         body: nn.Module | None = None,
@@ -114,3 +111,11 @@ class CategoricalPolicy(_Policy):
 
     def forward(self, observations: Tensor) -> Tensor:
         return self._of_body(observations)
+
+
+def _size(name: str, value: int | None) -> int:
+    if value is None:
+        raise ValueError(f"{name}: has to be given, since there are no tasks of control beside the model to say it")
+    if value < 1:
+        raise ValueError(f"{name}: has to be at least 1, got {value}")
+    return value

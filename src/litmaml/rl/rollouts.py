@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
 from litmaml.inner.gradient_rule import Losses, plain
 from litmaml.inner.loop import InnerLoop
@@ -21,6 +21,7 @@ from litmaml.rl.advantages import advantages, sums_to_come
 from litmaml.rl.control_tasks import ControlTasks
 from litmaml.rl.distributions import act, log_prob
 from litmaml.rl.environments import Environments
+from litmaml.rl.policy_checks import check_outputs, check_policy
 from litmaml.rl.trajectory_plot import trajectory_figure
 from litmaml.rl.trust_region import TrustRegion
 from litmaml.tasks import Batch, MetaBatch, Split, StepTasks, Tasks, select, stacks_of
@@ -123,12 +124,13 @@ class Rollouts(Experience):
         self._seed, self._processes = 0, 1
         self._last: tuple[MetaBatch, Collected] | None = None
 
-    def connect(self, source: object, seed: int, processes: int) -> None:
+    def connect(self, model: nn.Module, source: object, seed: int, processes: int) -> None:
         if not isinstance(source, ControlTasks):
             raise ValueError(
                 f"experience: Rollouts acts in environments, got tasks of {type(source).__name__}; give data.tasks as "
                 "ControlTasks, such as litmaml.rl.Navigation"
             )
+        check_policy(model, source)
         self._source, self._seed, self._processes, self._last = source, seed, processes, None
 
     def collect(self, inner_loop: InnerLoop, tasks: MetaBatch, steps: int, split: Split) -> Collected:
@@ -157,9 +159,14 @@ class Rollouts(Experience):
         found: list[Trajectories] = []
 
         def acting(fast: Params, slow: Params, copies: int) -> Trajectories:
+            def policy(observations: Tensor) -> Tensor:
+                parameters = inner_loop.predict(fast, observations, slow)
+                check_outputs(parameters, observations, source)
+                return parameters
+
             drawn = drawn_for(source, tasks, split, self._seed, len(found), copies)
             with torch.no_grad():
-                return roll_out(lambda seen: inner_loop.predict(fast, seen, slow), environments, drawn)
+                return roll_out(policy, environments, drawn)
 
         def on_policy(losses: Losses, fast: Params, slow: Params, step: StepTasks) -> Params:
             found.append(acting(fast, slow, sizes.shots))

@@ -48,7 +48,7 @@ class TabularMDP(ControlTasks):
                 raise ValueError(f"{name}: has to be at least {least}, got {value}")
         self.states, self.choices = self.observations, self.actions = states, choices
 
-    def draw(self, split: Split, stream: np.random.Generator) -> Sequence[float]:
+    def draw(self, split: Split, number: int, stream: np.random.Generator) -> Sequence[float]:
         chances = stream.dirichlet(np.ones(self.states), size=(self.states, self.choices))
         rewards = stream.standard_normal((self.states, self.choices))
         return [*chances.ravel().tolist(), *rewards.ravel().tolist()]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from litmaml.runs.admitted import Choice, Named, NotAdmitted, Recipe, short
 from litmaml.runs.former_names import arguments_now, name_now
 from litmaml.runs.nameable import FUNCTIONS, NotNameable, find_class, find_maker, is_the_users
-from litmaml.runs.signatures import LISTS, PLAIN, options, parameters
+from litmaml.runs.signatures import LISTS, PLAIN, made_by, options, parameters
 from litmaml.runs.typed import Typed
 from litmaml.shown import UNSEEN
 
@@ -180,8 +180,7 @@ class _Reader:
             return self.recipe(value, (nn.Module,), at)
         base = get_origin(kind) or kind
         if base is Callable:
-            results = [option for option in options((get_args(kind) or (Any,))[-1]) if isinstance(option, type)]
-            made = tuple(result for result in results if result not in (Any, object, Tensor) and result not in PLAIN)
+            made = made_by(kind)
             return self.recipe(value, made or (nn.Module,), at, later=bool(made))
         if isinstance(base, type) and base not in PLAIN and not issubclass(base, Enum | Tensor):
             return self.recipe(value, (base,), at)
@@ -204,9 +203,7 @@ class _Reader:
                 return _scalar(value, at)
         elif base is Callable:
             if isinstance(value, str):
-                if value not in FUNCTIONS:
-                    raise at.refuse(f"a function by its name is not called, got {short(value)}")
-                return Named(FUNCTIONS[value], value)
+                return self._function(value, made_by(kind), at)
         elif base is type:
             if isinstance(value, str):
                 return self._class(value, tuple(option for option in inner if isinstance(option, type)), at)
@@ -250,6 +247,17 @@ class _Reader:
                 raise at.refuse(f"{short(key)} is no name that a value may have")
             self._put(admitted, key, part, annotation, at)
         return admitted
+
+    def _function(self, value: str, made: tuple[type, ...], at: _Place) -> Named:
+        """A function that can be named, or one of the user's own that says that it makes what is wanted."""
+        if value in FUNCTIONS:
+            return Named(FUNCTIONS[value], value)
+        if not made:
+            raise at.refuse(f"a function by its name is not called, got {short(value)}")
+        try:
+            return Named(find_maker(value, made), value)
+        except NotNameable as error:
+            raise at.refuse(f"{short(value)} {error}") from error
 
     def _class(self, value: str, kinds: tuple[type, ...], at: _Place) -> Named:
         try:

@@ -36,7 +36,7 @@ _OWN = tuple(f"litmaml.{name}" for name in ("data", "inner", "learner.metrics", 
 _CHOICES = (
     r"data|inner\.(adam|higher|meta_curvature|proximal|sgd)|learner\.metrics|models|"
     r"outer\.(estimators|evolution|exact|hypergradient|implicit|loss|losses|reptile)|problems|"
-    r"rl\.(navigation|outer_losses|policies|rollouts|surrogate|tabular|trust_region)"
+    r"rl\.(gymnasium_tasks|metaworld|mujoco|navigation|outer_losses|policies|rollouts|surrogate|tabular|trust_region)"
 )
 """Where the classes are that a learner is made with, which are not all of the rooms."""
 _METRICS = "(aggregation|classification|clustering|nominal|regression|retrieval|segmentation)"
@@ -176,15 +176,20 @@ def is_the_users(kind: type | Callable[..., Any]) -> bool:
 def users_modules(record: object) -> list[str]:
     """The modules of the user's own that a record names, which have to be imported before anything is made of it."""
     found: dict[str, None] = {}
-    if isinstance(record, Mapping):
-        name = record.get("class_path")
-        module = name_now(name).rpartition(".")[0] if isinstance(name, str) else ""
-        if module and module.partition(".")[0] not in {*_PARTS, *_NOT_THE_USERS} and _NAME.fullmatch(module):
-            found[module] = None
+    name = record.get("class_path") if isinstance(record, Mapping) else record if _is_function(record) else None
+    module = name_now(name).rpartition(".")[0] if isinstance(name, str) else ""
+    if module and module.partition(".")[0] not in {*_PARTS, *_NOT_THE_USERS} and _NAME.fullmatch(module):
+        found[module] = None
     parts = record.values() if isinstance(record, Mapping) else record if isinstance(record, list) else ()
     for part in parts:
         found |= dict.fromkeys(users_modules(part))
     return [*found]
+
+
+def _is_function(record: object) -> bool:
+    """Whether a value of a record is the name of a function that is there."""
+    module, _, name = record.rpartition(".") if isinstance(record, str) else ("", "", "")
+    return module in sys.modules and inspect.isfunction(vars(sys.modules[module]).get(name))
 
 
 def python_path(modules: Sequence[str]) -> str:

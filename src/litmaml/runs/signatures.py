@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from typing import Annotated, Any, Union, cast, get_args, get_origin
 
-from torch import nn
+from torch import Tensor, nn
 
 LISTS = (list, tuple, set, frozenset, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
 """Kinds that a list of values may stand for."""
@@ -70,6 +70,12 @@ def options(annotation: Any) -> list[Any]:
         return [Callable]
     known = origin is not None or isinstance(annotation, type)
     return [annotation] if known and annotation is not object else [Any]
+
+
+def made_by(annotation: Any) -> tuple[type, ...]:
+    """The classes of what functions of an annotation make; none where any function, or a module, may stand."""
+    results = [option for option in options((get_args(annotation) or (Any,))[-1]) if isinstance(option, type)]
+    return tuple(result for result in results if result not in (Any, object, Tensor) and result not in PLAIN)
 
 
 def returned_class(function: Callable[..., Any]) -> type | None:
