@@ -76,9 +76,9 @@ def source() -> Navigation:
     return Navigation()
 
 
-def rollouts_of(seed: int) -> Rollouts:
+def rollouts_of(policy: nn.Module, seed: int) -> Rollouts:
     made = Rollouts(discount=0.95)
-    made.connect(source(), seed, 1)
+    made.connect(policy, source(), seed, 1)
     return made
 
 
@@ -102,7 +102,7 @@ def run(case: Case) -> list[Row]:
     goals = tasks_of("test", range(case["goals"]), seed)
     for later in (RATE / 2, RATE):
         loop = InnerLoop(policy, method.loss(), SGD(RATE, later_lr=later), ["*"], 1)
-        returns = rollouts_of(seed).collect(loop, goals, 3, "test").measured["return"]
+        returns = rollouts_of(policy, seed).collect(loop, goals, 3, "test").measured["return"]
         for step, values in enumerate(returns.unbind(1)):
             found = interval(values)
             rows.append({"inner_step": step, "later_rate": later, "return": found.mean, "half_width": found.half_width})
@@ -113,7 +113,7 @@ def train(policy: GaussianPolicy, method: Method, seed: int, iterations: int) ->
     outer_loss = method.outer_loss()
     loop = InnerLoop(policy, method.loss(), SGD(method.rate), ["*"], 1)
     gradient_of = MetaGradientOf(loop, method.outer(), 1, seed=seed, outer_loss=outer_loss)
-    rollouts, weights = rollouts_of(seed), dict(loop.named_parameters())
+    rollouts, weights = rollouts_of(policy, seed), dict(loop.named_parameters())
     optimizer = method.optimizer([*weights.values()])
     rollouts.help_step(optimizer, loop, outer_loss)
     for k in range(iterations):

@@ -111,7 +111,7 @@ def recorded() -> Iterator[Row]:
     """On 2D navigation in float32: probes, what was recorded, and what is repeated."""
     torch.manual_seed(0)
     loop = InnerLoop(GaussianPolicy(2, 2, [100, 100]), PolicySurrogate(), SGD(0.1), ["*"], 2)
-    rollouts, stack = rollouts_of(0), tasks_of("train", range(20), 0)
+    rollouts, stack = rollouts_of(loop.model, 0), tasks_of("train", range(20), 0)
 
     def again(which: Tasks) -> Tasks:
         found = rollouts.collect(loop, which, 2, "test").tasks

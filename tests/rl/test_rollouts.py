@@ -63,7 +63,7 @@ def navigation(**given: Any) -> TaskDataModule:
 
 def collected(learner: MetaLearner, source: Any, numbers: list[int], steps: int = 1) -> Tasks:
     assert learner.experience is not None
-    learner.experience.connect(source, 3, 1)
+    learner.experience.connect(learner.inner_loop.model, source, 3, 1)
     found = learner.experience.collect(learner.inner_loop, source.sample("train", numbers, 3), steps, "train")
     assert isinstance(found.tasks, Tasks)
     return found.tasks
