@@ -16,6 +16,7 @@ from jsonargparse import auto_cli
 from torch import Tensor, nn
 
 from litmaml.cli.error_lines import OneLineErrors, errors_in_one_line
+from litmaml.cli.family import family_of
 from litmaml.cli.imports import import_named
 from litmaml.cli.typed_parts import with_typed_parts
 from litmaml.data.images import ImageFormat
@@ -31,6 +32,8 @@ from litmaml.finetuning.report import print_report, write_predictions, write_rep
 from litmaml.finetuning.row_report import print_row_report, write_row_predictions, write_row_report
 from litmaml.finetuning.row_tuning import RowsTuned, fine_tune_rows
 from litmaml.learner.recipe import not_warned_of
+from litmaml.rl.policy_report import print_policy_report, write_policy_report
+from litmaml.rl.policy_tuning import PolicyTuned, tune_policy
 from litmaml.runs.admitted import NotAdmitted
 from litmaml.runs.paths import check_new, expanded
 from litmaml.shown import first_line, listed, printable
@@ -38,8 +41,8 @@ from litmaml.shown import first_line, listed, printable
 
 def finetune(
     checkpoint: str,
-    data: str,
     output: str,
+    data: str | None = None,
     query: str | None = None,
     steps: int | None = None,
     lr: float | None = None,
@@ -51,8 +54,11 @@ def finetune(
     wandb: str | None = None,
     model: nn.Module | None = None,
     loss: nn.Module | None = None,
-) -> FineTuned | RowsTuned:
-    """Make a model of your own images or rows of a table from a meta-checkpoint and a few labelled examples.
+    env: str | None = None,
+    task: str | None = None,
+    trajectories: int = 20,
+) -> FineTuned | RowsTuned | PolicyTuned:
+    """Make a model of your own images or rows from a meta-checkpoint and a few labelled examples, or adapt a policy.
 
     Writes the adapted model, its predictions and a report to a new folder. Example: litmaml finetune --checkpoint
     runs/glyphs --data photos --output birds, with photos/robin/1.jpg, photos/wren/1.jpg, ...
@@ -62,7 +68,7 @@ def finetune(
             wandb://ENTITY/PROJECT/NAME:ALIAS.
         data: Folder of the labelled images to adapt to, the support set: DATA/CLASS/*.png, *.jpg, ...; or, of a
             checkpoint of TableTasks, a CSV, TSV or Parquet file of one task's rows. Those whose target is empty are
-            predicted.
+            predicted. A policy has none.
         output: Folder to write to; it must not exist, or be empty.
         query: Folder of further images: in folders named as the classes they are scored, without folders they are
             predicted. Without labels the accuracy is estimated by leaving images of the support set out in turn. Or a
@@ -78,6 +84,9 @@ def finetune(
         wandb: Project of Weights & Biases to log to; without an account under WANDB_MODE=offline.
         model: The network, where the checkpoint does not record how it is made; or -c RUN/config.yaml for both.
         loss: Its loss, likewise.
+        env: Of a policy, what makes its environment of gymnasium, as module.function; by default as in training.
+        task: Of a policy, the parameters of its environment: --task velocity=1.4,gravity=9.
+        trajectories: Of a policy, those of each inner step.
 
     Raises:
         FileNotFoundError: There is no such checkpoint or folder.
@@ -102,6 +111,20 @@ def finetune(
     parts = {name: part for name, part in (("model", model), ("loss", loss)) if part is not None}
     with not_warned_of(parts), _or_another("finetune"):  # saving tells
         start = open_checkpoint(checkpoint, **parts)
+    if env is not None or task is not None:
+        if data is not None or head is not None or wandb is not None or query is not None or image_format is not None:
+            raise ValueError("env: a policy has its data of its environment; leave out data, query, head and wandb")
+        policy = tune_policy(start, *family_of(start, env, task), steps, trajectories, lr)
+        _write(policy, policy.observations, folder, export)
+        print_policy_report(policy, folder)
+        return policy
+    if start.learner.experience is not None:
+        raise ValueError(
+            f"data: the checkpoint is of a policy, whose data come from an environment, got {data!r}; give --task, "
+            "and --env where it is another environment than in training"
+        )
+    if data is None:
+        raise ValueError("data: has to be given, the folder or file of the examples")
     if is_table(data):
         if head is not None or wandb is not None or image_format is not None:
             raise ValueError(
@@ -159,7 +182,7 @@ def _finetune_rows(
     return fine_tune_rows(start, made, support.to(device), None if further is None else further.to(device), steps, lr)
 
 
-def _write(result: FineTuned | RowsTuned, inputs: Tensor, folder: Path, export: str | None) -> None:
+def _write(result: FineTuned | RowsTuned | PolicyTuned, inputs: Tensor, folder: Path, export: str | None) -> None:
     """The model and what is told of it, in a folder that is whole or not there."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
@@ -167,8 +190,11 @@ def _write(result: FineTuned | RowsTuned, inputs: Tensor, folder: Path, export: 
         result.model.cpu().save(made)
         for kind, write in EXPORTS.items():
             if export in (kind, "both"):
-                write(result.model, inputs.cpu(), made / f"model.{kind}")
-        if isinstance(result, RowsTuned):
+                exported = result.mean_action if isinstance(result, PolicyTuned) else result.model
+                write(exported, inputs.cpu(), made / f"model.{kind}")
+        if isinstance(result, PolicyTuned):
+            write_policy_report(result, made)
+        elif isinstance(result, RowsTuned):
             write_row_report(result, made)
         else:
             write_report(result, made)

@@ -48,7 +48,7 @@ def _typed_names(arguments: Sequence[str], here: Path) -> Iterator[tuple[str, Pa
     for option, value in options_in(arguments):
         if option in ("-c", "--config"):
             yield from _names_in_file(here / value, ()) if os.path.isfile(value) else _names(_yaml(value), here, ())
-        elif re.match(rf"--(({SECTIONS}|loss|network)(\.|\+?$))", option) and option != "--checkpoint":
+        elif re.match(rf"--(({SECTIONS}|loss|network|env)(\.|\+?$))", option) and option != "--checkpoint":
             yield from _names(_yaml(value), here, ())
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -42,6 +43,8 @@ class ControlTasks(TaskDistribution):
     actions: int
     """The numbers of an action, or of choices."""
 
+    _only: Sequence[float] | None = None
+
     def __init__(self, horizon: int, trajectories: int, query_trajectories: int | None = None) -> None:
         check_at_least(1, horizon=horizon, trajectories=trajectories, query_trajectories=query_trajectories)
         super().__init__(Episode(shots=trajectories, queries=query_trajectories or trajectories))
@@ -50,6 +53,24 @@ class ControlTasks(TaskDistribution):
     @abstractmethod
     def draw(self, split: Split, number: int, stream: np.random.Generator) -> Sequence[float]:
         """The p numbers of the task of this number and split, by its own stream."""
+
+    def numbers_of(self, named: Mapping[str, Any]) -> Sequence[float]:
+        """The p numbers of the task with these parameters.
+
+        Raises:
+            ValueError: They are not those that tasks have.
+        """
+        raise ValueError(f"task: those of {type(self).__name__} have no parameters by name, got {', '.join(named)}")
+
+    def only(self, named: Mapping[str, Any]) -> Self:
+        """The family of the one task with these parameters.
+
+        Raises:
+            ValueError: They are not those that tasks have.
+        """
+        other = copy.copy(self)
+        other._only = self.numbers_of(named)
+        return other
 
     @property
     def axes(self) -> tuple[str, str]:
@@ -66,7 +87,7 @@ class ControlTasks(TaskDistribution):
 
     def sample(self, split: Split, numbers: Sequence[int], seed: int) -> Tasks:
         streams = task_streams(seed, split, numbers)
-        drawn = [self.draw(split, number, stream) for number, stream in zip(numbers, streams, strict=True)]
+        drawn = [self._only or self.draw(split, number, each) for number, each in zip(numbers, streams, strict=True)]
         parameters = Batch(torch.tensor(np.array(drawn, dtype=np.float64)).unsqueeze(1), None)
         return Tasks((parameters,), parameters, torch.as_tensor(numbers, dtype=torch.int64))
 
@@ -74,3 +95,18 @@ class ControlTasks(TaskDistribution):
         sizes = self.sizes(split)
         counts = {"horizon": self.horizon, "trajectories": sizes.shots, "query_trajectories": sizes.queries}
         return {"tasks": type(self).__name__, "split": split, **counts}
+
+
+def named_numbers(named: Mapping[str, Any], names: Sequence[str]) -> list[float]:
+    """The numbers in the order of their names.
+
+    Raises:
+        ValueError: There are others, or one is no number.
+    """
+    if {*named} != {*names}:
+        such = ",".join(f"{name}=0.3" for name in names)
+        raise ValueError(f"task: has to say {', '.join(names)}, got {', '.join(named) or 'nothing'}; such as {such}")
+    try:
+        return [float(named[name]) for name in names]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"task: has to be numbers, got {dict(named)}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -75,6 +75,9 @@ class GymnasiumTasks(ControlTasks):
 
     def draw(self, split: Split, number: int, stream: np.random.Generator) -> Sequence[float]:
         return self._known.draw(number, stream, test=split != "train")
+
+    def numbers_of(self, named: Mapping[str, Any]) -> Sequence[float]:
+        return self._known.numbers_of(named)
 
     def environments(self, parameters: Tensor) -> Environments:
         return Copies(self._makes, [self._known.named(row) for row in parameters.tolist()], self._spaces)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from litmaml.rl.control_tasks import ControlTasks
+from litmaml.rl.control_tasks import ControlTasks, named_numbers
 from litmaml.rl.environments import Environments, Step
 from litmaml.tasks import Split
 
@@ -16,8 +17,8 @@ from litmaml.tasks import Split
 class Navigation(ControlTasks):
     """A point starts at the origin and is paid minus its distance from a goal that it does not see.
 
-    x_0 = 0, x_{t+1} = x_t + reach * clip(a_t, -1, 1), reward -|x_{t+1} - goal|, goal ~ U[-extent, extent]^2; it ends
-    within ``near`` of the goal in both coordinates. Observations are x (2), actions real (2). The splits differ in
+    s_0 = 0, s_{t+1} = s_t + reach * clip(a_t, -1, 1), reward -|s_{t+1} - goal|, goal (x, y) ~ U[-extent, extent]^2; it
+    ends within ``near`` of the goal in both coordinates. Observations are s (2), actions real (2). The splits differ in
     their random streams only.
 
     Args:
@@ -54,6 +55,9 @@ class Navigation(ControlTasks):
     def draw(self, split: Split, number: int, stream: np.random.Generator) -> Sequence[float]:
         goal: list[float] = stream.uniform(-self.extent, self.extent, size=2).tolist()
         return goal
+
+    def numbers_of(self, named: Mapping[str, Any]) -> Sequence[float]:
+        return named_numbers(named, ("x", "y"))
 
     @property
     def axes(self) -> tuple[str, str]:

@@ -137,7 +137,7 @@ class Rollouts(Experience):
         if split == "train" and self._last is not None and self._last[0] is tasks:
             return self._last[1]  # another outer step on the same trajectories
         (stack,) = stacks_of(tasks)
-        path = self.along_path(inner_loop, stack, steps, split)
+        path, _ = self.along_path(inner_loop, stack, steps, split)
         batches = [self.recorded(each) for each in path]
         gains = self._gains(path[-1]).unsqueeze(1)
         for batch in batches:
@@ -151,8 +151,10 @@ class Rollouts(Experience):
             self._last = tasks, collected
         return collected
 
-    def along_path(self, inner_loop: InnerLoop, tasks: Tasks, steps: int, split: Split) -> list[Trajectories]:
-        """The trajectories at theta_0, ..., theta_N, each of which is made by those before."""
+    def along_path(
+        self, inner_loop: InnerLoop, tasks: Tasks, steps: int, split: Split
+    ) -> tuple[list[Trajectories], Params]:
+        """The trajectories at theta_0, ..., theta_N, each of which is made by those before, and theta_N."""
         assert self._source is not None  # the learner connects it
         source, sizes = self._source, self._source.sizes(split)
         environments = source.environments(tasks.query.inputs.squeeze(1))
@@ -178,7 +180,7 @@ class Rollouts(Experience):
             found.append(acting(adapted, slow, sizes.queries))
         finally:
             environments.close()
-        return found
+        return found, adapted
 
     def recorded(self, found: Trajectories) -> Batch:
         """What a surrogate takes of them, trajectories as examples."""
@@ -207,7 +209,7 @@ class Rollouts(Experience):
     def draw(self, inner_loop: InnerLoop, tasks: Tasks, steps: int, split: Split) -> tuple[str, Figure]:
         assert self._source is not None  # the learner connects it
         few = select(tasks, slice(3))
-        first, *_, last = self.along_path(inner_loop, few, max(steps, 1), split)
+        (first, *_, last), _ = self.along_path(inner_loop, few, max(steps, 1), split)
         goals, names = self._source.goals(few.query.inputs.squeeze(1)), self._source.axes
         seen = [(path.observations.cpu(), path.mask.cpu()) for path in (first, last)]
         title = f"{type(self._source).__name__}: {steps} inner steps"

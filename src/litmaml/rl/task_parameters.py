@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from litmaml.rl.control_tasks import named_numbers
+
 Value = bool | int | float | str
 Spec = dict[str, list[float] | dict[str, list[Value]]] | list[dict[str, Value]]
 """A range [low, high] or {choices: [...]} by name, or a list of tasks."""
@@ -53,6 +55,21 @@ class TaskParameters:
             else:
                 drawn.append(float(stream.uniform(one[0], one[1])))
         return drawn
+
+    def numbers_of(self, named: Mapping[str, Value]) -> list[float]:
+        """The numbers of a task by its parameters, the reverse of ``named``.
+
+        Raises:
+            ValueError: Other names, or a value that no task has where these are listed.
+        """
+        plain = named_numbers({name: 0 if name in self._tables else value for name, value in named.items()}, self.names)
+        for k, name in enumerate(self.names):
+            if name in self._tables:
+                if not any(_same(known, named[name]) for known in self._tables[name]):
+                    there = ", ".join(map(str, self._tables[name]))
+                    raise ValueError(f"task: {name} is one of {there}, got {named[name]!r}")
+                plain[k] = self._number(name, named[name])
+        return plain
 
     def named(self, numbers: Sequence[float]) -> dict[str, Value]:
         """The parameters that numbers stand for, by name."""
