@@ -30,7 +30,7 @@ from litmaml.runs.folder import DEFAULT_FOLDER, folder_of
 from litmaml.runs.paths import expanded
 from litmaml.runs.weights_record import check_weights
 from litmaml.shown import printable
-from litmaml.tasks import Split, Tasks, map_batches, tree_map
+from litmaml.tasks import Split, Tasks, map_batches, stacks_of, tree_map
 
 
 @dataclass
@@ -125,6 +125,11 @@ def diagnose_command(arguments: Sequence[str]) -> Diagnosis:
         raise ValueError(f"diagnose.tasks: no two of {effort.tasks} have one size; set it higher")
     tasks = _to(data.tasks.render(_to(tasks, device)), device, dtype)
     console.print(f"diagnosing on {tasks.size} tasks; this takes a minute or two", highlight=False)
+    if learner.experience is not None:
+        learner.experience.connect(learner.inner_loop.model, data.tasks, data.seed, 1)
+        (tasks,) = stacks_of(
+            learner.experience.collect(learner.inner_loop, tasks, learner.inner_steps, effort.split).tasks
+        )
     found = diagnose(learner, tasks, data.meta_batch, effort.probed_tasks)
     found.remarks[:0] = said
     found.setting["split"] = effort.split

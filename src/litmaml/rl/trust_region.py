@@ -26,7 +26,8 @@ class TrustRegion(torch.optim.Optimizer):
         params: The weights.
         radius: Of the mean KL divergence.
         iterations: Of conjugate gradients.
-        damping: Is added to the diagonal of F.
+        damping: Is added to the diagonal of F, most of whose eigenvalues are next to nothing. With as little as 1e-5
+            rounding decides: after ten iterations in float64 a change of 1e-15 in g was one of 3% in x.
         backtrack: The factor of each shortening.
         tries: The lengths that are tried.
 
@@ -42,7 +43,7 @@ class TrustRegion(torch.optim.Optimizer):
         params: Iterable[Any],
         radius: float = 0.01,
         iterations: int = 10,
-        damping: float = 1e-5,
+        damping: float = 1e-2,
         backtrack: float = 0.8,
         tries: int = 15,
     ) -> None:
