@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 from hops import Hop, central_difference, gaussian_smoothing, nothing, with_half_trace, zeroth_order
 from oracles import Directions, dense_hessian, fourth_moments, second_moments
-from solvers import Solved, Transformed, evolution, exact, first_order, implicit, reptile
+from solvers import Solved, Transformed, along_the_path, evolution, first_order, implicit, reptile, unchanged
 from torch import Tensor, nn
 from unrolling import Rule
 from update_rules import adadelta, adagrad, adam, adam_of_torch, adamax, rmsprop, sgd
@@ -211,10 +212,10 @@ class Solver(NamedTuple):
 
 
 SOLVERS: dict[str, Solver] = {
-    "SecondOrder": Solver(SecondOrder, exact),
-    "SecondOrder recompute": Solver(lambda: SecondOrder(recompute=True), exact),
+    "SecondOrder": Solver(SecondOrder, along_the_path),
+    "SecondOrder recompute": Solver(lambda: SecondOrder(recompute=True), along_the_path),
     "FirstOrder": Solver(FirstOrder, first_order),
-    "FiniteDifference": Solver(FiniteDifference, exact, 1e-7),
+    "FiniteDifference": Solver(FiniteDifference, along_the_path, 1e-7),
     "Implicit": Solver(lambda: Implicit(8), implicit),
     "Implicit by differences": Solver(lambda: Implicit(8, FiniteDifference()), implicit, 1e-6),
     "Reptile": Solver(Reptile, reptile),
@@ -223,40 +224,54 @@ SOLVERS: dict[str, Solver] = {
 
 
 class Wrapper(NamedTuple):
-    """An inner optimizer around gradient descent of rate 0.1, and the gradient that it hands on."""
+    """A way to wrap an inner optimizer, and the gradient that it hands on.
 
-    make: Callable[[], InnerOptimizer]
+    learns: Whether the outer loop trains something of it. curvature: Whether it has matrices.
+    """
+
+    make: Callable[[InnerOptimizer], InnerOptimizer]
     transformed: Transformed
+    learns: bool = False
+    curvature: bool = False
 
 
-def _same(theta: Any, g: Any, first: Any, learnt: Any) -> Any:
-    return g
+STRENGTH = 2.0
 
 
 def _held(theta: Any, g: Any, first: Any, learnt: Any) -> Any:
-    return {name: g[name] + learnt.get("strength", 2.0) * (theta[name] - first[name]) for name in g}
+    return {name: g[name] + learnt.get("strength", STRENGTH) * (theta[name] - first[name]) for name in g}
 
 
 def _curved(theta: Any, g: Any, first: Any, learnt: Any) -> Any:
     def one(name: str) -> Tensor:
-        key = "curvature/" + name.replace(".", "/")
-        if g[name].dim() == 1:
-            found: Tensor = learnt[key] * g[name]
-        else:
-            found = learnt[f"{key}/0"] @ g[name] @ learnt[f"{key}/1"]
-        return found
+        key, part = "curvature/" + name.replace(".", "/"), g[name]
+        if part.dim() < 2:
+            return learnt[key] * part  # type: ignore[no-any-return]
+        window = part.reshape(*part.shape[:2], -1)
+        found = torch.einsum("xa,abw,by->xyw", learnt[f"{key}/0"], window, learnt[f"{key}/1"])
+        if part.dim() > 2:
+            found = torch.einsum("zw,xyw->xyz", learnt[f"{key}/2"], found)
+        return found.reshape(part.shape)
 
     return {name: one(name) for name in g}
 
 
 WRAPPERS: dict[str, Wrapper] = {
-    "none": Wrapper(lambda: SGD(0.1), _same),
-    "Proximal": Wrapper(lambda: Proximal(SGD(0.1), 2.0), _held),
-    "Proximal, learnt": Wrapper(lambda: Proximal(SGD(0.1), 2.0, learn=True), _held),
-    "MetaCurvature": Wrapper(lambda: MetaCurvature(SGD(0.1)), _curved),
+    "none": Wrapper(lambda inner: inner, unchanged),
+    "Proximal": Wrapper(lambda inner: Proximal(inner, STRENGTH), _held),
+    "Proximal, learnt": Wrapper(lambda inner: Proximal(inner, STRENGTH, learn=True), _held, learns=True),
+    "MetaCurvature": Wrapper(MetaCurvature, _curved, learns=True, curvature=True),
     "MetaCurvature around Proximal": Wrapper(
-        lambda: MetaCurvature(Proximal(SGD(0.1), 2.0, learn=True)),
+        lambda inner: MetaCurvature(Proximal(inner, STRENGTH, learn=True)),
         lambda theta, g, first, learnt: _held(theta, _curved(theta, g, first, learnt), first, learnt),
+        learns=True,
+        curvature=True,
+    ),
+    "Proximal around MetaCurvature": Wrapper(
+        lambda inner: Proximal(MetaCurvature(inner), STRENGTH),
+        lambda theta, g, first, learnt: _curved(theta, _held(theta, g, first, learnt), first, learnt),
+        learns=True,
+        curvature=True,
     ),
 }
 

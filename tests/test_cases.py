@@ -26,7 +26,7 @@ from cases import (
     UNSAMPLED,
     WRAPPERS,
 )
-from litmaml.inner import InnerOptimizer
+from litmaml.inner import SGD, InnerOptimizer
 from litmaml.outer import OuterGradient, OuterLoss, PathGradient
 
 
@@ -57,7 +57,7 @@ def test_every_outer_gradient_has_a_row() -> None:
 
 
 def test_every_inner_optimizer_has_a_row() -> None:
-    wrapped = {type(row.make()) for row in WRAPPERS.values()}
+    wrapped = {type(row.make(SGD())) for row in WRAPPERS.values()}
     assert {type(row.make()) for row in INNER.values()} | wrapped == methods(InnerOptimizer)
 
 

@@ -5,14 +5,17 @@ One task at a time, unstacked; nothing of litmaml is called but the model, the l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from oracles import dense_hessian, flat
+from hops import Hop
+from oracles import flat
 from torch import Tensor, nn
 from torch.func import functional_call
+from unrolling import Rule, State, gradient_by, rate_of
+from update_rules import sgd
 
 from litmaml.inner.loop import InnerLoop
 from litmaml.outer import OuterLoss
@@ -21,93 +24,152 @@ from litmaml.weights import Params
 
 Transformed = Callable[[Params, Params, Params, Params], Params]
 """(theta, g, theta_0, all that is learnt) -> what the inner optimizer gets."""
+Call = Callable[[Params, Any], Tensor]
+"""(all weights, inputs) -> what the model gives with these."""
+
+
+def unchanged(theta: Params, g: Params, first: Params, learnt: Params) -> Params:
+    """Of no wrapper."""
+    return g
+
+
+@dataclass
+class Truth:
+    """What the oracle is to know of an inner loop.
+
+    rule: By which the optimizer inside moves a tensor. hop: Of an outer gradient along the path; None for the exact one.
+    draw: (task, j, query) sets the random generators before a pass of the support in step j, or of the query after j.
+    """
+
+    loop: InnerLoop
+    steps: int
+    transformed: Transformed = unchanged
+    rule: Rule = field(default_factory=sgd)
+    hop: Hop | None = None
+    call: Call | None = None
+    draw: Callable[[int, int, bool], None] = lambda task, j, query: None
+
+    def model(self, weights: Params, inputs: Any) -> Tensor:
+        if self.call is not None:
+            return self.call(weights, inputs)
+        outputs: Tensor = functional_call(self.loop.model, weights, (inputs,))
+        return outputs
 
 
 @dataclass
 class OneTask:
     """A task, and what is trained, by the names of the inner loop.
 
-    rate: Of the gradient descent inside. shares: w_0, ..., w_N.
+    shares: w_0, ..., w_N. u: Directions (Q, ...), by the same names. least: Of the eigenvalues of I + H/lambda, once an
+    implicit gradient is taken.
     """
 
-    loop: InnerLoop
-    support: Batch
+    truth: Truth
+    number: int
+    support: Sequence[Batch]
+    hessian: Sequence[Batch] | None
     query: Batch
     leaves: Params
-    steps: int
-    rate: float
-    transformed: Transformed
     shares: Sequence[float]
     query_loss: nn.Module
     u: Params
+    least: float = torch.inf
 
-    def loss_at(self, batch: Batch, loss: nn.Module | None = None) -> Callable[[Params], Tensor]:
-        def of(theta: Params) -> Tensor:
-            outputs = functional_call(self.loop.model, theta, (batch.inputs,))
-            value: Tensor = (loss or self.loop.loss)(outputs, batch.targets)
-            return value
+    @property
+    def loop(self) -> InnerLoop:
+        return self.truth.loop
 
-        return of
+    def outcome(self, batch: Batch, loss: nn.Module, theta: Params, j: int, query: bool) -> tuple[Tensor, Tensor]:
+        self.truth.draw(self.number, j, query)
+        outputs = self.truth.model(theta, batch.inputs)
+        return loss(outputs, batch.targets), outputs
+
+    def loss_in_step(self, theta: Params, j: int, batches: Sequence[Batch]) -> Tensor:
+        return self.outcome(batches[j if len(batches) > 1 else 0], self.loop.loss, theta, j, False)[0]
 
     def weights(self, leaves: Params) -> Params:
-        """All of the model's, by its own names."""
-        return {n.removeprefix("model."): w for n, w in leaves.items() if n.startswith("model.")}
+        """All of the model's, by its own names; a buffer that is adapted starts where it stands."""
+        buffers = {n: b.detach().clone() for n, b in self.loop.model.named_buffers() if n in self.loop.fast_names}
+        own = {n.removeprefix("model."): w for n, w in leaves.items() if n.startswith("model.")}
+        return {**own, **{name: buffer.requires_grad_() for name, buffer in buffers.items()}}
 
-    def path(self, leaves: Params, exact: bool) -> list[Params]:
-        """theta_0, ..., theta_N with all weights, on the graph; the inner gradient's own derivative only if exact."""
-        theta, fast = self.weights(leaves), self.loop.fast_names
+    def at(self, theta: Params, leaves: Params, j: int) -> Params:
+        """With the rows of step j of what has one for each."""
+        keys = {name: "learnt.weights/" + name.replace(".", "/") for name in self.loop.rows}
+        return theta | {name: leaves[key][max(j, 0)] for name, key in keys.items()}
+
+    def path(self, leaves: Params, hop: Hop | None) -> list[Params]:
+        """theta_0, ..., theta_N with all weights, on the graph."""
+        theta, fast, optimizer = self.weights(leaves), self.loop.fast_names, self.loop.optimizer
+        # By copies, of which a gradient by the fast weights alone can be taken.
+        theta = {name: weight.clone() for name, weight in theta.items()}
         learnt = {n.removeprefix("learnt."): p for n, p in leaves.items() if n.startswith("learnt.")}
         first, found = {name: theta[name] for name in fast}, [theta]
-        for _ in range(self.steps):
-            value = self.loss_at(self.support)(theta)
-            parts = torch.autograd.grad(value, [theta[name] for name in fast], create_graph=exact)
-            g = dict(zip(fast, parts, strict=True))
-            g = self.transformed({name: theta[name] for name in fast}, g, first, learnt)
-            theta = {**theta, **{name: theta[name] - self.rate * g[name] for name in fast}}
+        states = {name: State() for name in fast}
+        for j in range(self.truth.steps):
+
+            def support(t: Params, j: int = j) -> Tensor:
+                return self.loss_in_step(t, j, self.support)
+
+            def hessian(t: Params, j: int = j) -> Tensor:
+                return self.loss_in_step(t, j, self.support if self.hessian is None else self.hessian)
+
+            g = gradient_by(support, hessian, self.at(theta, leaves, j), fast, hop)
+            g = self.truth.transformed({name: theta[name] for name in fast}, g, first, learnt)
+            rates = {name: rate_of(optimizer, leaves, name, j) for name in fast}
+            theta = theta | {n: self.truth.rule(states[n], theta[n], g[n], rates[n]) for n in fast}
             found.append(theta)
         return found
 
-    def outer(self, path: Iterable[Params]) -> Tensor:
-        """sum_j w_j l(theta_j; T)."""
-        of = self.loss_at(self.query, self.query_loss)
-        terms = [w * of(theta) for w, theta in zip(self.shares, path, strict=True) if w]
-        return torch.stack(terms).sum()
+    def outer(self, path: Sequence[Params], leaves: Params) -> tuple[Tensor, Tensor]:
+        """sum_j w_j l(theta_j; T), and the predictions after the last step."""
+        terms = []
+        for j, (share, theta) in enumerate(zip(self.shares, path, strict=True)):
+            if share:
+                loss, outputs = self.outcome(self.query, self.query_loss, self.at(theta, leaves, j - 1), j, True)
+                terms.append(share * loss)
+        return torch.stack(terms).sum(), outputs
 
 
 Solved = Callable[[OneTask], Params]
 
 
-def exact(task: OneTask) -> Params:
-    """By autograd along the path."""
-    return _slope(task, True)
+def along_the_path(task: OneTask) -> Params:
+    """By autograd, with the Hop of the outer gradient for each inner gradient's own derivative."""
+    return _slope(task, task.truth.hop)
 
 
 def first_order(task: OneTask) -> Params:
     """The same with each inner gradient a constant."""
-    return _slope(task, False)
+    return _slope(task, lambda loss, theta, v: {})
 
 
-def _slope(task: OneTask, through: bool) -> Params:
-    value = task.outer(task.path(task.leaves, through))
+def _slope(task: OneTask, hop: Hop | None) -> Params:
+    value, _ = task.outer(task.path(task.leaves, hop), task.leaves)
     parts = torch.autograd.grad(value, [*task.leaves.values()], materialize_grads=True)
     return dict(zip(task.leaves, parts, strict=True))
+
+
+def end_of(task: OneTask, leaves: Params) -> Params:
+    """theta_N, a constant."""
+    return {name: weight.detach() for name, weight in task.path(leaves, lambda loss, theta, v: {})[-1].items()}
 
 
 def implicit(task: OneTask) -> Params:
     """(I + H/lambda)^(-1) v by dense algebra, at the end of the path."""
     optimizer: Any = task.loop.optimizer
     strength = task.leaves.get("learnt.strength", torch.tensor(optimizer.strength)).detach()
-    fast, start = task.loop.fast_names, task.weights(task.leaves)
-    end = {name: weight.detach() for name, weight in task.path(task.leaves, False)[-1].items()}
+    fast, start, end = task.loop.fast_names, task.weights(task.leaves), end_of(task, task.leaves)
     names = [*fast, *(name for name in end if name not in fast)]
     theta = {name: end[name].requires_grad_() for name in names}
-    outer = dict(
-        zip(names, torch.autograd.grad(task.outer([end] * task.steps + [theta]), [*theta.values()]), strict=True)
-    )
-    hessian = dense_hessian(theta, task.loss_at(task.support))
-    d = sum(theta[name].numel() for name in fast)
-    x = torch.linalg.solve(torch.eye(d) + hessian[:d, :d] / strength, flat({name: outer[name] for name in fast}))
-    mixed = torch.split(-hessian[d:, :d] @ x / strength, [theta[name].numel() for name in names[len(fast) :]])
+    value, _ = task.outer([theta] * (task.truth.steps + 1), task.leaves)
+    outer = dict(zip(names, torch.autograd.grad(value, [*theta.values()], materialize_grads=True), strict=True))
+    hessian = _rows(task.loss_in_step(theta, 0, task.support), theta, fast)
+    d = len(hessian)
+    system = torch.eye(d) + hessian[:, :d] / strength
+    task.least = float(torch.linalg.eigvalsh((system + system.T) / 2).min())
+    x = torch.linalg.solve(system, flat({name: outer[name] for name in fast}))
+    mixed = torch.split(-x @ hessian[:, d:] / strength, [theta[name].numel() for name in names[len(fast) :]])
     of_fast = torch.split(x, [theta[name].numel() for name in fast])
     rows = {f"model.{name}": part.reshape(theta[name].shape) for name, part in zip(fast, of_fast, strict=True)}
     for name, part in zip(names[len(fast) :], mixed, strict=True):
@@ -115,13 +177,27 @@ def implicit(task: OneTask) -> Params:
     if "learnt.strength" in task.leaves:
         way = flat({name: end[name].detach() - start[name].detach() for name in fast})
         rows["learnt.strength"] = -(x @ way) / strength
-    return rows
+    return {name: rows[name] for name in task.leaves}
+
+
+def _rows(loss: Tensor, theta: Params, fast: Sequence[str]) -> Tensor:
+    """The Hessian's rows of the fast weights, which come first, one by one (d, all)."""
+    of_fast = torch.autograd.grad(loss, [theta[name] for name in fast], create_graph=True, materialize_grads=True)
+    entries = torch.cat([part.flatten() for part in of_fast])
+    rows = []
+    for entry in entries:
+        if not entry.requires_grad:  # the loss is linear
+            rows.append(torch.zeros(sum(weight.numel() for weight in theta.values())))
+            continue
+        parts = torch.autograd.grad(entry, [*theta.values()], retain_graph=True, materialize_grads=True)
+        rows.append(torch.cat([part.flatten() for part in parts]))
+    return torch.stack(rows)
 
 
 def reptile(task: OneTask) -> Params:
     """w - theta_N."""
-    end, start = task.path(task.leaves, False)[-1], task.weights(task.leaves)
-    return {f"model.{name}": (start[name] - end[name]).detach() for name in start}
+    end, start = end_of(task, task.leaves), task.weights(task.leaves)
+    return {name: (start[n] - end[n]).detach() for name in task.leaves for n in [name.removeprefix("model.")]}
 
 
 def evolution(smoothing: float) -> Solved:
@@ -134,7 +210,7 @@ def evolution(smoothing: float) -> Solved:
             ends = []
             for way in (smoothing, -smoothing):
                 moved = {n: (w + way * task.u[n][q]).detach().requires_grad_() for n, w in task.leaves.items()}
-                ends.append(task.outer(task.path(moved, False)).detach())
+                ends.append(task.outer(task.path(moved, lambda loss, theta, v: {}), moved)[0].detach())
             for name in found:
                 found[name] += (ends[0] - ends[1]) / (2 * smoothing * count) * task.u[name][q]
         return found
@@ -142,38 +218,35 @@ def evolution(smoothing: float) -> Solved:
     return solved
 
 
-def true_gradient(
-    loop: InnerLoop,
-    tasks: Tasks,
-    steps: int,
-    outer_loss: OuterLoss,
-    solved: Solved,
-    transformed: Transformed,
-    rate: float,
-    directions: Params,
-    epoch: int = 0,
-) -> Params:
-    """The mean over tasks of n p_i G_i, by the names of the inner loop.
+def each_task(
+    truth: Truth, tasks: Tasks, outer_loss: OuterLoss, directions: Params | None = None, epoch: int = 0
+) -> list[OneTask]:
+    """The tasks, with the weights as they are now.
 
     ``directions``: (T, Q, ...) by the names of the model's weights.
     """
+    loop, steps = truth.loop, truth.steps
     leaves = {n: p.detach().clone().requires_grad_() for n, p in loop.named_parameters() if p.requires_grad}
-    counts = outer_loss.task_weights(tasks.numbers)
-    counts = torch.ones(tasks.size) if counts is None else counts
-    total = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
-    for i in range(tasks.size):
-        one = OneTask(
-            loop=loop,
-            support=tasks.support[0].task(i),
+    return [
+        OneTask(
+            truth,
+            number=i,
+            support=[batch.task(i) for batch in tasks.support],
+            hessian=None if tasks.hessian is None else [batch.task(i) for batch in tasks.hessian],
             query=tasks.query.task(i),
             leaves=leaves,
-            steps=steps,
-            rate=rate,
-            transformed=transformed,
             shares=outer_loss.step_weights(steps, epoch) or [0.0] * steps + [1.0],
             query_loss=outer_loss.loss or loop.loss,
-            u={f"model.{name}": part[i] for name, part in directions.items()},
+            u={f"model.{name}": part[i] for name, part in (directions or {}).items()},
         )
+        for i in range(tasks.size)
+    ]
+
+
+def true_gradient(each: Sequence[OneTask], solved: Solved, counts: Tensor | None = None) -> Params:
+    """The mean over tasks of n p_i G_i, by the names of the inner loop; ``counts``: n p_i, where it is not 1."""
+    total = {name: torch.zeros_like(leaf) for name, leaf in each[0].leaves.items()}
+    for i, one in enumerate(each):
         for name, part in solved(one).items():
-            total[name] += counts[i] * part / tasks.size
+            total[name] += (1.0 if counts is None else counts[i]) * part / len(each)
     return total

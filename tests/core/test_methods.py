@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from oracles import Tiny, random_tasks, relative
-from solvers import true_gradient
+from solvers import Truth, each_task, true_gradient
 from torch import nn
 
 from cases import LOSSES, SOLVERS, WRAPPERS
@@ -27,17 +27,13 @@ from litmaml.randomness import normal_directions, task_streams
 from litmaml.tasks import Batch, Tasks, tree_map
 from litmaml.weights import Params, Weights
 
-# torch itself scripts what torch.func.hessian differentiates forwards with.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
-
 STEPS, RATE, EPOCH = 3, 0.1, 1
-LEARNING = {"Proximal, learnt", "MetaCurvature", "MetaCurvature around Proximal"}
 
 
 def loop_of(wrapper: str, fast: str = "*") -> InnerLoop:
     """Always the same weights, and what is learnt away from where it starts."""
     torch.manual_seed(0)
-    loop = InnerLoop(Tiny(), nn.MSELoss(), WRAPPERS[wrapper].make(), [fast], STEPS)
+    loop = InnerLoop(Tiny(), nn.MSELoss(), WRAPPERS[wrapper].make(SGD(RATE)), [fast], STEPS)
     with torch.no_grad():
         for learnt in loop.learnt.parameters():
             learnt.add_(0.2 * torch.randn_like(learnt))
@@ -56,13 +52,15 @@ def refusal(solver: str, wrapper: str, loss: str, fast: str) -> str:
     if solver.startswith("Implicit"):
         if not wrapper.startswith("Proximal"):
             return "inner_optimizer"
-        return "outer_loss" if loss == "MultiStepLoss" else ""
+        if loss == "MultiStepLoss":
+            return "outer_loss"
+        return "inner_optimizer" if WRAPPERS[wrapper].curvature else ""
     if solver == "EvolutionStrategies":
-        return "inner_optimizer" if wrapper in LEARNING else ""
+        return "inner_optimizer" if WRAPPERS[wrapper].learns else ""
     if solver == "Reptile":
         if fast != "*":
             return "fast_weights"
-        if wrapper in LEARNING:
+        if WRAPPERS[wrapper].learns:
             return "inner_optimizer"
         return "outer_loss" if loss not in ("MeanLoss", "WorstCaseLoss") else ""
     return ""
@@ -92,17 +90,9 @@ def test_every_crossing(solver: str, wrapper: str) -> None:
                 with pytest.raises(ValueError, match=f"^{refused}[.:]"):
                     MetaGradientOf(loop, method, STEPS, outer_loss=outer_loss)
                 continue
-            true = true_gradient(
-                loop,
-                tasks,
-                STEPS,
-                outer_loss,
-                row.true,
-                WRAPPERS[wrapper].transformed,
-                RATE,
-                directions_of(loop, tasks),
-                EPOCH,
-            )
+            truth = Truth(loop, STEPS, WRAPPERS[wrapper].transformed)
+            each = each_task(truth, tasks, outer_loss, directions_of(loop, tasks), EPOCH)
+            true = true_gradient(each, row.true, outer_loss.task_weights(tasks.numbers))
             gradient_of = MetaGradientOf(loop, method, STEPS, chunk, outer_loss=outer_loss)
             gradient_of.epoch = EPOCH
             found = gradient_of(tasks)
@@ -120,13 +110,13 @@ def test_images_with_batch_norm(solver: str, wrapper: str) -> None:
     body = [nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2, track_running_stats=False), nn.Tanh(), nn.Flatten()]
     fast = "*" if solver == "Reptile" else "4.*"
     loop = InnerLoop(
-        nn.Sequential(*body, nn.Linear(8, 3)), nn.CrossEntropyLoss(), WRAPPERS[wrapper].make(), [fast], STEPS
+        nn.Sequential(*body, nn.Linear(8, 3)), nn.CrossEntropyLoss(), WRAPPERS[wrapper].make(SGD(RATE)), [fast], STEPS
     )
     batches = [Batch(torch.randn(3, 6, 1, 4, 4), torch.randint(3, (3, 6))) for _ in range(2)]
     tasks, row = Tasks((batches[0],), batches[1], torch.arange(3)), SOLVERS[solver]
     method = Implicit(30) if solver == "Implicit" else row.make()
-    transformed, directions = WRAPPERS[wrapper].transformed, directions_of(loop, tasks)
-    true = true_gradient(loop, tasks, STEPS, OuterLoss(), row.true, transformed, RATE, directions)
+    truth = Truth(loop, STEPS, WRAPPERS[wrapper].transformed)
+    true = true_gradient(each_task(truth, tasks, OuterLoss(), directions_of(loop, tasks)), row.true)
     for chunk in (None, 2):
         assert relative(gradients(loop, method, tasks, tasks_per_chunk=chunk), true) < row.tolerance
 

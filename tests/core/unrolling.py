@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from litmaml.inner.loop import InnerLoop
+from litmaml.inner.transform import Transform
 from litmaml.tasks import Batch, Tasks
 from litmaml.weights import Params
 
@@ -73,16 +74,6 @@ def unrolled(
     def loss_of(theta: Params, batches: Sequence[Batch], task: int, j: int) -> Tensor:
         return outcome(theta, batches[j if len(batches) > 1 else 0], task, j)[0]
 
-    optimizer: Any = inner_loop.optimizer  # SGD, where it is asked for its rate
-
-    def rate(name: str, j: int) -> Any:
-        table = leaves.get("learnt.rate")
-        if table is None:
-            table = leaves.get("learnt.rate/" + name.replace(".", "/"))
-        if table is None:
-            return optimizer.lr
-        return table[j] if optimizer.per_step else table
-
     def adapted(task: int) -> Params:
         # By copies, since the inner gradient at theta_0 holds still what begins as a function of the others.
         theta = {**{name: weight.clone() for name, weight in start.items()}, **begin(start, task)}
@@ -92,9 +83,9 @@ def unrolled(
                 functools.partial(loss_of, batches=batches, task=task, j=j)
                 for batches in (tasks.support, tasks.hessian or tasks.support)
             )
-            gradient = _gradient(support, hessian, theta, fast, hop)
+            gradient = gradient_by(support, hessian, theta, fast, hop)
             for name in fast:
-                theta[name] = rule(states[name], theta[name], gradient[name], rate(name, j))
+                theta[name] = rule(states[name], theta[name], gradient[name], rate_of(inner_loop.optimizer, leaves, name, j))
         return theta
 
     # Fused attention has no second derivative.
@@ -109,6 +100,18 @@ def unrolled(
         [{name: theta[name].detach() for name in fast} for theta in ends],
         dict(zip(leaves, gradients, strict=True)),
     )
+
+
+def rate_of(optimizer: Any, leaves: Params, name: str, j: int) -> Any:
+    """The rate of a weight in step j, of what is within all wrappers."""
+    while isinstance(optimizer, Transform):
+        optimizer = optimizer.optimizer
+    table = leaves.get("learnt.rate")
+    if table is None:
+        table = leaves.get("learnt.rate/" + name.replace(".", "/"))
+    if table is None:
+        return optimizer.lr
+    return table[j] if optimizer.per_step else table
 
 
 class WrittenOut(TorchFunctionMode):
@@ -128,8 +131,9 @@ class WrittenOut(TorchFunctionMode):
 
 
 def with_weights(model: nn.Module, weights: Params) -> nn.Module:
-    """A copy of the model whose parameters of these names are the tensors given, as they are."""
-    known: dict[int, Any] = {id(p): weights[name] for name, p in model.named_parameters() if name in weights}
+    """A copy of the model whose parameters and buffers of these names are the tensors given, as they are."""
+    own = [*model.named_parameters(), *model.named_buffers()]
+    known: dict[int, Any] = {id(value): weights[name] for name, value in own if name in weights}
     for module in model.modules():
         # What a model has computed and kept cannot be copied with its graph.
         known |= {id(t): t.detach() for t in _tensors(vars(module)) if not t.is_leaf}
@@ -144,7 +148,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(part)
 
 
-def _gradient(support: Loss, hessian: Loss, theta: Params, fast: Sequence[str], hop: Hop | None) -> Params:
+def gradient_by(support: Loss, hessian: Loss, theta: Params, fast: Sequence[str], hop: Hop | None) -> Params:
     """The gradient by the fast weights, whose own derivative is the Hop."""
     if hop is None:
         parts = torch.autograd.grad(
