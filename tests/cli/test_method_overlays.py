@@ -89,3 +89,16 @@ def test_fit_and_test(method: str, below: str, tmp_path: Path, monkeypatch: pyte
             continue
         wanted, found = (p.get("class_path") if isinstance(p, dict) else p for p in (part, recorded[name]))
         assert found == wanted
+
+
+def test_callbacks_of_overlays_add_up(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each brings its own, and none takes those of the files before it away."""
+    for path in CONFIGS.rglob("*.yaml"):
+        if set(yaml.safe_load(path.read_text())) <= {"model", "trainer"}:  # an overlay
+            assert "callbacks" not in yaml.safe_load(path.read_text()).get("trainer", {}), path
+    overlays = [f"--config={CONFIGS / name}.yaml" for name in ("method/maml_pp", "method/averaged", "logger/wandb")]
+    with pytest.raises(SystemExit):
+        main(["fit", f"--config={CONFIGS / SINUSOID}", *overlays, "--model.per_step_weights=[]", "--print_config"])
+    callbacks = yaml.safe_load(capsys.readouterr().out)["trainer"]["callbacks"]
+    names = [callback["class_path"].rpartition(".")[2] for callback in callbacks]
+    assert names == ["DerivativeOrderAnnealing", "WeightAveraging", "WandbReport"]

@@ -41,11 +41,19 @@ class Drawn:
                 state = self._of(tasks.support[0].inputs[task])[j]
             else:
                 state = self._of(tasks.support[j].inputs[task])[0]
-            torch.set_rng_state(state[0])
-            np.random.set_state(state[1])  # noqa: NPY002  # as above
-            random.setstate(state[2])
+            _set(state)
 
         return draw
+
+    def put_back(self, inputs: Tensor, again: int) -> None:
+        """The generators as they were at one of the passes of these inputs, which are counted from 0."""
+        _set(self._of(inputs)[again])
+
+
+def _set(state: Any) -> None:
+    torch.set_rng_state(state[0])
+    np.random.set_state(state[1])  # noqa: NPY002  # as models draw
+    random.setstate(state[2])
 
 
 class FixedDirections(Directions):

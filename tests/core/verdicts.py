@@ -10,6 +10,7 @@ import sys
 import traceback
 import warnings
 from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -64,22 +65,22 @@ def _verdict(case: Case) -> Verdict:
     except ValueError as error:
         return _refused(case, str(error))
     except Exception as error:
-        return Verdict(CRASH, f"before training: {_short(error)}")
-    directions = _directions(loop, case)
+        return Verdict(CRASH, f"before training: {short(error)}")
+    directions = directions_of(loop, case)
     drawn = Drawn(loop.model) if case.random else None
-    before, given = _copies(loop), case.tasks()
+    before, given = state_of(loop), case.tasks()
     try:
         with FixedDirections(directions):
             found = MetaGradientOf(loop, method, case.steps, case.chunk)(tasks)
     except Exception as error:
-        return Verdict(CRASH, f"in the meta-gradient: {_short(error)}")
+        return Verdict(CRASH, f"in the meta-gradient: {short(error)}")
     finally:
         if drawn:
             drawn.handle.remove()
     if case.must == "refused" or (case.must == "refused where exact" and "SecondOrder" in case.outer):
         return Verdict(WRONG, "nothing said")
-    if changed := _changed(before, loop, given, tasks):
-        return Verdict(WRONG, changed)
+    if what := changed(before, loop, given, tasks):
+        return Verdict(WRONG, what)
     if drawn:
         again = MetaGradientOf(loop, method, case.steps, case.chunk)(tasks)
         if not all(torch.equal(gradient, again.gradients[name]) for name, gradient in found.gradients.items()):
@@ -89,44 +90,49 @@ def _verdict(case: Case) -> Verdict:
     try:
         draw = drawn.replay(tasks, case.steps) if drawn else (lambda task, j: None)
         true = unrolled(
-            loop, tasks, case.steps, fast, INNER[case.inner].rule, _hop(case, directions), model=twin, draw=draw
+            loop, tasks, case.steps, fast, INNER[case.inner].rule, hop_of(case, directions), model=twin, draw=draw
         )
     except Exception as error:
-        return Verdict(WRONG, f"a gradient, where the oracle has none: {_short(error)}")
+        return Verdict(WRONG, f"a gradient, where the oracle has none: {short(error)}")
     if problem := _differs(case, found, true):
         return Verdict(WRONG, problem)
     if not case.random:
         try:
             *_, adapted = loop.path(tasks, case.steps)
         except Exception as error:
-            return Verdict(CRASH, f"in evaluation: {_short(error)}")
+            return Verdict(CRASH, f"in evaluation: {short(error)}")
         for task, theta in enumerate(true.adapted):
-            off = _error({name: adapted[name][task] for name in fast}, theta)
+            off = error_of({name: adapted[name][task] for name in fast}, theta)
             if not off < (1e-4 if case.single else 1e-9):
                 return Verdict(WRONG, f"adapted weights of evaluation off by {off:.1e}")
     return Verdict(EQUAL)
 
 
 def _refused(case: Case, message: str) -> Verdict:
-    if not _REMEDY.fullmatch(message):
+    if not has_remedy(message):
         return Verdict(CRASH, f"refused without a remedy: {message}")
     if case.must == "equal" and not OUTER[case.outer].repeats:
         return Verdict(TOO_STRICT, message)
     return Verdict(REFUSED, message)
 
 
-def _short(error: BaseException) -> str:
+def has_remedy(message: str) -> bool:
+    """Whether it is in the one form of all errors."""
+    return bool(_REMEDY.fullmatch(message))
+
+
+def short(error: BaseException) -> str:
     notes = " ".join(getattr(error, "__notes__", []))
     return f"{type(error).__name__}: {str(error).splitlines()[0][:150] if str(error) else ''} {notes}".strip()
 
 
-def _copies(loop: InnerLoop) -> dict[str, tuple[Tensor, Tensor]]:
+def state_of(loop: InnerLoop) -> dict[str, tuple[Tensor, Tensor]]:
     named = [*loop.named_parameters(remove_duplicate=False), *loop.named_buffers(remove_duplicate=False)]
     return {name: (tensor, tensor.detach().clone()) for name, tensor in named}
 
 
-def _changed(before: dict[str, tuple[Tensor, Tensor]], loop: InnerLoop, given: Tasks, tasks: Tasks) -> str:
-    after = _copies(loop)
+def changed(before: dict[str, tuple[Tensor, Tensor]], loop: InnerLoop, given: Tasks, tasks: Tasks) -> str:
+    after = state_of(loop)
     for name, (tensor, value) in before.items():
         if name not in after or not torch.equal(after[name][1], value):
             return f"{name} has changed"
@@ -138,14 +144,15 @@ def _changed(before: dict[str, tuple[Tensor, Tensor]], loop: InnerLoop, given: T
     return ""
 
 
-def _directions(loop: InnerLoop, case: Case) -> Tensor:
+def directions_of(loop: InnerLoop, case: Case) -> Tensor:
     """Points for the sampled outer gradients: along the fast weights, or along all."""
-    names = loop.fast_names + (loop.slow_names if OUTER[case.outer].everywhere else [])
-    size = sum(loop.model.get_parameter(name).numel() for name in names)
+    fast, slow = loop.learnt_start(1)
+    of_slow = loop.at_step(slow, 0) if OUTER[case.outer].everywhere else {}
+    size = sum(weight[0].numel() for weight in fast.values()) + sum(weight.numel() for weight in of_slow.values())
     return torch.randn(SAMPLES, size, generator=torch.Generator().manual_seed(case.number))
 
 
-def _hop(case: Case, points: Tensor) -> Hop | None:
+def hop_of(case: Case, points: Tensor) -> Hop | None:
     row = OUTER[case.outer]
     if row.computed is None or (case.single and not row.kind.sampled):  # by its formula in double precision alone
         return row.hop
@@ -168,10 +175,10 @@ def _differs(case: Case, found: MetaGradient, true: Unrolled) -> str:
     if found.predictions.shape != true.predictions.shape or found.losses.shape != true.losses.shape:
         return f"predictions {tuple(found.predictions.shape)} for {tuple(true.predictions.shape)}"
     for name in ("losses", "predictions"):
-        error = _error({name: getattr(found, name)}, {name: getattr(true, name)})
+        error = error_of({name: getattr(found, name)}, {name: getattr(true, name)})
         if not error < (1e-4 if case.single else 1e-9):
             return f"{name} off by {error:.1e}"
-    worst = _error(found.gradients, true.gradients, share=0.1 if OUTER[case.outer].kind.probes else 1e-3)
+    worst = error_of(found.gradients, true.gradients, share=0.1 if OUTER[case.outer].kind.probes else 1e-3)
     if worst < _tolerance(case):
         return ""
     return f"gradient off by {worst:.1e}, in all by {relative(found.gradients, true.gradients)!r}"
@@ -197,20 +204,20 @@ def _by_its_loss(case: Case, loop: InnerLoop, tasks: Tasks, found: MetaGradient)
     return Verdict(EQUAL) if error < 1e-5 else Verdict(WRONG, f"gradient off from the loss's slope by {error:.1e}")
 
 
-def _error(found: Params, true: Params, share: float = 1e-3) -> float:
+def error_of(found: Params, true: Params, share: float = 1e-3) -> float:
     """The largest error of a tensor relative to its norm and a share of the norm of all together."""
     whole = torch.stack([value.abs().square().sum() for value in true.values()]).sum().sqrt()
     errors = [(found[n] - t).norm() / (t.norm() + share * whole + 1e-30) for n, t in true.items()]
     return float(torch.stack(errors).max())  # NaN, if one is
 
 
-def table(verdicts: list[tuple[Case, Verdict]]) -> str:
-    """The verdicts by feature, those with failures first, and the failures."""
+def table(verdicts: Sequence[tuple[Case, Verdict]], of: Callable[[Case], str] = lambda case: case.feature) -> str:
+    """The verdicts by feature or another property of a case, those with failures first, and the failures."""
     kinds = [EQUAL, REFUSED, TOO_STRICT, WRONG, CRASH]
     by_feature: dict[str, Counter[str]] = {}
     for one, (kind, _) in verdicts:
-        by_feature.setdefault(one.feature, Counter())[kind] += 1
-    rows = [f"{'feature':55}" + "".join(f"{kind[:15]:>17}" for kind in kinds)]
+        by_feature.setdefault(of(one), Counter())[kind] += 1
+    rows = [f"{'':55}" + "".join(f"{kind[:15]:>17}" for kind in kinds)]
     rows += [
         f"{name:55}" + "".join(f"{count[kind] or '':>17}" for kind in kinds)
         for name, count in sorted(by_feature.items(), key=lambda item: -sum(item[1][k] for k in kinds[2:]))

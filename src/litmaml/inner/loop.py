@@ -112,6 +112,13 @@ class InnerLoop(TaskModel):
         """The weights that start in each task anew."""
         return () if self.head is None else self.head.parts
 
+    @property
+    def fixed_starts(self) -> list[str]:
+        """The fast weights whose start is neither trained nor made of what is: buffers, and a head from zero."""
+        zero = self.begun if self.head is not None and self.head.start == "zero" else ()
+        trained = {name for name, _ in self.model.named_parameters()}
+        return [name for name in self.fast_names if name in zero or name not in trained]
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
         # Of a checkpoint of version 0.1, in which learnt rates belonged to the inner optimizer.
         for key in [key for key in state_dict if key.startswith(old := prefix + "optimizer.rates.values.")]:

@@ -88,10 +88,10 @@ class EvolutionStrategies(OuterGradient):
         each, own = _EachItsOwn(inner), {name: w.expand(tasks.size, *w.shape) for name, w in slow.items()}
 
         def outcome(weights: Params) -> tuple[Tensor, Tensor]:
-            of_task = {name: weights[name] for name in start}, {name: weights[name] for name in own}
+            of_task = {name: weights.get(name, w) for name, w in start.items()}, {name: weights[name] for name in own}
             return loss_of_path(each, outer_loss, *of_task, tasks, steps, epoch)
 
-        here = {**start, **own}
+        here = {name: w for name, w in start.items() if name not in inner.fixed_starts} | own
         with torch.no_grad():
             losses, predictions = outcome(here)
             found, length = zeros(here), torch.full_like(losses, self.smoothing)
@@ -115,6 +115,10 @@ class _EachItsOwn:
     @property
     def learnt(self) -> Learnt:
         return self._inner.learnt
+
+    @property
+    def fixed_starts(self) -> list[str]:
+        return self._inner.fixed_starts
 
     def losses(self, fast: Params, slow: Params, batch: Batch, twice: bool = False) -> Tensor:
         return self._inner.losses({**slow, **fast}, {}, batch, twice)

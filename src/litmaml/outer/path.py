@@ -27,6 +27,10 @@ class Inner(Protocol):
     def learnt(self) -> Learnt:
         """What the inner optimizer learns."""
 
+    @property
+    def fixed_starts(self) -> list[str]:
+        """The fast weights whose start is neither trained nor made of what is."""
+
     def losses(self, fast: Params, slow: Params, batch: Batch, twice: bool = False) -> Tensor:
         """l of each task (T,)."""
 
