@@ -41,6 +41,7 @@ FOR: dict[str, tuple[str, ...]] = {
     "reptile": BOTH,
     "t_net": (SINUSOID,),
     "tr_maml": (QUADRATICS,),
+    "tr_maml_images": (GLYPHS,),
 }
 TYPED = {
     ("cavia", SINUSOID): ["--model.model.init_args.hidden=[4]"],
@@ -48,6 +49,7 @@ TYPED = {
     ("imaml", GLYPHS): ["--model.on_nonfinite=skip"],  # of so small a network the loss is not smooth
     ("maml_pp", SINUSOID): ["--model.per_step_weights=[]"],
     ("t_net", SINUSOID): [],
+    ("tr_maml_images", GLYPHS): ["--model.model.init_args.filters=2", "--data.tasks.tasks.init_args.train.queries=1"],
 }
 QUICK = {("imaml", SINUSOID)}
 CASES = [(method, below) for method, experiments in FOR.items() for below in experiments]
@@ -75,7 +77,7 @@ def test_fit_and_test(method: str, below: str, tmp_path: Path, monkeypatch: pyte
     overlay = CONFIGS / "method" / f"{method}.yaml"
     few = ["--data.meta_batch=2", "--data.train_tasks=4", "--data.val_tasks=2", "--data.test_tasks=2"]
     quiet = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
-    typed = [] if method in ("cavia", "t_net") else SMALL[below]
+    typed = [] if method in ("cavia", "t_net", "tr_maml_images") else SMALL[below]
     typed = [*typed, *TYPED.get((method, below), [])]
     run = ["--trainer.max_epochs=1", "--trainer.log_every_n_steps=1", f"--trainer.default_root_dir={tmp_path}"]
     main(["fit", f"--config={CONFIGS / below}", f"--config={overlay}", *typed, *few, *quiet, *run])

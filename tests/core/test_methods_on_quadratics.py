@@ -313,6 +313,21 @@ def test_residuals(problem: Problem) -> None:
     assert MetaGradientOf(problem.loop(SGD(ALPHA), 1), SecondOrder(), 1).residuals(problem.tasks) == {}
 
 
+def test_the_residual_of_a_query_loss_of_its_own(problem: Problem) -> None:
+    """|v - A G| / |v|, where v is the gradient of that loss."""
+
+    class Fourth(nn.Module):
+        def forward(self, away: Tensor, curvature: Tensor) -> Tensor:
+            return away.pow(4).sum()
+
+    strength, w, one = 2.0, torch.randn(D), Problem(problem.a[:1], problem.c[:1])
+    gradient_of = MetaGradientOf(one.loop(held(strength), 3), Implicit(2), 3, outer_loss=OuterLoss(Fourth()))
+    x = gradient_at(gradient_of, w, one.tasks)
+    v = 4 * (moved(one.a, strength, 3)[0] @ (w - one.c[0])).pow(3)
+    left = (v - x - one.a[0] @ x / strength).norm() / v.norm()
+    torch.testing.assert_close(gradient_of.residuals(one.tasks)["solve"], left[None], rtol=1e-8, atol=0)
+
+
 # Preconditioned steps.
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from litmaml.data import AnyWay, Episode, OnlineTasks, TaskDistribution
+from litmaml.data import AnyWay, Episode, FiniteTasks, Glyphs, OnlineTasks, TaskDistribution
 from litmaml.data.tasks_within import TasksWithin
 from litmaml.tasks import Batch, Split, Tasks
 
@@ -53,6 +53,7 @@ WRAPPERS: dict[str, Callable[[TaskDistribution], TasksWithin]] = {
     "as they are": TasksWithin,
     "AnyWay": lambda tasks: AnyWay(tasks, ways=(2, 3), shots=(1, 2)),
     "OnlineTasks": lambda tasks: OnlineTasks(tasks, every=4),
+    "FiniteTasks": lambda tasks: FiniteTasks(tasks, pool=4),
 }
 
 
@@ -78,6 +79,28 @@ def test_what_is_not_changed_is_handed_on(name: str) -> None:
     assert outer.render(tasks).numbers.tolist() == [1003]
     assert outer.resized(Episode(shots=5)).sizes("test").shots == 5
     assert outer.sizes("test").shots == 1
+
+
+def test_finite_tasks_come_again_with_their_images_and_other_numbers() -> None:
+    inner = Glyphs(Episode(ways=2, shots=1, queries=1))
+    finite = FiniteTasks(inner, pool=3)
+    finite.prepare()
+    finite.load("train")
+    finite.load("val")
+
+    def sampled(tasks: TaskDistribution, split: Split, numbers: Sequence[int]) -> Tasks:
+        found = tasks.sample(split, numbers, 0)
+        assert isinstance(found, Tasks)
+        return tasks.render(found)
+
+    some, wanted = sampled(finite, "train", [1, 5, 4, 0]), sampled(inner, "train", [1, 2, 1, 0])
+    for number, task in ((1, 1), (5, 2), (4, 1), (0, 0)):
+        (row,), (true, *_) = (tasks.numbers.eq(n).nonzero() for tasks, n in ((some, number), (wanted, task)))
+        for batch, other in zip((*some.support, some.query), (*wanted.support, wanted.query), strict=True):
+            assert torch.equal(batch.inputs[row], other.inputs[true])
+    beyond, same = (sampled(tasks, "val", [1, 4]) for tasks in (finite, inner))
+    assert torch.equal(beyond.query.inputs, same.query.inputs)
+    assert not torch.equal(beyond.query.inputs[0], beyond.query.inputs[1])
 
 
 def test_the_source_of_a_training_draw_is_that_of_the_task_it_picks() -> None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from litmaml.callbacks import DerivativeOrderAnnealing, Regret
 from litmaml.data import Episode, OnlineTasks, Sinusoid, TaskDataModule
-from litmaml.inner import SGD, MetaCurvature, Proximal
+from litmaml.inner import SGD, HigherOptimizer, MetaCurvature, Proximal
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.learner.residuals import Residuals
 from litmaml.models import MLP
@@ -168,6 +168,8 @@ def test_regret_is_of_the_newest_tasks_before_they_are_trained_on(tmp_path: Path
     # Within a batch they are not known any more.
     with pytest.raises(ValueError, match=r"data.tasks.every: .* got 8 draws for steps of 16"):
         quiet_trainer(tmp_path, max_epochs=1, callbacks=[Regret()]).fit(learner(), online(meta_batch=16))
+    with pytest.raises(ValueError, match=r"outer_loss: Regret compares one loss .*, got MultiStepLoss, .*; use MeanLoss"):
+        quiet_trainer(tmp_path, max_epochs=1, callbacks=[Regret()]).fit(learner(outer_loss=MultiStepLoss()), online())
     with pytest.raises(ValueError, match=r"data.tasks: Regret is of OnlineTasks, got Sinusoid"):
         quiet_trainer(tmp_path, max_epochs=1, callbacks=[Regret()]).fit(learner(), sinusoids())
 
@@ -244,6 +246,15 @@ def test_the_worst_tasks_come_to_count_more(tmp_path: Path) -> None:
             r"inner_optimizer.weight_decay: moves the minimiser",
         ),
         (
+            {"outer_gradient": Implicit()}
+            | {"inner_optimizer": Proximal(HigherOptimizer("torch.optim.SGD", {"lr": 0.1, "weight_decay": 0.1}))},
+            r"inner_optimizer.options.weight_decay: moves the minimiser",
+        ),
+        (  # which decays by itself
+            {"outer_gradient": Implicit(), "inner_optimizer": Proximal(HigherOptimizer("torch.optim.ASGD"))},
+            r"inner_optimizer.options.lambd: moves the minimiser",
+        ),
+        (
             {"outer_gradient": Implicit(), "inner_optimizer": Proximal(SGD(), 0.0)},
             r"inner_optimizer.strength: Implicit needs one above 0",
         ),
@@ -262,6 +273,12 @@ def test_the_worst_tasks_come_to_count_more(tmp_path: Path) -> None:
 def test_refusals(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         learner(**given)
+
+
+@pytest.mark.parametrize("product", [FirstOrder(), Reptile(), Implicit()], ids=lambda product: type(product).__name__)
+def test_what_gives_no_hessian_products_is_refused(product: Any) -> None:
+    with pytest.raises(ValueError, match=rf"product: has to give Hessian products, got {type(product).__name__}; use"):
+        Implicit(product=product)
 
 
 @pytest.mark.parametrize(

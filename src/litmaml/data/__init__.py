@@ -4,6 +4,7 @@ from litmaml.data.any_way import AnyWay
 from litmaml.data.augment import Augment
 from litmaml.data.dataset_tasks import DatasetTasks
 from litmaml.data.episode import Episode
+from litmaml.data.finite_tasks import FiniteTasks
 from litmaml.data.glyphs import Glyphs
 from litmaml.data.image_folder import ImageFolderTasks
 from litmaml.data.image_table import ImageTable
@@ -26,6 +27,7 @@ __all__ = [
     "Augment",
     "DatasetTasks",
     "Episode",
+    "FiniteTasks",
     "Glyphs",
     "ImageFolderTasks",
     "ImageFormat",

@@ -70,7 +70,7 @@ def check_pool(outer_loss: OuterLoss, distribution: object) -> None:
         there = f"{pool} tasks" if pool else f"tasks without end (of {type(distribution).__name__})"
         raise ValueError(
             f"outer_loss.tasks: WorstCaseLoss has a weight for each of all tasks, got {outer_loss.tasks} for {there}; "
-            "give both one number, the data's as data.tasks.pool"
+            "give both one number, the data's as data.tasks.pool; tasks without end come in litmaml.data.FiniteTasks"
         )
 
 

@@ -70,7 +70,9 @@ class OuterGradient(ABC):
         loss, whatever the gradient is. How steps are weighed may depend on the epoch of the run.
         """
 
-    def residuals(self, inner: Inner, start: Params, slow: Params, tasks: Tasks, steps: int) -> Params:
+    def residuals(
+        self, inner: Inner, outer_loss: OuterLoss, start: Params, slow: Params, tasks: Tasks, steps: int
+    ) -> Params:
         """How far from true is what it rests on, in each task (T,), by name; nothing where it rests on nothing."""
         return {}
 

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from litmaml.inner.gradient_rule import Losses
+from litmaml.inner.higher import HigherOptimizer
 from litmaml.inner.loop import InnerLoop
+from litmaml.inner.optimizer import InnerOptimizer
 from litmaml.inner.proximal import Proximal
 from litmaml.inner.transform import innermost
-from litmaml.outer.exact import SecondOrder
+from litmaml.outer.exact import FirstOrder, SecondOrder
 from litmaml.outer.gradient import OuterGradient, PathGradient, Point
 from litmaml.outer.loss import OuterLoss
 from litmaml.outer.path import Inner, end_of
@@ -57,7 +59,7 @@ class Implicit(OuterGradient):
         product: What gives the products H v; ``FiniteDifference`` takes gradients alone. By default SecondOrder.
 
     Raises:
-        ValueError: iterations is below 1, or the products are random.
+        ValueError: iterations is below 1, or the products are random, or none.
 
     Example:
         Of l(w) = (w - 1)^2 on both sets, whose Hessian is 2, from w = 0 with lambda = 2: theta* = 1/2, v = -1 and
@@ -80,6 +82,11 @@ class Implicit(OuterGradient):
     def __init__(self, iterations: int = 10, product: PathGradient | None = None) -> None:
         if iterations < 1:
             raise ValueError(f"iterations: has to be at least 1, got {iterations}")
+        if product is not None and (not isinstance(product, PathGradient) or isinstance(product, FirstOrder)):
+            raise ValueError(
+                f"product: has to give Hessian products, got {type(product).__name__}; use SecondOrder or "
+                "FiniteDifference"
+            )
         if product is not None and product.sampled:
             raise ValueError(
                 f"product: conjugate gradients need one symmetric product, and that of {type(product).__name__} is "
@@ -113,11 +120,8 @@ class Implicit(OuterGradient):
             )
         if optimizer.strength == 0:
             raise ValueError("inner_optimizer.strength: Implicit needs one above 0, got 0; set it to 1 or more")
-        within: Any = innermost(optimizer)
-        if getattr(within, "weight_decay", 0) or (getattr(within, "options", None) or {}).get("weight_decay"):
-            raise ValueError(
-                "inner_optimizer.weight_decay: moves the minimiser that Implicit differentiates; set it to 0"
-            )
+        if decay := _decay(innermost(optimizer)):
+            raise ValueError(f"inner_optimizer.{decay}: moves the minimiser that Implicit differentiates; set it to 0")
         refuse_along(outer_loss, "Implicit", "step_weights", "along")
         refuse_learnt(inner_loop, "Implicit", but=("strength",))
         refuse_rows(inner_loop, "Implicit", "the loss of all steps has to be one")
@@ -139,13 +143,15 @@ class Implicit(OuterGradient):
         end = dict(zip(start, solved, strict=True))
         return inner.outcome(end, inner.at_query(slow, steps), tasks.query, outer_loss.loss)
 
-    def residuals(self, inner: Inner, start: Params, slow: Params, tasks: Tasks, steps: int) -> Params:
+    def residuals(
+        self, inner: Inner, outer_loss: OuterLoss, start: Params, slow: Params, tasks: Tasks, steps: int
+    ) -> Params:
         system = self._system(inner, start, slow, tasks, steps)
         end, strength = leaves(system.end), float(_strength(inner, start))
         back = {name: strength * (weight.detach() - start[name].detach()) for name, weight in end.items()}
         with torch.enable_grad():
             support = gradient_of(system.losses(end, constants(slow), system.support).sum(), end)
-            vector = gradient_of(inner.outcome(end, constants(slow), tasks.query)[0].sum(), end)
+            vector = gradient_of(inner.outcome(end, constants(slow), tasks.query, outer_loss.loss)[0].sum(), end)
             _, left = conjugate_gradients(system.product(strength), vector, self.iterations)
         return {"stationarity": norm(added(support, back)) / norm(back), "solve": left}
 
@@ -231,6 +237,14 @@ def conjugate_gradients(product: Callable[[Params], Params], vector: Params, ite
         before, square = square, inner_product(rest, rest)
         direction = added(rest, scaled(direction, torch.where(going, square / before, 0.0)))
     return x, torch.where(first > 0, (square / first).sqrt(), 0.0)
+
+
+def _decay(optimizer: InnerOptimizer) -> str:
+    """The argument by which an inner optimizer draws weights to 0 beside their gradient, or nothing."""
+    if not isinstance(optimizer, HigherOptimizer):
+        return "weight_decay" if getattr(optimizer, "weight_decay", 0) else ""
+    options = {"lambd": 1e-4 if optimizer.optimizer.endswith("ASGD") else 0.0, **(optimizer.options or {})}
+    return next((f"options.{name}" for name in ("weight_decay", "lambd") if options.get(name)), "")
 
 
 def _strength(inner: Inner, like: Params) -> Tensor:

@@ -249,7 +249,9 @@ class MetaGradientOf:
             for chunk in chunks(stack, self.chunk_size(stack)):
                 with torch.inference_mode(False), torch.no_grad():
                     weights = self.inner_loop.start(chunk)
-                    found.append(self.outer_gradient.residuals(self.inner_loop, *weights, chunk, self.steps))
+                    found.append(
+                        self.outer_gradient.residuals(self.inner_loop, self.outer_loss, *weights, chunk, self.steps)
+                    )
         return {name: torch.cat([part[name] for part in found]) for name in found[0]}
 
     def stream_of(self, chunk: Tasks, split: Split) -> AbstractContextManager[None]:
