@@ -91,7 +91,7 @@ class MethodCase(Case):
     def per_step(self, model: nn.Module) -> list[str]:
         """The names of the weights that have rows."""
         names = [name for name, weight in model.named_parameters() if weight.requires_grad]
-        some = random.Random(-self.number).sample(names, min(len(names) - 1, round(self.rows * len(names))))
+        some = random.Random(-self.number).sample(names, max(0, min(len(names) - 1, round(self.rows * len(names)))))
         return [name for name in names if name in some]
 
     def fast(self, model: nn.Module) -> list[str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from hops import Hop
+from hops import Hop, product
 from oracles import flat
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -136,7 +136,8 @@ Solved = Callable[[OneTask], Params]
 
 def along_the_path(task: OneTask) -> Params:
     """By autograd, with the Hop of the outer gradient for each inner gradient's own derivative."""
-    return _slope(task, task.truth.hop)
+    hop = task.truth.hop
+    return _slope(task, product if hop is None and task.hessian is not None else hop)
 
 
 def first_order(task: OneTask) -> Params:

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cases import OUTER, made
+from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
 from litmaml.learner.trial.first_batch import try_first_batch
 from litmaml.learner.trial.model_checks import check_model
 from litmaml.learner.trial.model_copy import copy_of
 from litmaml.learner.trial.own_model import as_it_was, check_own_model
-from litmaml.outer import OuterGradient, SecondOrder
+from litmaml.outer import FirstOrder, OuterGradient, SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Batch, Tasks
 
@@ -71,6 +72,19 @@ def test_a_weight_that_is_held_elsewhere(reference: Callable[[Body], Forward], o
     with pytest.raises(ValueError, match=r"model: .* furthest off is the gradient by .* second reference"):
         tried(model, outer_gradient)
     assert all(map(torch.equal, before, model.parameters()))
+
+
+@pytest.mark.parametrize("reference", [closed_over, weakly, globally, by_default, by_view])
+def test_a_weight_with_rows_that_is_held_elsewhere(reference: Callable[[Body], Forward]) -> None:
+    """Its rows would be trained, and none of them ever be taken."""
+    model = Body(Body.plain)
+    model.own = reference(model)
+    loop = InnerLoop(model, nn.MSELoss(), SGD(0.1), ["*"], 2, (), ["first.weight"])
+    before = {name: weight.detach().clone() for name, weight in loop.named_parameters()}
+    with pytest.raises(ValueError, match=r"model: .* furthest off is the gradient by .* second reference"):
+        try_first_batch(loop, random_tasks(), FirstOrder())
+    assert all(torch.equal(before[name], weight) for name, weight in loop.named_parameters())
+    assert not model.first.weight.requires_grad
 
 
 def by_identity(weight: Tensor) -> Any:

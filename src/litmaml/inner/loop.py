@@ -113,6 +113,11 @@ class InnerLoop(TaskModel):
         return () if self.head is None else self.head.parts
 
     @property
+    def shared_names(self) -> list[str]:
+        """The weights that tasks share: slow ones, and those that have rows."""
+        return [*self.slow_names, *self.rows]
+
+    @property
     def fixed_starts(self) -> list[str]:
         """The fast weights whose start is neither trained nor made of what is: buffers, and a head from zero."""
         zero = self.begun if self.head is not None and self.head.start == "zero" else ()

@@ -104,10 +104,10 @@ def _check_copies(
     """
     loop, batch, twice = tried.loop, tried.batch, outer_gradient is not None and outer_gradient.twice
     tensors = named_weights(loop.model)
-    weights = {name: tensors[name].detach().clone() for name in (*loop.fast_names, *loop.slow_names)}
+    weights = {name: tensors[name].detach().clone() for name in (*loop.fast_names, *loop.shared_names)}
     here = nearby(weights, 1, share)
     elsewhere = nearby(weights, 2, share)
-    there = {**elsewhere, **{name: here[name] for name in loop.slow_names}}  # which tasks share
+    there = {**elsewhere, **{name: here[name] for name in loop.shared_names}}  # which tasks share
     along = direction({name: weights[name] for name in loop.fast_names}) if twice else None
     looped, tolerance, applied = _looped(loop), _tolerance(here), Applied()
     if tried.light:

@@ -19,7 +19,7 @@ from litmaml.weights import Params
 def by_inner_loop(loop: InnerLoop, weights: list[Params], batch: Batch, along: Params | None) -> list[TaskDerivatives]:
     """The derivatives of the losses of as many tasks of the batch as there are weights."""
     batch = batch.rows(slice(len(weights)))
-    slow = {name: weights[0][name].detach().requires_grad_() for name in loop.slow_names}
+    slow = {name: weights[0][name].detach().requires_grad_() for name in loop.shared_names}
     leaves = [{n: w[n].detach().requires_grad_() for n in loop.fast_names} for w in weights]
     fast = {name: torch.stack([one[name] for one in leaves]) for name in loop.fast_names}
     with own_streams(4, batch.device):
@@ -45,7 +45,7 @@ def loss_in_place_of(loop: InnerLoop, others: Params, weights: Params, batch: Ba
 def inner_gradient(loop: InnerLoop, weights: Params, batch: Batch, outer_gradient: OuterGradient | None) -> Params:
     """The gradient of an inner step on the first task: as the outer gradient takes it, or evaluation does."""
     fast = {name: weights[name][None].detach().requires_grad_() for name in loop.fast_names}
-    slow = {name: weights[name].detach() for name in loop.slow_names}
+    slow = {name: weights[name].detach() for name in loop.shared_names}
     by = outer_gradient.gradient if isinstance(outer_gradient, PathGradient) else plain
     with own_streams(4, batch.device):
         gradient = by(loop.losses, fast, slow, StepTasks(batch.rows(slice(1))))

@@ -41,7 +41,7 @@ def check_own_model(inner_loop: InnerLoop, batch: Batch) -> float:
         ValueError: They differ, in a loss or in the gradient by a weight.
     """
     tensors = named_weights(inner_loop.model)
-    names = [*inner_loop.fast_names, *inner_loop.slow_names]
+    names = [*inner_loop.fast_names, *inner_loop.shared_names]
     own: Params = {name: tensors[name].detach().clone() for name in names}
     with as_it_was(inner_loop), Derivatives():  # which the inner loop takes too
         for name in names:

@@ -40,7 +40,7 @@ class PlainCopy:
     def __init__(self, inner_loop: InnerLoop) -> None:
         self._loop = copy_of(inner_loop)
         self._tensors = named_weights(self._loop.model)
-        self._names = [*self._loop.fast_names, *self._loop.slow_names]
+        self._names = [*self._loop.fast_names, *self._loop.shared_names]
         self._held = Held()
         self.functions: set[str] = set()
         for name in self._names:
