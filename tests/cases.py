@@ -246,7 +246,7 @@ def _curved(theta: Any, g: Any, first: Any, learnt: Any) -> Any:
     def one(name: str) -> Tensor:
         key, part = "curvature/" + name.replace(".", "/"), g[name]
         if part.dim() < 2:
-            return learnt[key] * part  # type: ignore[no-any-return]
+            return learnt[key] * part
         window = part.reshape(*part.shape[:2], -1)
         found = torch.einsum("xa,abw,by->xyw", learnt[f"{key}/0"], window, learnt[f"{key}/1"])
         if part.dim() > 2:

@@ -106,9 +106,9 @@ class MethodCase(Case):
         learns = self.inner in LEARNING or WRAPPERS[self.wrapper].learns
         tasks, weights = self.tasks(), dict(model.named_parameters())
         fast = [name for name in self.fast(model) if name in weights]
-        if any(weights[name].is_complex() for name in fast):
-            if self.inner in LEARNING or WRAPPERS[self.wrapper].curvature or self.outer.startswith("Implicit"):
-                return "complex weights"
+        real = self.inner in LEARNING or WRAPPERS[self.wrapper].curvature or self.outer.startswith("Implicit")
+        if real and any(weights[name].is_complex() for name in fast):
+            return "complex weights"
         if self.outer in FOREIGN and self.outer_loss == "MultiStepLoss" and self.outer != "EvolutionStrategies":
             return "a loss along the path"
         if self.outer in FOREIGN and self.rows and self.per_step(model):
@@ -135,7 +135,12 @@ class MethodCase(Case):
 def method_case(number: int) -> MethodCase:
     """The case of this number under the method of this number; most are what the method allows."""
     base, draw = case(number), random.Random(f"method {number}")
-    outer, rows, part, tasks = draw.choice([*FOREIGN, *FOREIGN, *OUTER]), draw.choice([0.0, 0.0, 0.3]), base.part, base.tasks
+    outer, rows, part, tasks = (
+        draw.choice([*FOREIGN, *FOREIGN, *OUTER]),
+        draw.choice([0.0, 0.0, 0.3]),
+        base.part,
+        base.tasks,
+    )
     inners, wrappers, losses = [*INNER], [*WRAPPERS], [*LOSSES]
     if outer in FOREIGN and draw.random() < 0.85:
         inners = [name for name in inners if name not in LEARNING]

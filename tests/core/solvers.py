@@ -37,8 +37,8 @@ def unchanged(theta: Params, g: Params, first: Params, learnt: Params) -> Params
 class Truth:
     """What the oracle is to know of an inner loop.
 
-    rule: By which the optimizer inside moves a tensor. hop: Of an outer gradient along the path; None for the exact one.
-    draw: (task, j, query) sets the random generators before a pass of the support in step j, or of the query after j.
+    rule: By which the optimizer inside moves a tensor. hop: Of an outer gradient along the path; None is exact. draw:
+    (task, j, query) sets the random generators before a pass of the support in step j, or of the query after j steps.
     """
 
     loop: InnerLoop

@@ -13,7 +13,7 @@ from cases import SAMPLED, UNSAMPLED, made
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
 from litmaml.outer import FirstOrder, GaussianSmoothing, OuterGradient, SecondOrder, ZerothOrder
-from litmaml.outer.hand_over import hand_over
+from litmaml.outer.given import with_gradient
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Tasks, chunks, select
 from litmaml.weights import Params
@@ -109,13 +109,13 @@ def test_hand_over_to_backward() -> None:
     loop, tasks = loop_of(), random_tasks()
     found = MetaGradientOf(loop, SecondOrder(), STEPS)(tasks)
     weights: Params = dict(loop.named_parameters())
-    loss = hand_over(found.loss, found.gradients, weights)
+    loss = with_gradient(found.loss, found.gradients, weights)
     assert float(loss.detach()) == float(found.loss)
     (loss * 1024 / 2).backward()
     for name, weight in weights.items():
         assert weight.grad is not None
         torch.testing.assert_close(weight.grad, found.gradients[name] * 512)
-    (hand_over(found.loss, found.gradients, weights) / 2).backward()
+    (with_gradient(found.loss, found.gradients, weights) / 2).backward()
     for name, weight in weights.items():
         assert weight.grad is not None
         torch.testing.assert_close(weight.grad, found.gradients[name] * 512.5)

@@ -85,7 +85,9 @@ def unrolled(
             )
             gradient = gradient_by(support, hessian, theta, fast, hop)
             for name in fast:
-                theta[name] = rule(states[name], theta[name], gradient[name], rate_of(inner_loop.optimizer, leaves, name, j))
+                theta[name] = rule(
+                    states[name], theta[name], gradient[name], rate_of(inner_loop.optimizer, leaves, name, j)
+                )
         return theta
 
     # Fused attention has no second derivative.

@@ -168,7 +168,9 @@ def test_regret_is_of_the_newest_tasks_before_they_are_trained_on(tmp_path: Path
     # Within a batch they are not known any more.
     with pytest.raises(ValueError, match=r"data.tasks.every: .* got 8 draws for steps of 16"):
         quiet_trainer(tmp_path, max_epochs=1, callbacks=[Regret()]).fit(learner(), online(meta_batch=16))
-    with pytest.raises(ValueError, match=r"outer_loss: Regret compares one loss .*, got MultiStepLoss, .*; use MeanLoss"):
+    with pytest.raises(
+        ValueError, match=r"outer_loss: Regret compares one loss .*, got MultiStepLoss, .*; use MeanLoss"
+    ):
         quiet_trainer(tmp_path, max_epochs=1, callbacks=[Regret()]).fit(learner(outer_loss=MultiStepLoss()), online())
     with pytest.raises(ValueError, match=r"data.tasks: Regret is of OnlineTasks, got Sinusoid"):
         quiet_trainer(tmp_path, max_epochs=1, callbacks=[Regret()]).fit(learner(), sinusoids())

@@ -48,8 +48,8 @@ class Regret(Callback):
         if pl_module.outer_loss.has_own("step_weights"):
             raise ValueError(
                 "outer_loss: Regret compares one loss before and after, got "
-                f"{type(pl_module.outer_loss).__name__}, which may be another in each epoch; use MeanLoss, or leave the "
-                "callback out"
+                f"{type(pl_module.outer_loss).__name__}, which may be another in each epoch; use MeanLoss, or "
+                "leave the callback out"
             )
         together = data.meta_batch * trainer.world_size * trainer.accumulate_grad_batches
         if data.tasks.every % together:

@@ -30,7 +30,7 @@ from litmaml.learner.processes import failing_together
 from litmaml.learner.residuals import Residuals
 from litmaml.learner.trial.model_checks import check_model
 from litmaml.outer import OuterGradient, OuterLoss, SecondOrder
-from litmaml.outer.hand_over import hand_over
+from litmaml.outer.given import with_gradient
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.statistics.interval import Interval
 from litmaml.tasks import MetaBatch, Tree, numbers_of, select, stacks_of
@@ -203,7 +203,7 @@ class MetaLearner(EvaluatedLearner):
             self.log("train/meta_gradient_seconds", seconds, batch_size=len(numbers))
             self._log_before(tasks)
         weights: Params = {n: w for n, w in self.inner_loop.named_parameters() if w.requires_grad}
-        return hand_over(loss, gradients, weights)
+        return with_gradient(loss, gradients, weights)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Make the gradient the mean over the finite tasks of the whole step, over all processes; log its norm."""
