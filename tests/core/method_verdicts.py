@@ -66,13 +66,17 @@ def _verdict(case: MethodCase) -> Verdict:
                 learnt.mul_(torch.rand_like(learnt) * 0.4 + 0.8).add_(0.02 * torch.randn_like(learnt))
         loop.train(case.training)
         twin.train(case.training)
-        try_first_batch(loop, tasks, method)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            try_first_batch(loop, tasks, method)
         gradient_of = MetaGradientOf(loop, method, case.steps, case.chunk, outer_loss=outer_loss)
         gradient_of.epoch = EPOCH
     except ValueError as error:
         return _refused(case, str(error), why)
     except Exception as error:
         return Verdict(CRASH, f"before training: {short(error)}")
+    if case.outer.startswith("Implicit") and any("is not the slope of its loss" in str(one.message) for one in told):
+        return Verdict(REFUSED, "told that products are not symmetric")
     points = directions_of(loop, case) if case.outer in OUTER else torch.zeros(0)
     drawn = Drawn(loop.model) if case.random else None
     before, given = state_of(loop), case.tasks()

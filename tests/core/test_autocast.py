@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from bodies import loop_of
-from oracles import random_tasks
+from oracles import random_tasks, relative
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -16,7 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cases import OUTER, made
 from litmaml.learner.trial.first_batch import try_first_batch
-from litmaml.outer import OuterGradient, SecondOrder
+from litmaml.outer import EvolutionStrategies, OuterGradient, SecondOrder
+from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Batch, map_batches
 
 
@@ -83,3 +84,15 @@ def test_a_trial_leaves_no_cast_without_a_gradient() -> None:
         try_first_batch(loop, tasks, SecondOrder())
         loop.model(tasks.query.inputs[0]).sum().backward()
     assert model.first.weight.grad is not None
+
+
+def test_evolution_strategies_compare_losses_in_full_precision() -> None:
+    """Autocast rounds what is logged, and not the difference of two losses that are nearly alike."""
+    model = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1)).float()
+    tasks = map_batches(lambda batch: Batch(batch.inputs.float(), batch.targets.float()), random_tasks(3))
+    gradient_of = MetaGradientOf(loop_of(model), EvolutionStrategies(3, 1e-3), 2)
+    true = gradient_of(tasks)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = gradient_of(tasks)
+    assert not torch.equal(found.losses, true.losses)
+    assert relative(found.gradients, true.gradients) < 1e-6

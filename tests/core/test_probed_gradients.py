@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cases import OUTER, PROBING, UNPROBED, made
+from litmaml.inner import SGD, Proximal
+from litmaml.inner.loop import InnerLoop
 from litmaml.learner.trial.first_batch import try_first_batch
-from litmaml.outer import FiniteDifference, OuterGradient, ZerothOrder
+from litmaml.outer import FiniteDifference, Implicit, OuterGradient, PathGradient, SecondOrder, ZerothOrder
 from litmaml.tasks import Batch, map_batches
 
 
@@ -67,6 +69,14 @@ def test_a_gradient_that_is_not_the_slope_of_the_loss(forward: Any, probes: Oute
     name = type(probes).__name__
     with pytest.warns(UserWarning, match=f"model: its gradient is not the slope .* products of {name} are others"):
         tried(Body(forward), probes)
+
+
+@pytest.mark.parametrize("product", [SecondOrder(), FiniteDifference()], ids=lambda product: type(product).__name__)
+@pytest.mark.parametrize("forward", [is_reversed, binary, codebook, detached_norm, hooked])
+def test_conjugate_gradients_of_products_that_are_not_symmetric(forward: Any, product: PathGradient) -> None:
+    loop = InnerLoop(Body(forward), nn.MSELoss(), Proximal(SGD(0.1), 2.0), ["*"], 2)
+    with pytest.warns(UserWarning, match=r"model: its gradient is not the slope .* products of Implicit are others"):
+        try_first_batch(loop, random_tasks(3), Implicit(product=product))
 
 
 def test_how_far_products_are_off_is_said() -> None:

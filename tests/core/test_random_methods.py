@@ -10,7 +10,7 @@ from method_verdicts import method_verdict
 from random_methods import method_case
 from verdicts import EQUAL, REFUSED, table
 
-FAST, ALL, EACH = 12, 500, 20
+FAST, ALL, EACH = 8, 500, 20
 
 
 def judge(first: int, last: int) -> None:

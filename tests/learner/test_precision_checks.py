@@ -21,7 +21,7 @@ from litmaml.inner import SGD, HigherOptimizer
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.learner.precision_checks import check_precision
 from litmaml.models import MLP, Conv4
-from litmaml.outer import FiniteDifference, GaussianSmoothing, OuterGradient, SecondOrder
+from litmaml.outer import EvolutionStrategies, FiniteDifference, GaussianSmoothing, OuterGradient, SecondOrder
 from quiet_trainer import quiet_trainer
 
 
@@ -139,9 +139,13 @@ def test_what_is_refused(start: dict[str, Tensor], plugin: Precision, message: s
             getattr(trainer(tmp_path, plugins=[plugin]), run)(learner(start), tasks())
 
 
-def test_coarse_weights_are_refused_for_probes(start: dict[str, Tensor], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="precision: bf16-true is too coarse for the probes of FiniteDifference"):
-        trainer(tmp_path, precision="bf16-true").fit(learner(start, outer_gradient=FiniteDifference()), tasks())
+@pytest.mark.parametrize("method", [FiniteDifference(), EvolutionStrategies()], ids=lambda m: type(m).__name__)
+def test_coarse_weights_are_refused_for_probes(start: dict[str, Tensor], method: Any, tmp_path: Path) -> None:
+    name = type(method).__name__
+    with pytest.raises(ValueError, match=f"precision: bf16-true is too coarse for the probes of {name}"):
+        trainer(tmp_path, precision="bf16-true").fit(
+            learner(start, outer_gradient=method, inner_optimizer=SGD(0.01)), tasks()
+        )
 
 
 def test_rounding_convolutions_are_told_of() -> None:

@@ -95,10 +95,11 @@ class EvolutionStrategies(OuterGradient):
         with torch.no_grad():
             losses, predictions = outcome(here)
             found, length = zeros(here), torch.full_like(losses, self.smoothing)
-            for q in range(self.samples):
-                direction = {name: directions[name][:, q] for name in here}
-                ahead, behind = (outcome(moved(here, direction, way))[0] for way in (length, -length))
-                found = added(found, scaled(direction, (ahead - behind) / (2 * self.smoothing * self.samples)))
+            with torch.autocast(losses.device.type, enabled=False):  # in half precision a difference would drown
+                for q in range(self.samples):
+                    direction = {name: directions[name][:, q] for name in here}
+                    ahead, behind = (outcome(moved(here, direction, way))[0] for way in (length, -length))
+                    found = added(found, scaled(direction, (ahead - behind) / (2 * self.smoothing * self.samples)))
         return with_gradient(losses, found, here), predictions
 
 

@@ -23,7 +23,7 @@ from litmaml.learner.trial.probed_gradients import warn_of_probes
 from litmaml.learner.trial.second_derivatives import check_against_plain, check_functions, check_product
 from litmaml.learner.trial.state import own_streams
 from litmaml.learner.trial.weight_vectors import direction, distance, nearby
-from litmaml.outer import OuterGradient
+from litmaml.outer import Implicit, OuterGradient
 from litmaml.shown import first_line
 from litmaml.tasks import Batch, tree_map
 from litmaml.weights import Params, named_weights
@@ -134,7 +134,7 @@ def _check_copies(
     check_gradient(ours.loss - theirs.loss, ours.gradient, theirs, tolerance)
     check_gradient(torch.zeros(()), taken, theirs, tolerance)
     check_not_kept(in_place - theirs.loss, theirs.loss, tolerance)
-    if tried.exact and outer_gradient is not None and outer_gradient.probes:
+    if tried.exact and outer_gradient is not None and (outer_gradient.probes or isinstance(outer_gradient, Implicit)):
         warn_of_probes(plain, outer_gradient, here, loop.fast_names, batch, theirs)
     if along is None or ours.product is None:
         return ([here, there], along), []

@@ -1,4 +1,5 @@
-"""Whether an outer gradient by probes is that of the inner loop: it is not where a gradient is no slope of the loss."""
+"""Whether an outer gradient by probes, or by conjugate gradients, is that of the inner loop: it is not where a gradient
+is no slope of the loss."""
 
 from __future__ import annotations
 
@@ -28,11 +29,11 @@ def warn_of_probes(
 
     The recursion needs J' v, with J the Jacobian of g and v a vector. Differences of gradients estimate J v, those of
     losses the Hessian of l. All are one where g = grad l, but not where g is cut off, reversed or goes straight through
-    on its way. In J' v, what a gradient takes for a constant stays one.
+    on its way. In J' v, what a gradient takes for a constant stays one. Conjugate gradients need J to be symmetric.
 
     Args:
         plain: In float64.
-        outer_gradient: Probes.
+        outer_gradient: Probes, or solves by conjugate gradients.
         weights: Where it is looked at.
         fast: The names of the fast weights.
         batch: Support examples.
