@@ -31,7 +31,8 @@ FOR: dict[str, tuple[str, ...]] = {
     "cavia_images": (GLYPHS,),
     "es_maml": (SINUSOID,),
     "ftml": (SINUSOID,),
-    "imaml": BOTH,
+    "imaml": (SINUSOID,),
+    "imaml_images": (GLYPHS,),
     "maml_pp": BOTH,
     "meta_curvature": BOTH,
     "meta_sgd": BOTH,
@@ -46,7 +47,7 @@ FOR: dict[str, tuple[str, ...]] = {
 TYPED = {
     ("cavia", SINUSOID): ["--model.model.init_args.hidden=[4]"],
     ("ftml", SINUSOID): ["--model.model.init_args.hidden=[4]", "--data.tasks.every=2"],
-    ("imaml", GLYPHS): ["--model.on_nonfinite=skip"],  # of so small a network the loss is not smooth
+    ("imaml_images", GLYPHS): ["--model.on_nonfinite=skip"],  # of so small a network the loss is not smooth
     ("maml_pp", SINUSOID): ["--model.per_step_weights=[]"],
     ("t_net", SINUSOID): [],
     ("tr_maml_images", GLYPHS): ["--model.model.init_args.filters=2", "--data.tasks.tasks.init_args.train.queries=1"],

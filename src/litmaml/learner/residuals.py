@@ -8,7 +8,7 @@ from litmaml.weights import Params
 
 LARGE = 0.5
 """|grad l + lambda (theta_N - w)| as a share of |lambda (theta_N - w)|: on sinusoids the cosine of iMAML's gradient and
-the one through the steps is .97 at .2, .73 at .9 and .6 at 4.6 (scripts/implicit_cosines.py)."""
+the one through the steps is .97 at .2 and .7 from .9 on (scripts/implicit_cosines.py)."""
 _GROWN, _NOTICED = 3.0, 0.1
 
 
