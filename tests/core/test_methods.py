@@ -13,6 +13,7 @@ from torch import nn
 from cases import LOSSES, SOLVERS, WRAPPERS
 from litmaml.inner import SGD, Adam, MetaCurvature, Proximal
 from litmaml.inner.loop import InnerLoop
+from litmaml.models import ContextMLP
 from litmaml.outer import (
     EvolutionStrategies,
     Implicit,
@@ -122,6 +123,7 @@ def test_images_with_batch_norm(solver: str, wrapper: str) -> None:
 
 
 @pytest.mark.slow  # as everything that is compiled
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # of torch's own compiler
 @pytest.mark.parametrize(
     ("solver", "wrapper", "loss"),
     [
@@ -222,6 +224,19 @@ def test_the_weights_of_steps(steps: int, epochs: int) -> None:
         for w in weights[:-1]:
             assert w == pytest.approx(max(1 / steps - e / (steps * epochs), floor / steps), abs=1e-15)
     assert loss.step_weights(steps, epochs) is None
+
+
+def test_evolution_leaves_a_start_that_is_not_trained() -> None:
+    """CAVIA's context begins where it is fixed in every probe, and so does a head from zero."""
+    loop, tasks = InnerLoop(ContextMLP(1, 1, [4], 2), nn.MSELoss(), SGD(RATE), ["context"], STEPS), random_tasks()
+    assert loop.fixed_starts == ["context"]
+    like = {"context": torch.zeros(2)} | {name: weight.detach() for name, weight in loop.model.named_parameters()}
+    (u,) = normal_directions(like, 3, task_streams(0, "train", tasks.numbers.tolist(), "directions"), 1)
+    true = true_gradient(each_task(Truth(loop, STEPS), tasks, OuterLoss(), u), SOLVERS["EvolutionStrategies"].true)
+    found = gradients(loop, SOLVERS["EvolutionStrategies"].make(), tasks)
+    assert relative(found, true) < 1e-10
+    of_zero = InnerLoop(Tiny(), nn.MSELoss(), SGD(RATE), ["*"], STEPS, head_start="zero")
+    assert of_zero.fixed_starts == ["head.weight"]
 
 
 def test_evolution_is_exact_in_the_mean_and_of_its_variance() -> None:
