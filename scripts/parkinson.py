@@ -79,7 +79,7 @@ def simple_errors(tasks: TableTasks) -> dict[str, list[float]]:
 
     strength = min(STRENGTHS, key=lambda each: np.mean([own(task, each) for task in val.values()]))
     everything = TableTasks(
-        tasks.path, tasks.task, tasks.features, tasks.targets, split=tasks.split, split_seed=tasks.split_seed,
+        tasks.path, tasks.features, tasks.targets, tasks.task, split=tasks.split, split_seed=tasks.split_seed,
         train=Episode(shots=1), test=Episode(queries=0),
     )  # fmt: skip
     everything.load("train")
@@ -117,7 +117,7 @@ def measured_tasks(file: str, seed: int, shots: int, queries: int = 0, order: st
     asked = Episode(shots=shots, queries=queries)
     split = (26.0, 8.0, 8.0)
     return TableTasks(
-        file, "subject#", features, ["motor_UPDRS"], order=order, split=split, split_seed=seed, train=asked
+        file, features, ["motor_UPDRS"], "subject#", order=order, split=split, split_seed=seed, train=asked
     )
 
 

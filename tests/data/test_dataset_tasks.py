@@ -117,7 +117,9 @@ def test_groups_are_tasks_with_their_own_values() -> None:
 def test_each_split_may_have_its_own_dataset() -> None:
     tasks = DatasetTasks(Told(6), Told(3, first=6), Told(4, first=9), train=FEW)
     assert [len(tasks._members[split]) for split in SPLITS if not tasks.load(split)] == [6, 3, 4]  # type: ignore[func-returns-value]
-    with pytest.raises(ValueError, match=r"^class: all items looked at of 6 stand in another split too: 13 of train"):
+    with pytest.raises(
+        ValueError, match=r"^class: all items looked at of 6 stand in one of another split too: 13 of train"
+    ):
         DatasetTasks(Told(6), Told(3, first=3), Told(4, first=9), train=FEW).load("train")
     with pytest.raises(ValueError, match=r"^val_dataset: shares 9 classes with that of train: kind 0, kind 1"):
         DatasetTasks(Pictures(), Pictures(), Pictures(), train=FEW).load("train")
@@ -126,7 +128,7 @@ def test_each_split_may_have_its_own_dataset() -> None:
 def test_a_class_under_two_names_is_refused() -> None:
     x = torch.arange(20.0).repeat_interleave(5)[:, None] + torch.arange(5.0).repeat(20)[:, None] / 10
     labels = torch.arange(20).repeat_interleave(5)
-    with pytest.raises(ValueError, match=r"^class: all items looked at of \d+ stand in another split too"):
+    with pytest.raises(ValueError, match=r"^class: all items looked at of \d+ stand in one of another split too"):
         DatasetTasks(TensorDataset(torch.cat([x, x]), torch.cat([labels, labels + 20])), train=FEW).load("train")
 
 

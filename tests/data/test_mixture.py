@@ -90,7 +90,7 @@ def test_a_class_of_two_sources_and_splits_is_refused() -> None:
 
 def test_what_training_took_is_taken_over_by_each_source(tmp_path: Path) -> None:
     def of(name: str, count: int) -> TableTasks:
-        return TableTasks(str(written(tmp_path / f"{name}.csv", tasks=count)), "who", ["x*"], ["y"], order="when")
+        return TableTasks(str(written(tmp_path / f"{name}.csv", tasks=count)), ["x*"], ["y"], "who", order="when")
 
     first = {"one": of("one", 10), "two": of("two", 11)}
     record = Mixture({**first}).record()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ def test_unequal_training_tasks_come_in_few_stacks(tmp_path: Path) -> None:
 
 def test_classes_are_those_of_the_training_tasks(tmp_path: Path) -> None:
     file = written(tmp_path / "t.csv", rows=RAGGED)
-    tasks = tasks_on(file, targets=["kind"], kind="classification", train=Episode(shots=6))
+    tasks = tasks_on(file, targets=["kind"], kind="classification", train=Episode(shots=2))
     assert tasks.format.classes == ("high", "low")
     for split in SPLITS:
         task = alone(tasks, split, 1)[0]
@@ -105,6 +106,71 @@ def test_classes_are_those_of_the_training_tasks(tmp_path: Path) -> None:
         assert found.dtype == torch.int64
         if split != "train":
             assert int((found == 0).sum()) == len(high)
+
+
+@pytest.mark.parametrize("queries", [0, 3])
+def test_each_class_of_a_task_has_its_shots(tmp_path: Path, queries: int) -> None:
+    counts = {"a": (30, 4), "b": (8, 9), "c": (20, 20), "d": (7, 12), "e": (11, 6), "f": (5, 14), "g": (40, 40)}
+    parts = [(who, kind, own[kind == "q"]) for who, own in counts.items() for kind in "pq"]
+    rows = [[who, k, k + 100 * ord(who), kind] for who, kind, count in parts for k in range(count)]
+    rows += [["h", k, 7, kind] for k, kind in enumerate("pqqqqqqq")]  # one of a class
+    rows += [["i", k, 8, "p"] for k in range(20)]  # a single class
+    file = table(tmp_path / "t.csv", ["who", "mark", "x1", "kind"], rows)
+    episode = Episode(shots=2, queries=queries)
+    tasks = tasks_on(file, targets=["kind"], kind="classification", train=episode, split=(3, 3, 3))
+    seen: set[str] = set()
+    for split in SPLITS:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            tasks.load(split)
+        left_out = {"h", "i"} & {name for name, where in tasks._table.splits.items() if where == split}
+        assert len(told) == bool(left_out)
+        assert all("fewer than 3 rows of one of their classes, or a single class" in str(each.message) for each in told)
+        for number, task in alone(tasks, split, 12).items():
+            (who,) = tasks.names_of(split, number, 0)
+            seen.add(who)
+            assert sorted(task.support[0].targets[0].tolist()) == [0, 0, 1, 1]
+            # Which row a value is, is told by x1; its class by where it stands in the file.
+            places = torch.cat([batch.inputs[0, :, 0] for batch in (task.support[0], task.query)])
+            labels = torch.cat([batch.targets[0] for batch in (task.support[0], task.query)])
+            assert len({*zip(places.tolist(), labels.tolist(), strict=True)}) == len(places)
+            left = [count - 2 for count in counts[who]]
+            found = [int((task.query.targets == k).sum()) for k in (0, 1)]
+            if queries:
+                assert found == [min(3, each) for each in left]
+            elif split == "train":
+                assert sum(found) == 1 << (sum(left).bit_length() - 1)
+            else:
+                assert found == left
+    assert seen == {*counts}
+
+
+def test_a_class_that_training_does_not_have_is_found_before_it(tmp_path: Path) -> None:
+    rows = [
+        [who, k + ord(who) / 7, "one" if k % 2 else "two" if who != "f" else "three"]
+        for who in "abcdef"
+        for k in range(8)
+    ]
+    file = table(tmp_path / "t.csv", ["who", "x1", "kind"], rows)
+    (tmp_path / "s.csv").write_text("task,split\n" + "".join(f"{who},train\n" for who in "abcd") + "e,val\nf,test\n")
+    more = {"targets": ["kind"], "kind": "classification", "split_file": str(tmp_path / "s.csv")}
+    for order in (None, "x1"):
+        with pytest.raises(ValueError, match=r"^targets: no training task has the class three, .* one, two; give such"):
+            tasks_on(file, **more, order=order, train=Episode(shots=1)).load("train")
+    rows = [[who, k + ord(who) / 7, "one"] for who in "abcdef" for k in range(8)]
+    with pytest.raises(ValueError, match=r"^targets: all training tasks have the one class 'one'; name another column"):
+        tasks_on(table(file, ["who", "x1", "kind"], rows), **more, train=Episode(shots=1)).load("train")
+
+
+def test_a_column_that_says_nothing_is_refused(tmp_path: Path) -> None:
+    for cell, missing, message in (
+        ("", "mean", r"^features: no training task has a number in the column x2; leave it out$"),
+        ("1e200", "mean", r"^features: line 2, column 'x2': is 1e\+200 \(60 such cells in 60 rows\)"),
+    ):
+        rows = [[who, k + ord(who), cell, k] for who in "abcdefghij" for k in range(6)]
+        file = table(tmp_path / "t.csv", ["who", "x1", "x2", "y"], rows)
+        with pytest.raises(ValueError, match=message):
+            tasks_on(file, missing=missing).load("train")
 
 
 @pytest.mark.parametrize("way", ["file", "column"])
@@ -203,7 +269,7 @@ def test_one_subject_under_two_names_is_refused(tmp_path: Path) -> None:
     again = [[f"again {row['who']}", *[*row.values()][1:]] for row in read(file)]
     with file.open("a") as opened:
         opened.writelines(",".join(map(str, row)) + "\n" for row in again)
-    with pytest.raises(ValueError, match=r"^task: all rows of \d+ stand in another split too: (again )?s0"):
+    with pytest.raises(ValueError, match=r"^task: all rows of \d+ stand in one of another split too: (again )?s0"):
         tasks_on(file).load("train")
 
 
@@ -227,6 +293,11 @@ def test_what_training_took_is_taken_over(tmp_path: Path) -> None:
     fewer = tasks_on(tmp_path / "b.csv", features=["x1"])
     with pytest.raises(ValueError, match=r"^features: the checkpoint was trained on the columns x1, x2, y, got x1, y;"):
         fewer.adopt(first.record())
+    values = {**first.record(), "targets": ["kind"]}
+    with pytest.raises(
+        ValueError, match=r"^kind: the checkpoint was trained on regression, got classification; set it"
+    ):
+        tasks_on(tmp_path / "b.csv", targets=["kind"], kind="classification").adopt(values)
 
 
 BROKEN: dict[str, Callable[[dict[str, Any]], object]] = {

@@ -27,7 +27,12 @@ MAKERS: dict[str, Callable[[Path], TaskDistribution]] = {
         train=Episode(ways=3, queries=3, support_batches=2, hessian_batches=2)
     ),
     "table": lambda cache: TableTasks(
-        str(written(cache / "drawn.csv", tasks=9, rows=12)), "who", ["x*"], ["y"], train=Episode(shots=3, queries=4)
+        str(written(cache / "drawn.csv", tasks=9, rows=12)), ["x*"], ["y"], "who", train=Episode(shots=3, queries=4)
+    ),
+    "table of classes": lambda cache: TableTasks(
+        str(written(cache / "classes.csv", tasks=30, rows=40)),
+        *(["x*"], ["kind"], "who", "classification"),
+        train=Episode(shots=2, queries=2, support_batches=2, hessian_batches=2),
     ),
     "dataset": lambda cache: DatasetTasks(Told(), train=Episode(ways=3, shots=2, queries=3, support_batches=2)),
     "dataset, read as it is drawn": lambda cache: DatasetTasks(
@@ -35,7 +40,7 @@ MAKERS: dict[str, Callable[[Path], TaskDistribution]] = {
     ),
     "table, in order": lambda cache: TableTasks(
         str(written(cache / "ordered.csv", tasks=30, rows=30)),
-        *("who", ["x*"], ["y"]),
+        *(["x*"], ["y"], "who"),
         order="when",
         train=Episode(shots=3, queries=2, support_batches=2, hessian_batches=2),
     ),

@@ -91,7 +91,7 @@ def test_a_sentence_of_two_splits_is_told_of(tokenizer: str, tmp_path: Path) -> 
     with pytest.warns(UserWarning, match=r"^label: 1 sentences stand in two splits; if they are of one label, give"):
         TextTasks(str(file), Tokens(tokenizer), train=FEW).load("train")
     again = [["again " + label, text] for label, text in rows[5:]]
-    with pytest.raises(ValueError, match=r"^label: all sentences of \d+ stand in another split too"):
+    with pytest.raises(ValueError, match=r"^label: all sentences of \d+ stand in one of another split too"):
         TextTasks(str(table(file, ["label", "text"], rows[5:] + again)), Tokens(tokenizer), train=FEW).load("train")
 
 

@@ -49,7 +49,7 @@ def table_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     values = request.param == "regression"
     file = write(folder / "t.csv", [row for who in "abcde" for row in lines(who, 40)])
     tasks = TableTasks(
-        str(file), "who", ["x*"], ["y" if values else "kind"], request.param, "when", train=Episode(shots=10)
+        str(file), ["x*"], ["y" if values else "kind"], "who", request.param, "when", train=Episode(shots=10)
     )
     torch.manual_seed(0)
     loss = nn.MSELoss() if values else nn.CrossEntropyLoss()
@@ -163,7 +163,7 @@ def test_a_test_on_another_table_is_standardised_as_in_training(table_run: Path,
         file = write(tmp_path / f"{others}.csv", rows, "who,when,x1,x2,y,kind,split")
         torch.manual_seed(0)
         tasks = TableTasks(
-            str(file), "who", ["x*"], ["y" if values else "kind"],
+            str(file), ["x*"], ["y" if values else "kind"], "who",
             "regression" if values else "classification", "when", split_column="split", train=Episode(shots=10),
         )  # fmt: skip
         learner = MetaLearner(

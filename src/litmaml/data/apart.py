@@ -9,11 +9,16 @@ from litmaml.data.drawing import Rows
 from litmaml.shown import listed
 from litmaml.tasks import Split
 
+_NAMES = 3
+"""In how many tasks an example may stand to say something of these; what stands in more does so by chance, as where few
+values are possible."""
+
 
 def check_apart(
     marks: Sequence[bytes], members: Mapping[str, Rows], splits: Mapping[str, Split], what: str, examples: str
 ) -> None:
-    """Refuse tasks or classes all of whose examples stand in another split too, and tell of single ones that do.
+    """Refuse tasks or classes all of whose examples stand in one of another split too, and tell of single examples in
+    two splits.
 
     Args:
         marks: Of each example what it is recognised by; see ``fingerprints``.
@@ -28,19 +33,23 @@ def check_apart(
     Warns:
         UserWarning: Examples stand in two splits, with their number.
     """
-    where: dict[bytes, set[Split]] = {}
+    where: dict[bytes, set[str]] = {}
     for name, rows in members.items():
         for row in rows:
-            where.setdefault(marks[row], set()).add(splits[name])
-    twice = {mark for mark, found in where.items() if len(found) > 1}
+            where.setdefault(marks[row], set()).add(name)
+    twice = {mark for mark, found in where.items() if len({splits[name] for name in found}) > 1}
     if not twice:
         return
-    again = [name for name, rows in members.items() if twice.issuperset(marks[row] for row in rows)]
-    if again:
-        named = [f"{name} ({splits[name]})" for name in again]
+
+    def again(name: str, rows: Rows) -> bool:
+        found = [own for row in rows if len(own := where[marks[row]]) <= _NAMES]
+        holding = set[str]().union(*found[:1]).intersection(*found)
+        return 2 * len(found) >= len(rows) and any(splits[other] != splits[name] for other in holding)
+
+    if named := [f"{name} ({splits[name]})" for name, rows in members.items() if again(name, rows)]:
         raise ValueError(
-            f"{what}: all {examples} of {len(again)} stand in another split too: {listed(named, 3)}; results are then "
-            f"too good: give what is one {what} one name"
+            f"{what}: all {examples} of {len(named)} stand in one of another split too: {listed(named, 3)}; results "
+            f"are then too good: give what is one {what} one name"
         )
     warnings.warn(
         f"{what}: {len(twice)} {examples} stand in two splits; if they are of one {what}, give it one name, or results "

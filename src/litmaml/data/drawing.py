@@ -66,8 +66,39 @@ class GroupDraw:
         if queries:
             left = left[:queries]
         elif self.training:
-            left = left[np.sort(stream.permutation(len(left))[: 1 << (len(left).bit_length() - 1)])]
+            left = _power_of_two(left, stream)
         return Drawn([*np.split(rows[:needed], np.cumsum(adapting)[:-1]), left])
+
+
+class BalancedDraw:
+    """Draws tasks that are groups of rows of classes: of each class that a group has ``shots`` rows in each support and
+    Hessian batch, and ``queries`` in the query, or as many of these as are left; otherwise as ``GroupDraw`` without an
+    order.
+
+    Args:
+        members: The rows of each group.
+        classes: The class of each row of the pool, as a number.
+        split: That these are the tasks of.
+    """
+
+    def __init__(self, members: Sequence[Rows], classes: Rows, split: Split) -> None:
+        self.members, self.training = members, split == "train"
+        self._parts = [by_class(rows, classes) for rows in members]
+
+    def __call__(self, stream: np.random.Generator, number: int, sizes: Sizes) -> Drawn:
+        count = len(self.members)
+        parts = self._parts[int(stream.integers(count)) if self.training else number % count]
+        *adapting, queries = sizes.batches
+        places = np.cumsum(adapting)
+        mixed = [rows[stream.permutation(len(rows))] for rows in parts]
+        *batches, left = (
+            np.concatenate(same) for same in zip(*(np.split(rows, places) for rows in mixed), strict=True)
+        )
+        if queries:
+            left = np.concatenate([rows[places[-1] :][:queries] for rows in mixed])
+        elif self.training:
+            left = _power_of_two(left, stream)
+        return Drawn([*batches, left])
 
 
 class ClassDraw:
@@ -97,7 +128,13 @@ class ClassDraw:
         return Drawn([np.concatenate(batch) for batch in batches], classes, labels)
 
 
-Draw = GroupDraw | ClassDraw
+Draw = GroupDraw | BalancedDraw | ClassDraw
+
+
+def by_class(rows: Rows, classes: Rows) -> list[Rows]:
+    """The rows of each class among some rows, by the class of each row of the pool."""
+    own = classes[rows]
+    return [rows[own == one] for one in np.unique(own)]
 
 
 def few_rows(names: Sequence[str], members: Sequence[Rows], needed: int) -> list[str]:
@@ -116,3 +153,8 @@ def rows_by_name(names: Sequence[str]) -> dict[str, Rows]:
     order = np.argsort(places, kind="stable")
     parts = np.split(order, np.cumsum(np.bincount(places, minlength=len(found)))[:-1])
     return {str(name): part.astype(np.int64) for name, part in zip(found, parts, strict=True)}
+
+
+def _power_of_two(rows: Rows, stream: np.random.Generator) -> Rows:
+    """The largest power of two of the rows, at random, in their order."""
+    return rows[np.sort(stream.permutation(len(rows))[: 1 << (len(rows).bit_length() - 1)])]

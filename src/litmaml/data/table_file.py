@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -34,12 +35,12 @@ class Columns(NamedTuple):
     """Chosen columns of all rows.
 
     numbers: (n, columns), NaN where a cell is empty. texts: By name, (n,) each. lines: (n,) where each row stands, as
-    an editor counts them; of Parquet the first row is 1.
+    an editor counts them; of Parquet the first row is 1. Of several files it is a text that names the file too.
     """
 
     numbers: Numbers
     texts: dict[str, Texts]
-    lines: NDArray[np.int64]
+    lines: NDArray[Any]
 
 
 def is_table(path: str) -> bool:
@@ -48,7 +49,7 @@ def is_table(path: str) -> bool:
 
 
 def column_names(path: str, argument: str = "path") -> list[str]:
-    """The names of all columns.
+    """The names of all columns, each accented letter as one sign.
 
     Args:
         path: Of the table.
@@ -56,16 +57,14 @@ def column_names(path: str, argument: str = "path") -> list[str]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no table, or two columns have one name.
+        ValueError: It is no table.
     """
     file = _existing(path, argument)
     if file.suffix.lower() in PARQUET:
-        names = [str(name) for name in _parquet(file, argument).schema_arrow.names]
+        names = [cell_name(name) for name in _parquet(file, argument).schema_arrow.names]
     else:
-        with _opened(file, argument) as (rows, _):
-            names = next(rows, [])
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{argument}: {path!r} has several columns named {listed(twice)}; give each its own name")
+        with _opened(file, argument) as rows:
+            names = [cell_name(name) for name in next(rows, [])]
     if not any(names):
         raise ValueError(f"{argument}: {path!r} has no first line with the columns' names; write them there")
     return names
@@ -80,14 +79,14 @@ def chosen(patterns: Sequence[str], names: Sequence[str], argument: str) -> list
         ValueError: A pattern names no column.
     """
     found: set[str] = set()
-    for pattern in patterns:
+    for pattern in map(composed, patterns):
         own = {pattern} if pattern in names else {name for name in names if fnmatchcase(name, pattern)}
         if not own:
             raise ValueError(
                 f"{argument}: no column is called so, got {pattern!r}; the columns are {listed(list(names))}"
             )
         found |= own
-    return [name for name in names if name in found]
+    return [name for name in dict.fromkeys(names) if name in found]
 
 
 def read_columns(path: str, numbers: Sequence[str], texts: Sequence[str], argument: str = "path") -> Columns:
@@ -102,24 +101,27 @@ def read_columns(path: str, numbers: Sequence[str], texts: Sequence[str], argume
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: A column is missing, or a cell is no number: with line, column and value.
+        ValueError: A column is missing or there twice, or a cell is no number: with line, column and value.
     """
     names = column_names(path, argument)
-    if missing := [name for name in (*numbers, *texts) if name not in names]:
+    used = dict.fromkeys((*numbers, *texts))
+    if missing := [name for name in used if name not in names]:
         raise ValueError(f"{argument}: {path!r} has no column {listed(missing)}; the columns are {listed(names)}")
+    if twice := [name for name in used if names.count(name) > 1]:
+        raise ValueError(f"{argument}: {path!r} has several columns named {listed(twice)}; give each its own name")
     file = _existing(path, argument)
     return (_read_parquet if file.suffix.lower() in PARQUET else _read_csv)(file, names, numbers, texts, argument)
 
 
 def cell_name(cell: object) -> str:
-    """A name in a cell, without space around it."""
+    """A name in a cell, without space around it, each accented letter as one sign."""
     return composed(str(cell).strip())
 
 
 def _read_csv(file: Path, names: list[str], numbers: Sequence[str], texts: Sequence[str], argument: str) -> Columns:
     places = [names.index(name) for name in (*numbers, *texts)]
     parts: list[Columns] = []
-    with _opened(file, argument) as (rows, reader):
+    with _opened(file, argument) as rows:
         next(rows)
         block: list[list[str]] = []
         lines: list[int] = []
@@ -138,11 +140,11 @@ def _read_csv(file: Path, names: list[str], numbers: Sequence[str], texts: Seque
                 continue
             if len(row) != len(names):
                 raise ValueError(
-                    f"{argument}: line {reader.line_num} has {len(row)} cells, and the first line names {len(names)} "
+                    f"{argument}: line {rows.line_num} has {len(row)} cells, and the first line names {len(names)} "
                     f"columns, got {one_line(row)[:80]}; put cells with a delimiter in them in quotation marks"
                 )
             block.append([row[place] for place in places])
-            lines.append(reader.line_num)
+            lines.append(rows.line_num)
             if len(block) == _BLOCK:
                 close()
         if block:
@@ -172,15 +174,15 @@ def _numbers(cells: list[str], lines: list[int], name: str, argument: str) -> Nu
 
 
 @contextmanager
-def _opened(file: Path, argument: str) -> Iterator[tuple[Iterator[list[str]], Any]]:
-    """The rows of a CSV file, and its reader, which counts lines."""
+def _opened(file: Path, argument: str) -> Iterator[Any]:
+    """The rows of a CSV file by its reader, which counts lines."""
     csv.field_size_limit(_LONGEST)
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
             first = opened.readline(_LONGEST)
             opened.seek(0)
-            reader = csv.reader(opened, delimiter=max(_DELIMITERS, key=first.count))
-            yield ([cell.strip() for cell in row] if not k else row for k, row in enumerate(reader)), reader
+            bare = re.sub('"[^"]*("|$)', "", first)  # names in quotation marks may have any sign in them
+            yield csv.reader(opened, delimiter=max(_DELIMITERS, key=bare.count))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(
             f"{argument}: {str(file)!r} cannot be read as text in UTF-8 with a delimiter between cells ({error}); save "
@@ -189,13 +191,15 @@ def _opened(file: Path, argument: str) -> Iterator[tuple[Iterator[list[str]], An
 
 
 def _read_parquet(file: Path, names: list[str], numbers: Sequence[str], texts: Sequence[str], argument: str) -> Columns:
-    table = _parquet(file, argument).read(columns=[*dict.fromkeys((*numbers, *texts))])
+    parquet = _parquet(file, argument)
+    own_names = dict(zip(names, parquet.schema_arrow.names, strict=True))
+    table = parquet.read(columns=[own_names[name] for name in dict.fromkeys((*numbers, *texts))])
     lines = np.arange(1, table.num_rows + 1)
     if not len(lines):
         raise ValueError(f"{argument}: {str(file)!r} has no row; give some")
 
     def values(name: str) -> list[Any]:
-        found: list[Any] = table.column(name).to_pylist()
+        found: list[Any] = table.column(own_names[name]).to_pylist()
         return found
 
     found = []
@@ -208,7 +212,10 @@ def _read_parquet(file: Path, names: list[str], numbers: Sequence[str], texts: S
                     "column, or leave it out"
                 )
         found.append(np.array([np.nan if cell is None else cell for cell in cells], dtype=np.float64))
-    own = {name: np.array(["" if c is None else cell_name(c) for c in values(name)], object) for name in texts}
+    # What is not equal to itself is no number, and no name.
+    own = {
+        name: np.array(["" if c is None or c != c else cell_name(c) for c in values(name)], object) for name in texts
+    }
     return Columns(np.stack(found, 1) if found else np.empty((len(lines), 0)), own, lines)
 
 

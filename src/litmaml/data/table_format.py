@@ -35,7 +35,7 @@ class TableFormat:
         target_mean: The mean of each; of classes none.
         target_scale: The standard deviation of each; of classes none.
         classes: The names of the classes in the order of their indices; None in regression.
-        task: The column that names the task, or what became of it.
+        task: The column that names the task; None where each is a file.
         order: The column of the order, or None.
         missing: What is done about an empty cell among the features: "refuse", or "mean" for the training tasks' mean.
     """
@@ -47,7 +47,7 @@ class TableFormat:
     target_mean: tuple[float, ...]
     target_scale: tuple[float, ...]
     classes: tuple[str, ...] | None
-    task: str
+    task: str | None
     order: str | None = None
     missing: Missing = "refuse"
 
@@ -77,7 +77,9 @@ class TableFormat:
         places = {name: k for k, name in enumerate(self.classes or ())}
         if unknown := sorted({*map(cell_name, names)} - {*places}):
             raise ValueError(
-                f"{argument}: no training task has the class {listed(unknown)}; the classes are {listed([*places])}"
+                f"{argument}: no training task has the class {listed(unknown, 3)}, and those there are "
+                f"{listed([*places], 3)}; give such rows to training or remove them, or set kind to regression if "
+                "these are values"
             )
         return np.array([places[cell_name(name)] for name in names], dtype=np.int64)
 
@@ -123,7 +125,8 @@ class TableFormat:
                     raise wrong
                 numbers[f"{part}_{kind}"] = tuple(value)
         task, order, missing = record["task"], record["order"], record["missing"]
-        if type(task) is not str or type(order) not in (str, type(None)) or missing not in ("refuse", "mean"):
+        texts = (str, type(None))
+        if type(task) not in texts or type(order) not in texts or missing not in ("refuse", "mean"):
             raise wrong
         return cls(**names, **numbers, task=task, order=order, missing=missing)
 

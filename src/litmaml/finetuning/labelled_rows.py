@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from litmaml.data.row_order import times
 from litmaml.data.table_file import column_names, read_columns
 from litmaml.data.table_format import TableFormat, refuse_cells
 from litmaml.shown import listed
@@ -59,25 +60,29 @@ def read_rows(path: str, made: TableFormat, argument: str) -> Rows:
     names = column_names(path, argument)
     there = [name for name in made.targets if name in names]
     values, labels = ([], there) if made.classes is not None else (there, [])
-    order = [made.order] if made.order in names else []
-    one = [made.task] if made.task in names else []
-    columns = read_columns(path, [*made.features, *values, *order], [*one, *labels], argument)
-    if one and len(tasks := {*columns.texts[made.task].tolist()}) > 1:
-        raise ValueError(
-            f"{argument}: has rows of {len(tasks)} tasks by the column {made.task!r} ({listed(sorted(tasks), 3)}); "
-            "give those of one"
-        )
+    order = [made.order] if made.order is not None and made.order in names else []
+    one = [made.task] if made.task is not None and made.task in names else []
+    columns = read_columns(path, [*made.features, *values], [*one, *labels, *order], argument)
+    for name in one:
+        if len(tasks := {*columns.texts[name].tolist()}) > 1:
+            raise ValueError(
+                f"{argument}: has rows of {len(tasks)} tasks by the column {name!r} ({listed(sorted(tasks), 3)}); give "
+                "those of one"
+            )
     count = len(made.features)
     features, rest = columns.numbers[:, :count], columns.numbers[:, count:]
     made.check_present(features, columns.lines, argument)
-    refuse_cells(np.isinf(rest), rest, columns.lines, [*values, *order], argument, "give a number")
-    if order:
-        refuse_cells(np.isnan(rest[:, -1:]), rest[:, -1:], columns.lines, order, argument, "fill it in")
+    refuse_cells(np.isinf(rest), rest, columns.lines, values, argument, "give a number")
+    by = np.arange(len(rest))
+    for name in order:
+        time = times(columns, name, argument)
+        refuse_cells(~np.isfinite(time)[:, None], time[:, None], columns.lines, order, argument, "fill it in")
+        by = np.argsort(time, kind="stable")
     if len(there) < len(made.targets):
         known: NDArray[np.bool_] = np.zeros(len(rest), dtype=bool)
         targets = torch.zeros(len(rest), len(made.targets)) if made.classes is None else torch.zeros(len(rest)).long()
     elif made.classes is None:
-        wanted = rest[:, : len(values)]
+        wanted = rest
         known = np.array([bool(row.all()) for row in np.isfinite(wanted)])
         targets = made.values(np.where(known[:, None], wanted, 0.0))
     else:
@@ -86,7 +91,6 @@ def read_rows(path: str, made: TableFormat, argument: str) -> Rows:
         indices = np.zeros(len(rest), dtype=np.int64)
         indices[known] = made.indices(cells[known].tolist(), argument)
         targets = torch.from_numpy(indices)
-    by = np.argsort(rest[:, -1], kind="stable") if order else np.arange(len(rest))
     return Rows(
         made.inputs(features[by]), targets[torch.from_numpy(by)], torch.from_numpy(known[by]), columns.lines[by]
     )
