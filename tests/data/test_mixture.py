@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ from litmaml.inner import SGD
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP
 from litmaml.randomness import task_streams
-from litmaml.tasks import SPLITS, stacks_of
+from litmaml.tasks import SPLITS, Split, stacks_of
 from quiet_trainer import quiet_trainer
 
 FEW = Episode(ways=2, shots=1, queries=2)
@@ -99,6 +99,42 @@ def test_what_training_took_is_taken_over_by_each_source(tmp_path: Path) -> None
     assert [again.sources[name].record() for name in first] == [first[name].record() for name in first]
     again.adopt(first["two"].record())
     assert [again.sources[name].record() for name in first] == [first["two"].record()] * 2
+
+
+def test_each_source_has_its_own_units(tmp_path: Path) -> None:
+    sources = {
+        name: TableTasks(str(written(tmp_path / f"{name}.csv", tasks=count)), ["x*"], ["y"], "who")
+        for name, count in (("one", 10), ("two", 11))
+    }
+    (stack,) = stacks_of(sources["one"].sample("test", [0], 0))
+    both = torch.cat([stack.query.targets] * 2)
+    found = Mixture({**sources}).in_own_units(both, [0, 1], 0)
+    assert torch.equal(found, torch.cat([tasks.format.unscaled(stack.query.targets) for tasks in sources.values()]))
+    assert not torch.equal(found[0], found[1])
+
+
+class Kept(Sinusoid):
+    """Notes where it is to be kept, and shares examples."""
+
+    shares_examples: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on: list[tuple[str, torch.device]] = []
+
+    def keep_on(self, split: Split, device: torch.device) -> None:
+        self.on.append((split, device))
+
+
+def test_what_concerns_sources_is_handed_on_to_them() -> None:
+    one, other = Kept(), Kept()
+    tasks = Mixture({"one": one, "other": other}, weights={"one": 1}, val_sources=["other"])
+    for split in SPLITS:
+        tasks.keep_on(split, torch.device("cpu"))
+    here = torch.device("cpu")
+    assert (one.on, other.on) == ([("train", here), ("test", here)], [("val", here), ("test", here)])
+    assert tasks.shares_examples
+    assert not mixed().shares_examples
 
 
 @pytest.mark.parametrize(

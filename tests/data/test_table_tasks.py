@@ -10,11 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from tables import read, table, written
+from torch import nn
 
-from litmaml.data import Episode, TableTasks
+from litmaml.callbacks import Predictions
+from litmaml.data import Episode, TableTasks, TaskDataModule
 from litmaml.data.table_format import TableFormat
+from litmaml.inner import SGD
+from litmaml.learner.meta_learner import MetaLearner
+from litmaml.models import MLP
 from litmaml.tasks import SPLITS, Split, Tasks, stacks_of
+from quiet_trainer import quiet_trainer
 
 RAGGED = [9, 12, 30, 17, 24, 40, 11, 13, 21, 33]
 
@@ -340,3 +347,29 @@ def test_parquet_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
     with pytest.raises(ValueError, match=r"^path: Parquet files are read by pyarrow .* install 'litmaml\[parquet\]'"):
         tasks_on(tmp_path / "t.parquet").load("train")
+
+
+def test_predictions_are_in_the_tables_own_units(tmp_path: Path) -> None:
+    file = written(tmp_path / "t.csv", rows=RAGGED)
+    tasks = tasks_on(file, train=Episode(shots=4))
+    learner = MetaLearner(MLP(2, 1, [4]), SGD(lr=0.1), loss=nn.MSELoss())
+    trainer = quiet_trainer(tmp_path, callbacks=[Predictions()])
+    plain: Any = trainer.predict(learner, TaskDataModule(tasks, test_tasks=2))
+    lines = read(tmp_path / "predictions.csv")
+    own = {float(row["y"]) for row in read(file)}
+    assert lines
+    for line in lines:
+        assert min(abs(float(line["target"]) - y) for y in own) < 1e-4
+        assert 50 < float(line["prediction"]) < 150
+    kept = load_file(tmp_path / "predictions.safetensors")
+    for k, stack in enumerate(stack for batch in plain for stack in batch):
+        expected = tasks.format.unscaled(stack["predictions"])
+        torch.testing.assert_close(kept[f"predictions.{k}"], expected, rtol=1e-5, atol=0)
+
+
+def test_predictions_that_are_of_no_column_stay_as_they_are(tmp_path: Path) -> None:
+    tasks = tasks_on(written(tmp_path / "t.csv"))
+    two = torch.randn(1, 5, 2)
+    assert tasks.in_own_units(two, [0], 0) is two
+    classes = tasks_on(tmp_path / "t.csv", targets=["kind"], kind="classification")
+    assert classes.in_own_units(two[..., 0], [0], 0).equal(two[..., 0])

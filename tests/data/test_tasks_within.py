@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from torch import Tensor
 
 from litmaml.data import AnyWay, Episode, FiniteTasks, Glyphs, OnlineTasks, TaskDistribution
 from litmaml.data.tasks_within import TasksWithin
@@ -42,6 +43,9 @@ class Telling(TaskDistribution):
     def source_of(self, split: Split, number: int, seed: int) -> str:
         return f"{split} {number}"
 
+    def in_own_units(self, values: Tensor, numbers: Sequence[int], seed: int) -> Tensor:
+        return values * 2 + sum(numbers)
+
     def record(self) -> Mapping[str, Any]:
         return {"scale": 2.0}
 
@@ -73,6 +77,7 @@ def test_what_is_not_changed_is_handed_on(name: str) -> None:
     ]
     assert outer.record() == {"scale": 2.0}
     assert outer.source_of("test", 7, 0) == "test 7"
+    assert outer.in_own_units(torch.ones(1, 1, 1), [3], 0).item() == 5
     assert outer.shares_examples
     assert outer.sizes("val") == inner.sizes("val")
     tasks = inner.sample("val", [3], 0)

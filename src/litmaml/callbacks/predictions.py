@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from litmaml.data.task_data_module import TaskDataModule
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.runs.whole_files import write_whole
 from litmaml.shown import printable
@@ -28,7 +29,8 @@ class Predictions(Callback):
     unequal size those of each size stand under names with a number: ``numbers.0``, ``predictions.0``, ``numbers.1``.
     The table has a line for each example: the task's number, the example's, and the target with what was predicted:
     the class and its probability, or the values. (Where an example has a class at several places, such as an image's
-    pixels, there is a line for each place; where targets are a dict or a tuple, there are predictions alone.)
+    pixels, there is a line for each place; where targets are a dict or a tuple, there are predictions alone.) Values
+    are in the units of what the tasks are made of, such as a table's, where the model predicts one for each target.
     """
 
     def __init__(self) -> None:
@@ -38,8 +40,10 @@ class Predictions(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         if isinstance(pl_module, MetaLearner):
+            data: object = getattr(trainer, "datamodule", None)  # set outside its class
             for stack in [outputs] if isinstance(outputs, dict) else outputs:
-                self._batches.append(tree_map(lambda part: part.detach().cpu().contiguous(), stack))
+                kept = tree_map(lambda part: part.detach().cpu().contiguous(), stack)
+                self._batches.append(_in_own_units(kept, data) if isinstance(data, TaskDataModule) else kept)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         batches, self._batches = self._batches, []
@@ -63,6 +67,18 @@ class Predictions(Callback):
         write_whole(folder / "predictions.csv", lambda fresh: _save_table(sizes, fresh))
         written = f"written to {folder}: predictions.csv, predictions.safetensors ({count} tasks)"
         Console().print(printable(written), soft_wrap=True, highlight=False, markup=False)
+
+
+def _in_own_units(stack: dict[str, Tree], data: TaskDataModule) -> dict[str, Tree]:
+    """Predictions of values, and the values, in the data's own units, where there is one prediction for each."""
+    said, true = stack["predictions"], stack["targets"]
+    if not isinstance(said, Tensor) or not isinstance(true, Tensor) or said.numel() != true.numel():
+        return stack
+    numbers = stack["numbers"].tolist()
+    return stack | {
+        name: data.tasks.in_own_units(part, numbers, data.seed)
+        for name, part in (("predictions", said), ("targets", true))
+    }
 
 
 def _save_tensors(tensors: dict[str, Tensor], file: Path, named: dict[str, str]) -> None:

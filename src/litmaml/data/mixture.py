@@ -8,6 +8,9 @@ from itertools import combinations
 from math import inf
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from litmaml.data.episode import Episode
 from litmaml.data.leakage import fingerprints
 from litmaml.data.task_distribution import TaskDistribution
@@ -70,6 +73,10 @@ class Mixture(TaskDistribution):
         }
         self._compared = False
 
+    @property
+    def shares_examples(self) -> bool:  # type: ignore[override]  # of the sources
+        return any(source.shares_examples for source in self.sources.values())
+
     def prepare(self) -> None:
         for source in self.sources.values():
             source.prepare()
@@ -80,6 +87,18 @@ class Mixture(TaskDistribution):
         if split == "train" and not self._compared:
             self._compare()
             self._compared = True
+
+    def keep_on(self, split: Split, device: torch.device) -> None:
+        for name in self._of[split]:
+            self.sources[name].keep_on(split, device)
+
+    def in_own_units(self, values: Tensor, numbers: Sequence[int], seed: int) -> Tensor:
+        placed = self._placed("test", numbers, seed)
+        rows = [
+            self.sources[name].in_own_units(part, [number], seed)
+            for part, (name, number) in zip(torch.split(values, 1), placed, strict=True)
+        ]
+        return torch.cat(rows)
 
     def source_of(self, split: Split, number: int, seed: int) -> str:
         return self._placed(split, [number], seed)[0][0]

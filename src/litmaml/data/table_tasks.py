@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from litmaml.data.drawing import BalancedDraw, Draw, GroupDraw, Rows, by_class, few_rows
 from litmaml.data.episode import AS_IN_TRAINING, Episode
@@ -168,6 +169,11 @@ class TableTasks(PoolTasks):
         else:
             draw = BalancedDraw(members, balanced, split)
         return Pool(kept, draw, self._fetch)
+
+    def in_own_units(self, values: Tensor, numbers: Sequence[int], seed: int) -> Tensor:
+        if self.kind == "classification" or values[0, 0].numel() != len(self.format.targets):
+            return values
+        return self.format.unscaled(values.reshape(*values.shape[:2], -1)).reshape(values.shape)
 
     def describe(self, split: Split) -> dict[str, int | float | str | bool]:
         self.load(split)

@@ -132,6 +132,11 @@ class TaskDistribution(ABC):
         """
         return tasks
 
+    def in_own_units(self, values: Tensor, numbers: Sequence[int], seed: int) -> Tensor:
+        """Targets of test tasks with these numbers, or predictions of them, (T, n, ...), in the units of what the tasks
+        are made of."""
+        return values
+
     def source_of(self, split: Split, number: int, seed: int) -> str | None:
         """The name of the source that a task is of, for results by source; None if there is one alone."""
         return None

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
+from torch import Tensor
 
 from litmaml.data.episode import Episode, Sizes
 from litmaml.data.task_distribution import TaskDistribution
@@ -50,6 +51,9 @@ class TasksWithin(TaskDistribution):
 
     def render(self, tasks: Tasks) -> Tasks:
         return self.tasks.render(tasks)
+
+    def in_own_units(self, values: Tensor, numbers: Sequence[int], seed: int) -> Tensor:
+        return self.tasks.in_own_units(values, numbers, seed)
 
     def source_of(self, split: Split, number: int, seed: int) -> str | None:
         return self.tasks.source_of(split, number, seed)
