@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from datasets_told import Column, Pictures, Told
-from torch.utils.data import Subset, TensorDataset
+from torch.utils.data import IterableDataset, Subset, TensorDataset
 
 from litmaml.data import DatasetTasks, Episode, ImageFormat, TaskDataModule
 from litmaml.tasks import SPLITS, Tasks, stacks_of
@@ -139,8 +141,114 @@ def test_a_subset_and_a_split_file(tmp_path: Path) -> None:
     data = Told()
     tasks = DatasetTasks(Subset(data, range(12 * 8)), split_file=str(tmp_path / "s.csv"), in_memory=False, train=FEW)
     tasks.load("test")
-    assert data.read == 12 * 3, "labels are known without making items"
+    assert data.read == 3 + 12 * 3, "labels are known without making all items"
     assert [*tasks._members["test"]] == ["19", "20", "21"]
+
+
+class Labelled(Told):
+    """Items whose label says the parity of their number, and which fail, as is asked for."""
+
+    def __init__(self, label: Callable[[int], Any] = lambda k: k % 12, fails: int | None = None, **more: Any) -> None:
+        super().__init__(known=False)
+        self.label, self.fails = label, fails
+        for name, value in more.items():
+            setattr(self, name, value)
+
+    def __getitem__(self, k: int) -> Any:
+        if k == self.fails:
+            raise OSError("disk gone")
+        return super().__getitem__(k)[0], self.label(k)
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        lambda k: torch.tensor(k % 12),
+        lambda k: torch.tensor([k % 12]),
+        lambda k: np.float64(k % 12),
+        lambda k: b"%d" % (k % 12),
+        lambda k: (k % 12,),
+    ],
+)
+def test_labels_come_in_many_forms(label: Callable[[int], Any]) -> None:
+    one, other = (DatasetTasks(Labelled(each), train=FEW, split=(1, 1, 1)) for each in (label, lambda k: k % 12))
+    for split in SPLITS:
+        assert one.names_of(split, 0, 0) == other.names_of(split, 0, 0)
+    columns = DatasetTasks(Labelled(labels=np.arange(160)[:, None] % 12), train=FEW, split=(1, 1, 1))
+    columns.load("train")
+    assert {name for names in columns._members.values() for name in names} == {str(k) for k in range(12)}
+
+
+def test_a_list_of_labels_of_another_part_is_not_taken() -> None:
+    class Coarse(Labelled):
+        def __getitem__(self, k: int) -> Any:
+            return *super().__getitem__(k), k // 16
+
+    data = Coarse(targets=[k % 12 for k in range(160)])
+    tasks = DatasetTasks(data, target=2, train=FEW, split=(1, 1, 1))
+    for split in SPLITS:
+        for number in range(4):
+            for inputs, label in zip(*whole(tasks, split, [number], 0).query, strict=True):
+                kinds = [tasks.names_of(split, number, 0)[int(each)] for each in label]
+                assert kinds == [str(int(8 * row[0] + row[1]) // 16) for row in inputs]
+
+
+def test_two_classes_of_one_name_are_two() -> None:
+    data = Labelled(classes=["crane", "crane", *map(str, range(2, 12))])
+    tasks = DatasetTasks(data, train=FEW, split=(1, 1, 1))
+    tasks.load("train")
+    assert {name for names in tasks._members.values() for name in names} >= {"crane (0)", "crane (1)", "2"}
+
+
+class Stream(IterableDataset[int]):
+    def __iter__(self) -> Iterator[int]:
+        return iter([1])
+
+    def __len__(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"dataset": Labelled(lambda k: None if k == 7 else k % 12)},
+            r"^target: that of item 7 is neither .* got None;",
+        ),
+        ({"dataset": Labelled(lambda k: float("nan") if k == 7 else k % 12)}, r"^target: that of item 7 .* got nan;"),
+        ({"dataset": Labelled(lambda k: "" if k == 7 else "a")}, r"^target: that of item 7 is neither"),
+        (
+            {"dataset": Labelled(lambda k: torch.eye(12)[k % 12])},
+            r"^target: that of item 0 .* got \[1\.0, 0\.0, .*; let",
+        ),
+        (
+            {"dataset": Labelled(lambda k: None), "group": 1, "target": 0, "train": Episode(shots=2)},
+            r"^group: that of item",
+        ),
+        (
+            {"dataset": Labelled(fails=13)},
+            r"^dataset: item 13 of Labelled cannot be read \(OSError: disk gone\); mend it",
+        ),
+        (
+            {"dataset": Labelled(fails=13, targets=[k % 12 for k in range(160)])},
+            r"^dataset: item 13 of Labelled cannot",
+        ),
+        ({"dataset": lambda: 1 / 0}, r"^dataset: <lambda> makes none \(ZeroDivisionError: division by zero\); mend it"),
+        (
+            {"dataset": Subset},
+            r"^dataset: Subset makes none \(.*\); mend it, or give a class with its arg",
+        ),
+        (
+            {"dataset": Stream()},
+            r"^dataset: has to have a length and items by number, got Stream; of a stream make a list",
+        ),
+        ({"dataset": []}, r"^dataset: has no items, got an empty list; give one with some"),
+    ],
+)
+def test_a_dataset_that_will_not_do_is_told(given: dict[str, Any], message: str) -> None:
+    tasks = DatasetTasks(**{"train": FEW, **given})
+    with pytest.raises(ValueError, match=message):
+        tasks.load("train")
 
 
 @pytest.mark.parametrize(

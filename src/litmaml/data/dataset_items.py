@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from typing import Any
@@ -14,6 +15,7 @@ from torch.utils.data import Subset
 
 from litmaml.data.images import ImageFormat
 from litmaml.data.table_file import cell_name
+from litmaml.shown import first_line, one_line
 from litmaml.tasks import Tree
 
 Key = int | str
@@ -42,6 +44,20 @@ class Items:
     def __len__(self) -> int:
         return len(self.dataset)
 
+    def item(self, number: int) -> Any:
+        """One item.
+
+        Raises:
+            ValueError: The dataset fails on it.
+        """
+        try:
+            return self.dataset[int(number)]
+        except Exception as error:  # of somebody's code
+            raise ValueError(
+                f"dataset: item {number} of {type(self.dataset).__name__} cannot be read ({type(error).__name__}: "
+                f"{first_line(error)}); mend it, or leave it out by torch.utils.data.Subset"
+            ) from error
+
     def inputs_of(self, item: Any) -> Tree:
         """An item's inputs as tensors."""
         if isinstance(self.inputs, int | str):
@@ -56,24 +72,50 @@ class Items:
         assert isinstance(found, Tensor)
         return found
 
-    def column(self, key: Key) -> list[Any]:
-        """One part of all items, without making the others where the dataset can tell it by itself."""
+    def column(self, key: Key, argument: str) -> list[Any]:
+        """One part of all items, without making the others where the dataset can tell it by itself.
+
+        Args:
+            key: Which part.
+            argument: What it was given for, for the errors.
+        """
         if isinstance(key, str) and key in (getattr(self.dataset, "column_names", None) or ()):
             return [*self.dataset[key]]  # Hugging Face's
-        if key == self.target and (known := known_labels(self.dataset)) is not None:
+        if key == self.target and (known := known_labels(self.dataset)) is not None and self._are_of(known, key):
             return known
-        return [part_of(self.dataset[k], key, "target") for k in range(len(self))]
+        return [part_of(self.item(k), key, argument) for k in range(len(self))]
 
-    def label_names(self, labels: Iterable[Any]) -> list[str]:
-        """The names of labels, by the dataset's own list of them if it has one."""
+    def _are_of(self, known: list[Any], key: Key) -> bool:
+        """Whether the list of labels is of this part of the items, and not of another one such as finer classes."""
+        for k in {0, len(known) // 2, len(known) - 1}:
+            own = plain(part_of(self.item(k), key, "target"))
+            if type(own) in (int, float, str) and own != plain(known[k]):
+                return False
+        return True
+
+    def label_names(self, labels: Iterable[Any], argument: str) -> list[str]:
+        """The names of labels, by the dataset's own list of them if it has one.
+
+        Raises:
+            ValueError: One is no number or name.
+        """
         names = getattr(self.dataset, "classes", None)
         features = getattr(self.dataset, "features", None)
         if names is None and isinstance(features, Mapping):
             names = getattr(features.get(self.target), "names", None)
-        numbers = [plain(label) for label in labels]
-        if isinstance(names, list | tuple) and all(type(n) is int and 0 <= n < len(names) for n in numbers):
-            return [cell_name(names[number]) for number in numbers]
-        return [cell_name(number) for number in numbers]
+        values = [plain(label) for label in labels]
+        for k, value in enumerate(values):
+            if type(value) not in (int, float, str) or value != value or value == "":
+                raise ValueError(
+                    f"{argument}: that of item {k} is neither a number nor a name, got {one_line(value)[:60]}; let the "
+                    "dataset give the class's number or name, and leave out items without by torch.utils.data.Subset"
+                )
+        if isinstance(names, list | tuple) and all(type(n) is int and 0 <= n < len(names) for n in values):
+            called = [cell_name(name) for name in names]
+            twice = {name for name, count in Counter(called).items() if count > 1}
+            called = [f"{name} ({n})" if name in twice else name for n, name in enumerate(called)]
+            return [called[number] for number in values]
+        return [cell_name(value) for value in values]
 
     def _tensor(self, value: Any) -> Tree:
         if isinstance(value, Tensor):
@@ -133,6 +175,10 @@ def part_of(item: Any, key: Key, argument: str) -> Any:
 
 
 def plain(label: Any) -> Any:
-    """A label as a number or text of Python."""
-    value = label.item() if isinstance(label, Tensor | np.ndarray | np.generic) else label
+    """A label as a number or text of Python, where it is one."""
+    value = label.tolist() if isinstance(label, Tensor | np.ndarray | np.generic) else label
+    while isinstance(value, list | tuple) and len(value) == 1:
+        (value,) = value
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
     return int(value) if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()) else value

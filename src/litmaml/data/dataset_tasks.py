@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 from litmaml.data.apart import check_apart
 from litmaml.data.dataset_items import Items, Key
@@ -19,7 +19,7 @@ from litmaml.data.leakage import fingerprints
 from litmaml.data.pool_tasks import Held, Keys, Pool, PoolTasks
 from litmaml.data.shared_out import Dealing, Shares
 from litmaml.randomness import global_generators_seeded, task_stream, task_streams
-from litmaml.shown import listed
+from litmaml.shown import first_line, listed
 from litmaml.tasks import SPLITS, Batch, Split, Tasks, Tree, map_batches, tensors_of, tree_map
 
 _LOOKED_AT = 3
@@ -135,8 +135,9 @@ class DatasetTasks(PoolTasks):
                 if each is not None}  # fmt: skip
         items = {name: Items(each, self.inputs, self.target, self.image_format) for name, each in made.items()}
         key = self.target if self.group is None else self.group
+        asked = "target" if self.group is None else "group"
         with global_generators_seeded(task_stream(0, "train", 0)):
-            labels = {name: each.label_names(each.column(key)) for name, each in items.items()}
+            labels = {name: each.label_names(each.column(key, asked), asked) for name, each in items.items()}
         if len(items) == 1:
             self._members = self._dealing.deal(rows_by_name(labels["train"]))
             items = dict.fromkeys(SPLITS, items["train"])
@@ -165,7 +166,7 @@ class DatasetTasks(PoolTasks):
         with global_generators_seeded(task_stream(0, "train", 0)):
             for split in SPLITS:
                 for name, rows in self._members[split].items():
-                    some = [items[split].inputs_of(items[split].dataset[int(row)]) for row in rows[:_LOOKED_AT]]
+                    some = [items[split].inputs_of(items[split].item(row)) for row in rows[:_LOOKED_AT]]
                     label = f"{name} of {split}"
                     members[label] = np.arange(len(marks), len(marks) + len(some))
                     splits[label] = split
@@ -176,7 +177,7 @@ class DatasetTasks(PoolTasks):
         """The items of these rows, which are read once."""
         rows = np.concatenate(members)
         with global_generators_seeded(task_stream(0, "train", 0)):
-            read = [items.dataset[int(row)] for row in rows]
+            read = [items.item(row) for row in rows]
             inputs = _stacked([items.inputs_of(item) for item in read])
             targets = _stacked([items.target_of(item) for item in read]) if self.group is not None else None
         return Held(rows, inputs, targets)
@@ -198,7 +199,7 @@ class _Lazily:
         streams = task_streams(keys.seed, keys.split, keys.numbers, "layers")
         for mine, stream in zip(rows, streams, strict=True):
             with global_generators_seeded(stream):
-                read = [self.items.dataset[int(row)] for row in mine]
+                read = [self.items.item(row) for row in mine]
                 inputs = _stacked([self.items.inputs_of(item) for item in read])
                 targets = _stacked([self.items.target_of(item) for item in read]) if self.targets else None
             tasks.append((inputs, targets))
@@ -219,10 +220,21 @@ def _stacked(trees: Sequence[Tree]) -> Any:
 
 
 def _made(given: Any, argument: str) -> Any:
-    dataset = given if hasattr(given, "__getitem__") else given() if callable(given) else given
-    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
+    dataset = given
+    if callable(given) and (isinstance(given, type) or not hasattr(given, "__getitem__")):
+        try:
+            dataset = given()
+        except Exception as error:  # of somebody's code
+            raise ValueError(
+                f"{argument}: {getattr(given, '__name__', given)} makes none ({type(error).__name__}: "
+                f"{first_line(error)}); mend it, or give a class with its arguments"
+            ) from error
+    by_number = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
+    if not by_number or isinstance(dataset, IterableDataset):
         raise ValueError(
             f"{argument}: has to have a length and items by number, got {type(dataset).__name__}; of a stream make a "
             "list first"
         )
+    if not len(dataset):
+        raise ValueError(f"{argument}: has no items, got an empty {type(dataset).__name__}; give one with some")
     return dataset
