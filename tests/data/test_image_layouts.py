@@ -99,7 +99,7 @@ def test_a_list_has_columns_of_any_name_and_splits_in_it(tmp_path: Path) -> None
         table(tmp_path, **options | {"label_column": "label"}).class_names("train")
     with pytest.raises(ValueError, match=r"file_column: .* has no column of a usual name .*; set file_column to"):
         table(tmp_path, table="all.tsv", label_column="kind").class_names("train")
-    (tmp_path / "all.tsv").write_text("\n".join([*lines, "1\tphotos/n01532829 0.png\tn01532829\tpractice"]))
+    (tmp_path / "all.tsv").write_text("\n".join([*lines[:-1], lines[-1].replace("TEST", "practice")]))
     with pytest.raises(ValueError, match=r"split_column=part: .*all\.tsv has 'practice' in it, which is no split"):
         table(tmp_path, **options).class_names("train")
 
@@ -122,6 +122,16 @@ def test_files_that_a_list_names_and_are_not_there_are_counted(tmp_path: Path) -
     for path in sorted((tmp_path / "images").glob("n01532829*"))[:2]:
         path.unlink()
     message = r"train\.csv: 2 of 9 images are not there: n0153282900000000\.jpg, n0153282900000001\.jpg; they belong in"
+    with pytest.raises(ValueError, match=message):
+        table(tmp_path).class_names("train")
+
+
+@pytest.mark.parametrize("label", ["n01532829", "another"])
+def test_an_image_that_a_list_names_twice_is_told(tmp_path: Path, label: str) -> None:
+    image_sets.libfewshot(tmp_path)
+    with (tmp_path / "train.csv").open("a") as file:
+        file.write(f"n0153282900000000.jpg,{label}\nimages/n0153282900000000.jpg,{label}\n")
+    message = r"train\.csv: 1 images are named more than once: n0153282900000000\.jpg; name each once, in one class$"
     with pytest.raises(ValueError, match=message):
         table(tmp_path).class_names("train")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,15 @@ def test_a_sentence_of_two_splits_is_told_of(tokenizer: str, tmp_path: Path) -> 
         TextTasks(str(table(file, ["label", "text"], rows[5:] + again)), Tokens(tokenizer), train=FEW).load("train")
 
 
+def test_columns_are_found_in_any_form_of_unicode(tokenizer: str, sentences: Path) -> None:
+    composed, apart = (unicodedata.normalize(form, "\u00e9t\u00e9") for form in ("NFC", "NFD"))
+    lines = sentences.read_text().splitlines(keepends=True)
+    for first, second in ((composed, apart), (apart, composed)):
+        sentences.write_text(f"l {first}\tt {first}\tother\n" + "".join(lines[1:]))
+        tasks = TextTasks(str(sentences), Tokens(tokenizer), f"t {second}", f"l {second}", train=FEW)
+        assert len(tasks.names_of("train", 0, 0)) == 2
+
+
 def test_what_is_wrong_is_named(tokenizer: str, sentences: Path, tmp_path: Path) -> None:
     def load(**more: Any) -> None:
         TextTasks(**{"path": str(sentences), "encoder": Tokens(tokenizer), "train": FEW, **more}).load("train")
@@ -117,6 +128,15 @@ def test_what_is_wrong_is_named(tokenizer: str, sentences: Path, tmp_path: Path)
     ):
         with pytest.raises(ValueError, match=message):
             load(**more)
+    strict = json.loads(Path(tokenizer).read_text())
+    strict["model"]["unk_token"] = "none"
+    (tmp_path / "strict.json").write_text(json.dumps(strict))
+    table(sentences, ["label", "text"], [[f"l{k // 5}", f"word{k}"] for k in range(50)])
+    for encoder in (Tokens(str(tmp_path / "strict.json")), StaticEmbeddings(few, str(tmp_path / "strict.json"))):
+        with pytest.raises(
+            ValueError, match=r"^tokenizer: cannot take these texts \(.*\); give one that has a token for"
+        ):
+            load(encoder=encoder)
     with pytest.raises(FileNotFoundError, match=r"^tokenizer: there is no file 'none'"):
         load(encoder=Tokens("none"))
     with pytest.raises(ValueError, match=r"^length: has to be at least 1, got 0"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +19,8 @@ _LABELS = ("label", "class_name", "classname", "class", "category", "target", "s
 """Titles of columns in lower case, the likeliest first."""
 _LARGEST = 1 << 28
 """Bytes of a list; that of all of ImageNet has some fifty million."""
+_LONGEST = 1 << 17
+"""Characters of a cell."""
 
 
 class NoList(ValueError):
@@ -48,6 +51,7 @@ def read_list(path: Path, columns: Columns) -> list[tuple[str, ...]]:
         NoList: It has no such columns.
         ValueError: A row has too few.
     """
+    csv.field_size_limit(_LONGEST)
     text = _lines(path)
     head = text[0] if text else ""
     rows = csv.reader(text, delimiter=max(",\t;", key=head.count))
@@ -107,7 +111,7 @@ def located(root: Path, named: Sequence[tuple[str, str]], argument: str) -> list
         argument: What the list is called in errors.
 
     Raises:
-        ValueError: Files are not there; at most three are named, with their number.
+        ValueError: Files are not there, or are named twice; at most three are told, with their number.
     """
     found, missing = [], []
     places = _places(root)
@@ -121,7 +125,13 @@ def located(root: Path, named: Sequence[tuple[str, str]], argument: str) -> list
             f"{argument}: {len(missing)} of {len(named)} images are not there: {listed([*map(one_line, missing)], 3)}; "
             f"they belong in {root / 'images'} or {root}, or there in a folder for each class"
         )
-    return [path for path in found if path is not None]
+    there = [path for path in found if path is not None]
+    if twice := [str(path.name) for path, count in Counter(there).items() if count > 1]:
+        raise ValueError(
+            f"{argument}: {len(twice)} images are named more than once: {listed([*map(one_line, twice)], 3)}; name "
+            "each once, in one class"
+        )
+    return there
 
 
 def _places(root: Path) -> list[Callable[[str, str], Path | None]]:

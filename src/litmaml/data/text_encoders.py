@@ -47,7 +47,7 @@ class StaticEmbeddings(TextEncoder):
     def encode(self, texts: Sequence[str]) -> Tensor:
         matrix, tokenizer = self._matrix(), read_tokenizer(self.tokenizer)
         found = np.zeros((len(texts), matrix.shape[1]), dtype=np.float32)
-        for k, tokens in enumerate(tokenizer.encode_batch([*texts], add_special_tokens=False)):
+        for k, tokens in enumerate(_encoded(tokenizer, texts, special=False)):
             if tokens.ids and max(tokens.ids) >= len(matrix):
                 raise ValueError(
                     f"tokenizer: numbers tokens up to {max(tokens.ids)}, and weights has {len(matrix)} vectors, got "
@@ -102,7 +102,7 @@ class Tokens(TextEncoder):
         tokenizer = read_tokenizer(self.tokenizer)
         tokenizer.no_padding()
         tokenizer.enable_truncation(self.length)
-        rows = [tokens.ids for tokens in tokenizer.encode_batch([*texts])]
+        rows = [tokens.ids for tokens in _encoded(tokenizer, texts)]
         longest = max(1, *map(len, rows))
         ids, mask = (torch.zeros(len(rows), longest, dtype=torch.int64) for _ in range(2))
         for k, row in enumerate(rows):
@@ -131,6 +131,17 @@ def read_tokenizer(path: str) -> Any:
             f"tokenizer: {path!r} is no tokenizer.json ({first_line(error)}); give the file that the package "
             "tokenizers writes"
         ) from error
+
+
+def _encoded(tokenizer: Any, texts: Sequence[str], special: bool = True) -> Sequence[Any]:
+    """The tokens of each text."""
+    try:
+        found: Sequence[Any] = tokenizer.encode_batch([*texts], add_special_tokens=special)
+    except Exception as error:  # the package raises Exception itself
+        raise ValueError(
+            f"tokenizer: cannot take these texts ({first_line(error)}); give one that has a token for unknown words"
+        ) from error
+    return found
 
 
 def _existing(path: str, argument: str) -> Path:

@@ -8,7 +8,7 @@ from litmaml.data.apart import check_apart
 from litmaml.data.drawing import ClassDraw, Rows, few_rows, rows_by_name
 from litmaml.data.episode import AS_IN_TRAINING, FEW_SHOT, Episode
 from litmaml.data.pool_tasks import Held, Pool, PoolTasks
-from litmaml.data.shared_out import Dealing, Shares, by_column
+from litmaml.data.shared_out import Dealing, Shares, by_column, composed
 from litmaml.data.table_file import read_columns
 from litmaml.data.text_encoders import TextEncoder
 from litmaml.shown import listed
@@ -57,8 +57,9 @@ class TextTasks(PoolTasks):
         self._dealing = Dealing(split, split_seed, split_file)
         if split_file is not None and split_column is not None:
             raise ValueError(f"split_column: is one way to share out, got {split_file!r} for another; leave one out")
-        self.path, self.encoder, self.text, self.label = path, encoder, text, label
-        self.split, self.split_seed, self.split_file, self.split_column = split, split_seed, split_file, split_column
+        self.path, self.encoder, self.text, self.label = path, encoder, composed(text), composed(label)
+        self.split, self.split_seed, self.split_file = split, split_seed, split_file
+        self.split_column = None if split_column is None else composed(split_column)
         self._read: tuple[list[str], dict[str, Rows], dict[str, Split]] | None = None
 
     def read_pool(self, split: Split) -> Pool:
