@@ -126,13 +126,13 @@ def finetune(
     if data is None:
         raise ValueError("data: has to be given, the folder or file of the examples")
     if is_table(data):
-        if head is not None or wandb is not None or image_format is not None:
-            raise ValueError(
-                f"data: of rows neither --head nor --wandb nor --image_format is used, got {data!r}; leave them out"
-            )
+        if head is not None or image_format is not None:
+            raise ValueError(f"data: of rows neither --head nor --image_format is used, got {data!r}; leave them out")
         tuned = _finetune_rows(start, data, query, steps, lr, device)
         _write(tuned, tuned.rows.inputs, folder, export)
         print_row_report(tuned, folder)
+        if wandb is not None:
+            report_to_wandb(tuned, folder, wandb, asked)
         return tuned
     image_format = image_format or start.image_format
     if image_format is None and start.table is not None:

@@ -13,9 +13,9 @@ import torch
 from litmaml.data.episode import AS_IN_TRAINING, FEW_SHOT, Episode
 from litmaml.data.interop import import_learn2learn
 from litmaml.data.leakage import fingerprints
-from litmaml.data.task_distribution import TaskDistribution
+from litmaml.data.task_distribution import TaskDistribution, in_run_precision
 from litmaml.randomness import global_generators_seeded, task_stream
-from litmaml.tasks import SPLITS, Batch, Split, Tasks, map_batches, tree_map
+from litmaml.tasks import SPLITS, Batch, Split, Tasks, tree_map
 
 _LOOKED_AT = 200
 """Tasks of each split whose classes are compared."""
@@ -25,7 +25,9 @@ _COMPARED = 500
 
 
 class Learn2LearnTasks(TaskDistribution):
-    """The tasks of learn2learn's ``Taskset`` objects, one taskset a split.
+    """The tasks of learn2learn's ``Taskset`` objects, one taskset a split, for what their transforms draw.
+
+    Of its data sets alone ``DatasetTasks`` makes tasks, without learn2learn's own sampling.
 
     A taskset gives (data, labels) with shots + queries examples of each of ``ways`` classes (its ``KShots``
     has to ask for so many, and for more with fresh batches). Of each class the first are support, the next
@@ -113,13 +115,7 @@ class Learn2LearnTasks(TaskDistribution):
         return self._arrange(split, stacked, numbers)
 
     def render(self, tasks: Tasks) -> Tasks:
-        """Floating point inputs in torch's default dtype, that is, in the precision of the run."""
-
-        def cast(batch: Batch) -> Batch:
-            floating = batch.inputs.is_floating_point()
-            return batch._replace(inputs=batch.inputs.to(torch.get_default_dtype())) if floating else batch
-
-        return map_batches(cast, tasks)
+        return in_run_precision(tasks)
 
     def _sample_one(self, split: Split, number: int, seed: int) -> list[Batch]:
         """The support and Hessian batches and the query of one task."""

@@ -38,10 +38,11 @@ def write_row_predictions(path: Path, rows: Rows, predictions: Tensor, made: Tab
     Values are in the table's own units.
     """
     with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows(_table(rows, predictions, made))
+        csv.writer(file).writerows(predicted_rows(rows, predictions, made))
 
 
-def _table(rows: Rows, predictions: Tensor, made: TableFormat) -> Iterator[Sequence[object]]:
+def predicted_rows(rows: Rows, predictions: Tensor, made: TableFormat) -> Iterator[Sequence[object]]:
+    """The names of the columns, then the cells of each row, as ``write_row_predictions`` has them."""
     known = rows.known.tolist()
     if made.classes is not None:
         best = predictions.softmax(1).max(1)
