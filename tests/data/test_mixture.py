@@ -88,6 +88,15 @@ def test_a_class_of_two_sources_and_splits_is_refused() -> None:
     Mixture({"one": DatasetTasks(Told(), train=FEW), "two": DatasetTasks(Told(first=50), train=FEW)}).load("train")
 
 
+def test_sources_for_several_models_are_refused() -> None:
+    tasks = Mixture({"waves": Sinusoid(), "images": Numbered(train=Episode(ways=3, queries=2))})
+    message = (
+        r"^sources: images gives inputs of another kind than waves \(inputs \(1, 4, 4\)\); mix what one model takes$"
+    )
+    with pytest.raises(ValueError, match=message):
+        tasks.load("train")
+
+
 def test_what_training_took_is_taken_over_by_each_source(tmp_path: Path) -> None:
     def of(name: str, count: int) -> TableTasks:
         return TableTasks(str(written(tmp_path / f"{name}.csv", tasks=count)), ["x*"], ["y"], "who", order="when")

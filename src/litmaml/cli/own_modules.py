@@ -105,5 +105,5 @@ def where_modules_are_found(module: str) -> str:
     """What to do where there is no such module, for an error."""
     return (
         f"put {module.partition('.')[0]}.py beside the configuration file or into the current folder, or name its "
-        "folder in PYTHONPATH"
+        "folder in PYTHONPATH; if it is a package, install it"
     )

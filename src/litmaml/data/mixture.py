@@ -16,7 +16,19 @@ from litmaml.data.leakage import fingerprints
 from litmaml.data.task_distribution import TaskDistribution
 from litmaml.randomness import task_streams
 from litmaml.shown import listed
-from litmaml.tasks import SPLITS, Batch, MetaBatch, Split, Tasks, map_batches, stacks_of, tensors_of
+from litmaml.tasks import (
+    SPLITS,
+    Batch,
+    MetaBatch,
+    Split,
+    Tasks,
+    Tree,
+    form,
+    map_batches,
+    named_tensors,
+    stacks_of,
+    tensors_of,
+)
 
 _LOOKED_AT = 8
 """Tasks of each source and split whose examples are compared."""
@@ -39,7 +51,8 @@ class Mixture(TaskDistribution):
         test_sources: The names of those to test with; by default all.
 
     Raises:
-        ValueError: A name is unknown, weights are negative or all 0, or examples stand in two splits.
+        ValueError: A name is unknown, weights are negative or all 0, examples stand in two splits, or sources give
+            inputs of several kinds.
     """
 
     def __init__(
@@ -155,12 +168,21 @@ class Mixture(TaskDistribution):
         return found
 
     def _compare(self) -> None:
-        """Looks for examples of one source's training in another one's validation or test."""
+        """Looks for examples of one source's training in another one's validation or test, and whether one model can
+        take all."""
         seen: dict[tuple[str, str], set[bytes]] = {}
+        shapes: dict[str, Any] = {}
         for split in SPLITS:
             for name in self._of[split]:
                 self.sources[name].load(split)
                 stacks = stacks_of(self.sources[name].sample(split, range(_few(self.sources[name], split)), 0))
+                inputs = self.sources[name].render(stacks[0]).query.inputs
+                shapes[name] = form(inputs, lambda part: (part.dim(), part.is_floating_point()))
+                if shapes[name] != next(iter(shapes.values())):
+                    raise ValueError(
+                        f"sources: {name} gives inputs of another kind than {next(iter(shapes))} ({_shown(inputs)}); "
+                        "mix what one model takes"
+                    )
                 seen[name, split] = {
                     mark
                     for stack in stacks
@@ -194,6 +216,11 @@ def _few(source: TaskDistribution, split: Split) -> int:
             continue
         return count
     return 1
+
+
+def _shown(inputs: Tree) -> str:
+    """The shape of each part of an example."""
+    return ", ".join(f"{name} {tuple(part.shape[2:])}" for name, part in named_tensors(inputs, "inputs"))
 
 
 def _marks(batch: Batch) -> list[bytes]:

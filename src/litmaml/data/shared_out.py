@@ -89,9 +89,15 @@ def by_file(names: Sequence[str], split_file: str, kind: str = "task", where: ob
     given = {composed(name): split for name, split in read_split_file(split_file).items()}
     named = {composed(name) for name in names}
     if missing := sorted({*given} - named):
-        raise ValueError(f"split_file={split_file}: {where} has no {kind} {listed(missing)}")
+        raise ValueError(
+            f"split_file={split_file}: {where} has no {kind} {listed(missing, 3)}; take them out of the file, or give "
+            "the data that it is for"
+        )
     if missing := sorted(named - {*given}):
-        raise ValueError(f"split_file={split_file} gives no split to the {kind} {listed(missing)}")
+        raise ValueError(
+            f"split_file={split_file} gives no split to the {kind} {listed(missing, 3)}; give each one of "
+            f"{', '.join(SPLITS)}, or leave it out of the data"
+        )
     return {name: given[composed(name)] for name in names}
 
 
