@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from litmaml.data import Augment, Episode, ImageFormat, ImageTable, MaskTasks, TaskDataModule
+from litmaml.data import Augment, Episode, ImageFormat, ImageTable, MaskTasks, Mixture, TaskDataModule
 from litmaml.data import image_tasks as module
 from litmaml.data.image_tasks import ImageTasks
 from litmaml.tasks import SPLITS, Split, Tasks, stacks_of, tensors_of
@@ -127,3 +127,18 @@ def test_batches_of_workers_are_those_of_one_process(tmp_path: Path) -> None:
         tasks._kept.clear()
     for other in found[1:]:
         assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
+
+
+def test_the_sources_of_a_mixture_are_kept(tmp_path: Path) -> None:
+    tasks, kept = (Mixture({"one": made("images", tmp_path), "two": made("images", tmp_path)}) for _ in range(2))
+    for split in SPLITS:
+        for each in (tasks, kept):
+            for name in each.sources:
+                each.sources[name].load(split)
+        kept.keep_on(split, CPU)
+        one, other = (stacks_of(each.sample(split, [0, 5, 7], seed=3)) for each in (tasks, kept))
+        for mine, theirs in zip(one, other, strict=True):
+            assert torch.uint8 in raw(mine)
+            assert torch.uint8 not in raw(theirs), "no image is sent"
+            for left, right in zip(tensors_of(tasks.render(mine)), tensors_of(kept.render(theirs)), strict=True):
+                assert torch.equal(left, right)
