@@ -127,6 +127,17 @@ def test_each_split_may_have_its_own_dataset() -> None:
         DatasetTasks(Pictures(), Pictures(), Pictures(), train=FEW).load("train")
 
 
+def test_groups_of_one_number_are_told_of() -> None:
+    def users(first: int) -> Column:
+        return Column(*({"x": [1000 * first + 10 * u + k], "y": 0.5, "who": u} for u in range(4) for k in range(5)))
+
+    tasks = DatasetTasks(lambda: users(0), lambda: users(1), lambda: users(2), "x", "y", "who", train=Episode(shots=2))
+    message = r"_dataset: shares 4 groups with that of (train|val): 0, 1, 2 and 1 more; if they are the same"
+    with pytest.warns(UserWarning, match=message) as told:
+        tasks.load("train")
+    assert len(told) == 3
+
+
 def test_a_class_under_two_names_is_refused() -> None:
     x = torch.arange(20.0).repeat_interleave(5)[:, None] + torch.arange(5.0).repeat(20)[:, None] / 10
     labels = torch.arange(20).repeat_interleave(5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -150,14 +151,16 @@ class DatasetTasks(PoolTasks):
         self._items = items  # type: ignore[assignment]
 
     def _refuse_shared(self) -> None:
-        """Names, that is: numbers may begin anew in each dataset."""
+        """Names that two splits share. Numbers may begin anew in each dataset: of groups they are told of."""
+        what = "classes" if self.group is None else "groups"
         for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
-            both = {*self._members[one]} & {*self._members[other]}  # type: ignore[index]
-            if shared := sorted(name for name in both if not name.isdecimal()):
-                raise ValueError(
-                    f"{other}_dataset: shares {len(shared)} classes with that of {one}: {listed(shared)}; give each "
-                    "class to one split only, or results will be too good"
-                )
+            both = sorted({*self._members[one]} & {*self._members[other]})  # type: ignore[index]
+            named = [name for name in both if not name.isdecimal()]
+            text = f"{other}_dataset: shares {len(named or both)} {what} with that of {one}: {listed(named or both, 3)}"
+            if named:
+                raise ValueError(f"{text}; give each of the {what} to one split only, or results will be too good")
+            if both and self.group is not None:
+                warnings.warn(f"{text}; if they are the same ones, results are too good", stacklevel=2)
 
     def _compare(self, items: Mapping[str, Items]) -> None:
         """Looks for classes that stand in two splits under two names, by a few items of each."""
