@@ -82,6 +82,13 @@ def test_an_order_may_be_of_dates(plain: Path, tmp_path: Path) -> None:
         same(by_number, tasks_on(table(tmp_path / f"{k}.csv", NAMES, dated), order="when"))
 
 
+def test_dates_of_several_zones_are_put_in_their_order(tmp_path: Path) -> None:
+    moments = ["2024-05-01T12:00+02:00", "2024-05-01T11:00+00:00", "2024-05-01T05:00-04:00"]
+    file = table(tmp_path / "t.csv", ["when"], [[moment] for moment in moments])
+    found = times(read_columns(str(file), [], ["when"]), "when", "order")
+    assert (found - found[0]).tolist() == [0, 3600, -3600]
+
+
 def test_dates_of_a_parquet_file_are_dates(tmp_path: Path) -> None:
     arrow = pytest.importorskip("pyarrow", reason="Parquet is read by the package pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")

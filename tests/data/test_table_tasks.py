@@ -126,6 +126,7 @@ def test_each_class_of_a_task_has_its_shots(tmp_path: Path, queries: int) -> Non
     episode = Episode(shots=2, queries=queries)
     tasks = tasks_on(file, targets=["kind"], kind="classification", train=episode, split=(3, 3, 3))
     seen: set[str] = set()
+    supports: set[tuple[str, ...]] = set()
     for split in SPLITS:
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
@@ -136,6 +137,7 @@ def test_each_class_of_a_task_has_its_shots(tmp_path: Path, queries: int) -> Non
         for number, task in alone(tasks, split, 12).items():
             (who,) = tasks.names_of(split, number, 0)
             seen.add(who)
+            supports.add((who, *map(str, sorted(task.support[0].inputs[0, :, 0].tolist()))))
             assert sorted(task.support[0].targets[0].tolist()) == [0, 0, 1, 1]
             # Which row a value is, is told by x1; its class by where it stands in the file.
             places = torch.cat([batch.inputs[0, :, 0] for batch in (task.support[0], task.query)])
@@ -150,6 +152,7 @@ def test_each_class_of_a_task_has_its_shots(tmp_path: Path, queries: int) -> Non
             else:
                 assert found == left
     assert seen == {*counts}
+    assert len(supports) > 2 * len(counts), "other rows each time"
 
 
 def test_a_class_that_training_does_not_have_is_found_before_it(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from torch import nn
 import litmaml
 from litmaml.cli.main import main
 from litmaml.data import Episode, TableTasks, TaskDataModule
+from litmaml.data.table_format import TableFormat
+from litmaml.finetuning.labelled_rows import read_rows
 from litmaml.finetuning.meta_checkpoint import open_checkpoint
 from litmaml.inner import SGD
 from litmaml.learner.meta_learner import MetaLearner
@@ -174,3 +176,17 @@ def test_a_test_on_another_table_is_standardised_as_in_training(table_run: Path,
         trainer.test(learner, data, ckpt_path=str(table_run / "checkpoints" / "best.ckpt"), weights_only=True)
         losses.append(learner.results["loss"][-1].mean)
     assert losses[0] == losses[1]
+
+
+def test_rows_are_put_in_the_order_of_their_dates(tmp_path: Path) -> None:
+    made = TableFormat(("x",), (0.0,), (1.0,), ("y",), (0.0,), (1.0,), None, None, "when")
+    days = ["2024-03-01", "2023-12-31", "2024-02-29T12:00"]
+    file = write(tmp_path / "t.csv", [[day, k, 10 * k if k else ""] for k, day in enumerate(days)], "when,x,y")
+    rows = read_rows(str(file), made, "data")
+    assert rows.inputs[:, 0].tolist() == [1, 2, 0]
+    assert rows.lines.tolist() == [3, 4, 2]
+    assert rows.known.tolist() == [True, True, False]
+    assert rows.labelled().targets[:, 0].tolist() == [10, 20]
+    write(file, [["2024-03-01", 1, 2], ["soon", 2, 3]], "when,x,y")
+    with pytest.raises(ValueError, match=r"^data: line 3, column 'when': is neither a number nor a date"):
+        read_rows(str(file), made, "data")
