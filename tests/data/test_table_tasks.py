@@ -153,6 +153,20 @@ def test_each_class_of_a_task_has_its_shots(tmp_path: Path, queries: int) -> Non
                 assert found == left
     assert seen == {*counts}
     assert len(supports) > 2 * len(counts), "other rows each time"
+    first, second = ([tasks.names_of("train", first + k, 0) for k in range(6)] for first in (0, 6))
+    assert first != second, "tasks are drawn"
+
+
+def test_in_order_the_first_rows_are_support_whatever_their_classes(tmp_path: Path) -> None:
+    file = written(tmp_path / "t.csv", rows=RAGGED)
+    tasks = tasks_on(file, targets=["kind"], kind="classification", order="when", train=Episode(shots=4))
+    for split in SPLITS:
+        for number, task in alone(tasks, split, 2).items():
+            (who,) = tasks.names_of(split, number, 0)
+            assert task.support[0].examples == 4
+            if split != "train":
+                rows = sorted((int(row["when"]), row["kind"]) for row in read(file) if row["who"] == who)
+                assert task.support[0].targets[0].tolist() == [int(kind == "low") for _, kind in rows[:4]]
 
 
 def test_a_class_that_training_does_not_have_is_found_before_it(tmp_path: Path) -> None:
