@@ -12,7 +12,7 @@ Seen = tuple[Any, dict[str, Any]]
 Stepped = tuple[Any, Any, Any, Any, dict[str, Any]]
 
 
-class Reach(gymnasium.Env[Any, Any]):
+class Reach(gymnasium.Env):  # type: ignore[misc]  # gymnasium need not be there
     """A point on a line that has to come to a goal; it ends there, and its actions are bounded."""
 
     observation_space = Box(-10.0, 10.0, (1, 2), np.float64)
@@ -50,7 +50,7 @@ class Settable(Reach):
         self.goal = parameters["goal"]
 
 
-class Bandit(gymnasium.Env[Any, Any]):
+class Bandit(gymnasium.Env):  # type: ignore[misc]
     """Arms that are numbered from 1, one of which pays; it sees the arm it took last."""
 
     observation_space = Discrete(4)
@@ -82,16 +82,16 @@ class NotFinite(Reach):
     """It pays infinitely in its second step."""
 
     def step(self, action: Any) -> Stepped:
-        seen, paid, *rest = super().step(action)
-        return seen, np.inf if len(self.taken) == 2 else paid, *rest  # type: ignore[return-value]  # of a list
+        seen, paid, terminated, truncated, info = super().step(action)
+        return seen, np.inf if len(self.taken) == 2 else paid, terminated, truncated, info
 
 
 class TwoParts(Reach):
-    observation_space = Dict({"place": Box(-1.0, 1.0, (1,)), "goal": Box(-1.0, 1.0, (1,))})  # type: ignore[assignment]
+    observation_space = Dict({"place": Box(-1.0, 1.0, (1,)), "goal": Box(-1.0, 1.0, (1,))})
 
 
 class TwoLevers(Reach):
-    action_space = MultiDiscrete([2, 3])  # type: ignore[assignment]
+    action_space = MultiDiscrete([2, 3])
 
 
 class Growing(Reach):

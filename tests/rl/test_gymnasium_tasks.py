@@ -11,8 +11,8 @@ import torch
 
 pytest.importorskip("gymnasium", reason="needs gymnasium: pip install 'litmaml[rl]'")
 
+import gymnasium
 from small_environments import Bandit, Growing, NotFinite, Raises, Reach, Settable, TwoLevers, TwoParts
-from torch import Tensor
 
 from litmaml import MetaLearner
 from litmaml.inner import SGD
@@ -40,7 +40,8 @@ def acting(source: GymnasiumTasks, count: int = 3, seed: int = 0, policy: Any = 
 
 
 def same(one: Trajectories, other: Trajectories) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True) if isinstance(a, Tensor))
+    assert (one.success is None) == (other.success is None)
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True) if a is not None and b is not None)
 
 
 def test_bounded_actions_are_kept_within_and_their_probability_is_of_what_was_drawn() -> None:
@@ -114,8 +115,6 @@ def test_kept_copies_are_closed_with_their_tasks() -> None:
 
 
 def test_a_wrapped_environment_is_set_too() -> None:
-    import gymnasium
-
     def make(goal: float) -> Any:
         return gymnasium.wrappers.TimeLimit(Settable(goal), max_episode_steps=4)
 
@@ -160,7 +159,7 @@ def test_choices_come_back_as_what_they_are() -> None:
             super().__init__()
 
     source = GymnasiumTasks(Any_, listed, horizon=5, trajectories=1)
-    rows = source.sample("train", range(4), 0).query.inputs.squeeze(1).tolist()  # type: ignore[union-attr]
+    rows = source.sample("train", range(4), 0).query.inputs.squeeze(1).tolist()
     found = [source._known.named(row)["of"] for row in rows]
     assert [(type(a), a) for a in found] == [(type(a), a) for a in values]
 
@@ -183,7 +182,7 @@ def test_choices_come_back_as_what_they_are() -> None:
         (
             {"aim": [0.0, 1.0]},
             None,
-            r"make_env: cannot make an environment of aim=.*TypeError.*; mend it, or parameter",
+            r"make_env: cannot make an environment of aim=.*TypeError.*; mend it, or",
         ),
     ],
 )
@@ -198,7 +197,7 @@ def test_parameters_that_are_none(parameters: Any, test: Any, said: str) -> None
         (TwoParts, r"observations have to be of a Box or a Discrete, got the space Dict\(.*FlattenObservation"),
         (
             TwoLevers,
-            r"actions have to be of a Box of real numbers or a Discrete, got the space MultiDiscrete\(.*Wrapper",
+            r"actions have to be of a Box of real numbers or a Discrete, got the space MultiDiscrete\(",
         ),
     ],
 )

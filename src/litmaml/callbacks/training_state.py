@@ -106,7 +106,10 @@ def _check_taken(callback: Callback, state: Mapping[str, Any], what: str) -> Non
 def _step(optimizer: torch.optim.Optimizer, *weights: nn.Parameter) -> None:
     for weight in weights:
         weight.grad = torch.zeros_like(weight)
-    optimizer.step()
+    if "closure" in inspect.signature(optimizer.step).parameters:  # some compute their gradients themselves
+        optimizer.step(lambda: 0.0)
+    else:
+        optimizer.step()
 
 
 def _check_begun_for(kept: Mapping[Any, Any], weights: int, expected: Any, checkpoint: Mapping[str, Any]) -> None:

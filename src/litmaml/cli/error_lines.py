@@ -18,10 +18,11 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_only
 
+from litmaml.cli.class_names import no_class, no_maker
 from litmaml.cli.own_modules import where_modules_are_found
 from litmaml.cli.short_help import ShortHelp
 from litmaml.runs.arguments import Arguments, read_config
-from litmaml.runs.former_names import argument_now, name_now
+from litmaml.runs.former_names import argument_now
 from litmaml.shown import printable
 
 _LONGEST = 700
@@ -122,7 +123,11 @@ def _told(message: str, options: dict[str, Any]) -> str:
         r"|[Ii]mport path '?([\w.]+)'? does not|Discard init_args given with class_path: (\S+)",
         flat,
     ):
-        return _no_class(key, next(group for group in found.groups() if group), hint)
+        return no_class(key, next(group for group in found.groups() if group), hint)
+    if found := re.search(r"Expected '([\w.]+)' to be a function that returns <class '(\w+)'>", flat):
+        return f"{key}: {no_maker(found[1], found[2])}"
+    if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", flat):
+        return no_class(key, f"{found[1]}.{found[2]}", hint)
     if choices := _choices(hint):
         return f"{key}: got {_value(flat)}; one of {', '.join(map(str, choices))}"
     if found := re.search(r"Expected an? typing\.Literal\[(.+?)\]\. Got value: ", flat):
@@ -150,59 +155,6 @@ def _no_option(key: str, options: Iterable[str], open_ended: bool = False) -> st
             "dict_kwargs beside init_args)"
         )
     return f"{key}: there is no such option" + (f"; did you mean {near[0]}?" if near else "; --help lists them")
-
-
-def _no_class(key: str, name: str, hint: Any) -> str:
-    known = {
-        kind.__name__
-        for base in _classes(hint)
-        for kind in _below(base)
-        if not kind.__name__.startswith("_") and not inspect.isabstract(kind)
-    }
-    if why := _why_none(name, hint):
-        return f"{key}: {why}"
-    said = f"{key}: there is no class {name!r}"
-    module, _, last = (now := name_now(name)).rpartition(".")
-    if now != name and hasattr(sys.modules.get(module), last):
-        return f"{said} any more; it is {now} now"
-    near = difflib.get_close_matches(name.rpartition(".")[2], sorted(known), n=1, cutoff=0.6)
-    if near:
-        return f"{said}; did you mean {near[0]}?"
-    return f"{said}; one of {', '.join(sorted(known))}" if 0 < len(known) <= 12 else said
-
-
-def _why_none(name: str, hint: Any) -> str:
-    """Why what a name stands for cannot be taken, where it stands for something."""
-    module, _, last = name.rpartition(".")
-    if module not in sys.modules or not (home := sys.modules[module]):
-        return ""
-    wanted = " or ".join(dict.fromkeys(kind.__name__ for kind in _classes(hint)))
-    found = getattr(home, last, None)
-    if inspect.isfunction(found) and wanted:
-        return (
-            f"{name!r} is a function that does not say that it makes a {wanted}; annotate it, such as def {last}(...) "
-            "-> nn.Module"
-        )
-    if isinstance(found, type) and wanted:
-        return f"{name!r} is no {wanted}"
-    file = getattr(home, "__file__", None)
-    ours = module.partition(".")[0] in ("litmaml", "torch", "torchmetrics", "lightning")
-    return "" if found is not None or file is None or ours else f"there is no {last!r} in {file}"
-
-
-def _classes(hint: Any) -> list[type]:
-    """The classes that an option's type is made up of."""
-    if isinstance(hint, type) and hint.__module__ != "builtins":
-        return [hint]
-    parts = [part for arg in get_args(hint) for part in (arg if isinstance(arg, list) else [arg])]
-    return [kind for part in parts for kind in _classes(part)]
-
-
-def _below(kind: type) -> set[type]:
-    ours = kind.__module__.partition(".")[0] in ("litmaml", "torch", "torchmetrics", "lightning")
-    found = {kind} if ours and kind.__module__ != "torch.nn.modules.module" else set()
-    others: list[type] = type.__subclasses__(kind)
-    return found.union(*map(_below, others))
 
 
 def _choices(hint: Any) -> list[Any]:

@@ -71,15 +71,20 @@ class TrustRegion(torch.optim.Optimizer):
         Raises:
             RuntimeError: Nothing has given it the policies, as ``Rollouts`` in a learner does.
         """
-        if closure is None or self.policies is None:
-            raise RuntimeError(
-                "TrustRegion: has to know the adapted policies; use it as the optimizer of a MetaLearner whose "
-                "experience is litmaml.rl.Rollouts"
-            )
+        if closure is None:
+            raise RuntimeError("TrustRegion: computes gradients itself, and needs a closure; give step one")
         with torch.enable_grad():
             loss = closure()
         weights = self.param_groups[0]["params"]
         slope = [torch.zeros_like(w) if w.grad is None else w.grad.detach() for w in weights]
+        if not any(part.any() for part in slope):
+            self.last = {"kl": 0.0, "tries": 0.0}
+            return loss
+        if self.policies is None:
+            raise RuntimeError(
+                "TrustRegion: has to know the adapted policies; use it as the optimizer of a MetaLearner whose "
+                "experience is litmaml.rl.Rollouts"
+            )
         product = self.policies.curvature(weights)
         direction = conjugate_gradients(self._damped(product), slope, self.iterations)
         length = _dot(direction, product(direction))

@@ -68,7 +68,7 @@ _OF_A_RUN = {
 }
 """Callbacks, loggers and strategies that can be named: others load, write elsewhere, or start programs."""
 _NOT_THE_USERS = {*sys.stdlib_module_names, "higher", "jsonargparse", "lightning", "lightning_fabric", "matplotlib"} | {
-    *("numpy", "PIL", "pytorch_lightning", "rich", "safetensors", "wandb", "yaml")
+    *("gymnasium", "metaworld", "mujoco", "numpy", "PIL", "pytorch_lightning", "rich", "safetensors", "wandb", "yaml")
 }
 """Packages that litmaml itself loads: that they are loaded says nothing about the user's trust."""
 
