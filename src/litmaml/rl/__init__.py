@@ -2,6 +2,7 @@
 
 from litmaml.rl.control_tasks import ControlTasks
 from litmaml.rl.gymnasium_tasks import GymnasiumTasks
+from litmaml.rl.metaworld import MetaWorld
 from litmaml.rl.mujoco import AntDirection, HalfCheetahDirection, HalfCheetahVelocity
 from litmaml.rl.navigation import Navigation
 from litmaml.rl.outer_losses import ProMP, ScoreCorrection
@@ -20,6 +21,7 @@ __all__ = [
     "GymnasiumTasks",
     "HalfCheetahDirection",
     "HalfCheetahVelocity",
+    "MetaWorld",
     "Navigation",
     "PolicySurrogate",
     "ProMP",

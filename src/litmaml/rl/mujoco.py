@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
-import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from litmaml.rl.spaces import gymnasium
@@ -47,7 +46,7 @@ class HalfCheetahDirection(_Rewarded):
     """
 
     def __init__(self, direction: float = 1.0, render_mode: Literal["rgb_array"] | None = None) -> None:
-        super().__init__("HalfCheetah-v5", render_mode)
+        super().__init__("HalfCheetah-v5", render_mode, ctrl_cost_weight=0.05)
         self.direction = direction
 
     def set_task(self, parameters: Mapping[str, Any]) -> None:
@@ -56,7 +55,7 @@ class HalfCheetahDirection(_Rewarded):
 
     def step(self, action: Any) -> _Step:
         seen, _, terminated, truncated, info = self._env.step(action)
-        return seen, self.direction * info["x_velocity"] - _effort(action, 0.05), terminated, truncated, info
+        return seen, self.direction * info["x_velocity"] + info["reward_ctrl"], terminated, truncated, info
 
 
 class HalfCheetahVelocity(_Rewarded):
@@ -71,7 +70,7 @@ class HalfCheetahVelocity(_Rewarded):
     """
 
     def __init__(self, velocity: float = 1.0, render_mode: Literal["rgb_array"] | None = None) -> None:
-        super().__init__("HalfCheetah-v5", render_mode)
+        super().__init__("HalfCheetah-v5", render_mode, ctrl_cost_weight=0.05)
         self.velocity = velocity
 
     def set_task(self, parameters: Mapping[str, Any]) -> None:
@@ -80,7 +79,7 @@ class HalfCheetahVelocity(_Rewarded):
 
     def step(self, action: Any) -> _Step:
         seen, _, terminated, truncated, info = self._env.step(action)
-        paid = -abs(info["x_velocity"] - self.velocity) - _effort(action, 0.05)
+        paid = -abs(info["x_velocity"] - self.velocity) + info["reward_ctrl"]
         return seen, paid, terminated, truncated, info
 
 
@@ -97,7 +96,7 @@ class AntDirection(_Rewarded):
     """
 
     def __init__(self, direction: float = 1.0, render_mode: Literal["rgb_array"] | None = None) -> None:
-        super().__init__("Ant-v5", render_mode)
+        super().__init__("Ant-v5", render_mode, ctrl_cost_weight=0.005)
         self.direction = direction
 
     def set_task(self, parameters: Mapping[str, Any]) -> None:
@@ -106,19 +105,18 @@ class AntDirection(_Rewarded):
 
     def step(self, action: Any) -> _Step:
         seen, _, terminated, truncated, info = self._env.step(action)
-        paid = self.direction * info["x_velocity"] + info["reward_contact"] - _effort(action, 0.005) + 0.05
+        paid = self.direction * info["x_velocity"] + info["reward_contact"] + info["reward_ctrl"] + 0.05
         return seen, paid, terminated, truncated, info
-
-
-def _effort(action: Any, cost: float) -> float:
-    return cost * float(np.square(action, dtype=np.float64).sum())
 
 
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Have MuJoCo say once, and to the program's own warnings, what it would write into a file and to the terminal for
     each copy; but not that a model of gymnasium's is written in an older way."""
-    mujoco = importlib.import_module("mujoco")
+    try:
+        mujoco = importlib.import_module("mujoco")
+    except ImportError as error:
+        raise ImportError(f"litmaml.rl.mujoco needs mujoco ({error}): pip install 'litmaml[rl]'") from error
     before = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(_warn)
     try:

@@ -65,6 +65,8 @@ class Spaces:
     def vector(self, observation: Any) -> Any:
         """The numbers (o) of an observation."""
         if not self._one_hot:
+            if getattr(observation, "shape", None) == (self.observations,):
+                return observation
             return np.reshape(observation, self.observations)
         found = np.zeros(self.observations)
         found[int(observation) - int(self._seen.start)] = 1
