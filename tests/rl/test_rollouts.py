@@ -25,8 +25,10 @@ from litmaml.outer import (
     ZerothOrder,
 )
 from litmaml.outer.meta_gradient import MetaGradient, MetaGradientOf
+from litmaml.randomness import normal_directions, task_streams
 from litmaml.rl import (
     CategoricalPolicy,
+    EvolutionOfReturns,
     GaussianPolicy,
     Navigation,
     PolicySurrogate,
@@ -133,7 +135,10 @@ def test_an_ended_trajectory_counts_no_further() -> None:
 
 @pytest.mark.parametrize(
     "outer",
-    [SecondOrder(), FirstOrder(), FiniteDifference(), GaussianSmoothing(2), ZerothOrder(2), Reptile()],
+    [
+        *(SecondOrder(), FirstOrder(), FiniteDifference(), GaussianSmoothing(2), ZerothOrder(2), Reptile()),
+        *(EvolutionStrategies(2), EvolutionOfReturns(2)),
+    ],
     ids=lambda outer: type(outer).__name__,
 )
 @pytest.mark.parametrize("discrete", [False, True])
@@ -239,6 +244,47 @@ def test_several_outer_steps_take_the_same_trajectories(tmp_path: Path) -> None:
     )
     quiet_trainer(tmp_path, max_epochs=1, limit_val_batches=0).fit(learner, navigation(train_tasks=8))
     assert [one is other for one, other in pairwise(seen)] == [True, True, False, True, True]
+
+
+@pytest.mark.parametrize("fast", ["*", "body.body.*"])
+def test_evolution_of_returns_by_a_plain_loop(fast: str) -> None:
+    """2 Q copies of the policy that are moved by hand, each of which acts and adapts by itself."""
+    learner = learner_of(outer_gradient=EvolutionOfReturns(3, 0.1), inner_steps=2, fast_weights=[fast])
+    source, numbers = Navigation(horizon=8, trajectories=3), [2, 6]
+    tasks = collected(learner, source, numbers, 2)
+    assert isinstance(learner.experience, Rollouts)
+    learner.experience.help_gradient(learner.outer_gradient)
+    found = learner.meta_gradient(tasks)
+    loop = learner.inner_loop
+    names = [*loop.fast_names, *loop.slow_names]
+    shapes = {name: loop.model.get_parameter(name).detach() for name in names}
+    (directions,) = normal_directions(shapes, 3, task_streams(0, "train", numbers, "directions"), 1)
+
+    def adapted_return(number: int, moves: Params) -> Tensor:
+        other = learner_of(inner_steps=2, fast_weights=[fast])
+        with torch.no_grad():
+            for name, move in moves.items():
+                other.inner_loop.model.get_parameter(name).add_(move)
+        rollouts = Rollouts(0.95)
+        rollouts.connect(other.inner_loop.model, source, 3, 1)
+        path, _ = rollouts.along_path(other.inner_loop, source.sample("train", [number], 3), 2, "train")
+        return path[-1].returns[0]
+
+    total = {name: torch.zeros_like(weight) for name, weight in shapes.items()}
+    for i, number in enumerate(numbers):
+        for q in range(3):
+            way = {name: directions[name][i, q] for name in names}
+            ahead, behind = (adapted_return(number, {n: s * 0.1 * w for n, w in way.items()}) for s in (1, -1))
+            for name in names:
+                total[name] -= (ahead - behind) / (2 * 0.1 * 3) * way[name] / len(numbers)
+    assert apart({n.removeprefix("model."): g for n, g in found.gradients.items()}, total) < 1e-3
+    assert float(found.loss) == pytest.approx(-float(tasks_return(learner, tasks)), rel=1e-4)
+
+
+def tasks_return(learner: MetaLearner, tasks: Tasks) -> Tensor:
+    assert isinstance(learner.experience, Rollouts)
+    assert learner.experience._last is not None
+    return learner.experience._last[1].measured["return"][:, -1].mean()
 
 
 @pytest.mark.parametrize("gae", [1.0, 0.9])

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from litmaml.inner.loop import InnerLoop
-from litmaml.outer import OuterLoss
+from litmaml.outer import OuterGradient, OuterLoss
 from litmaml.tasks import MetaBatch, Split, Tasks
 
 
@@ -42,6 +42,9 @@ class Experience(nn.Module, ABC):
 
     def end_batch(self) -> None:
         """Let go of what was kept for further outer steps on this batch."""
+
+    def help_gradient(self, outer_gradient: OuterGradient) -> None:
+        """Give an outer gradient that makes data of its own what it needs."""
 
     def help_step(self, optimizer: torch.optim.Optimizer, inner_loop: InnerLoop, outer_loss: OuterLoss) -> None:
         """Give an outer optimizer that looks at the data itself what it needs."""

@@ -287,6 +287,7 @@ class MetaLearner(EvaluatedLearner):
         if self.experience is not None:
             source, seed = getattr(data, "tasks", None), self.meta_gradient.seed
             self.experience.connect(self.inner_loop.model, source, seed, self.trainer.world_size)
+            self.experience.help_gradient(self.outer_gradient)
         # Lightning does so only after it has restored a checkpoint, whose float64 weights would be rounded.
         self.trainer.strategy.precision_plugin.convert_module(self)
 

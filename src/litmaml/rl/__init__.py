@@ -1,6 +1,7 @@
 """What reinforcement learning adds: policies, environments as tasks, trajectories as data, and losses of these."""
 
 from litmaml.rl.control_tasks import ControlTasks
+from litmaml.rl.evolution import EvolutionOfReturns
 from litmaml.rl.gymnasium_tasks import GymnasiumTasks
 from litmaml.rl.metaworld import MetaWorld
 from litmaml.rl.mujoco import AntDirection, HalfCheetahDirection, HalfCheetahVelocity
@@ -17,6 +18,7 @@ __all__ = [
     "CategoricalPolicy",
     "ClippedSurrogate",
     "ControlTasks",
+    "EvolutionOfReturns",
     "GaussianPolicy",
     "GymnasiumTasks",
     "HalfCheetahDirection",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -14,17 +15,18 @@ from litmaml.inner.gradient_rule import Losses, plain
 from litmaml.inner.loop import InnerLoop
 from litmaml.learner.experience import Collected, Experience
 from litmaml.learner.finite_tasks import of_all_processes
-from litmaml.outer import OuterLoss
+from litmaml.outer import OuterGradient, OuterLoss
 from litmaml.randomness import task_streams
 from litmaml.rl.adapted_policies import AdaptedPolicies
 from litmaml.rl.advantages import advantages, sums_to_come
 from litmaml.rl.control_tasks import ControlTasks
 from litmaml.rl.distributions import act, log_prob
 from litmaml.rl.environments import Environments
+from litmaml.rl.evolution import EvolutionOfReturns
 from litmaml.rl.policy_checks import check_outputs, check_policy
 from litmaml.rl.trajectory_plot import trajectory_figure
 from litmaml.rl.trust_region import TrustRegion
-from litmaml.tasks import Batch, MetaBatch, Split, StepTasks, Tasks, select, stacks_of
+from litmaml.tasks import Batch, MetaBatch, Split, StepTasks, Tasks, select, stacks_of, tree_map
 from litmaml.weights import Params
 
 
@@ -95,6 +97,38 @@ def roll_out(policy: Callable[[Tensor], Tensor], environments: Environments, dra
     return Trajectories(found[0], found[1], found[2], found[3], found[4].to(found[3].dtype), success)
 
 
+class Actor:
+    """Lets policies act in the environments of tasks, one after another along the path of inner steps.
+
+    Attributes:
+        found: The trajectories so far.
+    """
+
+    def __init__(self, source: ControlTasks, environments: Environments, tasks: Tasks, split: Split, seed: int) -> None:
+        self._source, self._environments, self._tasks = source, environments, tasks
+        self._split, self._seed = split, seed
+        self.found: list[Trajectories] = []
+
+    def __call__(self, policy: Callable[[Tensor], Tensor], last: bool = False) -> Trajectories:
+        """The trajectories of a policy, observations (T, K, o) to parameters; ``last``: of the adapted one."""
+        source, sizes = self._source, self._source.sizes(self._split)
+
+        def checked(observations: Tensor) -> Tensor:
+            parameters = policy(observations)
+            check_outputs(parameters, observations, source)
+            return parameters
+
+        copies = sizes.queries if last else sizes.shots
+        drawn = drawn_for(source, self._tasks, self._split, self._seed, len(self.found), copies)
+        with torch.no_grad():
+            self.found.append(roll_out(checked, self._environments, drawn))
+        return self.found[-1]
+
+    def restart(self) -> None:
+        """Begin the path anew: the same noise comes again."""
+        self.found = []
+
+
 class Rollouts(Experience):
     """Lets the policy act at theta_0, ..., theta_N: the trajectories D_j at theta_j are the support of inner step j,
     and those at theta_N the query.
@@ -155,32 +189,32 @@ class Rollouts(Experience):
         self, inner_loop: InnerLoop, tasks: Tasks, steps: int, split: Split
     ) -> tuple[list[Trajectories], Params]:
         """The trajectories at theta_0, ..., theta_N, each of which is made by those before, and theta_N."""
-        assert self._source is not None  # the learner connects it
-        source, sizes = self._source, self._source.sizes(split)
-        environments = source.environments(tasks.query.inputs.squeeze(1))
-        found: list[Trajectories] = []
+        with self.acting(tasks, split) as actor:
 
-        def acting(fast: Params, slow: Params, copies: int) -> Trajectories:
-            def policy(observations: Tensor) -> Tensor:
-                parameters = inner_loop.predict(fast, observations, slow)
-                check_outputs(parameters, observations, source)
-                return parameters
+            def on_policy(losses: Losses, fast: Params, slow: Params, step: StepTasks) -> Params:
+                found = actor(lambda seen: inner_loop.predict(fast, seen, slow))
+                return plain(losses, fast, slow, StepTasks(self.recorded(found)))
 
-            drawn = drawn_for(source, tasks, split, self._seed, len(found), copies)
-            with torch.no_grad():
-                return roll_out(policy, environments, drawn)
-
-        def on_policy(losses: Losses, fast: Params, slow: Params, step: StepTasks) -> Params:
-            found.append(acting(fast, slow, sizes.shots))
-            return plain(losses, fast, slow, StepTasks(self.recorded(found[-1])))
-
-        try:
             *_, adapted = inner_loop.path(tasks, steps, on_policy)
             slow = inner_loop.at_query(inner_loop.start(tasks).slow, steps)
-            found.append(acting(adapted, slow, sizes.queries))
+            actor(lambda seen: inner_loop.predict(adapted, seen, slow), last=True)
+            return actor.found, adapted
+
+    @contextmanager
+    def acting(self, tasks: Tasks, split: Split) -> Iterator[Actor]:
+        """What acts in the environments of these tasks, step after step."""
+        assert self._source is not None  # the learner connects it
+        environments = self._source.environments(tasks.query.inputs.squeeze(1))
+        try:
+            yield Actor(self._source, environments, tasks, split, self._seed)
         finally:
             environments.close()
-        return found, adapted
+
+    def again(self, numbers: Tensor) -> Tasks:
+        """The training tasks with these numbers, without data."""
+        assert self._source is not None  # the learner connects it
+        tasks = self._source.sample("train", numbers.tolist(), self._seed)
+        return tree_map(lambda part: part.to(numbers.device), tasks)
 
     def recorded(self, found: Trajectories) -> Batch:
         """What a surrogate takes of them, trajectories as examples."""
@@ -205,6 +239,10 @@ class Rollouts(Experience):
                     "learn out of the inner optimizer, or take Adam"
                 )
             optimizer.policies = AdaptedPolicies(inner_loop, outer_loss, self._recorded_tasks, self._processes)
+
+    def help_gradient(self, outer_gradient: OuterGradient) -> None:
+        if isinstance(outer_gradient, EvolutionOfReturns):
+            outer_gradient.rollouts = self
 
     def draw(self, inner_loop: InnerLoop, tasks: Tasks, steps: int, split: Split) -> tuple[str, Figure]:
         assert self._source is not None  # the learner connects it

@@ -36,7 +36,7 @@ _OWN = tuple(f"litmaml.{name}" for name in ("data", "inner", "learner.metrics", 
 _CHOICES = (
     r"data|inner\.(adam|higher|meta_curvature|proximal|sgd)|learner\.metrics|models|"
     r"outer\.(estimators|evolution|exact|hypergradient|implicit|loss|losses|reptile)|problems|"
-    r"rl\.(gymnasium_tasks|metaworld|mujoco|navigation|outer_losses|policies|rollouts|surrogate|tabular|trust_region)"
+    r"rl\.(evolution|gymnasium_tasks|metaworld|mujoco|navigation|outer_losses|policies|rollouts|surrogate|tabular|trust_region)"
 )
 """Where the classes are that a learner is made with, which are not all of the rooms."""
 _METRICS = "(aggregation|classification|clustering|nominal|regression|retrieval|segmentation)"
