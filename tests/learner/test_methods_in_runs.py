@@ -12,7 +12,7 @@ from lightning.pytorch import Callback
 from torch import nn
 
 from litmaml.callbacks import DerivativeOrderAnnealing, Regret
-from litmaml.data import Episode, OnlineTasks, Sinusoid, TaskDataModule
+from litmaml.data import Episode, FiniteTasks, OnlineTasks, Sinusoid, TaskDataModule
 from litmaml.inner import SGD, HigherOptimizer, MetaCurvature, Proximal
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.learner.residuals import Residuals
@@ -275,6 +275,21 @@ def test_the_worst_tasks_come_to_count_more(tmp_path: Path) -> None:
 def test_refusals(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         learner(**given)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "message"),
+    [
+        (Proximal, {"optimizer": 0.1}, r"optimizer: Proximal is around another inner optimizer, got 0.1; give it one"),
+        (MetaCurvature, {"optimizer": "SGD"}, r"optimizer: MetaCurvature is around another .*, got 'SGD'; give it one"),
+        (MultiStepLoss, {"loss": "MSELoss"}, r"loss: has to be a module, got 'MSELoss'; give one"),
+        (OnlineTasks, {"tasks": 3, "every": 2}, r"tasks: has to be a distribution of tasks, got 3; give one"),
+        (FiniteTasks, {"tasks": None, "pool": 2}, r"tasks: has to be a distribution of tasks, got None; give one"),
+    ],
+)
+def test_other_objects_are_refused(kind: Any, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        kind(**given)
 
 
 @pytest.mark.parametrize("product", [FirstOrder(), Reptile(), Implicit()], ids=lambda product: type(product).__name__)

@@ -22,6 +22,8 @@ class TasksWithin(TaskDistribution):
     """
 
     def __init__(self, tasks: TaskDistribution) -> None:
+        if not isinstance(tasks, TaskDistribution):
+            raise ValueError(f"tasks: has to be a distribution of tasks, got {tasks!r}; give one, such as Sinusoid()")
         # Their sizes are checked by what they are of.
         self.tasks, self.train, self.test = tasks, tasks.train, tasks.test
 

@@ -42,6 +42,11 @@ class Transform(InnerOptimizer, ABC):
     optimizer: InnerOptimizer
 
     def __post_init__(self) -> None:
+        if not isinstance(self.optimizer, InnerOptimizer):
+            raise ValueError(
+                f"optimizer: {type(self).__name__} is around another inner optimizer, got {self.optimizer!r}; give it "
+                "one, such as SGD()"
+            )
         within: InnerOptimizer = self
         while isinstance(within, Transform):
             within = within.optimizer

@@ -27,6 +27,9 @@ class OuterLoss(nn.Module):
     Args:
         loss: (predictions, targets) -> scalar, of the query; by default the loss of the inner loop.
 
+    Raises:
+        ValueError: loss is no module.
+
     Example:
         Every step counts the same in the multi-step loss of MAML++ (Antoniou et al. 2019, arXiv 1810.09502):
 
@@ -41,6 +44,8 @@ class OuterLoss(nn.Module):
 
     def __init__(self, loss: nn.Module | None = None) -> None:
         super().__init__()
+        if loss is not None and not isinstance(loss, nn.Module):
+            raise ValueError(f"loss: has to be a module, got {loss!r}; give one, such as torch.nn.MSELoss()")
         self.loss = loss
 
     def has_own(self, *methods: str) -> bool:
