@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,19 @@ class Wrapped(nn.Module):
     def __init__(self, backbone: nn.Module, width: int = 3) -> None:
         super().__init__()
         self.backbone, self.width = backbone, width
+
+
+def rectified() -> nn.Module:
+    """A user's function that makes a layer."""
+    return nn.ReLU()
+
+
+class Makes(nn.Module):
+    """A user's model that makes its layers itself."""
+
+    def __init__(self, layer: Callable[..., nn.Module]) -> None:
+        super().__init__()
+        self.layer, self.made = layer, layer()
 
 
 class WithoutArguments(nn.Module):
@@ -87,6 +102,22 @@ def test_there_and_back(thing: Any, kind: type, tmp_path: Path) -> None:
     assert {k: getattr(made, k) for k in public} == public
     if isinstance(thing, Conv4 | MLP):
         assert {n: w.shape for n, w in made.named_parameters()} == {n: w.shape for n, w in thing.named_parameters()}
+
+
+def test_what_makes_a_part_is_named_with_its_arguments() -> None:
+    for layer, recorded in (
+        (nn.Tanh, {"class_path": "torch.nn.modules.activation.Tanh", "init_args": {}}),
+        (
+            functools.partial(nn.ELU, alpha=2.0),
+            {"class_path": "torch.nn.modules.activation.ELU", "init_args": {"alpha": 2.0}},
+        ),
+        (rectified, f"{__name__}.rectified"),
+    ):
+        recipe = describe(Makes(layer))
+        assert recipe["init_args"] == {"layer": recorded}
+        assert repr(build(recipe, nn.Module, "model").made) == repr(layer())
+    with pytest.raises(TypeError, match=r"<function .*<lambda> at .* is no plain value"):
+        describe(Makes(lambda: nn.ReLU()))
 
 
 def test_defaults_may_be_left_out() -> None:

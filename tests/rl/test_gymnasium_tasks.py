@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,12 @@ import gymnasium
 from small_environments import Bandit, Growing, NotFinite, Raises, Reach, Settable, TwoLevers, TwoParts
 
 from litmaml import MetaLearner
+from litmaml.data import TaskDataModule
 from litmaml.inner import SGD
 from litmaml.models import MLP
 from litmaml.rl import CategoricalPolicy, GaussianPolicy, GymnasiumTasks, PolicySurrogate, Rollouts
 from litmaml.rl.rollouts import Trajectories, drawn_for, roll_out
+from litmaml.runs.recipe import build
 from litmaml.tasks import Tasks
 
 GOALS: Any = {"goal": [0.5, 2.0]}
@@ -257,6 +260,14 @@ def test_a_model_of_other_outputs_is_refused_with_what_it_has_to_give() -> None:
     learner.experience.connect(learner.inner_loop.model, source, 0, 1)
     with pytest.raises(ValueError, match=r"model: has to map observations \(2, 2\) to \(2, 2\).*got \(2, 1\)"):
         learner.experience.collect(learner.inner_loop, source.sample("train", [0], 0), 1, "train")
+
+
+def test_tasks_that_were_made_in_python_are_recorded() -> None:
+    made = partial(Reach, near=5.0)
+    data = TaskDataModule(GymnasiumTasks(made, GOALS, horizon=5, trajectories=2))  # which would warn
+    again = build(dict(data.hparams)["tasks"], GymnasiumTasks, "data.tasks")
+    assert same(acting(data.tasks), acting(again))  # type: ignore[arg-type]  # it is such
+    assert not same(acting(again), acting(GymnasiumTasks(Reach, GOALS, horizon=5, trajectories=2)))
 
 
 @pytest.mark.parametrize(

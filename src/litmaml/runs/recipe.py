@@ -5,16 +5,18 @@ A recipe is ``{"class_path": "litmaml.models.Conv4", "init_args": {"ways": 5, ..
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 from collections.abc import Mapping, Sequence
+from types import FunctionType
 from typing import Any
 
 from torch import Tensor
 
 from litmaml.runs.admission import admit
 from litmaml.runs.admitted import make
-from litmaml.runs.signatures import constructor_parameters
+from litmaml.runs.signatures import constructor_parameters, made_by, parameters
 
 Plain = Any  # None, bool, int, float, str, and lists and dicts of them
 
@@ -47,6 +49,9 @@ def describe(thing: object) -> Plain:
             if parameter.kind is parameter.VAR_KEYWORD and isinstance(value, Mapping):
                 arguments |= describe(value)
                 continue
+            if (maker := _maker(value)) is not None and made_by(parameters(kind)[0].get(name)):
+                arguments[name] = maker
+                continue
             arguments[name] = value.tolist() if _is_numbers(value, parameter) else describe(value)
         elif (
             parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
@@ -58,6 +63,19 @@ def describe(thing: object) -> Plain:
     if not arguments and not hasattr(thing, "__dict__"):
         raise TypeError(f"{thing!r} is no plain value")
     return {"class_path": class_path(kind), "init_args": arguments}
+
+
+def _maker(value: object) -> Plain | None:
+    """What stands for a class, with arguments of its own or without, or for a function, each to be called later; None
+    where a file could not name it."""
+    made, given = value, {}
+    if isinstance(value, functools.partial) and not value.args:
+        made, given = value.func, value.keywords
+    if not isinstance(made, type | FunctionType) or "<" in made.__qualname__:
+        return None
+    if isinstance(made, type):
+        return {"class_path": class_path(made), "init_args": describe(given)}
+    return None if given else f"{made.__module__}.{made.__qualname__}"
 
 
 def class_path(kind: type) -> str:
