@@ -51,7 +51,7 @@ METHODS: dict[str, Method] = {
     "FO-MAML": Method("outer_gradient/first_order", lambda n: n + 1),
     "Reptile": Method("method/reptile", lambda n: n),
     "Meta-MinibatchProx": Method("method/minibatch_prox", lambda n: n),
-    "iMAML": Method("method/imaml", lambda n: n + 11, ("--model.on_nonfinite=skip",)),
+    "iMAML": Method("method/imaml_images", lambda n: n + 11, ("--model.on_nonfinite=skip",)),
     "multi-step loss": Method("method/multi_step_loss", lambda n: 4 * n),
     "MAML++": Method("method/maml_pp", lambda n: 4 * n),
     "Meta-SGD": Method("method/meta_sgd", typed=("--model.rates_lr=0.002",)),
