@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import is_dataclass
 from enum import Enum
 from pathlib import Path, PurePath
@@ -144,10 +145,8 @@ class _Reader:
     def _put(self, admitted: dict[str, Any], key: Any, value: Any, annotation: Any, at: _Place) -> None:
         if at.typed.replaces(key, value):
             return
-        try:
+        with suppress(_Replaced):
             admitted[key] = self._value(value, annotation, at.within(key))
-        except _Replaced:
-            return
 
     def _value(self, value: Any, annotation: Any, at: _Place) -> Any:
         """The value as the annotation has it."""
