@@ -237,6 +237,22 @@ def test_one_that_raises_is_told_with_its_task_seed_and_step() -> None:
     assert all(environment.closed for environment in made)
 
 
+def test_a_copy_is_not_kept_after_an_error() -> None:
+    made: list[Any] = []
+
+    class Breaks(Settable, Raises):
+        pass
+
+    def make(goal: float) -> Breaks:
+        made.append(Breaks(goal))
+        return made[-1]
+
+    source = GymnasiumTasks(make, [{"goal": 4.0}], horizon=9, trajectories=2)
+    with pytest.raises(ValueError, match="the point is lost"):
+        acting(source, count=1)
+    assert [environment.closed for environment in made] == [True, True]
+
+
 def test_what_is_not_finite_is_told_with_its_task() -> None:
     source = GymnasiumTasks(NotFinite, GOALS, horizon=9, trajectories=2)
     said = r"make_env: the environment of goal=[\d.]+ gave a reward that is not finite in step 2, after reset"
