@@ -5,7 +5,7 @@
 By default HalfCheetah with half of the published batch, 20 tasks with 20 trajectories of 100 steps before and after one
 inner step, which is 80,000 steps an iteration; --make_env takes another class, and needs its parameters. The simulation
 alone is as many copies stepped in turn with random actions. Seconds are of the processor, so that other programs count
-little; the middle of --iterations is told. It takes a minute.
+less; the middle of --iterations is told.
 """
 
 from __future__ import annotations

@@ -37,8 +37,9 @@ class _Rewarded:
 class HalfCheetahDirection(_Rewarded):
     """A cheetah that is paid for running forwards, or backwards: direction * v - 0.05 |a|^2, with v its velocity.
 
-    As in the code of Finn et al. 2017 (cbfinn/maml_rl, half_cheetah_env_rand_direc.py) and of Rothfuss et al. 2019 but
-    for the observations, which are the 17 of HalfCheetah-v5: there the torso's position was one more.
+    The reward and the 17 observations are those of Rothfuss et al. 2019 (jonasrothfuss/ProMP,
+    half_cheetah_rand_direc.py). Finn et al. 2017 (cbfinn/maml_rl, half_cheetah_env_rand_direc.py) have the same reward
+    by the velocity of the torso's centre of mass, whose place are three more observations.
 
     Args:
         direction: 1 forwards, -1 backwards.
@@ -61,8 +62,9 @@ class HalfCheetahDirection(_Rewarded):
 class HalfCheetahVelocity(_Rewarded):
     """A cheetah that is paid for running at a velocity: -|v - velocity| - 0.05 |a|^2.
 
-    As in the code of Finn et al. 2017 (cbfinn/maml_rl, half_cheetah_env_rand.py, velocities from U[0, 2]) but for the
-    observations; see ``HalfCheetahDirection``.
+    As in the code of Finn et al. 2017 (cbfinn/maml_rl, half_cheetah_env_rand.py) but for v and the observations; see
+    ``HalfCheetahDirection``. That velocities are from U[0, 2], as in tristandeleu/pytorch-maml-rl, is the
+    configuration's; a version of the former's code draws them from U[0.1, 0.8].
 
     Args:
         velocity: What it is to run at.
@@ -87,8 +89,9 @@ class AntDirection(_Rewarded):
     """An ant that is paid for walking forwards, or backwards: direction * v - 0.005 |a|^2 - c + 0.05, with c what
     contacts cost; it ends where the ant falls over.
 
-    As in the code of Finn et al. 2017 (cbfinn/maml_rl, ant_env_rand_direc.py), with c = 0.0005 |forces|^2 of forces
-    clipped to [-1, 1], on Ant-v5, whose observations are 105.
+    As in tristandeleu/pytorch-maml-rl (ant.py), with c = 0.0005 |forces|^2 of forces clipped to [-1, 1], on Ant-v5,
+    whose observations are 105. Finn et al. 2017 (cbfinn/maml_rl, ant_env_rand_direc.py) have the same by the velocity
+    of the torso's centre of mass, and other observations.
 
     Args:
         direction: 1 forwards, -1 backwards.
