@@ -41,8 +41,8 @@ from litmaml.shown import first_line, listed, printable
 
 def finetune(
     checkpoint: str,
+    data: str | None,
     output: str,
-    data: str | None = None,
     query: str | None = None,
     steps: int | None = None,
     lr: float | None = None,
