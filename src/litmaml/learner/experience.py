@@ -46,8 +46,14 @@ class Experience(nn.Module, ABC):
     def help_gradient(self, outer_gradient: OuterGradient) -> None:
         """Give an outer gradient that makes data of its own what it needs."""
 
-    def help_step(self, optimizer: torch.optim.Optimizer, inner_loop: InnerLoop, outer_loss: OuterLoss) -> None:
-        """Give an outer optimizer that looks at the data itself what it needs."""
+    def help_step(
+        self, optimizer: torch.optim.Optimizer, inner_loop: InnerLoop, outer_loss: OuterLoss, batches: int
+    ) -> None:
+        """Give an outer optimizer that looks at the data itself what it needs, for steps on so many batches.
+
+        Raises:
+            ValueError: These cannot be taken together.
+        """
 
     def draw(self, inner_loop: InnerLoop, tasks: Tasks, steps: int, split: Split) -> tuple[str, Figure] | None:
         """A picture of what a few tasks are like before and after adaptation, and its name; None if there is none."""
@@ -58,5 +64,5 @@ class Experience(nn.Module, ABC):
         return {}
 
     def counts(self) -> Mapping[str, float]:
-        """What is logged beside the losses, by name."""
+        """What is logged beside the losses, by name; every process asks once after each gradient."""
         return {}

@@ -242,7 +242,8 @@ class MetaLearner(EvaluatedLearner):
     def configure_optimizers(self) -> Any:
         optimizer = outer_optimizer(self.optimizer, groups_of(self.inner_loop, self.rates_lr))
         if self.experience is not None:
-            self.experience.help_step(optimizer, self.inner_loop, self.outer_loss)
+            batches = self.trainer.accumulate_grad_batches
+            self.experience.help_step(optimizer, self.inner_loop, self.outer_loss, batches)
         return scheduled(optimizer, self.lr_scheduler, self.lr_scheduler_interval, self.metrics)
 
     # Checks

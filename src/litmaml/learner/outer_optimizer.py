@@ -93,6 +93,10 @@ def scheduled(optimizer: Optimizer, make: LRSchedulerCallable | None, interval: 
             "model.lr_scheduler: HypergradientSGD sets its rate itself; leave the schedule out, or take another "
             "optimizer"
         )
+    if any("lr" not in group for group in optimizer.param_groups):
+        raise ValueError(
+            f"model.lr_scheduler: {type(optimizer).__name__} has no rate to be scheduled; leave the schedule out"
+        )
     scheduler = make(optimizer)
     how: dict[str, Any] = {"scheduler": scheduler, "interval": interval}
     if isinstance(scheduler, ReduceLROnPlateau):

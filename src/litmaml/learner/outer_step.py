@@ -33,11 +33,12 @@ class OuterStep:
     def __init__(self, inner_loop: InnerLoop, outer_loss: OuterLoss) -> None:
         self._inner_loop, self._outer_loss = inner_loop, outer_loss
         self._n = 0.0
-        self._kept = self._processes = self.without = 0
+        self._kept = self._processes = self.without = self._computed = 0
         self._losses: list[tuple[Tensor, Tensor]] = []  # of the finite tasks, with their numbers
 
     def add(self, found: MetaGradient, numbers: Tensor, count: Count, rank: int) -> tuple[Tensor, Params]:
         """The mean loss of this rank's batch, nan of no task at all, and the gradients that it hands over."""
+        self._computed += 1
         share, kept = self.share(count, rank), found.finite
         if self._outer_loss.has_own("update"):
             self._losses.append((numbers[kept], found.losses[kept]))
@@ -47,7 +48,17 @@ class OuterStep:
         return loss, {name: share * gradient for name, gradient in found.gradients.items()}
 
     def finish(self, batches: int, processes: int) -> bool:
-        """Make the weights' gradient the mean over all finite tasks; whether there was any."""
+        """Make the weights' gradient the mean over all finite tasks; whether there was any.
+
+        Raises:
+            ValueError: The optimizer computes a batch's gradient again, on top of those of the batches before.
+        """
+        if batches > 1 and self._computed > 1:
+            raise ValueError(
+                "trainer.accumulate_grad_batches: the optimizer computes gradients several times in a step, and those "
+                f"of earlier batches only once, got {batches}; leave it out, and give data.meta_batch all tasks of a "
+                "step (memory is set by model.tasks_per_chunk)"
+            )
         if self._losses:
             numbers, losses = (torch.cat(parts) for parts in zip(*self._losses, strict=True))
             self._losses = []
@@ -64,11 +75,12 @@ class OuterStep:
         return True
 
     def check(self, most: int) -> None:
-        """Refuse to go on after so many steps in a row without any finite task.
+        """End the batch; refuse to go on after so many steps in a row without any finite task.
 
         Raises:
             FloatingPointError: With the remedy.
         """
+        self._computed = 0
         if self.without >= most:
             raise FloatingPointError(
                 f"max_skipped: {self.without} outer steps in a row had no task whose loss and gradient are finite; "

@@ -22,7 +22,8 @@ def sums_to_come(values: Tensor, discount: float) -> Tensor:
 
 class LinearBaseline:
     """The value of a state, by least squares of the returns on s, s^2, t, t^2, t^3 and 1 (Duan et al. 2016, arXiv
-    1604.06778), for each task by its own trajectories. t counts in hundreds of steps.
+    1604.06778), for each task by its own trajectories. t counts in hundreds of steps. In a task of no more steps than
+    there are features it is the mean, since a fit would leave of the returns what rounding does.
 
     Args:
         ridge: What is added to the diagonal, so that there is one answer; for single steps in proportion to them.
@@ -37,6 +38,9 @@ class LinearBaseline:
         time = (torch.arange(returns.shape[-1], device=returns.device) / 100.0).double()
         powers = torch.stack([time**k for k in range(4)], dim=-1).expand(*returns.shape, 4)
         features = torch.cat([seen, seen.square(), powers], dim=-1) * mask.unsqueeze(-1)
+        too_few = mask.sum((1, 2)) <= features.shape[-1]
+        constant = torch.arange(features.shape[-1], device=mask.device) == 2 * seen.shape[-1]
+        features = features * ~(too_few[:, None, None, None] & ~constant)
         flat, wanted = features.flatten(1, 2), (returns * mask).double().flatten(1, 2).unsqueeze(-1)
         squares = flat.mT @ flat
         squares.diagonal(dim1=-2, dim2=-1).add_(self.ridge)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
@@ -87,7 +88,8 @@ class ControlTasks(TaskDistribution):
 
     def sample(self, split: Split, numbers: Sequence[int], seed: int) -> Tasks:
         streams = task_streams(seed, split, numbers)
-        drawn = [self._only or self.draw(split, number, each) for number, each in zip(numbers, streams, strict=True)]
+        only, pairs = self._only, zip(numbers, streams, strict=True)
+        drawn = [self.draw(split, number, each) if only is None else only for number, each in pairs]
         parameters = Batch(torch.tensor(np.array(drawn, dtype=np.float64)).unsqueeze(1), None)
         return Tasks((parameters,), parameters, torch.as_tensor(numbers, dtype=torch.int64))
 
@@ -107,6 +109,9 @@ def named_numbers(named: Mapping[str, Any], names: Sequence[str]) -> list[float]
         such = ",".join(f"{name}=0.3" for name in names)
         raise ValueError(f"task: has to say {', '.join(names)}, got {', '.join(named) or 'nothing'}; such as {such}")
     try:
-        return [float(named[name]) for name in names]
+        found = [float(named[name]) for name in names]
     except (TypeError, ValueError) as error:
         raise ValueError(f"task: has to be numbers, got {dict(named)}") from error
+    if not all(map(math.isfinite, found)):
+        raise ValueError(f"task: has to be finite numbers, got {dict(named)}")
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ from litmaml.rl.control_tasks import ControlTasks
 from litmaml.rl.distributions import act, log_prob
 from litmaml.rl.environments import Environments
 from litmaml.rl.evolution import EvolutionOfReturns
-from litmaml.rl.policy_checks import check_outputs, check_policy
+from litmaml.rl.policy_checks import check_outer_loss, check_outputs, check_policy, check_repeats
 from litmaml.rl.trajectory_plot import trajectory_figure
 from litmaml.rl.trust_region import TrustRegion
 from litmaml.tasks import Batch, MetaBatch, Split, StepTasks, Tasks, select, stacks_of, tree_map
@@ -82,6 +82,8 @@ def roll_out(policy: Callable[[Tensor], Tensor], environments: Environments, dra
     going = torch.ones_like(drawn.seeds, dtype=torch.bool)
     success: Tensor | None = None
     for t in range(drawn.chance.shape[2]):
+        # Whatever an environment gives after its end, not a number included, is recorded nowhere.
+        observations = torch.where(going.unsqueeze(-1), observations, 0.0)
         parameters = policy(observations)
         actions = act(parameters, drawn.noise[:, :, t])
         seen.append(observations)
@@ -102,12 +104,14 @@ class Actor:
 
     Attributes:
         found: The trajectories so far.
+        steps: Taken in all environments by now, also on earlier paths.
     """
 
     def __init__(self, source: ControlTasks, environments: Environments, tasks: Tasks, split: Split, seed: int) -> None:
         self._source, self._environments, self._tasks = source, environments, tasks
         self._split, self._seed = split, seed
         self.found: list[Trajectories] = []
+        self.steps = 0
 
     def __call__(self, policy: Callable[[Tensor], Tensor], last: bool = False) -> Trajectories:
         """The trajectories of a policy, observations (T, K, o) to parameters; ``last``: of the adapted one."""
@@ -122,6 +126,7 @@ class Actor:
         drawn = drawn_for(source, self._tasks, self._split, self._seed, len(self.found), copies)
         with torch.no_grad():
             self.found.append(roll_out(checked, self._environments, drawn))
+        self.steps += int(self.found[-1].mask.sum(dtype=torch.float64))
         return self.found[-1]
 
     def restart(self) -> None:
@@ -155,7 +160,7 @@ class Rollouts(Experience):
         self.environment_steps: Tensor
         self.register_buffer("environment_steps", torch.zeros((), dtype=torch.int64))
         self._source: ControlTasks | None = None
-        self._seed, self._processes = 0, 1
+        self._seed, self._processes, self._taken, self._tried = 0, 1, 0, False
         self._last: tuple[MetaBatch, Collected] | None = None
 
     def connect(self, model: nn.Module, source: object, seed: int, processes: int) -> None:
@@ -166,6 +171,7 @@ class Rollouts(Experience):
             )
         check_policy(model, source)
         self._source, self._seed, self._processes, self._last = source, seed, processes, None
+        self._taken, self._tried = 0, False
 
     def collect(self, inner_loop: InnerLoop, tasks: MetaBatch, steps: int, split: Split) -> Collected:
         if split == "train" and self._last is not None and self._last[0] is tasks:
@@ -173,15 +179,18 @@ class Rollouts(Experience):
         (stack,) = stacks_of(tasks)
         path, _ = self.along_path(inner_loop, stack, steps, split)
         batches = [self.recorded(each) for each in path]
-        gains = self._gains(path[-1]).unsqueeze(1)
+        gains = self._gains(path[-1], self._processes if split == "train" else 1).unsqueeze(1)
         for batch in batches:
             batch.targets["gains"] = gains.expand(-1, batch.examples)
         measured = {"return": torch.stack([each.returns for each in path], dim=1)}
         if successes := [each.success.to(gains.dtype).mean(-1) for each in path if each.success is not None]:
             measured["success"] = torch.stack(successes, dim=1)
-        collected = Collected(stack._replace(support=tuple(batches[:-1]), query=batches[-1]), measured)
+        made = stack._replace(support=tuple(batches[:-1]), query=batches[-1])
+        if not self._tried:
+            check_repeats(inner_loop, made)
+            self._tried = True
+        collected = Collected(made, measured)
         if split == "train":
-            self._count(path)
             self._last = tasks, collected
         return collected
 
@@ -205,10 +214,12 @@ class Rollouts(Experience):
         """What acts in the environments of these tasks, step after step."""
         assert self._source is not None  # the learner connects it
         environments = self._source.environments(tasks.query.inputs.squeeze(1))
+        actor = Actor(self._source, environments, tasks, split, self._seed)
         try:
-            yield Actor(self._source, environments, tasks, split, self._seed)
+            yield actor
         finally:
             environments.close()
+            self._taken += actor.steps if split == "train" else 0
 
     def again(self, numbers: Tensor) -> Tasks:
         """The training tasks with these numbers, without data."""
@@ -231,8 +242,16 @@ class Rollouts(Experience):
     def end_batch(self) -> None:
         self._last = None
 
-    def help_step(self, optimizer: torch.optim.Optimizer, inner_loop: InnerLoop, outer_loss: OuterLoss) -> None:
+    def help_step(
+        self, optimizer: torch.optim.Optimizer, inner_loop: InnerLoop, outer_loss: OuterLoss, batches: int
+    ) -> None:
+        check_outer_loss(outer_loss)
         if isinstance(optimizer, TrustRegion):
+            if batches > 1:
+                raise ValueError(
+                    "trainer.accumulate_grad_batches: TrustRegion measures a step on the trajectories of one batch, "
+                    f"got {batches}; leave it out, and give data.meta_batch all tasks of a step"
+                )
             if inner_loop.learnt.names:
                 raise ValueError(
                     f"optimizer: TrustRegion moves the policy alone, got learnt {inner_loop.learnt.names[0]}; leave "
@@ -257,22 +276,25 @@ class Rollouts(Experience):
         return {"return": True, "success": True}
 
     def counts(self) -> Mapping[str, float]:
+        taken = torch.tensor([self._taken], device=self.environment_steps.device)
+        self.environment_steps += of_all_processes(taken, self._processes).sum()
+        self._taken = 0
         return {"environment_steps": float(self.environment_steps)}
 
     def _recorded_tasks(self) -> Tasks:
         assert self._last is not None  # a step is taken in a batch
         (stack,) = stacks_of(self._last[1].tasks)
-        return stack
+        better = [batch.targets["advantages"].flatten(1) for batch in (*stack.support, stack.query)]
+        finite = torch.cat(better, dim=1).isfinite().all(1)  # those of others are in no gradient
+        return select(stack, finite.nonzero().squeeze(1)) if finite.any() else stack
 
-    def _gains(self, adapted: Trajectories) -> Tensor:
-        """J - b (T,): the discounted return of the adapted policy over the mean of the other tasks'; over the standard
-        deviation, too, where advantages are normalised."""
+    def _gains(self, adapted: Trajectories, processes: int) -> Tensor:
+        """J - b (T,): the discounted return of the adapted policy over the mean of the other tasks', of all processes;
+        over the standard deviation, too, where advantages are normalised."""
         found = sums_to_come(adapted.rewards, self.discount)[..., 0].mean(-1)
-        if len(found) == 1:
+        every = of_all_processes(found, processes)
+        every = every[every.isfinite()]
+        if len(every) < 2:
             return found
-        gains = (found - found.mean()) * len(found) / (len(found) - 1)
-        return gains / (found.std() + 1e-8) if self.normalise else gains
-
-    def _count(self, path: Sequence[Trajectories]) -> None:
-        taken = torch.stack([each.mask.sum() for each in path]).sum().unsqueeze(0)
-        self.environment_steps += of_all_processes(taken, self._processes).sum().long()
+        gains = (found - every.mean()) * len(every) / (len(every) - 1)
+        return gains / (every.std() + 1e-8) if self.normalise else gains

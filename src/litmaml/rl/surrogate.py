@@ -21,7 +21,7 @@ Per = Literal["step", "trajectory"]
 def _mean(terms: Tensor, targets: Targets, discount: float, per: Per) -> Tensor:
     """The sum over steps of gamma^t times the terms (K, H), as a mean over trajectories or over all their steps."""
     if discount != 1:
-        terms = terms * discount ** torch.arange(terms.shape[-1], device=terms.device)
+        terms = terms * discount ** torch.arange(terms.shape[-1], device=terms.device, dtype=terms.dtype)
     count = targets["mask"].sum() if per == "step" else terms.shape[0]
     return (terms * targets["mask"]).sum() / count
 
