@@ -164,11 +164,25 @@ def test_a_family_of_the_one_task_at_zero_stays_there() -> None:
         named_numbers({"x": "nan"}, ["x"])
 
 
+def test_the_simulator_of_the_docs_acts() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "reinforcement-learning.md").read_text()
+    found: dict[str, Any] = {}
+    exec(next(part for part in text.split("```python\n") if "class Lines" in part).split("```")[0], found)  # noqa: S102
+    source = found["Lines"](horizon=5, trajectories=3)
+    tasks = collected(learner_of(model=GaussianPolicy(1, 1, [4])), source, [0, 1])
+    assert tasks.query.inputs.shape == (2, 3, 5, 1)
+    one = source.only({"goal": 0.5})
+    environments = one.environments(one.sample("test", [0], 0).query.inputs.squeeze(1))
+    environments.start(torch.zeros(1, 2).long())
+    step = environments.step(torch.ones(1, 2, 1), torch.zeros(1, 2), torch.ones(1, 2).bool())
+    assert step.rewards.tolist() == [[pytest.approx(-0.4), pytest.approx(-0.4)]]
+
+
 def test_gradients_that_are_computed_again_are_not_accumulated() -> None:
     learner = learner_of()
     step = OuterStep(learner.inner_loop, OuterLoss())
     one = torch.ones(1)
-    found = MetaGradient(one[0], {}, one, one, one.bool())
+    found = MetaGradient(one, one, {}, one.bool())
     numbers, count = torch.zeros(1).long(), Count([1], [1], [])
     step.add(found, numbers, count, 0)
     step.check(10)

@@ -81,6 +81,12 @@ def test_only_a_fixed_rate_is_halved() -> None:
     [
         (["--task", "x=1"], "task: has to say x, y, got x; such as x=0.3,y=0.3"),
         (["--task", "x=1,y=far"], "task: has to be numbers, got {'x': 1, 'y': 'far'}"),
+        (["--task", "x=1,x=2,y=1"], "task: says x twice, got 'x=1,x=2,y=1'"),
+        (["--task", "x={,y=1"], "task: x has to be a number or a word, got '{'"),
+        (["--task", "x=true,y=1"], "task: has to be numbers, got {'x': True, 'y': 1}"),
+        (["--task", "x=1,y=1", "--steps", "-1"], "steps: has to be at least 0, got -1"),
+        (["--task", "x=1,y=1", "--trajectories", "0"], "trajectories: has to be at least 1, got 0"),
+        (["--env", "litmaml.rl.AntDirection"], "task: has to say the parameters of the environment, got none"),
         (["--task", "north"], "task: has to be name=value,name=value, got 'north'"),
         (["--data", "photos"], "data: the checkpoint is of a policy, .* got 'photos'; give"),
         (["--task", "x=1,y=1", "--data", "photos"], "env: a policy has its data of its environment; leave out data"),
@@ -91,6 +97,11 @@ def test_what_is_typed_wrong_is_told(navigation: Path, typed: list[str], message
     with pytest.raises(SystemExit, match=message):
         main(["finetune", "--checkpoint", str(navigation), "--output", str(tmp_path / "out"), *typed])
     assert not (tmp_path / "out").exists()
+
+
+def test_examples_are_none_of_a_policys(navigation: Path) -> None:
+    with pytest.raises(ValueError, match="checkpoint: 'policy' is of a policy, which adapts to what it does itself"):
+        litmaml.adapt(navigation, torch.zeros(3, 2), torch.zeros(3, 2))
 
 
 def test_tasks_without_names_are_told(tmp_path: Path) -> None:

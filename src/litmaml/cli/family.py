@@ -31,11 +31,12 @@ def family_of(start: MetaCheckpoint, env: str | None, task: str | None) -> tuple
     named = _parameters(task)
     recorded: Any = (start.tasks or {}).get("init_args") or {}
     if env is not None:
+        if not named:
+            raise ValueError("task: has to say the parameters of the environment, got none; such as velocity=1.4")
         horizon = recorded.get("horizon")
         if not isinstance(horizon, int):
             raise ValueError("checkpoint: does not say how long its trajectories are; take one of tasks of control")
-        tasks: list[dict[str, Any]] = [named] if named else [{}]
-        return GymnasiumTasks(_maker(env), tasks, horizon), _words(env, named)
+        return GymnasiumTasks(_maker(env), [named], horizon), _words(env, named)
     try:
         source = build(start.tasks, ControlTasks, "tasks")
     except NotAdmitted as error:
@@ -49,8 +50,13 @@ def _parameters(task: str | None) -> dict[str, Any]:
         name, equals, value = part.partition("=")
         if part.strip() and not (equals and name.strip().isidentifier()):
             raise ValueError(f"task: has to be name=value,name=value, got {task!r}")
+        if name.strip() in found:
+            raise ValueError(f"task: says {name.strip()} twice, got {task!r}")
         if part.strip():
-            found[name.strip()] = yaml.safe_load(value)
+            try:
+                found[name.strip()] = yaml.safe_load(value)
+            except yaml.YAMLError as error:
+                raise ValueError(f"task: {name.strip()} has to be a number or a word, got {value!r}") from error
     return found
 
 

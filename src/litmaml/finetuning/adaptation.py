@@ -62,6 +62,11 @@ def adapt(
         >>> y = model(torch.tensor([[0.5]]))  # doctest: +SKIP
     """
     found = open_checkpoint(checkpoint)
+    if found.learner.experience is not None:
+        raise ValueError(
+            f"checkpoint: {found.name!r} is of a policy, which adapts to what it does itself; take litmaml finetune "
+            "--checkpoint ... --task NAME=VALUE"
+        )
     given = read_examples(found.learner.inner_loop, inputs, targets, classes)
     outputs = None if given.classes is None else len(given.classes)
     tuner = FineTuner(found.learner, a_few(given.inputs), outputs, steps, lr, head)

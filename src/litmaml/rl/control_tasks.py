@@ -109,6 +109,8 @@ def named_numbers(named: Mapping[str, Any], names: Sequence[str]) -> list[float]
         such = ",".join(f"{name}=0.3" for name in names)
         raise ValueError(f"task: has to say {', '.join(names)}, got {', '.join(named) or 'nothing'}; such as {such}")
     try:
+        if any(isinstance(value, bool) for value in named.values()):
+            raise TypeError("true and false are no numbers")
         found = [float(named[name]) for name in names]
     except (TypeError, ValueError) as error:
         raise ValueError(f"task: has to be numbers, got {dict(named)}") from error

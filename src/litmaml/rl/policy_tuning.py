@@ -82,12 +82,15 @@ def tune_policy(
         seed: Of the trajectories, and of the random weights.
 
     Raises:
-        ValueError: The checkpoint is no policy's, or does not fit the environment.
+        ValueError: The checkpoint is no policy's, or does not fit the environment; or a number is too small.
     """
     learner = start.learner
     if not isinstance(learner.experience, Rollouts):
         raise ValueError(f"checkpoint: {start.name!r} is not of a policy; leave out env and task, and give data")
     steps = learner.evaluation_steps if steps is None else steps
+    for name, count, least in (("steps", steps, 0), ("trajectories", trajectories, 1)):
+        if count < least:
+            raise ValueError(f"{name}: has to be at least {least}, got {count}")
     source = source.resized(Episode(shots=trajectories, queries=trajectories))
     rollouts, loop = learner.experience, _with_rate(learner.inner_loop, lr)
     rollouts.connect(loop.model, source, seed, 1)
