@@ -167,7 +167,7 @@ def test_a_family_of_the_one_task_at_zero_stays_there() -> None:
 def test_the_simulator_of_the_docs_acts() -> None:
     text = (Path(__file__).parents[2] / "docs" / "reinforcement-learning.md").read_text()
     found: dict[str, Any] = {}
-    exec(next(part for part in text.split("```python\n") if "class Lines" in part).split("```")[0], found)  # noqa: S102
+    exec(next(part for part in text.split("```python\n") if "class Lines" in part).split("```")[0], found)
     source = found["Lines"](horizon=5, trajectories=3)
     tasks = collected(learner_of(model=GaussianPolicy(1, 1, [4])), source, [0, 1])
     assert tasks.query.inputs.shape == (2, 3, 5, 1)
