@@ -115,7 +115,7 @@ def train(policy: GaussianPolicy, method: Method, seed: int, iterations: int) ->
     gradient_of = MetaGradientOf(loop, method.outer(), 1, seed=seed, outer_loss=outer_loss)
     rollouts, weights = rollouts_of(policy, seed), dict(loop.named_parameters())
     optimizer = method.optimizer([*weights.values()])
-    rollouts.help_step(optimizer, loop, outer_loss)
+    rollouts.help_step(optimizer, loop, outer_loss, 1)
     for k in range(iterations):
         tasks = rollouts.collect(loop, tasks_of("train", range(TASKS * k, TASKS * (k + 1)), seed), 1, "train").tasks
 

@@ -208,7 +208,7 @@ def test_the_curvature_is_the_second_derivative_of_the_divergence() -> None:
         collected(learner, Navigation(horizon=5, trajectories=3), [0, 1])
         assert isinstance(learner.experience, Rollouts)
         optimizer = TrustRegion(learner.inner_loop.parameters())
-        learner.experience.help_step(optimizer, learner.inner_loop, learner.outer_loss)
+        learner.experience.help_step(optimizer, learner.inner_loop, learner.outer_loss, 1)
         policies, weights = optimizer.policies, list(learner.inner_loop.model.parameters())
         assert policies is not None
         product = policies.curvature(weights)
