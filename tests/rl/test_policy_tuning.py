@@ -100,7 +100,7 @@ def test_what_is_typed_wrong_is_told(navigation: Path, typed: list[str], message
 
 
 def test_examples_are_none_of_a_policys(navigation: Path) -> None:
-    with pytest.raises(ValueError, match="checkpoint: .* is of a policy, which adapts to what it does itself"):
+    with pytest.raises(ValueError, match=r"checkpoint: .* is of a policy, which adapts to what it does itself"):
         litmaml.adapt(navigation, torch.zeros(3, 2), torch.zeros(3, 2))
 
 
