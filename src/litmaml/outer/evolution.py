@@ -9,13 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from litmaml.inner.gradient_rule import GradientRule, Losses, plain
-from litmaml.inner.learnt import Learnt
 from litmaml.inner.loop import InnerLoop
-from litmaml.inner.optimizer import InnerOptimizer
 from litmaml.outer.given import with_gradient
 from litmaml.outer.gradient import OuterGradient
 from litmaml.outer.loss import OuterLoss
-from litmaml.outer.path import Inner, loss_of_path
+from litmaml.outer.path import AroundInner, Inner, loss_of_path
 from litmaml.outer.refusals import refuse_along, refuse_learnt, refuse_rows
 from litmaml.randomness import Streams, normal_directions
 from litmaml.tasks import Batch, StepTasks, Tasks
@@ -103,23 +101,8 @@ class EvolutionStrategies(OuterGradient):
         return with_gradient(losses, found, here), predictions
 
 
-class _EachItsOwn:
+class _EachItsOwn(AroundInner):
     """An inner loop whose slow weights are of each task (T, ...), too."""
-
-    def __init__(self, inner: Inner) -> None:
-        self._inner = inner
-
-    @property
-    def optimizer(self) -> InnerOptimizer:
-        return self._inner.optimizer
-
-    @property
-    def learnt(self) -> Learnt:
-        return self._inner.learnt
-
-    @property
-    def fixed_starts(self) -> list[str]:
-        return self._inner.fixed_starts
 
     def losses(self, fast: Params, slow: Params, batch: Batch, twice: bool = False) -> Tensor:
         return self._inner.losses({**slow, **fast}, {}, batch, twice)

@@ -46,6 +46,39 @@ class Inner(Protocol):
         """The losses (T,) and predictions of a batch."""
 
 
+class AroundInner:
+    """An inner loop that passes everything on to another, for those that answer a part of it otherwise."""
+
+    def __init__(self, inner: Inner) -> None:
+        self._inner = inner
+
+    @property
+    def optimizer(self) -> InnerOptimizer:
+        return self._inner.optimizer
+
+    @property
+    def learnt(self) -> Learnt:
+        return self._inner.learnt
+
+    @property
+    def fixed_starts(self) -> list[str]:
+        return self._inner.fixed_starts
+
+    def losses(self, fast: Params, slow: Params, batch: Batch, twice: bool = False) -> Tensor:
+        return self._inner.losses(fast, slow, batch, twice)
+
+    def steps(
+        self, start: Params, slow: Params, tasks: Tasks, count: int, gradient: GradientRule = plain
+    ) -> Iterator[Params]:
+        return self._inner.steps(start, slow, tasks, count, gradient)
+
+    def at_query(self, slow: Params, j: int) -> Params:
+        return self._inner.at_query(slow, j)
+
+    def outcome(self, fast: Params, slow: Params, batch: Batch, loss: nn.Module | None = None) -> tuple[Tensor, Tensor]:
+        return self._inner.outcome(fast, slow, batch, loss)
+
+
 def end_of(path: Iterator[Params]) -> Params:
     """The last weights of a path, of which no others are kept."""
     return deque(path, maxlen=1).pop()

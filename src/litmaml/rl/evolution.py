@@ -9,11 +9,9 @@ from typing import Any, Protocol, final
 from torch import Tensor, nn
 
 from litmaml.inner.gradient_rule import GradientRule, Losses, plain
-from litmaml.inner.learnt import Learnt
 from litmaml.inner.loop import InnerLoop
-from litmaml.inner.optimizer import InnerOptimizer
 from litmaml.outer import EvolutionStrategies, OuterGradient, OuterLoss
-from litmaml.outer.path import Inner
+from litmaml.outer.path import AroundInner, Inner
 from litmaml.randomness import Streams
 from litmaml.tasks import Batch, Split, StepTasks, Tasks
 from litmaml.weights import Params, Weights
@@ -86,26 +84,12 @@ class EvolutionOfReturns(OuterGradient):
             return self._core.solve(acting, OuterLoss(), start, slow, tasks, steps, epoch)
 
 
-class _Acting:
+class _Acting(AroundInner):
     """An inner loop whose steps take trajectories of the policy at that step, and whose loss is minus the return."""
 
     def __init__(self, inner: InnerLoop, actor: Acts, rollouts: HasEnvironments) -> None:
-        self._inner, self._actor, self._rollouts = inner, actor, rollouts
-
-    @property
-    def optimizer(self) -> InnerOptimizer:
-        return self._inner.optimizer
-
-    @property
-    def learnt(self) -> Learnt:
-        return self._inner.learnt
-
-    @property
-    def fixed_starts(self) -> list[str]:
-        return self._inner.fixed_starts
-
-    def losses(self, fast: Params, slow: Params, batch: Batch, twice: bool = False) -> Tensor:
-        return self._inner.losses(fast, slow, batch, twice)
+        super().__init__(inner)
+        self._predict, self._actor, self._rollouts = inner.predict, actor, rollouts
 
     def steps(
         self, start: Params, slow: Params, tasks: Tasks, count: int, gradient: GradientRule = plain
@@ -113,14 +97,11 @@ class _Acting:
         self._actor.restart()
 
         def on_policy(losses: Losses, fast: Params, slow: Params, step: StepTasks) -> Params:
-            found = self._actor(lambda seen: self._inner.predict({**slow, **fast}, seen))
+            found = self._actor(lambda seen: self._predict({**slow, **fast}, seen))
             return gradient(losses, fast, slow, StepTasks(self._rollouts.recorded(found)))
 
         return self._inner.steps(start, slow, tasks, count, on_policy)
 
-    def at_query(self, slow: Params, j: int) -> Params:
-        return slow
-
     def outcome(self, fast: Params, slow: Params, batch: Batch, loss: nn.Module | None = None) -> tuple[Tensor, Tensor]:
-        found = self._actor(lambda seen: self._inner.predict({**slow, **fast}, seen), last=True)
+        found = self._actor(lambda seen: self._predict({**slow, **fast}, seen), last=True)
         return -found.returns, found.parameters
