@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 import re
+import site
 import sys
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ import litmaml
 from litmaml import MetaLearner
 from litmaml.cli.main import main
 from litmaml.cli.unwritten import without_defaults
+from litmaml.runs.nameable import python_path
 
 NETS = """
 from collections.abc import Callable
@@ -286,3 +288,17 @@ def test_a_module_that_cannot_be_imported_is_not_looked_for(own: Path) -> None:
     (own / "mine" / "broken.py").write_text("import not_there\n")
     with pytest.raises(ValueError, match=r"'broken' cannot be imported .*No module named 'not_there'\); mend it"):
         run("fit", "-c", "mine/c.yaml", "--imports=broken", "--data.tasks.root=images", "--model.loss=broken.Loss")
+
+
+def test_an_editable_installation_is_not_to_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python finds it by itself, by a line of a .pth file of the environment, and no other folder."""
+    for folder in ("linked", "loose", "packages"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "packages" / "linked.pth").write_text(f"# a note\nimport sys\n{tmp_path / 'linked'}\n")
+    monkeypatch.setattr(site, "getsitepackages", lambda: [str(tmp_path / "packages")])
+    for folder in ("linked", "loose"):
+        (tmp_path / folder / f"nets_of_{folder}.py").write_text("")
+        monkeypatch.syspath_prepend(tmp_path / folder)
+        importlib.import_module(f"nets_of_{folder}")
+    assert python_path(["nets_of_linked"]) == ""
+    assert python_path(["nets_of_loose"]).startswith(f"PYTHONPATH={tmp_path / 'loose'}")

@@ -12,6 +12,7 @@ import inspect
 import os
 import re
 import shlex
+import site
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -221,7 +222,14 @@ def _is_installed(module: str) -> bool:
         return True
     if any(folder.name in ("site-packages", "dist-packages") for folder in (searched, *searched.parents)):
         return True
-    return any(searched.glob("*.dist-info"))  # such as of pip install --target
+    return any(searched.glob("*.dist-info")) or searched in _linked()  # of pip install --target; of an editable one
+
+
+def _linked() -> set[Path]:
+    """The folders that the environment's own .pth files have Python search, as editable installations do."""
+    files = (file for folder in site.getsitepackages() for file in Path(folder).glob("*.pth"))
+    lines = (line for file in files for line in file.read_text(encoding="utf-8", errors="replace").splitlines())
+    return {Path(line).resolve() for line in lines if line and not line.startswith(("#", "import "))}
 
 
 def _listed(kinds: tuple[type, ...]) -> str:
