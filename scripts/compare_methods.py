@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -108,19 +109,33 @@ def run(name: str, seed: int, budget: int, config: str, typed: Sequence[str], ou
     return row | found
 
 
+BASELINE = "nearest_class_mean"
+
+
+def with_baseline(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows, and those of the nearest class mean of MAML's features, by which nothing is adapted."""
+    found = []
+    for row in rows:
+        if row["method"] == "MAML" and BASELINE in row:
+            kept = {key: row[key] for key in ("seed", "outer_steps", "gradients", "seconds")}
+            found.append(kept | {"method": "nearest class mean, MAML's features", "accuracy": row[BASELINE]})
+    return [*rows, *found]
+
+
 def table(rows: Sequence[Mapping[str, Any]], metric: str) -> list[dict[str, Any]]:
     """A row a method, the best first."""
     found = []
     for name in dict.fromkeys(row["method"] for row in rows):
         mine = [row for row in rows if row["method"] == name]
         good = [row for row in mine if metric in row]
+        widths = [row[f"{metric}_half_width"] for row in good if f"{metric}_half_width" in row]
         over_seeds = interval(torch.tensor([row[metric] for row in good], dtype=torch.float64))
         found.append(
             {
                 "method": name,
                 "mean": over_seeds.mean,
                 "over seeds": over_seeds.half_width if len(good) > 1 else None,
-                "over tasks": sum(row[f"{metric}_half_width"] for row in good) / len(good) if good else None,
+                "over tasks": sum(widths) / len(widths) if widths else None,
                 "seeds": len(good),
                 "outer steps": mine[0]["outer_steps"],
                 "gradients a step": mine[0]["gradients"],
@@ -140,7 +155,7 @@ def write(rows: Sequence[Mapping[str, Any]], out: Path) -> str:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
-    found = table(rows, metric)
+    found = table(with_baseline(rows), metric)
     heads = list(found[0])
     lines = ["| " + " | ".join(heads).replace("mean", metric) + " |", "|" + " --- |" * len(heads)]
     lines += ["| " + " | ".join(_cell(row[head]) for head in heads) + " |" for row in found]
@@ -149,7 +164,7 @@ def write(rows: Sequence[Mapping[str, Any]], out: Path) -> str:
     shown = [row for row in found if row["seeds"]][::-1]
     figure = Figure(figsize=(7, 0.4 * len(shown) + 1), layout="constrained")
     axes = figure.subplots()
-    widths = [row["over seeds"] if row["over seeds"] is not None else row["over tasks"] for row in shown]
+    widths = [next((row[kind] for kind in ("over seeds", "over tasks") if row[kind] is not None), nan) for row in shown]
     axes.barh([row["method"] for row in shown], [row["mean"] for row in shown], xerr=widths, height=0.6)
     axes.set(xlabel=f"{metric} on test tasks, with 95% intervals over the seeds")
     figure.savefig(out / "methods.png", dpi=150)

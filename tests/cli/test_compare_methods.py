@@ -43,6 +43,17 @@ def test_the_table_has_the_best_first_and_what_failed_last() -> None:
     assert found[2]["failed"] == "not finite"
 
 
+def test_the_features_of_maml_stand_beside_without_adaptation() -> None:
+    row = {"seed": 0, "outer_steps": 5, "gradients": 4, "accuracy_half_width": 0.1, "seconds": 1.0}
+    rows = [row | {"method": "MAML", "accuracy": 0.7, "nearest_class_mean": 0.6 + 0.1 * seed} for seed in range(2)]
+    rows += [row | {"method": "Reptile", "accuracy": 0.4, "nearest_class_mean": 0.1}]
+    found = compare_methods.table(compare_methods.with_baseline(rows), "accuracy")
+    assert [(each["method"], round(each["mean"], 3)) for each in found] == [
+        *(("MAML", 0.7), ("nearest class mean, MAML's features", 0.65), ("Reptile", 0.4))
+    ]
+    assert found[1]["over tasks"] is None
+
+
 @pytest.mark.slow
 def test_a_comparison_and_its_second_half(tmp_path: Path) -> None:
     small = ["--", "--model.model.init_args.filters=2", "--data.meta_batch=2", "--data.train_tasks=4"]
@@ -59,4 +70,5 @@ def test_a_comparison_and_its_second_half(tmp_path: Path) -> None:
     first = json.loads((tmp_path / "MAML" / "0" / "row.json").read_text())
     assert float(rows[0]["seconds"]) == first["seconds"]  # not run again
     assert (tmp_path / "methods.png").is_file()
+    assert "| nearest class mean, MAML's features |" in (tmp_path / "methods.md").read_text()
     assert "| Reptile |" in (tmp_path / "methods.md").read_text()
