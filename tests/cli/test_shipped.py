@@ -54,6 +54,13 @@ def test_a_file_of_ones_own_comes_first() -> None:
     assert with_shipped(["fit", "-c", "glyphs.yaml"]) == ["fit", "-c", str(ROOT / "configs" / "glyphs.yaml")]
 
 
+def test_a_folder_of_the_same_name_is_not_in_the_way() -> None:
+    Path("glyphs").mkdir()
+    assert with_shipped(["fit", "-c", "glyphs"]) == ["fit", "-c", str(ROOT / "configs" / "glyphs.yaml")]
+    Path("mine").mkdir()
+    assert with_shipped(["fit", "-c", "mine"]) == ["fit", "-c", "mine"], "which the parser tells to be no file"
+
+
 @pytest.mark.parametrize(
     ("typed", "meant"), [("glyph", "glyphs"), ("cpu.yml", "trainer/cpu"), ("trainer/gpus", "trainer/gpu")]
 )

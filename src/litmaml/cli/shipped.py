@@ -35,6 +35,8 @@ def names() -> list[str]:
 def with_shipped(arguments: Sequence[str]) -> list[str]:
     """The arguments, with the file of a shipped configuration where ``-c`` names one and no file of that name exists.
 
+    A folder of that name, such as of data, is not in the way.
+
     Raises:
         ValueError: There is neither.
     """
@@ -43,7 +45,8 @@ def with_shipped(arguments: Sequence[str]) -> list[str]:
 
 def _file(value: str) -> str:
     """The file to read in a value's place; a value that is no name, as a configuration typed in full, stays."""
-    if os.path.lexists(value) or any(letter in value for letter in " :{\n") or value in ("", "null"):
+    in_the_way = os.path.lexists(value) and not (os.path.isdir(value) and value in names())
+    if in_the_way or any(letter in value for letter in " :{\n") or value in ("", "null"):
         return value
     return str(_shipped(value, "config: there is no such file, and no"))
 
