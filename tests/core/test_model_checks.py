@@ -147,7 +147,7 @@ def test_kinks_under_probes_are_warned_of(method: OuterGradient) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(method: OuterGradient, dtype: torch.dtype) -> None:
     model = MLP().to(dtype)
-    if not method.probes:
+    if not method.differences:
         check_model(model, method)
         return
     with pytest.raises(

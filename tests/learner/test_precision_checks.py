@@ -22,6 +22,7 @@ from litmaml.learner.meta_learner import MetaLearner
 from litmaml.learner.precision_checks import check_precision
 from litmaml.models import MLP, Conv4
 from litmaml.outer import EvolutionStrategies, FiniteDifference, GaussianSmoothing, OuterGradient, SecondOrder
+from litmaml.rl import EvolutionOfReturns
 from quiet_trainer import quiet_trainer
 
 
@@ -139,7 +140,9 @@ def test_what_is_refused(start: dict[str, Tensor], plugin: Precision, message: s
             getattr(trainer(tmp_path, plugins=[plugin]), run)(learner(start), tasks())
 
 
-@pytest.mark.parametrize("method", [FiniteDifference(), EvolutionStrategies()], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize(
+    "method", [FiniteDifference(), EvolutionStrategies(), EvolutionOfReturns()], ids=lambda m: type(m).__name__
+)
 def test_coarse_weights_are_refused_for_probes(start: dict[str, Tensor], method: Any, tmp_path: Path) -> None:
     name = type(method).__name__
     with pytest.raises(ValueError, match=f"precision: bf16-true is too coarse for the probes of {name}"):

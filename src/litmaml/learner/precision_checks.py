@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from litmaml.engine.float32 import convolutions_round, rounds
-from litmaml.outer import EvolutionStrategies, OuterGradient
+from litmaml.outer import OuterGradient
 
 _EXACT = ("32-true", "64-true")
 _REMEDY = "use 32-true (with --float32_matmul_precision=high for speed)"
@@ -35,7 +35,7 @@ def check_precision(trainer: Trainer, model: nn.Module, outer: OuterGradient, st
             f"precision: {precision} replaces layers by others that have no second derivative and take no weights of "
             f"each task's own; {_REMEDY} or bf16-mixed"
         )
-    if precision == "bf16-true" and (outer.probes or isinstance(outer, EvolutionStrategies)):
+    if precision == "bf16-true" and outer.differences:
         raise ValueError(
             f"precision: bf16-true is too coarse for the probes of {name}, whose outer gradient is off by 4 to 54%; "
             "use 32-true, or bf16-mixed, under which the probes run in float32"

@@ -70,6 +70,10 @@ class EvolutionStrategies(OuterGradient):
     def repeats(self) -> bool:
         return True
 
+    @property
+    def differences(self) -> bool:
+        return True
+
     def check(self, inner_loop: InnerLoop, outer_loss: OuterLoss) -> None:
         refuse_along(outer_loss, "EvolutionStrategies", "along")
         refuse_learnt(inner_loop, "EvolutionStrategies")

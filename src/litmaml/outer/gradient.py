@@ -44,6 +44,11 @@ class OuterGradient(ABC):
         """Whether it computes the same loss several times, so that nothing may draw random numbers in it."""
         return self.probes
 
+    @property
+    def differences(self) -> bool:
+        """Whether it takes differences over small moves of the weights, which drown where weights are coarse."""
+        return self.probes
+
     def check(self, inner_loop: InnerLoop, outer_loss: OuterLoss) -> None:  # noqa: B027 - most take all
         """Refuse what it would train otherwise than it reads.
 

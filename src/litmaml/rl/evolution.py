@@ -65,6 +65,10 @@ class EvolutionOfReturns(OuterGradient):
     def repeats(self) -> bool:
         return True
 
+    @property
+    def differences(self) -> bool:
+        return True
+
     def check(self, inner_loop: InnerLoop, outer_loss: OuterLoss) -> None:
         self._core.check(inner_loop, outer_loss)
 

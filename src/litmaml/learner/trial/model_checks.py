@@ -40,8 +40,14 @@ def check_model(model: nn.Module, outer_gradient: OuterGradient) -> None:
         )
     if random := random_layers(model):
         check_draws(outer_gradient, f"model: {', '.join(random)}", "set dropout to 0")
+    name = type(outer_gradient).__name__
+    half = [f"{n} has {p.dtype}" for n, p in model.named_parameters() if p.dtype in (torch.float16, torch.bfloat16)]
+    if half and outer_gradient.differences:
+        raise ValueError(
+            f"model: {half[0]}, too coarse for the probes of {name}; keep the weights in float32 (mixed "
+            "precision is fine) or use SecondOrder or FirstOrder"
+        )
     if outer_gradient.probes:
-        name = type(outer_gradient).__name__
         if kinks := kinked_layers(model):
             warnings.warn(
                 f"{name} across the kinks of {', '.join(kinks[:3])} is biased by tens of per cent, with batch norm "
@@ -52,12 +58,6 @@ def check_model(model: nn.Module, outer_gradient: OuterGradient) -> None:
             raise ValueError(
                 f"model: {complex_ones[0]} is complex, and the probes of {name} move real weights; hold it as a real "
                 "parameter with torch.view_as_complex, or use SecondOrder or FirstOrder"
-            )
-        half = [f"{n} has {p.dtype}" for n, p in model.named_parameters() if p.dtype in (torch.float16, torch.bfloat16)]
-        if half:
-            raise ValueError(
-                f"model: {half[0]}, too coarse for the probes of {name}; keep the weights in float32 (mixed "
-                "precision is fine) or use SecondOrder or FirstOrder"
             )
 
 
