@@ -12,11 +12,11 @@ Seen = tuple[Any, dict[str, Any]]
 Stepped = tuple[Any, Any, Any, Any, dict[str, Any]]
 
 
-class Reach(gymnasium.Env):  # type: ignore[misc]  # gymnasium need not be there
+class Reach(gymnasium.Env[Any, Any]):
     """A point on a line that has to come to a goal; it ends there, and its actions are bounded."""
 
-    observation_space = Box(-10.0, 10.0, (1, 2), np.float64)
-    action_space = Box(-0.5, 0.5, (1,), np.float32)
+    observation_space: gymnasium.Space[Any] = Box(-10.0, 10.0, (1, 2), np.float64)
+    action_space: gymnasium.Space[Any] = Box(-0.5, 0.5, (1,), np.float32)
     made = 0
 
     def __init__(self, goal: float = 1.0, near: float = 0.2) -> None:
@@ -50,7 +50,7 @@ class Settable(Reach):
         self.goal = parameters["goal"]
 
 
-class Bandit(gymnasium.Env):  # type: ignore[misc]
+class Bandit(gymnasium.Env[Any, Any]):
     """Arms that are numbered from 1, one of which pays; it sees the arm it took last."""
 
     observation_space = Discrete(4)
