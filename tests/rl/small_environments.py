@@ -103,3 +103,20 @@ class Growing(Reach):
 
     def _seen(self) -> Any:
         return np.zeros(self.observation_space.shape)
+
+
+class Pictured(Reach):
+    """It renders: a white column where the point is, of a picture as wide as it was told."""
+
+    render_mode = "rgb_array"
+
+    def __init__(self, goal: float = 1.0, near: float = 0.2, wide: int = 40) -> None:
+        super().__init__(goal, near)
+        self.wide = wide
+
+    def render(self) -> Any:
+        if self.wide < 0:
+            raise RuntimeError("no display")
+        picture = np.zeros((30, self.wide, 3), np.uint8)
+        picture[:, int(np.clip(self.wide / 2 + 10 * self.place, 0, self.wide - 1))] = 255
+        return picture

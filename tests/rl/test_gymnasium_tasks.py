@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 pytest.importorskip("gymnasium", reason="needs gymnasium: pip install 'litmaml[rl]'")
 
@@ -20,7 +21,7 @@ from litmaml.data import TaskDataModule
 from litmaml.inner import SGD
 from litmaml.models import MLP
 from litmaml.rl import CategoricalPolicy, GaussianPolicy, GymnasiumTasks, PolicySurrogate, Rollouts
-from litmaml.rl.rollouts import Trajectories, drawn_for, roll_out
+from litmaml.rl.trajectories import Trajectories, drawn_for, roll_out
 from litmaml.runs.recipe import build
 from litmaml.tasks import Tasks
 
@@ -44,7 +45,8 @@ def acting(source: GymnasiumTasks, count: int = 3, seed: int = 0, policy: Any = 
 
 def same(one: Trajectories, other: Trajectories) -> bool:
     assert (one.success is None) == (other.success is None)
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True) if a is not None and b is not None)
+    pairs = zip(one, other, strict=True)
+    return all(torch.equal(a, b) for a, b in pairs if isinstance(a, Tensor) and isinstance(b, Tensor))
 
 
 def test_bounded_actions_are_kept_within_and_their_probability_is_of_what_was_drawn() -> None:

@@ -195,9 +195,13 @@ def test_a_trust_region_is_kept(tmp_path: Path) -> None:
         return made[-1]
 
     learner = learner_of(optimizer=optimizer)
-    quiet_trainer(tmp_path, max_epochs=1).fit(learner, navigation(train_tasks=4))
+    trainer = quiet_trainer(tmp_path, max_epochs=1)
+    trainer.fit(learner, navigation(train_tasks=8))
     assert 0 < made[0].last["kl"] <= 0.003
     assert made[0].last["tries"] >= 1
+    logged = trainer.callback_metrics  # with the second batch, of the step on the first
+    assert 0 < logged["train/trust_region_kl"] <= 0.003
+    assert logged["train/trust_region_tries"] >= 1
 
 
 def test_the_curvature_is_the_second_derivative_of_the_divergence() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from offline_run import offline_runs
 from test_wandb_report import OVERLAY, litmaml
 
@@ -19,3 +20,17 @@ def test_returns_and_trajectories_are_shown(tmp_path: Path) -> None:
     steps = [line["train/environment_steps"] for line in run.history if "train/environment_steps" in line]
     assert steps == [400.0, 800.0]  # two tasks of 2 x 20 trajectories of 5 steps at most
     assert not any("episodes" in name for name in seen)
+
+
+def test_a_film_is_shown_where_the_environment_renders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gymnasium", reason="needs gymnasium: pip install 'litmaml[rl]'")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "rl")
+    small = ["--data.meta_batch=2", "--data.train_tasks=2", "--data.val_tasks=2", "--trainer.max_epochs=1"]
+    tasks = ["--data.tasks=GymnasiumTasks", "--data.tasks.make_env=small_environments.Pictured"]
+    tasks += ["--data.tasks.parameters={goal: [1, 2]}", "--data.tasks.horizon=5", "--data.tasks.trajectories=2"]
+    litmaml("fit", "-c", "rl/navigation", "-c", OVERLAY, *tasks, *small, "--trainer.log_every_n_steps=1")
+    (run,) = offline_runs(tmp_path / "runs" / "navigation")
+    films = [line["val/film"] for line in run.history if "val/film" in line]
+    assert [film["_type"] for film in films] == ["video-file"]
+    assert films[0]["path"].endswith(".gif")

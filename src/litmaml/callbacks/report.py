@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from litmaml.learner.experience import Drawing
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.runs.json_text import json_text
 from litmaml.runs.paths import unlinked
@@ -31,11 +31,12 @@ class Report(Callback):
     For each inner step the mean and the half-width of the 95% interval of every metric over the test tasks, with the
     protocol beside them: data, ways, shots, queries, number of tasks, split and normalisation policy. Of a classifier
     also what its features are worth without adaptation (``Baselines``). Where a task is a function of one variable,
-    ``functions.png`` shows what was fitted to the first few; where a policy acts, ``trajectories.png`` where it goes.
+    ``functions.png`` shows what was fitted to the first few; where a policy acts, ``trajectories.png`` where it goes,
+    and ``trajectories.gif``, where its environment renders, one of its trajectories before and after.
     """
 
     _fits: Sequence[Fit] = ()
-    _drawn: tuple[str, Figure] | None = None
+    _drawn: Drawing | None = None
 
     def on_test_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -91,9 +92,12 @@ class Report(Callback):
             write_whole(folder / "functions.png", lambda fresh: plot_fits(fresh, self._fits, title))
             written += ", functions.png"
         if self._drawn is not None:
-            (name, figure), self._drawn = self._drawn, None
+            (name, figure, film), self._drawn = self._drawn, None
             write_whole(folder / f"{name}.png", lambda fresh: figure.savefig(unlinked(fresh), dpi=120))
             written += f", {name}.png"
+            if film is not None:
+                write_whole(folder / f"{name}.gif", lambda fresh: unlinked(fresh).write_bytes(film))
+                written += f", {name}.gif"
         Console().print(printable(f"written to {folder}: {written}{replaced}"), soft_wrap=True, markup=False)
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -112,7 +113,9 @@ class WandbReport(Callback):
         assert learner.experience is not None
         drawn = learner.experience.draw(learner.inner_loop, tasks, learner.evaluation_steps, split)
         if drawn is not None:
-            self._drawn = {f"{split}/{drawn[0]}": wandb.Image(_pixels(drawn[1]))}
+            self._drawn = {f"{split}/{drawn.name}": wandb.Image(_pixels(drawn.figure))}
+            if drawn.film is not None:
+                self._drawn[f"{split}/film"] = wandb.Video(io.BytesIO(drawn.film), format="gif")
 
     def _adapt(self, trainer: Trainer, learner: MetaLearner, batch: Tasks, split: Split) -> None:
         """Adapt to the first few tasks once more, now keeping what is to be shown."""

@@ -22,6 +22,14 @@ class Collected(NamedTuple):
     measured: dict[str, Tensor]
 
 
+class Drawing(NamedTuple):
+    """A picture of a few tasks before and after adaptation, its name, and a film of one of them, as a GIF, if any."""
+
+    name: str
+    figure: Figure
+    film: bytes | None = None
+
+
 class Experience(nn.Module, ABC):
     """Makes the batches of all inner steps from tasks that have none yet, by the weights as they adapt.
 
@@ -55,8 +63,8 @@ class Experience(nn.Module, ABC):
             ValueError: These cannot be taken together.
         """
 
-    def draw(self, inner_loop: InnerLoop, tasks: Tasks, steps: int, split: Split) -> tuple[str, Figure] | None:
-        """A picture of what a few tasks are like before and after adaptation, and its name; None if there is none."""
+    def draw(self, inner_loop: InnerLoop, tasks: Tasks, steps: int, split: Split) -> Drawing | None:
+        """A picture of what a few tasks are like before and after adaptation; None if there is none."""
         return None
 
     def goals(self) -> Mapping[str, bool]:

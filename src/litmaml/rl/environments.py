@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -37,6 +39,10 @@ class Environments(ABC):
             chance: (T, K), uniform in [0, 1), for environments that draw.
             going: (T, K) whether a copy has not ended; of the others nothing is used.
         """
+
+    def picture(self) -> NDArray[np.uint8] | None:
+        """The first copy of the first task as it is now (height, width, 3); None where there is no picture."""
+        return None
 
     def close(self) -> None:  # noqa: B027 - most hold nothing
         """Let go of what they hold outside of Python."""

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -76,7 +77,7 @@ class Copies(Environments):
     def __init__(self, makes: Makes, tasks: Sequence[Parameters], spaces: Spaces) -> None:
         self._makes, self._tasks, self._spaces = makes, tasks, spaces
         self._copies: list[list[Any]] = [[] for _ in tasks]
-        self._broken = False
+        self._broken = self._dark = False
 
     def start(self, seeds: Tensor) -> Tensor:
         self._seeds: list[list[int]] = seeds.tolist()
@@ -124,6 +125,20 @@ class Copies(Environments):
         else:
             self._makes.give_back(every)
         self._copies = [[] for _ in self._tasks]
+
+    def picture(self) -> NDArray[np.uint8] | None:
+        first = self._copies[0][0]
+        if self._dark or getattr(first, "render_mode", None) != "rgb_array":
+            return None
+        try:
+            return np.asarray(first.render(), dtype=np.uint8)
+        except Exception as error:  # whatever there is to draw with
+            self._dark = True
+            rank_zero_warn(
+                f"make_env: no film is made, since the environment of {told(self._tasks[0])} cannot be rendered "
+                f"({_said(error)}); MuJoCo takes MUJOCO_GL=egl, or MUJOCO_GL=osmesa where there is no GPU"
+            )
+            return None
 
     def _blank(self) -> NDArray[Any]:
         return np.zeros((len(self._seeds), len(self._seeds[0]), self._spaces.observations))

@@ -16,11 +16,11 @@ from litmaml.runs.paths import unlinked
 from litmaml.shown import code, markdown, one_line, printable
 from litmaml.statistics.plots import plot_adaptation
 
-RETURNS, TRAJECTORIES = "returns.csv", "trajectories.png"
+RETURNS, TRAJECTORIES, FILM = "returns.csv", "trajectories.png", "trajectories.gif"
 
 
 def write_policy_report(result: PolicyTuned, folder: Path) -> None:
-    """Write ``returns.csv``, ``adaptation.png``, ``trajectories.png`` and ``report.md``."""
+    """Write ``returns.csv``, ``adaptation.png``, ``trajectories.png``, ``report.md``, and the film if there is one."""
     with unlinked(folder / RETURNS).open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["inner_steps", "start", "return", "half_width"])
@@ -31,6 +31,8 @@ def write_policy_report(result: PolicyTuned, folder: Path) -> None:
     curves = {f"return, {start}": curve for start, curve in result.curves.items()}
     plot_adaptation(folder / ADAPTATION, curves, title)
     result.figure.savefig(unlinked(folder / TRAJECTORIES), dpi=120)
+    if result.film is not None:
+        unlinked(folder / FILM).write_bytes(result.film)
     unlinked(folder / REPORT).write_text("\n".join(_markdown(result, folder)), encoding="utf-8")
 
 
@@ -68,5 +70,7 @@ def _markdown(result: PolicyTuned, folder: Path) -> Iterator[str]:
         yield f"| {step} |" + "".join(f" {found.mean:.4g} ± {found.half_width:.2g} |" for found in cells)
     name = json.dumps(one_line(folder.name), ensure_ascii=False)
     yield from ("", f"![return by inner step]({ADAPTATION})", "", f"![trajectories]({TRAJECTORIES})", "")
+    if result.film is not None:
+        yield from (f"![before adaptation and after]({FILM})", "")
     yield from ("```python", "import litmaml", f"policy = litmaml.load({name})")
     yield from ("parameters = policy(observations)  # (n, o): means and log standard deviations, or logits", "```", "")

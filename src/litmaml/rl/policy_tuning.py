@@ -22,8 +22,9 @@ from litmaml.inner.loop import InnerLoop
 from litmaml.inner.optimizer import InnerOptimizer
 from litmaml.randomness import seeded
 from litmaml.rl.control_tasks import ControlTasks
-from litmaml.rl.rollouts import Rollouts, Trajectories
-from litmaml.rl.trajectory_plot import trajectory_figure
+from litmaml.rl.rollouts import Rollouts
+from litmaml.rl.trajectories import Trajectories
+from litmaml.rl.trajectory_plot import film_of, trajectory_figure
 from litmaml.runs.recipe import build
 from litmaml.statistics.interval import Interval, interval
 from litmaml.weights import Params
@@ -42,6 +43,7 @@ class PolicyTuned:
         trajectories: Those of each inner step.
         curves: The return over trajectories after 0, 1, ... steps, from the checkpoint and from random weights.
         figure: Where the policy goes before and after adaptation.
+        film: Of one trajectory each, as a GIF; None where the environment does not render.
         observations: Some that it has seen (n, o).
         discrete: Whether an action is one of some choices.
     """
@@ -52,6 +54,7 @@ class PolicyTuned:
     trajectories: int
     curves: Mapping[str, list[Interval]]
     figure: Figure
+    film: bytes | None
     observations: Tensor
     discrete: bool
 
@@ -95,7 +98,7 @@ def tune_policy(
     rollouts, loop = learner.experience, _with_rate(learner.inner_loop, lr)
     rollouts.connect(loop.model, source, seed, 1)
     tasks = source.sample("test", [0], seed)
-    path, adapted = rollouts.along_path(loop, tasks, steps, "test")
+    path, adapted = rollouts.along_path(loop, tasks, steps, "test", film=True)
     with seeded(seed, torch.device("cpu")):
         other = _with_random_weights(learner.hparams.get("model"), loop)
     unlearnt, _ = rollouts.along_path(other, tasks, steps, "test")
@@ -108,6 +111,7 @@ def tune_policy(
         trajectories,
         {FROM_CHECKPOINT: _returns(path), FROM_RANDOM: _returns(unlearnt)},
         trajectory_figure(few, goals, source.axes, f"{task}: before and after {steps} inner steps"),
+        film_of(path[0].frames, path[-1].frames),
         path[-1].observations[0].flatten(0, 1),
         source.discrete,
     )

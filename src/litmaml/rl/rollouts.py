@@ -2,136 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
 
-import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from litmaml.inner.gradient_rule import Losses, plain
 from litmaml.inner.loop import InnerLoop
-from litmaml.learner.experience import Collected, Experience
+from litmaml.learner.experience import Collected, Drawing, Experience
 from litmaml.learner.finite_tasks import of_all_processes
 from litmaml.outer import OuterGradient, OuterLoss
-from litmaml.randomness import task_streams
 from litmaml.rl.adapted_policies import AdaptedPolicies
 from litmaml.rl.advantages import advantages, sums_to_come
 from litmaml.rl.control_tasks import ControlTasks
-from litmaml.rl.distributions import act, log_prob
-from litmaml.rl.environments import Environments
+from litmaml.rl.distributions import log_prob
 from litmaml.rl.evolution import EvolutionOfReturns
-from litmaml.rl.policy_checks import check_outer_loss, check_outputs, check_policy, check_repeats
-from litmaml.rl.trajectory_plot import trajectory_figure
+from litmaml.rl.policy_checks import check_outer_loss, check_policy, check_repeats
+from litmaml.rl.trajectories import Actor, Trajectories
+from litmaml.rl.trajectory_plot import film_of, trajectory_figure
 from litmaml.rl.trust_region import TrustRegion
 from litmaml.tasks import Batch, MetaBatch, Split, StepTasks, Tasks, select, stacks_of, tree_map
 from litmaml.weights import Params
-
-
-class Trajectories(NamedTuple):
-    """K trajectories of at most H steps in each of T tasks.
-
-    observations: (T, K, H, o). actions: (T, K, H, a), or (T, K, H) indices. parameters: (T, K, H, ...) of the policy
-    that acted. rewards: (T, K, H), zero after the end. mask: (T, K, H), 1 until the end. success: (T, K), whether the
-    aim was reached in any step, or None.
-    """
-
-    observations: Tensor
-    actions: Tensor
-    parameters: Tensor
-    rewards: Tensor
-    mask: Tensor
-    success: Tensor | None
-
-    @property
-    def returns(self) -> Tensor:
-        """The sum of the rewards of a trajectory, as a mean for each task (T,)."""
-        return self.rewards.sum(-1).mean(-1)
-
-
-class Chance(NamedTuple):
-    """What is drawn for the trajectories of T tasks.
-
-    seeds: (T, K) of the environments. noise: (T, K, H, a) normal for real actions, (T, K, H) uniform for indices.
-    chance: (T, K, H) uniform.
-    """
-
-    seeds: Tensor
-    noise: Tensor
-    chance: Tensor
-
-
-def drawn_for(source: ControlTasks, tasks: Tasks, split: Split, seed: int, step: int, copies: int) -> Chance:
-    """What trajectories of an inner step draw: a function of seed, split, task number and step alone."""
-    shape, device, dtype = (copies, source.horizon), tasks.query.device, torch.get_default_dtype()
-    seeds, noise, chance = [], [], []
-    for stream in task_streams(seed, split, tasks.numbers.tolist(), "rollouts", block=step):
-        seeds.append(stream.integers(2**31, size=copies))
-        noise.append(stream.random(shape) if source.discrete else stream.standard_normal((*shape, source.actions)))
-        chance.append(stream.random(shape))
-    as_tensors = [torch.from_numpy(np.stack(each)).to(device) for each in (seeds, noise, chance)]
-    return Chance(as_tensors[0], as_tensors[1] if source.discrete else as_tensors[1].to(dtype), as_tensors[2])
-
-
-def roll_out(policy: Callable[[Tensor], Tensor], environments: Environments, drawn: Chance) -> Trajectories:
-    """The trajectories of a policy that maps observations (T, K, o) to parameters (T, K, ...)."""
-    seen, taken, told, paid, kept = [], [], [], [], []
-    observations = environments.start(drawn.seeds)
-    going = torch.ones_like(drawn.seeds, dtype=torch.bool)
-    success: Tensor | None = None
-    for t in range(drawn.chance.shape[2]):
-        # Whatever an environment gives after its end, not a number included, is recorded nowhere.
-        observations = torch.where(going.unsqueeze(-1), observations, 0.0)
-        parameters = policy(observations)
-        actions = act(parameters, drawn.noise[:, :, t])
-        seen.append(observations)
-        taken.append(actions)
-        told.append(parameters)
-        kept.append(going)
-        observations, rewards, ended, reached = environments.step(actions, drawn.chance[:, :, t], going)
-        paid.append(torch.where(going, rewards, 0.0))
-        if reached is not None:
-            success = reached & going if success is None else success | (reached & going)
-        going = going & ~ended
-    found = [torch.stack(each, dim=2) for each in (seen, taken, told, paid, kept)]
-    return Trajectories(found[0], found[1], found[2], found[3], found[4].to(found[3].dtype), success)
-
-
-class Actor:
-    """Lets policies act in the environments of tasks, one after another along the path of inner steps.
-
-    Attributes:
-        found: The trajectories so far.
-        steps: Taken in all environments by now, also on earlier paths.
-    """
-
-    def __init__(self, source: ControlTasks, environments: Environments, tasks: Tasks, split: Split, seed: int) -> None:
-        self._source, self._environments, self._tasks = source, environments, tasks
-        self._split, self._seed = split, seed
-        self.found: list[Trajectories] = []
-        self.steps = 0
-
-    def __call__(self, policy: Callable[[Tensor], Tensor], last: bool = False) -> Trajectories:
-        """The trajectories of a policy, observations (T, K, o) to parameters; ``last``: of the adapted one."""
-        source, sizes = self._source, self._source.sizes(self._split)
-
-        def checked(observations: Tensor) -> Tensor:
-            parameters = policy(observations)
-            check_outputs(parameters, observations, source)
-            return parameters
-
-        copies = sizes.queries if last else sizes.shots
-        drawn = drawn_for(source, self._tasks, self._split, self._seed, len(self.found), copies)
-        with torch.no_grad():
-            self.found.append(roll_out(checked, self._environments, drawn))
-        self.steps += int(self.found[-1].mask.sum(dtype=torch.float64))
-        return self.found[-1]
-
-    def restart(self) -> None:
-        """Begin the path anew: the same noise comes again."""
-        self.found = []
 
 
 class Rollouts(Experience):
@@ -161,6 +53,7 @@ class Rollouts(Experience):
         self.register_buffer("environment_steps", torch.zeros((), dtype=torch.int64))
         self._source: ControlTasks | None = None
         self._seed, self._processes, self._taken, self._tried = 0, 1, 0, False
+        self._trust_region: TrustRegion | None = None
         self._last: tuple[MetaBatch, Collected] | None = None
 
     def connect(self, model: nn.Module, source: object, seed: int, processes: int) -> None:
@@ -195,10 +88,11 @@ class Rollouts(Experience):
         return collected
 
     def along_path(
-        self, inner_loop: InnerLoop, tasks: Tasks, steps: int, split: Split
+        self, inner_loop: InnerLoop, tasks: Tasks, steps: int, split: Split, film: bool = False
     ) -> tuple[list[Trajectories], Params]:
         """The trajectories at theta_0, ..., theta_N, each of which is made by those before, and theta_N."""
         with self.acting(tasks, split) as actor:
+            actor.film = film
 
             def on_policy(losses: Losses, fast: Params, slow: Params, step: StepTasks) -> Params:
                 found = actor(lambda seen: inner_loop.predict(fast, seen, slow))
@@ -246,6 +140,7 @@ class Rollouts(Experience):
         self, optimizer: torch.optim.Optimizer, inner_loop: InnerLoop, outer_loss: OuterLoss, batches: int
     ) -> None:
         check_outer_loss(outer_loss)
+        self._trust_region = optimizer if isinstance(optimizer, TrustRegion) else None
         if isinstance(optimizer, TrustRegion):
             if batches > 1:
                 raise ValueError(
@@ -263,14 +158,15 @@ class Rollouts(Experience):
         if isinstance(outer_gradient, EvolutionOfReturns):
             outer_gradient.rollouts = self
 
-    def draw(self, inner_loop: InnerLoop, tasks: Tasks, steps: int, split: Split) -> tuple[str, Figure]:
+    def draw(self, inner_loop: InnerLoop, tasks: Tasks, steps: int, split: Split) -> Drawing:
         assert self._source is not None  # the learner connects it
         few = select(tasks, slice(3))
-        (first, *_, last), _ = self.along_path(inner_loop, few, max(steps, 1), split)
+        (first, *_, last), _ = self.along_path(inner_loop, few, max(steps, 1), split, film=True)
         goals, names = self._source.goals(few.query.inputs.squeeze(1)), self._source.axes
         seen = [(path.observations.cpu(), path.mask.cpu()) for path in (first, last)]
         title = f"{type(self._source).__name__}: {steps} inner steps"
-        return "trajectories", trajectory_figure(seen, None if goals is None else goals.cpu(), names, title)
+        figure = trajectory_figure(seen, None if goals is None else goals.cpu(), names, title)
+        return Drawing("trajectories", figure, film_of(first.frames, last.frames))
 
     def goals(self) -> Mapping[str, bool]:
         return {"return": True, "success": True}
@@ -279,7 +175,10 @@ class Rollouts(Experience):
         taken = torch.tensor([self._taken], device=self.environment_steps.device)
         self.environment_steps += of_all_processes(taken, self._processes).sum()
         self._taken = 0
-        return {"environment_steps": float(self.environment_steps)}
+        found = {"environment_steps": float(self.environment_steps)}
+        if self._trust_region is not None:  # its step is still to come, so that this is of the one before
+            found |= {f"trust_region_{name}": value for name, value in self._trust_region.last.items()}
+        return found
 
     def _recorded_tasks(self) -> Tasks:
         assert self._last is not None  # a step is taken in a batch

@@ -2,16 +2,44 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from litmaml.statistics.plots import plain_style
 
 MOST = 5
 """Trajectories of a policy that are drawn."""
+
+_HEIGHT, _RATE = 240, 20
+"""Of a film: pixels, and pictures per second, as MuJoCo's environments are stepped."""
+
+
+def film_of(before: Sequence[NDArray[np.uint8]], after: Sequence[NDArray[np.uint8]]) -> bytes | None:
+    """A GIF of two trajectories side by side, the one before adaptation on the left; None where there are no pictures.
+
+    The one that ends first stands still.
+    """
+    if not before or not after:
+        return None
+    frames = []
+    for k in range(max(len(before), len(after))):
+        pair = [Image.fromarray(each[min(k, len(each) - 1)]) for each in (before, after)]
+        for each in pair:
+            each.thumbnail((each.width, _HEIGHT))
+        both = Image.new("RGB", (pair[0].width + pair[1].width, max(each.height for each in pair)))
+        both.paste(pair[0], (0, 0))
+        both.paste(pair[1], (pair[0].width, 0))
+        frames.append(both)
+    written = io.BytesIO()
+    frames[0].save(written, "GIF", save_all=True, append_images=frames[1:], duration=1000 // _RATE, loop=0)
+    return written.getvalue()
 
 
 @plain_style()

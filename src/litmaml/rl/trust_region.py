@@ -63,7 +63,7 @@ class TrustRegion(torch.optim.Optimizer):
         self.radius, self.iterations, self.damping = radius, iterations, damping
         self.backtrack, self.tries = backtrack, tries
         self.policies: AdaptedPolicies | None = None
-        self.last: dict[str, float] = {}
+        self.last = {"kl": 0.0, "tries": 0.0}
 
     def step(self, closure: Closure | None = None) -> Any:
         """Take a step by the gradients that the closure computes.
