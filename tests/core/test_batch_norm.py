@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 from torch.nn import functional
 
-from cases import OUTER, TWICE
+from cases import OUTER
 from litmaml.inner import SGD
 from litmaml.inner.derivatives import Derivatives
 from litmaml.inner.loop import InnerLoop
@@ -125,25 +126,137 @@ def test_there_is_no_third_derivative() -> None:
         torch.autograd.grad(first.pow(2).sum(), x, create_graph=True)
 
 
+def pooled(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return functional.max_pool2d(functional.batch_norm(x, None, None, weight, bias, training=True), 2)
+
+
+def halved(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    with Derivatives():
+        return pooled(x, weight, bias)
+
+
+def nodes_of(*outputs: Tensor) -> set[str]:
+    """The names of all nodes that outputs were made by."""
+    nodes: list[Any] = [output.grad_fn for output in outputs]
+    names = set()
+    while nodes:
+        if (node := nodes.pop()) is not None:
+            names.add(node.name())
+            nodes += [parent for parent, _ in node.next_functions]
+    return names
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 4, 6), (2, 3, 5, 7), (4, 1, 2, 2)])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_derivatives_with_pooling(shape: tuple[int, ...], channels_last: bool) -> None:
+    format_ = torch.channels_last if channels_last else torch.contiguous_format
+    x = (5 + torch.randn(shape)).to(memory_format=format_)
+    # Some scales are negative, and one is zero, where all values of a window are the largest.
+    affine = [torch.tensor([-1.0, 2.0, 0.0])[: shape[1]], torch.randn(shape[1])]
+    leaves = [tensor.requires_grad_() for tensor in (x, *affine)]
+    assert nodes_of(halved(*leaves)) == {"_HalvedBackward", "torch::autograd::AccumulateGrad"}
+    if shape[1] < 3:
+        assert torch.autograd.gradcheck(halved, leaves)
+        assert torch.autograd.gradgradcheck(halved, leaves)
+    direction = torch.randn(halved(*leaves).shape)
+    found: list[Tensor] = []
+    expected: list[Tensor] = []
+    for function, kept in ((halved, found), (pooled, expected)):
+        y = function(*leaves)
+        first = torch.autograd.grad((y * direction).tanh().sum(), leaves, create_graph=True)
+        kept += [y, *first, *torch.autograd.grad(sum((g.sin().sum() for g in first), torch.zeros(())), leaves)]
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-11)
+    if channels_last and shape[1] > 1:
+        assert all(found[k].is_contiguous(memory_format=torch.channels_last) for k in (0, 1, 4))
+
+
+@pytest.mark.parametrize("stacked", [(0, 0, 0), (1, None, None), (None, 0, 0)])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_tasks_are_pooled_apart(stacked: tuple[int | None, ...], channels_last: bool) -> None:
+    x, weight, bias = torch.randn(5, 3, 4, 6), torch.randn(3), torch.randn(3)
+    if channels_last:
+        x = x.to(memory_format=torch.channels_last)
+    leaves = [
+        (tensor if dim is None else torch.stack([tensor, tensor.flip(0) + 1], dim)).requires_grad_()
+        for tensor, dim in zip((x, weight, bias), stacked, strict=True)
+    ]
+    mapped = vmap(halved, stacked)(*leaves)
+    assert "_HalvedBackward" in nodes_of(mapped)
+    one_by_one = torch.stack(
+        [
+            pooled(*(t if dim is None else t.select(dim, task) for t, dim in zip(leaves, stacked, strict=True)))
+            for task in (0, 1)
+        ]
+    )
+    torch.testing.assert_close(mapped, one_by_one)
+    first = torch.autograd.grad(mapped.pow(3).sum(), leaves, create_graph=True)
+    expected = torch.autograd.grad(one_by_one.pow(3).sum(), leaves, create_graph=True)
+    torch.testing.assert_close(first, expected, rtol=1e-10, atol=1e-10)
+    second, wanted = (
+        torch.autograd.grad(sum((g.sin().sum() for g in each), torch.zeros(())), leaves) for each in (first, expected)
+    )
+    torch.testing.assert_close(second, wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_what_is_normalised_may_go_elsewhere_too() -> None:
+    """Its own gradient then adds to that by way of the pooling."""
+
+    def both(x: Tensor) -> Tensor:
+        y = functional.batch_norm(x, None, None, training=True)
+        return functional.max_pool2d(y, 2).pow(3).sum() + y.pow(4).sum()
+
+    x = torch.randn(3, 2, 4, 4, requires_grad=True)
+    with Derivatives():
+        found = both(x)
+    assert {"_HalvedBackward", "_BatchNormBackward"} <= nodes_of(found)
+    torch.testing.assert_close(torch.autograd.grad(found, x), torch.autograd.grad(both(x), x))
+
+
+POOLED_OTHERWISE: dict[str, Callable[[Tensor], Tensor]] = {
+    "in place": lambda y: functional.max_pool2d(functional.relu_(y), 2),
+    "another tensor": lambda y: functional.max_pool2d(functional.relu(y), 2),
+    "wider": lambda y: functional.max_pool2d(y, 3, stride=2),
+    "overlapping": lambda y: functional.max_pool2d(y, 2, 1),
+    "padded": lambda y: functional.max_pool2d(y, 2, 2, 1),
+    "dilated": lambda y: functional.max_pool2d(y, 2, dilation=2),
+    "rounded up": lambda y: functional.max_pool2d(y, (2, 2), ceil_mode=True),
+    "with places": lambda y: functional.max_pool2d(y, 2, return_indices=True)[0],
+}
+
+
+@pytest.mark.parametrize("how", POOLED_OTHERWISE)
+def test_pooling_that_is_left_to_torch(how: str) -> None:
+    x = torch.randn(3, 2, 5, 7, requires_grad=True)
+    found = []
+    for context in (Derivatives(), nullcontext()):
+        with context:
+            y = POOLED_OTHERWISE[how](functional.batch_norm(x, None, None, training=True))
+        found.append([y, *torch.autograd.grad(y.pow(3).sum(), x, create_graph=True)])
+        assert "_HalvedBackward" not in nodes_of(y)
+    torch.testing.assert_close(*found)
+
+
+def test_images_are_pooled_without_batch_norm() -> None:
+    x = torch.randn(2, 3, 4, 4)
+    with Derivatives():
+        assert torch.equal(functional.max_pool2d(x, 2), functional.max_pool2d(x, 2))
+        assert nn.MaxPool2d(2)(x).shape == (2, 3, 2, 2)
+
+
 @pytest.mark.parametrize("outer", OUTER)
-def test_inner_steps_take_it_where_they_are_differentiated_twice(outer: str) -> None:
+def test_inner_steps_take_it(outer: str) -> None:
     outer_gradient = OUTER[outer].make()
     assert isinstance(outer_gradient, PathGradient)
     model = Conv4(ways=2, filters=2, size=16)
     loop = InnerLoop(model, nn.CrossEntropyLoss(), SGD(), ["*"], 1)
     batch = Batch(torch.rand(1, 4, 1, 16, 16), torch.tensor([[0, 1, 0, 1]]))
-    nodes: list[Any] = []
-    names = set()
+    found: list[Tensor] = []
 
     def noted(fast: Params, slow: Params, batch: Batch, twice: bool = False) -> Tensor:
-        losses = loop.losses(fast, slow, batch, twice)
-        nodes.append(losses.grad_fn)
-        return losses
+        found.append(loop.losses(fast, slow, batch, twice))
+        return found[-1]
 
     outer_gradient.gradient(noted, *loop.shared_start(1), StepTasks(batch))
-    while nodes:
-        if (node := nodes.pop()) is not None:
-            names.add(node.name())
-            nodes += [parent for parent, _ in node.next_functions]
-    assert ("_BatchNormBackward" in names) == (outer in TWICE)
-    assert ("NativeBatchNormBackward0" in names) != (outer in TWICE)
+    names = nodes_of(*found)
+    assert "_HalvedBackward" in names
+    assert not {"_BatchNormBackward", "NativeBatchNormBackward0", "MaxPool2DWithIndicesBackward0"} & names

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from litmaml.engine.batch_norm import lean_batch_norm
+from litmaml.engine.batch_norm import lean_batch_norm, lean_max_pool
 from litmaml.engine.convolution import convolution
 
 
@@ -70,6 +70,7 @@ _IN_OTHER_FORM: dict[Callable[..., Any], Callable[..., Any]] = {
     functional.batch_norm: lean_batch_norm,
     functional.embedding: embedding,
     functional.hardsigmoid: hardsigmoid,
+    functional.max_pool2d: lean_max_pool,
     torch._weight_norm: weight_norm,
     torch.conv2d: convolution,
     **{function: _without_cudnn(function) for function in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)},

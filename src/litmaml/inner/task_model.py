@@ -134,7 +134,7 @@ class TaskModel(nn.Module):
         first = inputs if isinstance(inputs, Tensor) else tensors_of(inputs)[0]
         at_once = self.tasks_at_once(inputs) == len(first)
         # On a GPU grouped convolutions are slow, and under vmap torch's own batch norm takes no channels-last images.
-        other = self._written_out or (first.is_cuda and self._images)
+        other = self._written_out or (self._images and (first.is_cuda or self._batch_norm))
         with unfused_attention(), no_hooks(), Derivatives() if other else nullcontext():
             return self._task_by_task(function, at_once, len(first), fast, inputs, *others)
 
