@@ -264,6 +264,15 @@ def test_groups_have_at_least_four_channels(channels: int, groups: int) -> None:
     torch.testing.assert_close(model(x := torch.randn(5, channels)), nn.GroupNorm(groups, channels)(x))
 
 
+def test_one_channel_needs_places_to_normalise() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(1))
+    settle(model, "group")
+    torch.testing.assert_close(model(x := torch.randn(5, 1, 4)), nn.GroupNorm(1, 1)(x))
+    for constant in (torch.randn(5, 1), torch.randn(5, 1, 1)):
+        with pytest.raises(ValueError, match=r"batch_norm: .* one number of each example, .*set batch_norm to"):
+            model(constant)
+
+
 def test_what_no_policy_fits_is_refused() -> None:
     class Own(nn.BatchNorm1d):
         pass

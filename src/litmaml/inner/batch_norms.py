@@ -166,6 +166,18 @@ def _plain(name: str, layer: _NormBase) -> type:
     return kind
 
 
+class _OneChannel(nn.GroupNorm):
+    """Group norm of a single channel, which has several numbers to normalise only where inputs have places."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.shape[1:].numel() == 1:
+            raise ValueError(
+                f"batch_norm: group norm of one channel is given one number of each example, {tuple(input.shape)}, so "
+                "that it gives its bias whatever it is given; set batch_norm to batch or frozen, or leave it out"
+            )
+        return super().forward(input)
+
+
 class _GroupNormAct(nn.GroupNorm):
     """Group norm with what came after batch norm in the same layer, as in timm's BatchNormAct2d."""
 
@@ -191,7 +203,8 @@ def _group(name: str, layer: Any) -> None:
     for statistic in ("running_mean", "running_var", "num_batches_tracked"):
         layer._buffers.pop(statistic, None)
     channels = layer.num_features
-    layer.__class__ = nn.GroupNorm if kind in _NORM_ALONE else _GroupNormAct
+    alone = nn.GroupNorm if channels > 1 else _OneChannel
+    layer.__class__ = alone if kind in _NORM_ALONE else _GroupNormAct
     layer.num_channels = channels
     layer.num_groups = next(g for g in (32, 16, 8, 4, 2, 1) if (channels % g == 0 and channels >= 4 * g) or g == 1)
 
