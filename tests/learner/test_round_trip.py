@@ -358,3 +358,27 @@ def test_a_metric_whose_attribute_is_not_its_argument(factor: float, tmp_path: P
     found = [str(word.message) for word in said if "will not rebuild metrics" in str(word.message)]
     assert len(found) == (factor != 1)
     assert factor == 1 or "gives another value by" in found[0]
+
+
+class Kinds(nn.Module):
+    """Weights of several dtypes, the first of which is not that of the others."""
+
+    def __init__(self, dtype: str = "complex64") -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.scale = nn.Parameter(torch.ones(1, dtype=getattr(torch, dtype)), requires_grad=dtype == "complex64")
+        self.head = nn.Linear(1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scaled = x.to(self.scale.dtype) * self.scale
+        predicted: Tensor = self.head((scaled.real if scaled.is_complex() else scaled).to(x.dtype))
+        return predicted
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "bfloat16"])
+def test_weights_of_several_dtypes_come_back(dtype: str, tmp_path: Path) -> None:
+    model = Kinds(dtype)
+    again = MetaLearner.load_from_checkpoint(fitted(tmp_path, model)).inner_loop.model
+    assert {name: w.dtype for name, w in again.named_parameters()} == {n: w.dtype for n, w in model.named_parameters()}
+    x = torch.randn(3, 1)
+    assert torch.equal(again(x), model(x))

@@ -180,9 +180,10 @@ def _difference(
 ) -> str:
     """What is other in the module that a recipe has made, or nothing."""
     own, again = (copy_of(inner_loop).cpu() for _ in range(2))
+    _cast(made.cpu(), like=getattr(own, name))
     if name == "model":
         made.load_state_dict(own.model.state_dict())
-    setattr(again, name, made.to(next(own.parameters())))
+    setattr(again, name, made)
     held = [_beside(getattr(loop, name)) for loop in (own, again)]
     # What stands in one of them only may be what earlier forward passes have left: without a task none can tell.
     other = listed(changed(*held) if tasks is None else others_of(*held), 3)
@@ -198,6 +199,17 @@ def _difference(
                 by = f" by {apart:.2g}" if apart < float("inf") else ""
                 return f"what {recipe} makes gives other numbers{by} in {mode} ({explained}; {remedy})"
     return ""
+
+
+def _cast(made: nn.Module, like: nn.Module) -> None:
+    """Give each weight and buffer the dtype of that of its name, which need not be one for all of them."""
+    dtypes = {name: tensor.dtype for name, tensor in _tensors(like)}
+    for name, tensor in _tensors(made):
+        tensor.data = tensor.data.to(dtypes.get(name, tensor.dtype))
+
+
+def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
 
 
 def _outcomes(loops: Sequence[InnerLoop], name: str, batch: Batch, evaluated: Sequence[str]) -> list[dict[str, Tensor]]:
