@@ -162,6 +162,13 @@ def test_what_to_adapt_can_be_said_anew(tmp_path: Path) -> None:
     assert again.inner_loop.fast_names == ["last.bias"]
 
 
+def test_another_model_is_told_as_that_and_not_by_what_is_frozen(tmp_path: Path) -> None:
+    file = saved(tmp_path, MetaLearner(MLP(hidden=[4]), SGD(), loss=nn.MSELoss()))
+    with pytest.raises(ValueError, match="weights of another architecture than the model") as told:
+        MetaLearner.load_from_checkpoint(file, model=Network())
+    assert "frozen" not in str(told.value)
+
+
 def test_starting_weights_say_what_was_frozen(tmp_path: Path) -> None:
     module = MetaLearner(MLP(hidden=[40, 40]), SGD(), loss=nn.MSELoss())
     file = saved(tmp_path, module)

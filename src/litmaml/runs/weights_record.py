@@ -144,8 +144,12 @@ def other_trained(model: nn.Module, saved: Mapping[str, Any]) -> str:
         return ""
     record = saved[WEIGHTS_KEY]
     there = {*record["fast"], *record["slow"]}
-    # What starts in each task anew is held still by the inner loop.
-    weights = {name: weight for name, weight in model.named_parameters() if name not in record.get("begun", ())}
+    # What starts in each task anew is held still by the inner loop; what only one of the two has is no frozen weight.
+    weights = {
+        name: weight
+        for name, weight in model.named_parameters()
+        if name not in record.get("begun", ()) and f"inner_loop.model.{name}" in saved["state_dict"]
+    }
     thawed = [name for name, weight in weights.items() if weight.requires_grad and name not in there]
     frozen = [name for name, weight in weights.items() if not weight.requires_grad and name in there]
     parts = [f"{listed(thawed, 3)} is frozen in the checkpoint and not here"] if thawed else []
