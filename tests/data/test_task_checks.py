@@ -301,7 +301,9 @@ def test_an_example_of_a_tree_is_seen_only_where_all_its_parts_were() -> None:
 
 
 def test_graphs_of_a_package_are_refused_with_what_to_do() -> None:
-    joined = type("DataBatch", (), {"__module__": "torch_geometric.data.batch"})()
-    batch = Batch({"graph": joined}, torch.zeros(2, 3))
-    with pytest.raises(ValueError, match=r"inputs: .* got a DataBatch there; pad the graphs .* give a dict"):
-        check_data(Tasks((batch,), batch, torch.arange(2)))
+    library = type("Batch", (), {"__module__": "torch_geometric.data.batch"})
+    joined = type("DataBatch", (library,), {"__module__": "abc"})()  # as it is made there
+    for graphs, named in (({"graph": joined}, "DataBatch"), ([joined, joined], "list")):
+        batch = Batch(graphs, torch.zeros(2, 3))
+        with pytest.raises(ValueError, match=rf"inputs: .* got a {named} there; pad the graphs .* give a dict"):
+            check_data(Tasks((batch,), batch, torch.arange(2)))

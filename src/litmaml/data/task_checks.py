@@ -213,13 +213,21 @@ def _check_tree(name: str, batch: Batch) -> None:
     """Refuse what is no tensor in inputs or targets."""
     for what, tree in (("inputs", batch.inputs), ("targets", batch.targets)):
         if other := [part for part in _ends(tree) if not isinstance(part, Tensor)]:
-            library = type(other[0]).__module__.partition(".")[0]
             raise ValueError(
                 f"{what}: the {name} has to be a tensor, or a dict or tuple of tensors, got a "
-                f"{type(other[0]).__name__} there; {_INSTEAD.get(library, _TUPLES)}"
+                f"{type(other[0]).__name__} there; {_instead_of(other[0])}"
             )
         if not tensors_of(tree):
             raise ValueError(f"{what}: the {name} has no tensor, got {tree!r}; give at least one")
+
+
+def _instead_of(other: object) -> str:
+    """What to give in the place of what is no tensor, or of a list of such."""
+    if isinstance(other, list) and other:
+        return _instead_of(other[0])
+    # A joined graph is of a class that is made as it is needed, and named otherwise than those that it is made of.
+    libraries = [kind.__module__.partition(".")[0] for kind in type(other).__mro__]
+    return next((_INSTEAD[library] for library in libraries if library in _INSTEAD), _TUPLES)
 
 
 def _ends(tree: Tree) -> Iterator[object]:
