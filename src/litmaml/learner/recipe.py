@@ -65,7 +65,8 @@ def arguments_of(learner: type, saved: Mapping[str, Any], overrides: Mapping[str
     for name, what in NEEDED.items():
         if name not in arguments:
             raise ValueError(
-                f"{name}: the checkpoint has no recipe for it; pass {name}=..., {what}; on the command line give the "
-                "run's configuration, -c RUN/config.yaml"
+                f"{name}: the checkpoint has no recipe for it; pass {name}=..., {what}, to "
+                "MetaLearner.load_from_checkpoint, whose learner adapt takes too; on the command line give the run's "
+                "configuration, -c RUN/config.yaml"
             )
     return arguments
