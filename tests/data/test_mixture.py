@@ -15,7 +15,7 @@ from tables import written
 from torch import nn
 
 from litmaml.callbacks import Report
-from litmaml.data import AnyWay, DatasetTasks, Episode, Mixture, Sinusoid, TableTasks, TaskDataModule
+from litmaml.data import AnyWay, DatasetTasks, Episode, FiniteTasks, Mixture, Sinusoid, TableTasks, TaskDataModule
 from litmaml.inner import SGD
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP
@@ -177,6 +177,19 @@ def test_evaluation_tasks_have_any_size() -> None:
     one, again = (stacks_of(tasks.sample("test", numbers, 0)) for numbers in ([7], [3, 7]))
     assert torch.equal(one[0].query.inputs, again[-1].query.inputs)
     assert (tasks.describe("test")["ways"], tasks.describe("train")["ways"]) == ("2 to 7", 3)
+
+
+@pytest.mark.filterwarnings("ignore:checkpoints will not rebuild")
+@pytest.mark.parametrize("mixed_in", [False, True])
+def test_more_classes_than_logits_are_told_before_training(mixed_in: bool, tmp_path: Path) -> None:
+    tasks: Any = AnyWay(Numbered(train=Episode(ways=3, shots=1, queries=2)), ways=(2, 7), shots=(1, 5))
+    data = TaskDataModule(Mixture({"all": tasks}) if mixed_in else FiniteTasks(tasks, 4), 2, train_tasks=4)
+    learner = MetaLearner(nn.Sequential(nn.Flatten(), nn.Linear(16, 6)), SGD(0.1))
+    with pytest.raises(
+        ValueError, match=r"ways: tasks have up to 7 classes, but the model gives 6 logits; .*head_start"
+    ):
+        quiet_trainer(tmp_path, max_epochs=1).fit(learner, data)
+    assert learner.results == {}
 
 
 def test_too_many_ways_or_shots_are_found_before_they_are_drawn() -> None:

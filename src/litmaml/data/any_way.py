@@ -43,6 +43,10 @@ class AnyWay(TasksWithin):
         self.ways, self.shots = ways, shots
         self._most = self._of(ways[1], shots[1])
 
+    @property
+    def most_ways(self) -> int:  # type: ignore[override]  # as drawn
+        return self.ways[1]
+
     def load(self, split: Split) -> None:
         # With the most of both, so that whatever is drawn is there.
         (self.tasks if split == "train" else self._most).load(split)

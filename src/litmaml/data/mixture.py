@@ -90,6 +90,10 @@ class Mixture(TaskDistribution):
     def shares_examples(self) -> bool:  # type: ignore[override]  # of the sources
         return any(source.shares_examples for source in self.sources.values())
 
+    @property
+    def most_ways(self) -> int:  # type: ignore[override]  # as above
+        return max(source.most_ways for source in self.sources.values())
+
     def prepare(self) -> None:
         for source in self.sources.values():
             source.prepare()

@@ -56,6 +56,9 @@ class TaskDistribution(ABC):
     """Whether support and query share examples on purpose, as where both are the whole of a finite problem: then they
     are not looked for."""
 
+    most_ways: int = 0
+    """The most classes of a task in validation and test where each draws how many it has; 0 where all have as many."""
+
     def __init__(self, train: Episode, test: Episode = AS_IN_TRAINING) -> None:
         self.train = train.over(_ONE_BATCH)
         self.test = test

@@ -31,6 +31,10 @@ class TasksWithin(TaskDistribution):
     def shares_examples(self) -> bool:  # type: ignore[override]  # of the distribution within
         return self.tasks.shares_examples
 
+    @property
+    def most_ways(self) -> int:  # type: ignore[override]  # as above
+        return self.tasks.most_ways
+
     def sizes(self, split: Split) -> Sizes:
         return self.tasks.sizes(split)
 

@@ -101,6 +101,7 @@ def check_first_batch(
     shares_examples: bool,
     finite: bool,
     head: str | None = None,
+    most_ways: int = 0,
 ) -> None:
     """Refuse or tell of what makes results wrong by the first batch: its data, the model, the loss or the metrics.
 
@@ -112,6 +113,7 @@ def check_first_batch(
         shares_examples: Support and query are the same by design.
         finite: Whether a number that is not finite is refused; else its task will be skipped.
         head: The layer that was named as the one that gives the logits, if one was.
+        most_ways: The most classes of later tasks, where each draws how many it has.
 
     Raises:
         ValueError: Naming the argument, with the remedy.
@@ -133,6 +135,11 @@ def check_first_batch(
         )
     for stack in stacks:
         predictions = check_labels(tried, stack)
+        if inner_loop.head is None and takes_class_indices(inner_loop.loss) and predictions.shape[1] < most_ways:
+            raise ValueError(
+                f"ways: tasks have up to {most_ways} classes, but the model gives {predictions.shape[1]} logits; make "
+                f"the model for {most_ways} ways, or a head for each task (head_start: prototypes or zero)"
+            )
         check_metrics(metrics, inner_loop.loss, predictions, stack.query.targets)
 
 

@@ -256,12 +256,13 @@ class MetaLearner(EvaluatedLearner):
         trainer = self._trainer  # none where the learner is called by itself
         with failing_together(1 if trainer is None else trainer.world_size):
             distribution = getattr(getattr(trainer, "datamodule", None), "tasks", None)
-            shares = getattr(distribution, "shares_examples", False)
+            shares, most = getattr(distribution, "shares_examples", False), getattr(distribution, "most_ways", 0)
             if self.training:
                 check_pool(self.outer_loss, distribution)
             first, *_ = stacks = stacks_of(tasks)
             outer_gradient, finite = self.outer_gradient if self.training else None, self.on_nonfinite == "raise"
-            check_first_batch(self.inner_loop, outer_gradient, self.metrics_by_name, stacks, shares, finite, self.head)
+            metrics = self.metrics_by_name
+            check_first_batch(self.inner_loop, outer_gradient, metrics, stacks, shares, finite, self.head, most)
             if self.head is None:
                 check_head(self.inner_loop, first)
             if (seen := self._seen.get(not self.training)) is not None and not shares:
