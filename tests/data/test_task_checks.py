@@ -307,3 +307,12 @@ def test_graphs_of_a_package_are_refused_with_what_to_do() -> None:
         batch = Batch(graphs, torch.zeros(2, 3))
         with pytest.raises(ValueError, match=rf"inputs: .* got a {named} there; pad the graphs .* give a dict"):
             check_data(Tasks((batch,), batch, torch.arange(2)))
+
+
+def test_unequal_tasks_are_refused_with_what_to_do() -> None:
+    ragged = [torch.zeros(2, 3), torch.zeros(4, 3)]
+    nested = torch.nested.nested_tensor(ragged, layout=torch.jagged)
+    for inputs, named in ((ragged, "list"), (nested, "nested tensor")):
+        batch = Batch(inputs, torch.zeros(2, 3))
+        with pytest.raises(ValueError, match=rf"inputs: .* got a {named} there; give tasks of unequal .*in_stacks"):
+            check_data(Tasks((batch,), batch, torch.arange(2)))

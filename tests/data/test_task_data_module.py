@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from litmaml.data import Episode, Sinusoid, TaskDataModule
 from litmaml.data.training_place import batches_left
-from litmaml.tasks import Tasks, numbers_of
+from litmaml.tasks import Batch, Split, Tasks, numbers_of
 
 # Lightning 2.6.6 calls what torch 2.13 has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")
@@ -304,3 +305,18 @@ def test_wrong_counts_are_refused(argument: str) -> None:
         data_module(**{argument: 0})
     with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
         data_module(seed=-1)
+
+
+class Stacked(Sinusoid):
+    """Tasks of one's own, each with another number of examples."""
+
+    def sample(self, split: Split, numbers: Sequence[int], seed: int) -> Tasks:
+        x = torch.stack([torch.zeros(number + 1, 1) for number in numbers])
+        return Tasks((Batch(x, x),), Batch(x, x), torch.tensor(numbers))
+
+
+def test_a_stack_of_unequal_tasks_is_told_what_to_do() -> None:
+    data = TaskDataModule(Stacked(), meta_batch=2, train_tasks=4)
+    data.setup("fit")
+    with pytest.raises(ValueError, match=r"^tasks: Stacked cannot stack them \(stack expects.*; give .*in_stacks"):
+        next(iter(data.train_dataloader()))

@@ -205,6 +205,7 @@ _PADDED = (
     "pad the graphs to one number of nodes and give a dict, such as nodes (T, n, nodes, features), edges (T, n, nodes, "
     "nodes) and there (T, n, nodes), 1 where a node is, which the model gets by keyword"
 )
+UNEQUAL = "give tasks of unequal size in several stacks, which litmaml.tasks.in_stacks makes of single ones"
 _INSTEAD = {"torch_geometric": _PADDED, "dgl": _PADDED}
 """What to do about an object of a package that joins graphs of other sizes in one."""
 
@@ -212,10 +213,11 @@ _INSTEAD = {"torch_geometric": _PADDED, "dgl": _PADDED}
 def _check_tree(name: str, batch: Batch) -> None:
     """Refuse what is no tensor in inputs or targets."""
     for what, tree in (("inputs", batch.inputs), ("targets", batch.targets)):
-        if other := [part for part in _ends(tree) if not isinstance(part, Tensor)]:
+        if other := [part for part in _ends(tree) if not isinstance(part, Tensor) or part.is_nested]:
+            kind = "nested tensor" if isinstance(other[0], Tensor) else type(other[0]).__name__
             raise ValueError(
-                f"{what}: the {name} has to be a tensor, or a dict or tuple of tensors, got a "
-                f"{type(other[0]).__name__} there; {_instead_of(other[0])}"
+                f"{what}: the {name} has to be a tensor, or a dict or tuple of tensors, got a {kind} there; "
+                f"{_instead_of(other[0])}"
             )
         if not tensors_of(tree):
             raise ValueError(f"{what}: the {name} has no tensor, got {tree!r}; give at least one")
@@ -223,8 +225,11 @@ def _check_tree(name: str, batch: Batch) -> None:
 
 def _instead_of(other: object) -> str:
     """What to give in the place of what is no tensor, or of a list of such."""
-    if isinstance(other, list) and other:
-        return _instead_of(other[0])
+    parts = other if isinstance(other, list) else []
+    if isinstance(other, Tensor) or len({part.shape for part in parts if isinstance(part, Tensor)}) > 1:
+        return UNEQUAL
+    if parts:
+        return _instead_of(parts[0])
     # A joined graph is of a class that is made as it is needed, and named otherwise than those that it is made of.
     libraries = [kind.__module__.partition(".")[0] for kind in type(other).__mro__]
     return next((_INSTEAD[library] for library in libraries if library in _INSTEAD), _TUPLES)

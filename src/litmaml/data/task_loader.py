@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
+from litmaml.data.task_checks import UNEQUAL
 from litmaml.data.task_distribution import TaskDistribution
 from litmaml.tasks import MetaBatch, Split
 
@@ -79,7 +80,12 @@ class Sampled(Dataset[MetaBatch]):
         self.seed = seed
 
     def __getitem__(self, numbers: Sequence[int]) -> MetaBatch:
-        return self.tasks.sample(self.split, numbers, self.seed)
+        try:
+            return self.tasks.sample(self.split, numbers, self.seed)
+        except RuntimeError as error:
+            if "stack expects each tensor to be equal size" not in str(error):
+                raise
+            raise ValueError(f"tasks: {type(self.tasks).__name__} cannot stack them ({error}); {UNEQUAL}") from error
 
 
 def _leave_stopping_to_training(worker: int) -> None:
