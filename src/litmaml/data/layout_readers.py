@@ -72,7 +72,10 @@ def folders_of_classes(root: Path, wanted: Wanted) -> ImageFiles:
     for classes in (whole, *splits.values()):
         one_name_each(classes, f"root={root}")
     if not whole and not any(splits.values()):
-        raise ValueError(f"root={root} has no class folders: images belong in {root / 'CLASS' / 'image.png'}")
+        raise ValueError(
+            f"root={root} has no class folders: images belong in {root / 'CLASS' / 'image.png'}; where a list names "
+            "their classes, set data.tasks to litmaml.data.ImageTable, and root to the folder that holds both"
+        )
     if [*whole] == ["images"]:
         raise ValueError(
             f"root={root} has no folder but images, which would be one class; put images into a folder for each class, "
