@@ -148,6 +148,14 @@ def test_an_unlabelled_query_is_predicted(run: Path, images: Path, tmp_path: Pat
     assert len(classify(str(tmp_path / "out"), str(images / "query"), str(tmp_path / "p.csv"))) == 16
 
 
+@pytest.mark.filterwarnings("ignore:checkpoints will not rebuild model")
+def test_a_model_of_places_becomes_no_classifier(tmp_path: Path) -> None:
+    learner = MetaLearner(nn.Conv2d(1, 2, 1))
+    images = read_support(str(draw(tmp_path / "data", ["a", "b"], each=2)), ImageFormat(8))[0]
+    with pytest.raises(ValueError, match=r"logits of each place, \(\d+, 2, 8, 8\), .* in Python by litmaml\.adapt"):
+        fine_tune(MetaCheckpoint("given", learner), ["a", "b"], ImageFormat(8), images)
+
+
 def test_with_one_image_a_class_it_says_that_none_can_be_left_out(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

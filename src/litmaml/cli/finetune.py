@@ -164,7 +164,10 @@ def _finetune_rows(
     """The fine-tuning on the rows of a file."""
     made = start.table
     if made is None:
-        raise ValueError(f"data: the checkpoint was not trained on TableTasks, and takes no rows, got {data!r}")
+        raise ValueError(
+            f"data: the checkpoint was not trained on TableTasks, and takes no rows, got {data!r}; give a folder of "
+            "images if it takes those, else adapt it in Python by litmaml.adapt"
+        )
     given = read_rows(data, made, "data")
     support, rest = given.labelled(), given.labelled(known=False)
     if not len(support):

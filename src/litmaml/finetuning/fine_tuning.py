@@ -97,6 +97,13 @@ def fine_tune(
         )
     inputs, targets = support.inputs, support.labels
     tuner = FineTuner(start.learner, a_few(inputs), len(classes), steps, lr, head)
+    with torch.no_grad():
+        shape = tuner.inner_loop.own_predictions(a_few(inputs)).shape
+    if len(shape) > 2:
+        raise ValueError(
+            f"checkpoint: its model gives logits of each place, {tuple(shape)}, and cannot become a classifier of "
+            "images; adapt it to images and masks in Python by litmaml.adapt"
+        )
     labelled = query if query is not None and query.targets is not None else None
     curve: list[Step] = []
     query_curve: list[Confusion] = []
