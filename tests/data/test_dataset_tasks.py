@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from datasets_told import Column, Pictures, Told
+from jsonargparse import ArgumentParser
 from torch.utils.data import IterableDataset, Subset, TensorDataset
 
-from litmaml.data import DatasetTasks, Episode, ImageFormat, TaskDataModule
+from litmaml.data import DatasetTasks, Episode, ImageFormat, TaskDataModule, TaskDistribution
 from litmaml.tasks import SPLITS, Tasks, stacks_of
 
 FEW = Episode(ways=3, shots=2, queries=3)
@@ -114,6 +115,18 @@ def test_groups_are_tasks_with_their_own_values() -> None:
         assert all(torch.equal(stack.query.inputs[..., 1].float(), stack.query.targets) for stack in stacks)
         sizes = {stack.query.examples for stack in stacks}
         assert sizes <= ({2, 4, 8} if split == "train" else {*range(3, 13)})
+
+
+def test_groups_need_no_numbers() -> None:
+    """Neither in Python, nor in YAML, where what is given goes into what the class has."""
+    assert DatasetTasks(Pictures(), group=1).sizes("train") == (0, 5, 0, 1, 0)
+    assert DatasetTasks(Pictures()).sizes("train") == (5, 1, 15, 1, 0)
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(TaskDistribution, "tasks")
+    given = {"dataset": {"class_path": "datasets_told.Told", "init_args": {"count": 6}}, "group": 1}
+    asked = {"class_path": "litmaml.data.DatasetTasks", "init_args": {**given, "train": {"shots": 3}}}
+    made = parser.instantiate_classes(parser.parse_object({"tasks": asked})).tasks
+    assert made.sizes("train") == (0, 3, 0, 1, 0)
 
 
 def test_each_split_may_have_its_own_dataset() -> None:

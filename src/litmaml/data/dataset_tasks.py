@@ -23,6 +23,7 @@ from litmaml.randomness import global_generators_seeded, task_stream, task_strea
 from litmaml.shown import first_line, listed
 from litmaml.tasks import SPLITS, Batch, Split, Tasks, Tree, map_batches, tensors_of, tree_map
 
+_AS_USUAL = Episode()
 _LOOKED_AT = 3
 """Examples of each class that are compared where they are not in memory."""
 
@@ -55,7 +56,8 @@ class DatasetTasks(PoolTasks):
         split_seed: Of the order in which they are dealt out.
         split_file: JSON, an object of split by class or group; or CSV, lines of name,split.
         image_format: What pictures become.
-        train: The numbers of classes, items and batches of a task in training.
+        train: The numbers of classes, items and batches of a task in training; what is left out is of classes 5 ways, 1
+            shot and 15 queries, of groups 5 shots and all that are left.
         test: Those in validation and test; as in training where they are left out.
 
     Raises:
@@ -78,7 +80,7 @@ class DatasetTasks(PoolTasks):
         split_seed: int = 0,
         split_file: str | None = None,
         image_format: ImageFormat | None = None,
-        train: Episode = FEW_SHOT,
+        train: Episode = _AS_USUAL,
         test: Episode = AS_IN_TRAINING,
     ) -> None:
         if group is not None:
