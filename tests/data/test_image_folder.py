@@ -73,6 +73,21 @@ def test_classes_are_dealt_out_by_folders(tmp_path: Path) -> None:
         folder_tasks(tmp_path).load("train")
 
 
+def test_images_beside_the_splits_are_named(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    for split in SPLITS:
+        for name in ("a class", "another"):
+            write_class(tmp_path / split / f"{name} of {split}")
+    (tmp_path / "notes").mkdir()
+    folder_tasks(tmp_path, train=Episode(ways=2, queries=2)).load("train")
+    assert not recwarn
+    write_class(tmp_path / "holdout" / "a class")
+    write_class(tmp_path / "more")
+    with pytest.warns(
+        UserWarning, match=r"root=.*: images in holdout, more, beside train, val, test, are left out; move"
+    ):
+        folder_tasks(tmp_path, train=Episode(ways=2, queries=2)).load("train")
+
+
 def test_images_of_all_kinds_become_tasks(tmp_path: Path) -> None:
     suffixes = (".png", ".jpg", ".JPEG", ".bmp", ".webp", ".gif", ".tif")
     for k in range(6):

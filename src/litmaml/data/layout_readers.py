@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,7 +69,8 @@ def folders_of_classes(root: Path, wanted: Wanted) -> ImageFiles:
         ValueError: There are none, or they cannot be shared out.
     """
     left_out: list[Path] = []
-    splits = {split: class_folders(folder, left_out) for split, folder in split_folders(root).items()}
+    of_splits = split_folders(root)
+    splits = {split: class_folders(folder, left_out) for split, folder in of_splits.items()}
     whole = {} if splits else class_folders(root, left_out)
     for classes in (whole, *splits.values()):
         one_name_each(classes, f"root={root}")
@@ -83,7 +86,22 @@ def folders_of_classes(root: Path, wanted: Wanted) -> ImageFiles:
         )
     found = wanted.files("folders of classes", root, splits, whole)
     tell_of_left_out(left_out, f"root={root}")
+    if splits:
+        _tell_of_beside(root, [*of_splits.values()])
     return found
+
+
+def _tell_of_beside(root: Path, splits: Sequence[Path]) -> None:
+    """Warn of folders of images that are of no split."""
+    others = [folder for folder in folders_in(root) if folder not in splits]
+    holding = [one_line(each.name) for each in others if any(map(images_in, (each, *folders_in(each))))]
+    if holding:
+        beside = ", ".join(folder.name for folder in splits)
+        warnings.warn(
+            f"root={root}: images in {listed(holding, 3)}, beside {beside}, are left out; move them into one of these, "
+            "or away",
+            stacklevel=2,
+        )
 
 
 def has_folders(root: Path, wanted: Wanted) -> bool:
