@@ -18,6 +18,9 @@ from litmaml.runs.recipe import describe
 from litmaml.runs.training_form import cannot_go_on
 from litmaml.tasks import Split, Tasks, stacks_of
 
+_SPLITS: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
+"""Those that a stage needs; of others the test split."""
+
 
 class TaskDataModule(LightningDataModule):
     """Serves the tasks of a distribution to train, validate, test and predict with.
@@ -85,9 +88,14 @@ class TaskDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Loads and checks the splits that a stage needs."""
-        splits: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
-        for split in splits.get(stage, ("test",)):
+        for split in _SPLITS.get(stage, ("test",)):
             self.tasks.load(split)
+
+    def one_task(self, stage: str) -> Tasks:
+        """A task as the learner gets it in a stage, before there are batches of them."""
+        split, *_ = _SPLITS.get(stage, ("test",))
+        first, *_ = stacks_of(self.on_after_batch_transfer(self.tasks.sample(split, [0], self.seed), 0))
+        return first
 
     def train_dataloader(self) -> TaskLoader:
         """The training batches of this rank.

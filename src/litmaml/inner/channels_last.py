@@ -14,6 +14,13 @@ def has_channels_last(model: nn.Module) -> bool:
     )
 
 
+def to_channels_last(module: nn.Module) -> None:
+    """Bring all kernels of two-dimensional convolutions, and what else is as they are, into channels-last format."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+
+
 def channels_last(images: Tensor) -> Tensor:
     """The images (n, channels, height, width) with strides in the order of n, height, width, channels; others as are.
 

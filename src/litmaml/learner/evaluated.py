@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from litmaml.data.task_data_module import TaskDataModule
+from litmaml.inner.batch_norms import normalisation_policy
 from litmaml.learner.baselines import Baselines
 from litmaml.learner.checkpointed import CheckpointedLearner
 from litmaml.learner.evaluation import Evaluation
@@ -51,6 +52,11 @@ class EvaluatedLearner(CheckpointedLearner, ABC):
     def evaluation_steps(self) -> int:
         """The number of inner steps in validation, test and prediction."""
         return self.inner_steps if self.test_inner_steps is None else self.test_inner_steps
+
+    @property
+    def normalisation(self) -> str:
+        """The normalisation policy, which is named beside every result."""
+        return normalisation_policy(self.inner_loop.model)
 
     def validation_step(self, tasks: MetaBatch, batch_idx: int) -> None:
         self._evaluate("val", tasks)

@@ -13,7 +13,8 @@ from torchmetrics import Metric
 
 from litmaml.data.task_checks import check_splits
 from litmaml.inner import SGD, InnerOptimizer
-from litmaml.inner.batch_norms import Policy, normalisation_policy, settle
+from litmaml.inner.batch_norms import Policy, settle
+from litmaml.inner.channels_last import to_channels_last
 from litmaml.inner.loop import InnerLoop
 from litmaml.inner.task_head import HeadStart
 from litmaml.learner.baselines import Baselines
@@ -22,6 +23,7 @@ from litmaml.learner.evaluated import EvaluatedLearner
 from litmaml.learner.evaluation import Evaluation
 from litmaml.learner.experience import Experience
 from litmaml.learner.head_checks import check_head
+from litmaml.learner.memory_format import choose_format
 from litmaml.learner.metrics import default_metrics, values_of_all
 from litmaml.learner.outer_optimizer import check_rates_lr, groups_of, outer_optimizer, scheduled
 from litmaml.learner.outer_step import OuterStep
@@ -86,8 +88,8 @@ class MetaLearner(EvaluatedLearner):
             a CPU as many as its cache and a gigabyte take, or one by one where those are few. A model that PyTorch
             cannot compute for several tasks at once needs 1.
         compile: Compile the whole meta-gradient: minutes at first, then faster, most so for small models.
-        channels_last: Keep the kernels of two-dimensional convolutions in torch's channels-last format, which is
-            faster on CPUs and for half precision or TF32 on GPUs.
+        channels_last: Keep kernels of two-dimensional convolutions in torch's channels-last format, faster on CPUs and
+            for half precision or TF32 on GPUs. By default runs on a CPU do, where a model computes the same so.
         on_nonfinite: What a task whose loss or gradient is not finite does: raise stops the run, on every process, and
             names the task; skip leaves it out and counts it. The mean is over the finite tasks of all processes and
             accumulated batches; without any, no step is taken.
@@ -123,7 +125,7 @@ class MetaLearner(EvaluatedLearner):
         rates_lr: float | None = None,
         tasks_per_chunk: int | None = None,
         compile: bool = False,
-        channels_last: bool = False,
+        channels_last: bool | None = None,
         on_nonfinite: Literal["raise", "skip"] = "raise",
         max_skipped: int = 10,
         baselines: bool = True,
@@ -139,13 +141,13 @@ class MetaLearner(EvaluatedLearner):
         check_model(model, outer_gradient)
         check_loss(loss)
         if channels_last:
-            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # which leaves it out
+            to_channels_last(model)
         self.inner_steps, self.test_inner_steps = inner_steps, test_inner_steps
         self.on_nonfinite, self.max_skipped = on_nonfinite, max_skipped
         self.optimizer, self.lr_scheduler, self.lr_scheduler_interval = optimizer, lr_scheduler, lr_scheduler_interval
-        self.tasks_per_chunk, self.head, self.rates_lr = tasks_per_chunk, head, rates_lr
+        self.tasks_per_chunk, self.rates_lr, self.experience = tasks_per_chunk, rates_lr, experience
+        self.head, self.channels_last = head, channels_last
         self.outer_gradient, self.outer_loss = outer_gradient, OuterLoss() if outer_loss is None else outer_loss
-        self.experience = experience
         self.inner_loop = InnerLoop(
             model,
             loss,
@@ -261,8 +263,8 @@ class MetaLearner(EvaluatedLearner):
                 check_pool(self.outer_loss, distribution)
             first, *_ = stacks = stacks_of(tasks)
             outer_gradient, finite = self.outer_gradient if self.training else None, self.on_nonfinite == "raise"
-            metrics = self.metrics_by_name
-            check_first_batch(self.inner_loop, outer_gradient, metrics, stacks, shares, finite, self.head, most)
+            taken = (self.metrics_by_name, stacks, shares, finite, self.head, most)
+            check_first_batch(self.inner_loop, outer_gradient, *taken)
             if self.head is None:
                 check_head(self.inner_loop, first)
             if (seen := self._seen.get(not self.training)) is not None and not shares:
@@ -274,6 +276,8 @@ class MetaLearner(EvaluatedLearner):
     def setup(self, stage: str) -> None:
         check_trainer(self.trainer)
         check_precision(self.trainer, self.inner_loop.model, self.outer_gradient, stage)
+        if self.channels_last is None:
+            choose_format(self.inner_loop, self.trainer, stage)
         if stage == "fit":
             self.inner_loop.check_trainable()
             if not self.training:  # after eval(), which Lightning leaves as it is
@@ -292,8 +296,3 @@ class MetaLearner(EvaluatedLearner):
             self.experience.help_gradient(self.outer_gradient)
         # Lightning does so only after it has restored a checkpoint, whose float64 weights would be rounded.
         self.trainer.strategy.precision_plugin.convert_module(self)
-
-    @property
-    def normalisation(self) -> str:
-        """The normalisation policy, which is named beside every result."""
-        return normalisation_policy(self.inner_loop.model)
