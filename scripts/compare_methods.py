@@ -166,7 +166,8 @@ def write(rows: Sequence[Mapping[str, Any]], out: Path) -> str:
     axes = figure.subplots()
     widths = [next((row[kind] for kind in ("over seeds", "over tasks") if row[kind] is not None), nan) for row in shown]
     axes.barh([row["method"] for row in shown], [row["mean"] for row in shown], xerr=widths, height=0.6)
-    axes.set(xlabel=f"{metric} on test tasks, with 95% intervals over the seeds")
+    over = "seeds" if any(row["over seeds"] is not None for row in shown) else "tasks"
+    axes.set(xlabel=f"{metric} on test tasks, with 95% intervals over {over}")
     figure.savefig(out / "methods.png", dpi=150)
     return text
 
