@@ -21,6 +21,7 @@ from litmaml.data.interop import import_learn2learn
 from litmaml.engine.allocator import keep_freed_memory
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
+from litmaml.learner.memory_format import take_channels_last
 from litmaml.outer import FirstOrder, OuterGradient, SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
 
@@ -32,16 +33,16 @@ def ours(
     outer_gradient: OuterGradient | None = None,
     compile: bool = False,
     chunk: int | None = None,
-    channels_last: bool = False,
+    channels_last: bool | None = None,
 ) -> Contender:
-    """litmaml: ``MetaGradientOf`` as ``MetaLearner`` calls it."""
+    """litmaml: ``MetaGradientOf`` as ``MetaLearner`` calls it in a run, which chooses the format by itself."""
 
     def contender(problem: Problem) -> Run:
         model = copy.deepcopy(problem.model)
-        if channels_last:
-            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # which torch does not tell
         gradient = outer_gradient or SecondOrder()
         loop = InnerLoop(model, problem.loss, SGD(problem.lr), ["*"], problem.steps)
+        if channels_last is None and problem.tasks.query.inputs.device.type == "cpu":
+            take_channels_last(loop, lambda: problem.tasks)
         meta = MetaGradientOf(loop, gradient, problem.steps, chunk, compile)
         names = [f"model.{name}" for name, _ in model.named_parameters()]
 
@@ -206,8 +207,8 @@ def kept(problem: Problem) -> Run:
 
 CONTENDERS: dict[str, Contender] = {
     "litmaml": ours(),
-    "litmaml, channels last": ours(channels_last=True),
-    "litmaml, compiled": ours(compile=True, channels_last=True),
+    "litmaml, contiguous": ours(channels_last=False),
+    "litmaml, compiled": ours(compile=True),
     "litmaml, recompute": ours(SecondOrder(recompute=True)),
     "litmaml, first order": ours(FirstOrder()),
     **PEERS,
@@ -224,7 +225,7 @@ def names(model: str, device: str, compile: bool) -> list[str]:
     if model.startswith("conv4"):
         left_out.add("litmaml, recompute")  # measured with its memory
     else:
-        left_out |= {"litmaml, channels last", "PyTorch loop, memory kept"}
+        left_out |= {"litmaml, contiguous", "PyTorch loop, memory kept"}
     if device != "cpu":
         left_out |= {"JAX", "PyTorch loop, memory kept"}  # JAX would need its own CUDA build
     if model != "mlp":

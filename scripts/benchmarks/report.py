@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from matplotlib import pyplot as plt
 
 # Float64: sums in another order differ by this much at most, relative to the largest entry of the gradient.
 TOLERANCE = 1e-9
+# Quartiles of the plain loop on two quiet cores lie 1 to 4% apart.
+DISTURBED = 0.1
 FAST_PEERS = ("learn2learn", "higher", "TorchOpt")
 console = Console(width=None if Console().is_terminal else 118, highlight=False)
 
@@ -60,10 +63,44 @@ def workload(name: str, results: dict[str, Any]) -> None:
         )
     console.print(table)
     console.print(f"  {limiting(found)}", soft_wrap=True)
+    if (share := unrest(times)) > DISTURBED:
+        console.print(
+            f"  Disturbed: the quartiles of the plain loop lie {share:.0%} apart, so that these ratios are doubtful; "
+            "measure again on a quiet machine."
+        )
 
 
 def _difference(value: float | None) -> str:
     return "unchecked" if value is None else f"{value:.0e}"
+
+
+def unrest(times: dict[str, Any]) -> float:
+    """How far apart the quartiles of the plain loop lie, as a fraction of its median: what else the machine did."""
+    loop = times["PyTorch loop"]
+    return float((loop["high"] - loop["low"]) / loop["median"])
+
+
+def rows(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A row of the history for each contender on each workload."""
+    machine = results["machine"]
+    about = {"device": f"{machine['device']}, {machine['cores']} cores", "torch": machine["versions"]["torch"]}
+    for name, found in results["workloads"].items():
+        times, peer = found["seconds"], fastest_peer(found["seconds"])
+        for contender, took in times.items():
+            beside = {"ratio": ratio(times[peer], took), "beside": peer} if peer else {}
+            yield (
+                about
+                | beside
+                | {
+                    "part": name,
+                    "case": contender,
+                    "ms": 1e3 * took["median"],
+                    "tasks_per_s": found["tasks"] / took["median"],
+                    "first_seconds": took["first"],
+                    "error": found["agreement"].get(contender),
+                    "spread": unrest(times),
+                }
+            )
 
 
 def ratio(one: dict[str, Any], other: dict[str, Any]) -> float:
@@ -81,7 +118,7 @@ def limiting(found: dict[str, Any]) -> str:
     times, limit = found["seconds"], found["flops"] / found["rate"]
     eager = limit / times["litmaml"]["median"]
     compiled = times.get("litmaml, compiled")
-    gain = ratio(times.get("litmaml, channels last", times["litmaml"]), compiled) if compiled else None
+    gain = ratio(times["litmaml"], compiled) if compiled else None
     if eager > 0.6:
         return f"What limits it: arithmetic; {eager:.0%} of the rate of matrix products is reached."
     if gain is not None and gain > 2:

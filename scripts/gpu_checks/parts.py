@@ -3,7 +3,6 @@ go, so that a run that is cut off, or a case that raises, leaves the rest."""
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -11,11 +10,12 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from benchmarks import history
 
 
 @dataclass(frozen=True)
@@ -137,26 +137,15 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-_KEPT = ("ms", "tasks_per_s", "launches", "busy_ms", "peak_MB", "first_seconds", "error")
-
-
 def add_history(file: Path, found: dict[str, Any]) -> None:
-    """Add a line per timed case: day, device and torch, the case, and its figures."""
-    about = [str(date.today()), found["about"]["device"], found["about"]["torch"]]
-    new = not file.is_file()
-    with file.open("a", encoding="utf-8", newline="") as opened:
-        writer = csv.writer(opened, lineterminator="\n")
-        if new:
-            writer.writerow(["day", "device", "torch", "part", "case", *_KEPT])
-        for name, part in found["parts"].items():
-            for row in part.get("cases", []):
-                row = row | {"ms": row.get("ms", row.get("ms_per_step"))}
-                if row["ms"] is not None:
-                    writer.writerow([*about, name, row["case"], *(_rounded(row.get(key)) for key in _KEPT)])
-
-
-def _rounded(figure: Any) -> Any:
-    return f"{figure:.3g}" if isinstance(figure, float) and figure < 0.1 else figure
+    """Add a line per timed case: device and torch, the case, and its figures."""
+    about = {"device": found["about"]["device"], "torch": found["about"]["torch"]}
+    timed = (
+        row | about | {"part": name, "ms": row.get("ms", row.get("ms_per_step"))}
+        for name, part in found["parts"].items()
+        for row in part.get("cases", [])
+    )
+    history.add(file, (row for row in timed if row["ms"] is not None))
 
 
 def _shown(figure: Any) -> str:
