@@ -77,7 +77,9 @@ def test_getting_started(place: Path, capsys: pytest.CaptureFixture[str]) -> Non
             run(step)
     assert len(Path("answers.csv").read_text().splitlines()) == 31
     assert Path("runs/glyphs.1/test_results.json").is_file()  # later ones have moved it
-    assert re.search(r"^more/7/SansMono.png \d 0\.\d+$", capsys.readouterr().out, re.MULTILINE)
+    (again,) = blocks("docs/own-images.md")
+    run(again.replace("OUT", "digits").replace("photo.png", "more/7/SansMono.png"))
+    assert len(re.findall(r"^more/7/SansMono.png \d 0\.\d+$", capsys.readouterr().out, re.MULTILINE)) == 2
 
 
 def test_the_readme(place: Path) -> None:
@@ -88,7 +90,7 @@ def test_the_readme(place: Path) -> None:
 def test_own_parts(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     *parts, check = blocks("docs/own-parts.md")
     (config,) = blocks("docs/own-parts.md", "yaml")
-    assert max(len(part.strip().splitlines()) for part in (*parts, check)) < 32
+    assert max(len(part.strip().splitlines()) for part in (*parts, check)) < 25
     monkeypatch.syspath_prepend(place)
     results = run(shortened("\n\n".join(parts)), "parts.py")["learner"].results
     assert len(results["loss"]) == 4
@@ -131,3 +133,18 @@ def test_own_model_and_examples(place: Path, monkeypatch: pytest.MonkeyPatch) ->
     command("litmaml fit -c sinusoid")
     run(adapted)
     assert Path("function.png").is_file()
+
+
+def test_own_environments(place: Path) -> None:
+    pytest.importorskip("gymnasium", reason="needs the extra rl")
+    pendulums, lines = blocks("docs/reinforcement-learning.md")
+    config = next(text for text in blocks("docs/reinforcement-learning.md", "yaml") if "pendulums.make" in text)
+    Path("pendulums.py").write_text(pendulums, encoding="utf-8")
+    Path("pendulums.yaml").write_text(config, encoding="utf-8")
+    Path("lines.py").write_text(lines, encoding="utf-8")
+    few = " --data.meta_batch=2 --data.tasks.trajectories=2 --data.tasks.horizon=5"
+    command("litmaml fit -c rl/navigation -c pendulums.yaml" + few.replace("tasks.", "tasks.init_args."))
+    command("litmaml finetune --checkpoint runs/navigation --env pendulums.make --task gravity=12.5 --output heavy")
+    assert Path("heavy/model.safetensors").is_file()
+    command("litmaml fit -c rl/navigation --data.tasks=lines.Lines" + few)
+    assert Path("runs/navigation/checkpoints/last.ckpt").is_file()
