@@ -24,7 +24,7 @@ from litmaml.data import TaskDataModule
 from litmaml.learner.meta_learner import MetaLearner
 
 ROOT = Path(__file__).parents[1]
-PAGES = {file.relative_to(ROOT).as_posix(): file for file in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))}
+PAGES = {file.relative_to(ROOT).as_posix(): file for file in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"))}
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)

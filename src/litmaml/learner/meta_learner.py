@@ -63,11 +63,11 @@ class MetaLearner(EvaluatedLearner):
         outer_loss: What is minimised; by default the mean over tasks of the loss after the last inner step.
         experience: Where a task's data come from while it adapts, such as litmaml.rl.Rollouts, a policy's trajectories;
             by default what the data module serves.
-        fast_weights: Patterns of the parameters to adapt: "*" for all (MAML), "head.*" for the head (ANIL); beside
+        fast_weights: Patterns of the parameters to adapt: ``*`` for all (MAML), ``head.*`` for the head (ANIL); beside
             ``*`` and ``?``, every character stands for itself. A buffer is adapted where it is named in full.
         frozen_weights: Patterns of the parameters that are neither adapted nor trained, such as a pretrained body.
         per_step_weights: Patterns of the parameters that have a row for each inner step instead of being adapted, such
-            as "*norm*" (MAML++).
+            as ``*norm*`` (MAML++).
         batch_norm: What the batch norms of any model are made to normalise by: batch, the statistics of the batch
             (transductive, as in MAML); frozen, their running statistics as constants, which a pretrained model brings;
             group, group norm in their place, with the same scale and shift. By default as the model has it: layers in

@@ -23,7 +23,8 @@ class ContextMLP(MLP):
         outputs: Values or logits.
         hidden: Width of each hidden layer.
         context_size: k, the entries of the context: 2 to 5 for sinusoids.
-        activation, init: See ``MLP``.
+        activation: See ``MLP``.
+        init: Likewise.
 
     Raises:
         ValueError: context_size is below 1, or activation or init is unknown.

@@ -121,7 +121,7 @@ class PathGradient(OuterGradient):
 
     Weights come in two sets. The *fast* ones are adapted: a tensor has a leading dimension for the task. The *slow*
     ones are shared by the tasks and only trained by the outer loop; for them Hop gives the mixed rows
-    d/dslow <grad_fast l, v>, summed over tasks.
+    ``d/dslow <grad_fast l, v>``, summed over tasks.
 
     Example:
         The Hessian may be known, as 6 of l(theta) = 3 theta^2:

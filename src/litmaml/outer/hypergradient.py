@@ -15,7 +15,7 @@ class HypergradientSGD(torch.optim.Optimizer):
 
         beta <- beta + kappa <G_{k+1}, G_k>,   w <- w - beta G_{k+1}
 
-    since the outer loss after step k changes with its rate by -<G_{k+1}, G_k>. A second form is free of scale,
+    since the outer loss after step k changes with its rate by ``-<G_{k+1}, G_k>``. A second form is free of scale,
     beta <- beta (1 + kappa cos(G_{k+1}, G_k)). beta does not fall below 0. Inner rates are learnt by the inner
     optimizer, ``SGD(learn=one)``, with ``rates_lr``.
 

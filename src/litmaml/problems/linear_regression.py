@@ -21,7 +21,7 @@ _WHOLE = Episode(shots=0, queries=0, support_batches=1, hessian_batches=0)
 
 
 class LinearRegression(TaskPool):
-    """d exact measurements y_k = <x_k, c> of a task's optimum c, along orthogonal directions x_k.
+    """d exact measurements ``y_k = <x_k, c>`` of a task's optimum c, along orthogonal directions x_k.
 
     With X the rows x_k, X'X / d = A has the eigenvalues lambda_k. So a bias-free linear model has the loss
 

@@ -31,7 +31,7 @@ class LogCoshLoss(nn.Module):
 
 
 class RankOneLoss(nn.Module):
-    """mean 1/4 |w w' - M|^2 + <b, w>: factorise M by one vector, with a linear term for noise in the gradient.
+    """mean ``1/4 |w w' - M|^2 + <b, w>``: factorise M by one vector, with a linear term for noise in the gradient.
 
     Predictions are the vector w of ``Vector`` (n, d), targets M and b side by side (n, d, d + 1), as ``RankOne``
     gives them.

@@ -22,7 +22,7 @@ class RankOne(TaskPool):
     g_i = centre e_1 + s_i xi_i, xi_i ~ N(0, I) and s_i ~ U[low, high] = ``spread``: the spread of the tasks (Fallah,
     Mokhtari and Ozdaglar 2020, arXiv 1908.10400; Ji, Yang and Liang 2020, arXiv 2002.07836v1, with centre 0).
 
-    A sample theta of task i adds <b, w> + w' E w / 2 to f_i, b with coordinates N(0, gradient_noise^2) and E
+    A sample theta of task i adds ``<b, w> + w' E w / 2`` to f_i, b with coordinates N(0, gradient_noise^2) and E
     symmetric with entries N(0, hessian_noise^2): noise in gradient and Hessian. Only the means of b and E over a
     batch count, so they are what is drawn: each batch is one example with inputs (T, 1, 1), zero, and targets
     (T, 1, d, d + 1), M_i - E beside b.

@@ -56,7 +56,8 @@ class ProMP(OuterLoss):
     Args:
         clip: Of the ratio on the query.
         penalty: eta, of the divergence.
-        discount, per: See ``PolicySurrogate``.
+        discount: See ``PolicySurrogate``.
+        per: Likewise.
 
     Raises:
         ValueError: An argument is out of its range.

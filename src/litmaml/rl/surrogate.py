@@ -96,7 +96,8 @@ class ClippedSurrogate(nn.Module):
 
     Args:
         clip: Of the ratio, from its value at the weights that acted.
-        discount, per: See ``PolicySurrogate``.
+        discount: See ``PolicySurrogate``.
+        per: Likewise.
 
     Raises:
         ValueError: An argument is out of its range.
