@@ -15,7 +15,7 @@ import pytest
 from jsonargparse import ArgumentParser
 from lightning.pytorch.cli import LightningArgumentParser
 
-from litmaml.cli import data, shipped
+from litmaml.cli import data, push, shipped
 from litmaml.cli.commands import COMMANDS
 from litmaml.cli.diagnose import DiagnoseCLI
 from litmaml.cli.finetune import COMMANDS as IMAGE_COMMANDS
@@ -188,6 +188,8 @@ def test_options_of_the_other_commands_parse(line: str, diagnose_parser: Lightni
         stack, options = _split(words)
         files = shipped.with_shipped([f"--config={name}" for name in stack])
         _parse(diagnose_parser, [*files, *options])
+    elif command == "push":
+        _parse(push.make_parser(), words)
     else:
         function = _FUNCTIONS[command if command != "data" else f"data {words.pop(0)}"]
         parser = ArgumentParser()

@@ -19,7 +19,17 @@ ROOMS = (
 ABOVE_ALL = ("__init__", "__main__")
 # The mathematics, and what looks at somebody's model on top of it, are of torch only.
 TORCH_ONLY = {*ROOMS[:8], "learner/trial"}
-NEVER_IN_CORE = {"lightning", "wandb", "jsonargparse", "torchmetrics", "learn2learn", "matplotlib", "rich", "PIL"}
+NEVER_IN_CORE = {
+    "lightning",
+    "wandb",
+    "jsonargparse",
+    "torchmetrics",
+    "learn2learn",
+    "matplotlib",
+    "rich",
+    "PIL",
+    "huggingface_hub",
+}
 
 
 def imports(path: Path) -> set[str]:

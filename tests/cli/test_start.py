@@ -19,7 +19,8 @@ def started(*arguments: str) -> list[str]:
     """The lines that the program prints, the last of which names heavy packages that it imported."""
     code = (
         "import sys; from litmaml.cli.start import main; main(); "
-        "print([name for name in ('torch', 'lightning', 'jsonargparse', 'numpy', 'rich') if name in sys.modules])"
+        "heavy = 'torch', 'lightning', 'jsonargparse', 'numpy', 'rich', 'huggingface_hub'; "
+        "print([name for name in heavy if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
     return done.stdout.splitlines()

@@ -20,7 +20,7 @@ from litmaml.runs.paths import unlinked
 from litmaml.runs.plain_files import NotPlain, read_json
 from litmaml.runs.whole_files import write_text, write_whole
 from litmaml.shown import printable
-from litmaml.statistics.interval import Interval, in_order
+from litmaml.statistics.interval import Interval, cell, in_order
 from litmaml.statistics.plots import Fit, grid_over, plot_adaptation, plot_fits
 from litmaml.tasks import Batch, Split, Tasks, select, stacks_of
 
@@ -168,12 +168,12 @@ def print_results(
         table.add_column(name, justify="right")
     steps = len(results[names[0]])
     for step in range(steps):
-        cells = [_cell(name, results[name][step]) for name in names]
+        cells = [cell(name, results[name][step]) for name in names]
         table.add_row(str(step), *cells, end_section=step + 1 == steps)
     for source, curves in (sources or {}).items():
-        table.add_row(printable(source), *[_cell(name, curves[name][-1]) for name in names])
+        table.add_row(printable(source), *[cell(name, curves[name][-1]) for name in names])
     for baseline, found in (baselines or {}).items():
-        cells = [_cell(name, found[name]) if name in found else "" for name in names]
+        cells = [cell(name, found[name]) if name in found else "" for name in names]
         table.add_row(baseline.replace("_", " "), *cells)
     console = Console()
     # Not as the table's title, which is broken to the width of the table.
@@ -187,12 +187,6 @@ def print_results(
         highlight=False,
         markup=False,
     )
-
-
-def _cell(name: str, result: Interval) -> str:
-    if name == "accuracy":
-        return f"{100 * result.mean:.2f} ± {100 * result.half_width:.2f} %"
-    return str(result)
 
 
 def _title(protocol: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ COMMANDS = {
     "predict": "write each test task's adapted predictions",
     "finetune": "adapt a meta-checkpoint to your own labelled images or rows",
     "classify": "predict images or rows by a model that finetune made",
+    "push": "publish a run or an adapted model on the Hugging Face Hub",
     "diagnose": "measure curvature, noise and cost, and what method they ask for",
     "data": "pack images into files that all processes share",
     "configs": "list the configurations that come with the program, or copy one",

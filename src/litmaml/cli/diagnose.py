@@ -25,8 +25,8 @@ from litmaml.engine.float32 import set_float32_precision
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.runs.arguments import Arguments
 from litmaml.runs.checkpoint import read_checkpoint
-from litmaml.runs.checkpoint_names import locate
-from litmaml.runs.folder import DEFAULT_FOLDER, folder_of
+from litmaml.runs.checkpoint_names import locate, results_folder
+from litmaml.runs.folder import DEFAULT_FOLDER
 from litmaml.runs.paths import expanded
 from litmaml.runs.weights_record import check_weights
 from litmaml.shown import printable
@@ -89,7 +89,8 @@ def diagnose_command(arguments: Sequence[str]) -> Diagnosis:
     with tempfile.TemporaryDirectory() as scratch:
         if path is not None:
             # As for the other commands: the checkpoint's configuration before all that was typed.
-            folder = [] if Arguments(typed).option("trainer.default_root_dir") else [str(folder_of(path))]
+            typed_folder = Arguments(typed).option("trainer.default_root_dir")
+            folder = [] if typed_folder else [str(results_folder(named.checkpoint, path))]
             recorded, _ = with_checkpoint(["diagnose", *typed, f"--ckpt_path={path}"], Path(scratch))
             typed = recorded[1:-1]
             typed += [f"--trainer.default_root_dir={name}" for name in folder]

@@ -64,8 +64,8 @@ def finetune(
     runs/glyphs --data photos --output birds, with photos/robin/1.jpg, photos/wren/1.jpg, ...
 
     Args:
-        checkpoint: A file that fit wrote, a run's folder (its best checkpoint), RUN/last, or
-            wandb://ENTITY/PROJECT/NAME:ALIAS.
+        checkpoint: A file that fit wrote, a run's folder (its best checkpoint), RUN/last,
+            wandb://ENTITY/PROJECT/NAME:ALIAS or hf://USER/NAME.
         data: Folder of the labelled images to adapt to, the support set: DATA/CLASS/*.png, *.jpg, ...; or, of a
             checkpoint of TableTasks, a CSV, TSV or Parquet file of one task's rows. Those whose target is empty are
             predicted. A policy has none.
@@ -226,7 +226,7 @@ def classify(
     """Write what a model that litmaml finetune made predicts for each image in a folder, or row of a table.
 
     Args:
-        model: The folder that litmaml finetune wrote (its --output).
+        model: The folder that litmaml finetune wrote (its --output), or hf://USER/NAME, where litmaml push wrote it.
         images: Folder of the images; those in folders within it too.
         output: The CSV file to write: file, class, probability; of rows line, and class, probability or the values.
         imports: Your own modules to import first, such as the one with the network's class: --imports one two.

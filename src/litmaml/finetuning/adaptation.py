@@ -36,7 +36,8 @@ def adapt(
     classes or values is decided by the loss that the checkpoint was trained with (``read_examples``).
 
     Args:
-        checkpoint: A file that ``fit`` wrote, a run's folder, ``wandb://ENTITY/PROJECT/NAME:ALIAS``, or a learner.
+        checkpoint: A file that ``fit`` wrote, a run's folder, ``wandb://ENTITY/PROJECT/NAME:ALIAS``, ``hf://USER/NAME``,
+            or a learner.
         inputs: (n, ...), as the model takes them, or a dict or tuple of such.
         targets: (n,) class indices from 0, or the classes' names, or (n, ...) values to regress on, or a dict or tuple
             of what a loss of such takes.

@@ -197,13 +197,15 @@ def load(folder: str | Path, network: nn.Module | None = None) -> AdaptedModel:
     are made.
 
     Args:
-        folder: ``--output`` of ``litmaml finetune``.
+        folder: ``--output`` of ``litmaml finetune``, or ``hf://USER/NAME`` or ``hf://USER/NAME@REVISION``, where
+            ``litmaml push`` wrote it.
         network: One made as for meta-training, of which a copy gets the weights; needed only where the folder does not
             say how it is made.
 
     Raises:
         FileNotFoundError: The folder lacks one of its files.
         ValueError: A file is damaged, or the model's class is not known.
+        ConnectionError: It cannot be fetched.
     """
     kept = read_folder(folder, network)
     return AdaptedModel(

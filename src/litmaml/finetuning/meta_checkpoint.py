@@ -47,16 +47,21 @@ class MetaCheckpoint(NamedTuple):
     @property
     def image_format(self) -> ImageFormat | None:
         """What the images of its training became; None if they were no images, or of a class not known here."""
-        given = (self.tasks or {}).get("init_args")
-        recorded = given.get("image_format") if isinstance(given, Mapping) else None
-        try:
-            if isinstance(recorded, Mapping):
-                fields = recorded.get("init_args", recorded)
-                return ImageFormat(**make(admit_arguments(ImageFormat, fields, "checkpoint.data.tasks.image_format")))
-            tasks: ImageTasks = build(self.tasks, ImageTasks, "tasks")
-        except NotAdmitted:
-            return None
-        return tasks.image_format
+        return image_format_of(self.tasks)
+
+
+def image_format_of(recipe: Mapping[str, Any] | None) -> ImageFormat | None:
+    """What the images of tasks become, by their recipe; None if there is none, or they are of no class known here."""
+    given = (recipe or {}).get("init_args")
+    recorded = given.get("image_format") if isinstance(given, Mapping) else None
+    try:
+        if isinstance(recorded, Mapping):
+            fields = recorded.get("init_args", recorded)
+            return ImageFormat(**make(admit_arguments(ImageFormat, fields, "checkpoint.data.tasks.image_format")))
+        tasks: ImageTasks = build(recipe, ImageTasks, "tasks")
+    except NotAdmitted:
+        return None
+    return tasks.image_format
 
 
 def open_checkpoint(named: str | Path | MetaLearner, **parts: Any) -> MetaCheckpoint:
@@ -64,19 +69,26 @@ def open_checkpoint(named: str | Path | MetaLearner, **parts: Any) -> MetaCheckp
 
     Args:
         named: A file that ``fit`` wrote; a run's folder (its best checkpoint), or ``RUN/best`` or ``RUN/last``;
-            ``wandb://ENTITY/PROJECT/NAME:ALIAS``; or a learner itself.
+            ``wandb://ENTITY/PROJECT/NAME:ALIAS``; ``hf://USER/NAME`` or ``hf://USER/NAME@REVISION``; or a learner
+            itself.
         parts: Arguments of ``MetaLearner`` to use instead of those recorded, such as ``model``.
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
         ValueError: It is damaged, is none of ``fit``, or holds more than plain data.
-        ConnectionError: The artifact cannot be fetched.
+        ConnectionError: It cannot be fetched.
     """
     if isinstance(named, MetaLearner):
         return MetaCheckpoint("the learner", named)
     path = locate(named)
     saved = read_checkpoint(path)
-    data, state = saved.get("datamodule_hyper_parameters") or {}, saved.get("TaskDataModule")
-    tasks, taken = data.get("tasks"), state.get("tasks") if isinstance(state, Mapping) else None
+    tasks, taken = recorded_tasks(saved)
     learner = MetaLearner.load_from_checkpoint(path, **parts)
-    return MetaCheckpoint(str(named), learner, tasks if isinstance(tasks, Mapping) else None, path, taken)
+    return MetaCheckpoint(str(named), learner, tasks, path, taken)
+
+
+def recorded_tasks(saved: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, object]:
+    """What a checkpoint records of its training tasks: their recipe, or None, and what they took from their split."""
+    data, state = saved.get("datamodule_hyper_parameters") or {}, saved.get("TaskDataModule")
+    tasks = data.get("tasks")
+    return tasks if isinstance(tasks, Mapping) else None, state.get("tasks") if isinstance(state, Mapping) else None

@@ -23,6 +23,7 @@ from litmaml.inner.batch_norms import POLICIES, Policy, settle
 from litmaml.inner.head import replace_head
 from litmaml.inner.model_call import Output
 from litmaml.inner.places import all_places
+from litmaml.runs import hub
 from litmaml.runs.admission import admit, admit_arguments
 from litmaml.runs.admitted import make, short
 from litmaml.runs.checkpoint import sha256
@@ -111,21 +112,16 @@ def read_folder(folder: str | Path, network: nn.Module | None = None) -> Kept:
     """What ``write_folder`` wrote; nothing in it is executed.
 
     Args:
-        folder: The folder.
+        folder: The folder, or ``hf://USER/NAME`` or ``hf://USER/NAME@REVISION``, which is fetched.
         network: What the weights are loaded into a copy of; by default what the folder's recipe makes.
 
     Raises:
         FileNotFoundError: The folder lacks one of its files.
         ValueError: A file is damaged, or the model's class is not known.
     """
-    folder = expanded(folder)
-    for name in (WEIGHTS, CONFIG, CLASSES):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(
-                f"model: {str(folder)!r} has no {name}; give a folder that litmaml finetune wrote (its --output)"
-            )
+    folder = _fetched(str(folder)) if str(folder).startswith(hub.PREFIX) else expanded(folder)
+    config, classes = read_description(folder)
     try:
-        config, classes = _read_config(folder / CONFIG), _read_classes(folder / CLASSES)
         heads = _heads(config["head"])
         recipe = Recipe(config["model"], heads, config["outputs"], config["source"], config.get("batch_norm"))
         given = admit_arguments(ImageFormat, config["image_format"] or {}, "image_format")
@@ -134,9 +130,7 @@ def read_folder(folder: str | Path, network: nn.Module | None = None) -> Kept:
         if classes is not None and len(classes) != recipe.outputs:
             raise NotPlain(f"has {len(classes)} names of {recipe.outputs} classes")
     except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"model: {CONFIG} or {CLASSES} in {str(folder)!r} is damaged ({error}); copy the folder anew"
-        ) from error
+        raise _damaged(folder, error) from error
     weights = map_weights(folder / WEIGHTS)
     network = _made(recipe, weights) if network is None else copy.deepcopy(network)
     with _fitting(folder):
@@ -155,6 +149,39 @@ def read_folder(folder: str | Path, network: nn.Module | None = None) -> Kept:
             network.to(dtype=precision.pop())
         load_model(network, str(folder / WEIGHTS))
     return Kept(network.eval(), classes, image_format, recipe, config.get("output"), table)
+
+
+def read_description(folder: Path) -> tuple[dict[str, Any], list[str] | None]:
+    """The settings of an adapted network in its folder, by name, and the names of its classes, without its weights.
+
+    Raises:
+        FileNotFoundError: The folder lacks one of its files.
+        ValueError: One is damaged.
+    """
+    for name in (WEIGHTS, CONFIG, CLASSES):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"model: {str(folder)!r} has no {name}; give a folder that litmaml finetune wrote (its --output)"
+            )
+    try:
+        return _read_config(folder / CONFIG), _read_classes(folder / CLASSES)
+    except ValueError as error:
+        raise _damaged(folder, error) from error
+
+
+def _damaged(folder: Path, error: Exception) -> ValueError:
+    return ValueError(f"model: {CONFIG} or {CLASSES} in {str(folder)!r} is damaged ({error}); copy the folder anew")
+
+
+def _fetched(named: str) -> Path:
+    """The folder of an adapted network on the Hub, in the library's cache."""
+    folder = hub.Repository(named, "model").fetch([WEIGHTS, CONFIG, CLASSES])
+    if not (folder / WEIGHTS).is_file():
+        raise FileNotFoundError(
+            f"model: {named!r} has no {WEIGHTS}, as litmaml push writes one of an adapted model; a meta-checkpoint is "
+            "for litmaml finetune --checkpoint"
+        )
+    return folder
 
 
 def _made(recipe: Recipe, weights: Mapping[str, Tensor]) -> nn.Module:

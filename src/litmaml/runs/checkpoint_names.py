@@ -1,4 +1,4 @@
-"""How a checkpoint is named, in every command: a file, a run's folder, ``RUN/last``, an artifact of W&B."""
+"""How a checkpoint is named, in every command: a file, a run's folder, ``RUN/last``, or what has to be fetched."""
 
 from __future__ import annotations
 
@@ -7,25 +7,28 @@ from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from litmaml.runs.artifact import PREFIX, fetch_artifact
-from litmaml.runs.folder import BEST, CHECKPOINTS, LAST, existing
+from litmaml.runs import artifact, hub
+from litmaml.runs.checkpoint import checksum_file
+from litmaml.runs.folder import BEST, CHECKPOINTS, LAST, existing, folder_of
 from litmaml.runs.paths import expanded
 
 
 def locate(named: str | Path, argument: str = "checkpoint") -> Path:
-    """The file of a checkpoint's name, fetched if it is an artifact.
+    """The file of a checkpoint's name, fetched if it lies elsewhere.
 
     Args:
-        named: A file; a run's folder (its best checkpoint), ``RUN/best`` or ``RUN/last``; or
-            ``wandb://ENTITY/PROJECT/NAME:ALIAS``.
+        named: A file; a run's folder (its best checkpoint), ``RUN/best`` or ``RUN/last``;
+            ``wandb://ENTITY/PROJECT/NAME:ALIAS``; ``hf://USER/NAME`` or ``hf://USER/NAME@REVISION``.
         argument: What the user called it, for the errors.
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
-        ConnectionError: The artifact cannot be fetched.
+        ConnectionError: It cannot be fetched.
     """
-    if str(named).startswith(PREFIX):
-        return fetch_artifact(str(named), argument)
+    if str(named).startswith(artifact.PREFIX):
+        return artifact.fetch_artifact(str(named), argument)
+    if str(named).startswith(hub.PREFIX):
+        return _fetch(str(named), argument)
     path = expanded(named)
     if path.is_file():
         return path
@@ -36,10 +39,36 @@ def locate(named: str | Path, argument: str = "checkpoint") -> Path:
     else:
         raise FileNotFoundError(
             f"{argument}: {str(named)!r} is neither a file nor a run's folder; give a file, RUN (its best checkpoint), "
-            f"RUN/last or {PREFIX}ENTITY/PROJECT/NAME:ALIAS"
+            f"RUN/last, {artifact.PREFIX}ENTITY/PROJECT/NAME:ALIAS or {hub.PREFIX}USER/NAME"
         )
     last = wanted.with_name(LAST)
     if wanted.name == BEST and not os.path.lexists(wanted) and last.is_file():
         rank_zero_info(f"{argument}: {wanted.parent.parent} has no best checkpoint, so no validation: using {last}")
         return last
     return existing(wanted, argument)
+
+
+def is_fetched(named: str | Path) -> bool:
+    """Whether a name is of what lies elsewhere."""
+    return str(named).startswith((artifact.PREFIX, hub.PREFIX))
+
+
+def results_folder(named: str, checkpoint: Path) -> Path:
+    """Where results about a checkpoint go: to its run; of one on the Hub, whose cache is read only, runs/USER/NAME."""
+    if named.startswith(hub.PREFIX):
+        return Path("runs", *named.removeprefix(hub.PREFIX).partition("@")[0].split("/"))
+    return folder_of(checkpoint)
+
+
+def _fetch(named: str, argument: str) -> Path:
+    """The best checkpoint in a repository of the Hub, or the last if it has no best."""
+    repository = hub.Repository(named, argument)
+    for name in (BEST, LAST):
+        place = Path(CHECKPOINTS, name)
+        path = repository.fetch([place.as_posix(), checksum_file(place).as_posix()]) / place
+        if path.is_file():
+            return path
+    raise FileNotFoundError(
+        f"{argument}: {named!r} has no meta-checkpoint ({CHECKPOINTS}/{BEST}), as litmaml push writes one of a run; an "
+        "adapted model is for litmaml classify --model and litmaml.load"
+    )

@@ -21,7 +21,7 @@ _WRITTEN = "# Written by litmaml fit; sha256 of what follows: "
 def write_configuration(folder: Path, recorded: Mapping[str, Any]) -> None:
     """Write what a run was made with; another file in its place is kept beside it, and that is said."""
     file = folder / CONFIGURATION
-    if os.path.lexists(file) and not _written_by_fit(file):
+    if os.path.lexists(file) and not written_by_fit(file):
         kept = next(
             path for n in range(1, 10**6) if not os.path.lexists(path := file.with_name(f"{file.stem}.{n}.yaml"))
         )
@@ -38,14 +38,14 @@ def check_configuration(folder: Path) -> None:
         ValueError: Naming it, and what to do.
     """
     file = folder / CONFIGURATION
-    if os.path.lexists(file) and not _written_by_fit(file):
+    if os.path.lexists(file) and not written_by_fit(file):
         raise ValueError(
             f"trainer.default_root_dir: {str(file)!r} is your own or an adapted model's, and a run would replace it by "
             "what it was made with; name another folder for the run, such as runs/NAME"
         )
 
 
-def _written_by_fit(file: Path) -> bool:
+def written_by_fit(file: Path) -> bool:
     """Whether a file is as ``fit`` wrote it, so that nothing of the user's is lost with it."""
     if file.is_symlink():
         return False

@@ -58,6 +58,13 @@ def in_order(results: Iterable[str]) -> list[str]:
     return sorted(results, key=lambda name: name == "loss")
 
 
+def cell(name: str, result: Interval) -> str:
+    """A result of that name as a table shows it: an accuracy in percent."""
+    if name == "accuracy":
+        return f"{100 * result.mean:.2f} ± {100 * result.half_width:.2f} %"
+    return str(result)
+
+
 @lru_cache
 def student_quantile(freedom: int) -> float:
     """Student's t at 97.5%: what the middle 95% reach to with so many degrees of freedom.
