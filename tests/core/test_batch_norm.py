@@ -236,6 +236,13 @@ def test_pooling_that_is_left_to_torch(how: str) -> None:
     torch.testing.assert_close(*found)
 
 
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_without_gradients_it_is_the_same(context: Callable[[], AbstractContextManager[None]]) -> None:
+    x, weight, bias = torch.randn(3, 2, 4, 4), torch.randn(2), torch.randn(2)
+    with context():
+        torch.testing.assert_close(halved(x, weight, bias), pooled(x, weight, bias))
+
+
 def test_images_are_pooled_without_batch_norm() -> None:
     x = torch.randn(2, 3, 4, 4)
     with Derivatives():

@@ -100,7 +100,8 @@ def test_a_product_scales_with_its_vector(method: PathGradient, scale: float) ->
     case = Case(MLP(hidden=(8,)))
     once = case.hop(method)
     scaled = case.hop(method, {name: scale * v for name, v in case.vector.items()})
-    assert_close({name: row / scale for name, row in scaled.items()}, once, rtol=1e-6, atol=1e-9)
+    # Estimates by differences have the rounding of the losses over the square of their probes.
+    assert_close({name: row / scale for name, row in scaled.items()}, once, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("method", EVERY)

@@ -43,7 +43,7 @@ def lean_batch_norm(*args: Any, **kwargs: Any) -> Tensor:
     weight = like.new_ones(x.shape[1]) if weight is None else weight
     bias = like.new_zeros(x.shape[1]) if bias is None else bias
     normalised, mean, rate = _BatchNorm.apply(x, weight, bias, kwargs["eps"])  # type: ignore[no-untyped-call]  # torch leaves apply untyped
-    if x.dim() == 4:
+    if x.dim() == 4 and torch.is_grad_enabled():
         normalised.batch_norm_of = _Known(x, weight, bias, mean, rate, normalised._version)
     return normalised  # type: ignore[no-any-return]
 

@@ -175,6 +175,8 @@ class TaskModel(nn.Module):
         Raises:
             ValueError: It has no such ``output``.
         """
+        if self.channels_last:  # as in the inner loop: the same numbers, but rounding differs between formats
+            inputs = tree_map(channels_last, inputs)
         return predictions_of(self.model, inputs, self.output)
 
     def features(self, head: str, fast: Params, inputs: Tree, slow: Params | None = None) -> Tensor:
