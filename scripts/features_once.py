@@ -26,6 +26,7 @@ from torch.nn import functional
 from litmaml.engine.allocator import keep_freed_memory
 from litmaml.engine.switches import without
 from litmaml.inner import SGD
+from litmaml.inner.channels_last import to_channels_last
 from litmaml.inner.loop import InnerLoop
 from litmaml.models import Conv4
 from litmaml.outer import SecondOrder
@@ -115,7 +116,7 @@ def contenders(name: str, steps: int, dtype: torch.dtype, options: argparse.Name
     net, tasks = network(name, options.size), options.tasks
     net.model.to(dtype)
     if options.channels_last:
-        net.model.to(memory_format=torch.channels_last)
+        to_channels_last(net.model)
 
     def batch(each: int) -> Batch:
         targets = torch.arange(WAYS * each).expand(tasks, -1) % WAYS

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from litmaml.inner import SGD
+from litmaml.inner.channels_last import to_channels_last
 from litmaml.inner.loop import InnerLoop
 from litmaml.models import Conv4
 from litmaml.outer import (
@@ -124,7 +125,7 @@ def gradient(problem: Problem, method: OuterGradient, autocast: torch.dtype | No
         options: Of ``MetaGradientOf``; and ``channels_last``.
     """
     if options.pop("channels_last", False):
-        problem.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # which leaves it out
+        to_channels_last(problem.model)
     loop = InnerLoop(problem.model, problem.loss, SGD(problem.rate), ["*"], problem.steps)
     device = problem.tasks.numbers.device.type
     mixed = nullcontext() if autocast is None else torch.autocast(device, autocast, cache_enabled=False)

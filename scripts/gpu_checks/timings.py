@@ -21,6 +21,7 @@ from litmaml.engine import convolution
 from litmaml.engine.cuda_graph import CudaGraph
 from litmaml.engine.float32 import Float32Precision, set_float32_precision
 from litmaml.inner import SGD
+from litmaml.inner.channels_last import to_channels_last
 from litmaml.inner.loop import InnerLoop
 from litmaml.models import Conv4
 from litmaml.outer import SecondOrder
@@ -112,7 +113,7 @@ def captured(problem: Problem) -> Run:
 
 
 def captured_channels_last(problem: Problem) -> Run:
-    problem.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # which leaves it out
+    to_channels_last(problem.model)
     return captured(problem)
 
 

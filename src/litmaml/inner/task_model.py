@@ -98,7 +98,7 @@ class TaskModel(nn.Module):
     def losses(self, fast: Params, slow: Params, batch: Batch, twice: bool = False) -> Tensor:
         """l of each task (T,). ``twice``: its gradient is to be differentiated again."""
         # Not for all: small networks feel a context.
-        with Derivatives() if twice and self._batch_norm else nullcontext():
+        with Derivatives() if twice and self._batch_norm and not self._images else nullcontext():  # as of images always
             return self.outcome(fast, slow, batch)[0]
 
     def outcome(self, fast: Params, slow: Params, batch: Batch, loss: nn.Module | None = None) -> tuple[Tensor, Tensor]:
