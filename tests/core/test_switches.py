@@ -12,7 +12,7 @@ from oracles import relative
 from torch import nn
 
 from cases import OUTER, TWICE, UNPROBED
-from litmaml.engine import allocator, batch_norm, convolution, features, program
+from litmaml.engine import allocator, batch_norm, convolution, features, linear, program
 from litmaml.engine.switches import PARTS, is_on, without
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
@@ -50,6 +50,9 @@ def used(part: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         monkeypatch.setattr(convolution, "_grouping_is_slow", noting(lambda weight: True))
     elif part == "features":
         monkeypatch.setattr(features.ConstantCalls, "replay", noting(features.ConstantCalls.replay))
+    elif part == "linear":
+        rows = noting(lambda: True)
+        monkeypatch.setattr(linear, "is_on", lambda part: is_on(part) and rows())
     elif part == "program":
         monkeypatch.setattr("litmaml.outer.compiled.Program", noting(program.Program))
     else:
@@ -63,7 +66,7 @@ def used(part: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     [pytest.param("program", outer, marks=pytest.mark.slow) for outer in ("FirstOrder", "SecondOrder")]
     + [
         (part, outer)
-        for part in ("allocator", "batch_norm", "convolution", "features", "together")
+        for part in ("allocator", "batch_norm", "convolution", "features", "linear", "together")
         for outer in UNPROBED
     ],
 )
@@ -72,6 +75,11 @@ def test_gradients_without_a_part(part: str, outer: str, monkeypatch: pytest.Mon
     images = torch.randn(4, 6, 1, 28, 28)
     if part == "convolution":
         model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(1352, 3))
+    elif part == "linear":
+        model, images = (
+            nn.Sequential(nn.Linear(28, 4), nn.LayerNorm(4), nn.Flatten(), nn.Linear(112, 3)),
+            images[:, :, 0],
+        )
     elif part == "program":  # what is small is compiled soon
         model, images = nn.Sequential(nn.Flatten(), nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)), images[..., 0, :3]
     loop = InnerLoop(model, nn.CrossEntropyLoss(), SGD(0.1), ["head.*"] if part == "features" else ["*"], 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-PARTS = ("allocator", "batch_norm", "convolution", "cuda_graph", "features", "program", "together")
+PARTS = ("allocator", "batch_norm", "convolution", "cuda_graph", "features", "linear", "program", "together")
 """One for each file that makes something fast; ``watched`` and ``traced_numbers`` see that a program stays right."""
 
 _off: set[str] = set()
@@ -22,8 +22,8 @@ def without(*parts: str) -> Iterator[None]:
 
     Args:
         parts: Of ``PARTS``: keeping freed memory (what the C library keeps already stays kept), the leaner batch norm,
-            convolutions by patches, replayed CUDA graphs, constant parts computed once, compiled programs, several
-            tasks at once.
+            convolutions by patches, replayed CUDA graphs, constant parts computed once, sequences' linear maps by one
+            product per task, compiled programs, several tasks at once.
 
     Raises:
         ValueError: There is no such part.

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from litmaml.engine.batch_norm import lean_batch_norm, lean_max_pool
 from litmaml.engine.convolution import convolution
+from litmaml.engine.linear import attention, linear
 
 
 def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
@@ -70,7 +71,9 @@ _IN_OTHER_FORM: dict[Callable[..., Any], Callable[..., Any]] = {
     functional.batch_norm: lean_batch_norm,
     functional.embedding: embedding,
     functional.hardsigmoid: hardsigmoid,
+    functional.linear: linear,
     functional.max_pool2d: lean_max_pool,
+    functional.multi_head_attention_forward: attention,
     torch._weight_norm: weight_norm,
     torch.conv2d: convolution,
     **{function: _without_cudnn(function) for function in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)},
@@ -85,11 +88,15 @@ class Derivatives(TorchFunctionMode):
 
 
 def needs_other_operations(model: nn.Module) -> bool:
-    """Whether a layer is one of these: recurrence, normalised weights (newer or older way), padding, Hardsigmoid."""
+    """Whether a layer is one of these, or a sign of them.
+
+    Recurrence, normalised weights (newer or older way), padding, Hardsigmoid; attention, and normalisation of each row,
+    of which sequences are made.
+    """
     return any(
         type(module).__name__ == "_WeightNorm"
         or any(type(hook).__name__ == "WeightNorm" for hook in module._forward_pre_hooks.values())
         or (isinstance(module, nn.Embedding) and module.padding_idx is not None)
-        or isinstance(module, nn.RNNBase | nn.Hardsigmoid)
+        or isinstance(module, nn.RNNBase | nn.Hardsigmoid | nn.MultiheadAttention | nn.LayerNorm | nn.RMSNorm)
         for module in model.modules()
     )
