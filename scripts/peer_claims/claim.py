@@ -79,7 +79,11 @@ class Claim:
 
     def figures(self) -> Figures:
         """Measure, in float64 and from known random numbers; both are put back."""
-        dtype, state, others = torch.get_default_dtype(), torch.get_rng_state(), (random.getstate(), np.random.get_state())
+        dtype, state, others = (
+            torch.get_default_dtype(),
+            torch.get_rng_state(),
+            (random.getstate(), np.random.get_state()),
+        )
         try:
             torch.set_default_dtype(torch.float64)
             torch.manual_seed(0)

@@ -73,7 +73,11 @@ def higher_maximize() -> Figures:
     return found
 
 
-@HIGHER.claim(lambda f: abs(f["decoupled, higher"] - f["coupled, torch"]) < 1e-5 < abs(f["decoupled, torch"] - f["coupled, torch"]))
+@HIGHER.claim(
+    lambda f: (
+        abs(f["decoupled, higher"] - f["coupled, torch"]) < 1e-5 < abs(f["decoupled, torch"] - f["coupled, torch"])
+    )
+)
 def higher_decoupled_decay() -> Figures:
     """Adam's ``decoupled_weight_decay=True`` is ignored: the decay goes into the gradient."""
     model, x, y = line()
@@ -115,7 +119,11 @@ def higher_frozen_weights() -> Figures:
     return found
 
 
-@HIGHER.claim(lambda f: f["calls of the hook, model"] == 1 and f["calls of the hook, higher"] == 0 and f["outputs differ by"] > 0.01)
+@HIGHER.claim(
+    lambda f: (
+        f["calls of the hook, model"] == 1 and f["calls of the hook, higher"] == 0 and f["outputs differ by"] > 0.01
+    )
+)
 def higher_hooks() -> Figures:
     """Forward hooks of the model are dropped, also those that change what a layer gives."""
     import higher
@@ -143,7 +151,10 @@ def higher_copied_weights() -> Figures:
     """By default the model's weights get no gradient: what is unrolled begins at a copy of them."""
     model, x, y = line()
     found = {}
-    for name, copied in (("weights with a gradient, by default", {}), ("with copy_initial_weights=False", {"copy_initial_weights": False})):
+    for name, copied in (
+        ("weights with a gradient, by default", {}),
+        ("with copy_initial_weights=False", {"copy_initial_weights": False}),
+    ):
         model.zero_grad()
         _unrolled(model, lambda weights: torch.optim.SGD(weights, lr=0.1), x, y, **copied).backward()
         found[name] = float(sum(weight.grad is not None for weight in model.parameters()))

@@ -55,11 +55,11 @@ def _numbers(images: Tensor) -> list[int]:
     return [round(number) - 1 for number in images.flatten(1).amax(1).tolist()]
 
 
-@LEARN2LEARN.claim(lambda f: f["outside of the split"] > 0.6 and f["seen in training tasks"] > 0.95, needs=("torchvision", "gym"))
+@LEARN2LEARN.claim(lambda f: f["of the training split"] > 0.5 > f["of the test split"], needs=("torchvision", "gym"))
 def learn2learn_omniglot_leak() -> Figures:
-    """The tasksets for Omniglot draw from all classes: test tasks have those of training.
+    """The tasksets for Omniglot draw from all classes: most classes in test tasks are those of training.
 
-    Shares of the classes in 300 test tasks. The tasks are those of ``get_tasksets``; in place of the images are some
+    Shares of the classes in 60 test tasks. The tasks are those of ``get_tasksets``; in place of the images are some
     that name their class, as many classes and images of each.
     """
     learn2learn = import_learn2learn()
@@ -70,12 +70,10 @@ def learn2learn_omniglot_leak() -> Figures:
             made = learn2learn.vision.benchmarks.get_tasksets("omniglot", WAYS, 2, WAYS, 2, root=root)
     finally:
         datasets.FullOmniglot = own
-    trained = {number for _ in range(1500) for number in _numbers(made.train.sample()[0])}
-    tested = [number for _ in range(300) for number in {*_numbers(made.test.sample()[0])}]
-    split = {*made.test.dataset.labels}
+    tested = [number for _ in range(60) for number in {*_numbers(made.test.sample()[0])}]
     return {
-        "outside of the split": sum(number not in split for number in tested) / len(tested),
-        "seen in training tasks": sum(number in trained for number in tested) / len(tested),
+        f"of the {name} split": len([number for number in tested if number in {*split.dataset.labels}]) / len(tested)
+        for name, split in (("training", made.train), ("validation", made.validation), ("test", made.test))
     }
 
 
@@ -110,7 +108,9 @@ def learn2learn_seeds() -> Figures:
     return found
 
 
-@LEARN2LEARN.claim(lambda f: f["running mean of the model"] > 0.01 and f["of the next clone"] == f["running mean of the model"])
+@LEARN2LEARN.claim(
+    lambda f: f["running mean of the model"] > 0.01 and f["of the next clone"] == f["running mean of the model"]
+)
 def learn2learn_running_statistics() -> Figures:
     """Clones share the running statistics of batch norm: each task leaves its own to the next, and to the model.
 
@@ -263,4 +263,7 @@ def learn2learn_two_processes() -> Figures:
         model = nn.Sequential(nn.Flatten(), nn.Linear(16, WAYS))
         trainer.fit(Noting(model, **_counts(WAYS)), EpisodicBatcher(tasks, epoch_length=6))
         drawn = [(Path(folder) / str(rank)).read_text().splitlines()[:6] for rank in range(2)]
-    return {"tasks of each process": float(len(drawn[0])), "equal": float(sum(a == b for a, b in zip(*drawn, strict=True)))}
+    return {
+        "tasks of each process": float(len(drawn[0])),
+        "equal": float(sum(a == b for a, b in zip(*drawn, strict=True))),
+    }

@@ -21,7 +21,9 @@ TORCHOPT = Peer("torchopt", "0.7.3", "torchopt", "pip install torchopt==0.7.3")
 
 
 @TORCHOPT.claim(
-    lambda f: f["naive"] < 0.1 and f["antithetic"] < 0.1 and f["forward, one sample"] > 0.9 and f["forward, 20 samples"] > 0.9
+    lambda f: (
+        f["naive"] < 0.1 and f["antithetic"] < 0.1 and f["forward, one sample"] > 0.9 and f["forward, 20 samples"] > 0.9
+    )
 )
 def torchopt_zero_order() -> Figures:
     """``zero_order(method="forward")`` multiplies by sigma where it has to divide: here 100 times too small.

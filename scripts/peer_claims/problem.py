@@ -37,8 +37,6 @@ def line(examples: int = 8) -> tuple[nn.Linear, Tensor, Tensor]:
     return nn.Linear(2, 1), torch.randn(examples, 2), torch.randn(examples, 1)
 
 
-
-
 def adapted(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, lr: float, steps: int) -> dict[str, Tensor]:
     """The weights after steps of gradient descent, as functions of the model's own."""
     weights: dict[str, Tensor] = dict(model.named_parameters())
