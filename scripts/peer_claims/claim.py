@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 
 from litmaml.data.interop import import_learn2learn
+from litmaml.randomness import global_generators_seeded
 
 Figures = dict[str, float]
 """What was measured, by what it is called in a printed line."""
@@ -79,18 +79,10 @@ class Claim:
 
     def figures(self) -> Figures:
         """Measure, in float64 and from known random numbers; both are put back."""
-        dtype, state, others = (
-            torch.get_default_dtype(),
-            torch.get_rng_state(),
-            (random.getstate(), np.random.get_state()),
-        )
+        dtype = torch.get_default_dtype()
         try:
             torch.set_default_dtype(torch.float64)
-            torch.manual_seed(0)
-            random.seed(0)
-            return self.measure()
+            with global_generators_seeded(np.random.default_rng(0)):
+                return self.measure()
         finally:
             torch.set_default_dtype(dtype)
-            torch.set_rng_state(state)
-            random.setstate(others[0])
-            np.random.set_state(others[1])

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from peer_claims.claim import Figures, Peer
 from torch import Tensor, nn
+
+from peer_claims.claim import Figures, Peer
 
 BETTY = Peer("betty-ml", "0.1.1", "betty", "pip install betty-ml==0.1.1")
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from peer_claims.claim import Figures, Peer
 from torch import nn
 from torch.utils.data import TensorDataset
+
+from peer_claims.claim import Figures, Peer
 
 EASYFSL = Peer("easyfsl", "1.5.0", "easyfsl", "pip install easyfsl==1.5.0")
 

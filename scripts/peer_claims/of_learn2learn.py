@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peer_claims.claim import Figures, Peer
-from peer_claims.problem import Sets, classes, gradient, off
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 
 from litmaml.data.interop import import_learn2learn
+from peer_claims.claim import Figures, Peer
+from peer_claims.problem import Sets, classes, gradient, off
 
 LEARN2LEARN = Peer(
     "learn2learn",
     "0.2.0",
     "learn2learn",
-    "pip install --no-deps -r requirements/learn2learn.txt; scipy requests tqdm, for the claims on images gym torchvision",
+    "pip install --no-deps -r requirements/learn2learn.txt && pip install scipy requests tqdm gym torchvision",
 )
 WAYS = 5
 
@@ -225,7 +225,6 @@ def learn2learn_lightning_trainer() -> Figures:
 def learn2learn_validate() -> Figures:
     """``Trainer.validate`` and ``test`` of a ``LightningMAML`` fail on one device: no gradients in inference mode."""
     import pytorch_lightning
-
     from learn2learn.utils.lightning import EpisodicBatcher
 
     trainer = pytorch_lightning.Trainer(accelerator="cpu", **_QUIET)
@@ -243,10 +242,8 @@ def learn2learn_two_processes() -> Figures:
     Of six tasks of each, how many are the other's.
     """
     import pytorch_lightning
-
     from learn2learn.utils.lightning import EpisodicBatcher
 
-    torch.set_default_dtype(torch.float32)
     with tempfile.TemporaryDirectory() as folder:
 
         class Noting(import_learn2learn().algorithms.LightningMAML):  # type: ignore[misc]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from peer_claims.claim import Figures, Peer
-from peer_claims.problem import Sets, adapted, classes, gradient, off
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
@@ -16,6 +14,8 @@ from litmaml.inner.loop import InnerLoop
 from litmaml.outer import SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Batch, Tasks
+from peer_claims.claim import Figures, Peer
+from peer_claims.problem import Sets, adapted, classes, gradient, off
 
 PARALLEL_METALEARN = Peer("parallel-metalearn", "0.5.6", "metalearn", "pip install parallel-metalearn==0.5.6")
 LR, STEPS = 0.1, 5

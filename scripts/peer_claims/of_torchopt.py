@@ -6,8 +6,6 @@ import copy
 from typing import Any
 
 import torch
-from peer_claims.claim import Figures, Peer
-from peer_claims.problem import line
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
@@ -16,6 +14,8 @@ from litmaml.inner.loop import InnerLoop
 from litmaml.outer import SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Batch, Tasks
+from peer_claims.claim import Figures, Peer
+from peer_claims.problem import line
 
 TORCHOPT = Peer("torchopt", "0.7.3", "torchopt", "pip install torchopt==0.7.3")
 

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 
 import torch
+
 from peer_claims.claim import Claim
 from peer_claims.of_betty import BETTY
 from peer_claims.of_easyfsl import EASYFSL
