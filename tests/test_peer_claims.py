@@ -12,7 +12,7 @@ import torch
 from peer_claims.claim import Figures, Peer
 from peer_claims.suite import CLAIMS, main
 
-PAGE = (Path(__file__).parents[1] / "docs" / "peers.md").read_text(encoding="utf-8")
+PAGE = " ".join((Path(__file__).parents[1] / "docs" / "peers.md").read_text(encoding="utf-8").split())
 # The peers warn, and learn2learn's parts of Lightning tell of what they lack.
 pytestmark = pytest.mark.filterwarnings("ignore")
 

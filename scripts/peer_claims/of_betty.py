@@ -29,11 +29,11 @@ def _lower(lr: float, iterations: int, **engine: Any) -> tuple[float, float]:
     from betty.engine import Engine
     from betty.problems import ImplicitProblem
 
-    class Lower(ImplicitProblem):
+    class Lower(ImplicitProblem):  # type: ignore[misc]  # betty has no types
         def training_step(self, batch: Any) -> Tensor:
             return (self.module() - self.upper()).square().sum()
 
-    class Upper(ImplicitProblem):
+    class Upper(ImplicitProblem):  # type: ignore[misc]
         def training_step(self, batch: Any) -> Tensor:
             return self.lower().square().sum()
 

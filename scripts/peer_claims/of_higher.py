@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,7 +46,7 @@ def higher_adam_beta2() -> Figures:
     model, x, y = line()
 
     def loss(*betas: Any) -> Tensor:
-        make: Make = lambda weights: torch.optim.Adam(weights, lr=0.1)  # noqa: E731
+        make: Make = partial(torch.optim.Adam, lr=0.1)
         return _unrolled(model, make, x, y, override={"betas": [betas]})
 
     betas, h = [torch.tensor(0.9, requires_grad=True), torch.tensor(0.99, requires_grad=True)], 1e-5
@@ -68,7 +69,7 @@ def higher_maximize() -> Figures:
     model, x, y = line()
     found = {"before": float(mse_loss(model(x), y))}
     for name in ("SGD", "Adam"):
-        make: Make = lambda weights, name=name: getattr(torch.optim, name)(weights, lr=0.1, maximize=True)  # noqa: E731
+        make: Make = partial(getattr(torch.optim, name), lr=0.1, maximize=True)
         found[f"{name}, higher"] = float(_unrolled(model, make, x, y))
         found[f"{name}, torch"] = _by_torch(model, make, x, y)
     return found
@@ -82,10 +83,8 @@ def higher_maximize() -> Figures:
 def higher_decoupled_decay() -> Figures:
     """Adam's ``decoupled_weight_decay=True`` is ignored: the decay goes into the gradient."""
     model, x, y = line()
-    decoupled, coupled = (
-        lambda weights, on=on: torch.optim.Adam(weights, lr=0.1, weight_decay=0.5, decoupled_weight_decay=on)
-        for on in (True, False)
-    )
+    coupled: Make = partial(torch.optim.Adam, lr=0.1, weight_decay=0.5)
+    decoupled: Make = partial(torch.optim.Adam, lr=0.1, weight_decay=0.5, decoupled_weight_decay=True)
     return {
         "decoupled, higher": float(_unrolled(model, decoupled, x, y)),
         "decoupled, torch": _by_torch(model, decoupled, x, y),
@@ -100,7 +99,7 @@ def higher_adam_eps() -> Figures:
     The loss after three steps with eps = 0.1.
     """
     model, x, y = line()
-    make: Make = lambda weights: torch.optim.Adam(weights, lr=0.1, eps=0.1)  # noqa: E731
+    make: Make = partial(torch.optim.Adam, lr=0.1, eps=0.1)
     return {"higher": float(_unrolled(model, make, x, y)), "torch": _by_torch(model, make, x, y)}
 
 
@@ -160,6 +159,6 @@ def higher_copied_weights() -> Figures:
         ("with copy_initial_weights=False", {"copy_initial_weights": False}),
     ):
         model.zero_grad()
-        _unrolled(model, lambda weights: torch.optim.SGD(weights, lr=0.1), x, y, **copied).backward()
+        _unrolled(model, partial(torch.optim.SGD, lr=0.1), x, y, **copied).backward()
         found[name] = float(sum(weight.grad is not None for weight in model.parameters()))
     return found

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from litmaml.data.interop import import_learn2learn
 from peer_claims.claim import Figures, Peer
-from peer_claims.problem import Sets, classes, gradient, off
+from peer_claims.problem import Sets, classes, gradient, largest, off
 
 LEARN2LEARN = Peer(
     "learn2learn",
@@ -121,8 +121,8 @@ def learn2learn_running_statistics() -> Figures:
     learner = maml.clone()
     learner.adapt(learner(torch.randn(8, 2) + 1).square().mean())
     return {
-        "running mean of the model": float(norm.running_mean.abs().max()),
-        "of the next clone": float(maml.clone().module[0].running_mean.abs().max()),
+        "running mean of the model": largest(norm.running_mean),
+        "of the next clone": largest(maml.clone().module[0].running_mean),
     }
 
 
@@ -195,7 +195,7 @@ def learn2learn_validation_mode() -> Figures:
     module = _lightning_maml(model).eval()
     task = _one_of(classes(shots=6))
     losses = [float(module.meta_learn(task, 0, 3, 2, 4)[0]) for _ in range(2)]
-    moved = float(norm.running_mean.abs().max())
+    moved = largest(norm.running_mean)
     return {"loss": losses[0], "loss again": losses[1], "running mean moved": moved}
 
 

@@ -61,3 +61,8 @@ def off(found: list[Tensor], true: list[Tensor]) -> float:
     """|found - true| / |true|, of all weights together."""
     a, b = (torch.cat([part.detach().flatten() for part in parts]) for parts in (found, true))
     return float((a - b).norm() / b.norm())
+
+
+def largest(values: Tensor | None) -> float:
+    """The largest absolute value, of what a buffer may be."""
+    return 0.0 if values is None else float(values.detach().abs().max())

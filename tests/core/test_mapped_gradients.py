@@ -25,8 +25,11 @@ from litmaml.weights import Params
 from peer_claims.of_parallel_metalearn import LR, PARALLEL_METALEARN, STEPS, by_parallel_metalearn, network
 from peer_claims.problem import Sets, classes
 
-WRONG = {"LayerNorm": lambda: nn.LayerNorm(8), "BatchNorm": lambda: nn.BatchNorm1d(8, track_running_stats=False)}
-RIGHT = {"none": nn.Identity, "GroupNorm": lambda: nn.GroupNorm(2, 8)}
+WRONG: dict[str, Callable[[], nn.Module]] = {
+    "LayerNorm": lambda: nn.LayerNorm(8),
+    "BatchNorm": lambda: nn.BatchNorm1d(8, track_running_stats=False),
+}
+RIGHT: dict[str, Callable[[], nn.Module]] = {"none": nn.Identity, "GroupNorm": lambda: nn.GroupNorm(2, 8)}
 NORMS = pytest.mark.parametrize("norm", [*RIGHT, *WRONG])
 
 
