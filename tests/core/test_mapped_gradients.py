@@ -1,7 +1,7 @@
 """The trap that is nearest when tasks are batched: ``vmap`` around ``torch.func.grad`` is silently wrong.
 
 In torch the second derivatives of layer norm and of batch norm are wrong there (functorch issue 534). The oracle has to
-see it, and ours must not have it.
+see it, and ours must not have it. Where a torch has mended it, WRONG is empty there, and docs/peers.md has to say so.
 """
 
 from __future__ import annotations
