@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -244,7 +246,7 @@ def learn2learn_two_processes() -> Figures:
     import pytorch_lightning
     from learn2learn.utils.lightning import EpisodicBatcher
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ):  # where the seed is left
 
         class Noting(import_learn2learn().algorithms.LightningMAML):  # type: ignore[misc]
             def training_step(self, batch: Any, batch_idx: int) -> Tensor:
