@@ -78,7 +78,7 @@ def test_a_name_that_is_none_is_refused_with_those_that_are(named: str) -> None:
         locate(f"zoo:{named}", "init_weights")
     assert all(f"zoo:{name}" in str(refused.value) for name in NAMES)
     assert "\n" not in str(refused.value)
-    with pytest.raises(SystemExit, match="^litmaml zoo: name: no checkpoint of this name comes with litmaml"):
+    with pytest.raises(SystemExit, match=r"^litmaml zoo: name: no checkpoint of this name comes with litmaml"):
         main(["zoo", named])
 
 
