@@ -22,6 +22,7 @@ from litmaml.cli.finetune import COMMANDS as IMAGE_COMMANDS
 from litmaml.cli.meta_cli import MetaCLI
 from litmaml.data import TaskDataModule
 from litmaml.learner.meta_learner import MetaLearner
+from litmaml.runs.zoo import names, subject_of
 
 ROOT = Path(__file__).parents[1]
 PAGES = {file.relative_to(ROOT).as_posix(): file for file in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"))}
@@ -141,6 +142,12 @@ def test_the_readme_is_short() -> None:
     assert len(re.findall(r"^\| --- ", text, re.MULTILINE)) == 1
 
 
+def test_the_zoo_stands_on_its_page_as_on_its_cards() -> None:
+    text = _text("docs/zoo.md")
+    for name in names():
+        assert f"| `{name}` | {subject_of(name)} |" in text
+
+
 def test_every_page_is_in_the_index() -> None:
     linked = {Path(link).name for link in _LINK.findall(_text("docs/README.md"))}
     assert {file.name for file in (ROOT / "docs").glob("*.md")} - {"README.md"} <= linked
@@ -190,6 +197,8 @@ def test_options_of_the_other_commands_parse(line: str, diagnose_parser: Lightni
         _parse(diagnose_parser, [*files, *options])
     elif command == "push":
         _parse(push.make_parser(), words)
+    elif command == "zoo":
+        assert {*words} <= {*names()}
     else:
         function = _FUNCTIONS[command if command != "data" else f"data {words.pop(0)}"]
         parser = ArgumentParser()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import runpy
 import shlex
@@ -85,6 +86,16 @@ def test_getting_started(place: Path, capsys: pytest.CaptureFixture[str]) -> Non
 def test_the_readme(place: Path) -> None:
     (block,) = blocks("README.md")
     assert len(run(shortened(block))["learner"].results["accuracy"]) == 4
+
+
+def test_the_zoo(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(*blocks("src/litmaml/zoo/sinusoid.md"))
+    assert float(re.sub(r".*\[\[(\S+?)[\],].*", r"\1", capsys.readouterr().out, flags=re.DOTALL)) == pytest.approx(
+        2 * math.sin(-0.5), abs=0.5
+    )
+    pytest.importorskip("wordllama", reason="the embeddings are in the package wordllama")
+    run(*blocks("docs/zoo.md"))
+    assert "['lights', 'music', 'heating']" in capsys.readouterr().out
 
 
 def test_own_parts(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
