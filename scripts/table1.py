@@ -37,20 +37,20 @@ class Line:
     """A figure of the table.
 
     configs: The experiment, and what is laid over it.
-    published: Accuracy in percent, with its 95% half-width.
+    published: Accuracy in percent, with its 95% half-width, as the paper has it.
     data: The option with the folder of the data; None where none are needed.
     method: As ``compare_methods`` has it.
     typed: What is typed beside.
     """
 
     configs: tuple[str, ...]
-    published: tuple[float, float]
+    published: str
     data: str | None = "omniglot"
     method: str = "MAML"
     typed: tuple[str, ...] = ()
 
 
-def _mini_imagenet(published: tuple[float, float], shots: int, method: str = "MAML") -> Line:
+def _mini_imagenet(published: str, shots: int, method: str = "MAML") -> Line:
     """A line on mini-ImageNet, with the settings of the paper in the place of those of one's own images."""
     typed = (
         *("--model.inner_optimizer.lr=0.01", "--data.tasks.init_args.augment=null"),
@@ -61,14 +61,14 @@ def _mini_imagenet(published: tuple[float, float], shots: int, method: str = "MA
 
 
 LINES = {
-    "omniglot-5w1s": Line(("omniglot_5w1s",), (98.7, 0.4)),
-    "omniglot-5w5s": Line(("omniglot_5w5s",), (99.9, 0.1)),
-    "omniglot-20w1s": Line(("omniglot_20w1s",), (95.8, 0.3)),
-    "omniglot-20w5s": Line(("omniglot_20w5s",), (98.9, 0.2)),
-    "mini_imagenet-5w1s": _mini_imagenet((48.70, 1.84), 1),
-    "mini_imagenet-5w5s": _mini_imagenet((63.11, 0.92), 5),
-    "mini_imagenet-5w1s-first-order": _mini_imagenet((48.07, 1.75), 1, "FO-MAML"),
-    "mini_imagenet-5w5s-first-order": _mini_imagenet((63.15, 0.91), 5, "FO-MAML"),
+    "omniglot-5w1s": Line(("omniglot_5w1s",), "98.7 ± 0.4"),
+    "omniglot-5w5s": Line(("omniglot_5w5s",), "99.9 ± 0.1"),
+    "omniglot-20w1s": Line(("omniglot_20w1s",), "95.8 ± 0.3"),
+    "omniglot-20w5s": Line(("omniglot_20w5s",), "98.9 ± 0.2"),
+    "mini_imagenet-5w1s": _mini_imagenet("48.70 ± 1.84", 1),
+    "mini_imagenet-5w5s": _mini_imagenet("63.11 ± 0.92", 5),
+    "mini_imagenet-5w1s-first-order": _mini_imagenet("48.07 ± 1.75", 1, "FO-MAML"),
+    "mini_imagenet-5w5s-first-order": _mini_imagenet("63.15 ± 0.91", 5, "FO-MAML"),
 }
 SMALL = (
     *("--model.model.init_args.filters=16", "--data.meta_batch=4", "--data.train_tasks=400", "--data.val_tasks=40"),
@@ -86,8 +86,7 @@ COLUMNS = ("split_by", "rotations", "ways", "shots", "queries", "tasks", "normal
 def fill(name: str, folders: Mapping[str, Path], typed: Sequence[str], seed: int, out: Path) -> dict[str, Any]:
     """The row of a line: trained and tested, or with what it lacks."""
     line, place = LINES[name], out / name
-    mean, half_width = line.published
-    row: dict[str, Any] = {"row": name, "method": line.method, "published": f"{mean} ± {half_width}"}
+    row: dict[str, Any] = {"row": name, "method": line.method, "published": line.published}
     where = []
     if line.data is not None:
         if not folders[line.data].is_dir():
@@ -107,8 +106,9 @@ def shown(row: Mapping[str, Any]) -> dict[str, Any]:
     lacking = row.get("skipped") or row.get("failed")
     ours = None if lacking else cell("accuracy", Interval(row["accuracy"], row["accuracy_half_width"]))
     head = {"row": row["row"], "method": row["method"], "published, %": row["published"], "here": lacking or ours}
-    columns = {"test_inner_steps": "inner steps", "nearest_class_mean": "nearest class mean", "seconds": "seconds"}
-    return head | {title: row.get(key) for key, title in columns.items()}
+    means = row.get("nearest_class_mean")
+    beside = {"nearest class mean": None if means is None else f"{100 * means:.2f} %", "seconds": row.get("seconds")}
+    return head | {"inner steps": row.get("test_inner_steps")} | beside
 
 
 def protocol_lines(rows: Sequence[Mapping[str, Any]], budget: str) -> str:

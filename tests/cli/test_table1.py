@@ -21,16 +21,16 @@ TINY = [
 
 def test_each_figure_of_the_table_stands_beside_its_row() -> None:
     published = {name: line.published for name, line in table1.LINES.items()}
-    assert published["omniglot-20w1s"] == (95.8, 0.3)
-    assert published["mini_imagenet-5w1s"] == (48.70, 1.84)
-    assert published["mini_imagenet-5w5s-first-order"] == (63.15, 0.91)
+    assert published["omniglot-20w1s"] == "95.8 ± 0.3"
+    assert published["mini_imagenet-5w1s"] == "48.70 ± 1.84"
+    assert published["mini_imagenet-5w5s-first-order"] == "63.15 ± 0.91"
     assert len(published) == 8
 
 
 def test_rows_are_filled_once_or_say_what_they_lack(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(table1, "LINES", {"letters": table1.Line(("glyphs",), (98.7, 0.4), None), **table1.LINES})
+    monkeypatch.setattr(table1, "LINES", {"letters": table1.Line(("glyphs",), "98.7 ± 0.4", None), **table1.LINES})
     typed = ["--rows", "letters", "omniglot-5w1s", "--out", str(tmp_path), "--omniglot", str(tmp_path / "none"), "--"]
     table1.main([*typed, *TINY])
     first, second = csv.DictReader((tmp_path / "table1.csv").read_text(encoding="utf-8").splitlines())
