@@ -119,6 +119,8 @@ def test_the_card_has_the_recorded_results_of_this_file(name: str) -> None:
     assert f"| tasks | {results['protocol']['tasks']} |" in card
     assert all(part in card for part in ("## Use", "## Data", "## Not for", "## Results", "## Protocol", "## Made by"))
     assert f"-c zoo/{name}\n" in card
+    told = (ROOT / "scripts" / "zoo" / f"{name}.md").read_text(encoding="utf-8").partition("\n")[2]
+    assert told.strip() in card
     assert str(ROOT) not in card
 
 
