@@ -1,6 +1,6 @@
 """The zoo that comes with the package: trained, tested, and written as weights with a card each.
 
-    python scripts/make_zoo.py                        # all, three quarters of an hour of one core
+    python scripts/make_zoo.py                        # all, half an hour of one core
     python scripts/make_zoo.py --only sinusoid navigation
     python scripts/make_zoo.py --check                # trains anew, and compares with the cards
 
