@@ -31,6 +31,7 @@ _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 SHIPPED = {*shipped.names()}
 EXPERIMENTS = {name for name in SHIPPED if name.partition("/")[0] in (name, "rl", "theory")}
+_BY_KIND = sorted(SHIPPED, key=lambda name: (name not in EXPERIMENTS, name))  # navigation is also one of the zoo
 _FUNCTIONS: dict[str, Callable[..., object]] = {**IMAGE_COMMANDS, "data pack": data.pack, "data check": data.check}
 _COMMAND = re.compile(r"^(?:WANDB_MODE=\w+ )?litmaml (?=[a-z])(.*)$")
 
@@ -67,7 +68,7 @@ def _split(words: list[str]) -> tuple[tuple[str, ...], list[str]]:
     stack = [name for name, file in zip(names, files, strict=True) if name in SHIPPED or not _is_users(file)]
     if not EXPERIMENTS & {*stack}:  # the configuration that a checkpoint would bring: that of the run of this name
         run = next((word.rpartition("/")[2] for word in words if "runs/" in word), "")
-        stack.insert(0, next((name for name in SHIPPED if name.rpartition("/")[2] == run), "glyphs"))
+        stack.insert(0, next((name for name in _BY_KIND if name.rpartition("/")[2] == run), "glyphs"))
     for before in ("--imports", "--checkpoint"):  # is read before the parser
         if before in options:
             del options[(place := options.index(before)) : place + 2]
