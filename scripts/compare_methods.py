@@ -14,10 +14,7 @@ the seeds, its 95% interval over them, and that over the tasks of one seed), and
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
@@ -28,10 +25,9 @@ import torch
 import yaml
 from matplotlib.figure import Figure
 
-from litmaml.cli.main import main as litmaml
 from litmaml.cli.shipped import folder
-from litmaml.shown import first_line
 from litmaml.statistics.interval import interval
+from whole_runs import markdown_table, tested_row, write_csv
 
 
 def _exact(n: int) -> int:
@@ -81,32 +77,9 @@ def run(name: str, seed: int, budget: int, config: str, typed: Sequence[str], ou
     more = [*method.typed, *typed]
     cost = method.gradients(inner_steps(config, method.overlay, more))
     row: dict[str, Any] = {"method": name, "seed": seed, "outer_steps": max(budget // cost, 1), "gradients": cost}
-    kept = place / "row.json"
-    if kept.is_file():
-        return row | dict(json.loads(kept.read_text(encoding="utf-8")))
-    quiet = [f"--trainer.default_root_dir={place}", "--trainer.enable_progress_bar=false"]
-    again = ["--ckpt_path=last"] if (place / "checkpoints" / "last.ckpt").is_file() else []
-    began = time.perf_counter()
-    try:
-        length = [f"--trainer.max_steps={row['outer_steps']}", "--trainer.max_epochs=-1"]
-        seeds = [f"--seed_everything={seed}", f"--data.seed={seed}"]
-        litmaml(["fit", "-c", config, "-c", method.overlay, *more, *quiet, *again, *length, *seeds])
-        trained = time.perf_counter() - began
-        litmaml(["test", f"--ckpt_path={place}", *quiet])
-    except (ValueError, FloatingPointError) as error:  # such as a task that is not finite: the others go on
-        return row | {"failed": first_line(error)}
-    results = json.loads((place / "test_results.json").read_text(encoding="utf-8"))
-    last = results["steps"][-1]
-    found = {"seconds": round(trained, 1), "test_inner_steps": last["inner_steps"]}
-    for metric in ("accuracy", "loss"):
-        if metric in last:
-            found |= {metric: last[metric]["mean"], f"{metric}_half_width": last[metric]["half_width"]}
-    for baseline, values in results.get("baselines", {}).items():
-        if "accuracy" in values:
-            found[baseline] = values["accuracy"]["mean"]
-    place.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(found), encoding="utf-8")
-    return row | found
+    length = [f"--trainer.max_steps={row['outer_steps']}", "--trainer.max_epochs=-1"]
+    seeds = [f"--seed_everything={seed}", f"--data.seed={seed}"]
+    return row | tested_row(place, ["-c", config, "-c", method.overlay, *more, *length, *seeds])
 
 
 BASELINE = "nearest_class_mean"
@@ -150,16 +123,9 @@ def table(rows: Sequence[Mapping[str, Any]], metric: str) -> list[dict[str, Any]
 def write(rows: Sequence[Mapping[str, Any]], out: Path) -> str:
     """Writes the CSV, the table and the picture; the table as text."""
     metric = "accuracy" if any("accuracy" in row for row in rows) else "loss"
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    with (out / "methods.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(rows, out / "methods.csv")
     found = table(with_baseline(rows), metric)
-    heads = list(found[0])
-    lines = ["| " + " | ".join(heads).replace("mean", metric) + " |", "|" + " --- |" * len(heads)]
-    lines += ["| " + " | ".join(_cell(row[head]) for head in heads) + " |" for row in found]
-    text = "\n".join(lines) + "\n"
+    text = markdown_table([{metric if head == "mean" else head: row[head] for head in row} for row in found])
     (out / "methods.md").write_text(text, encoding="utf-8")
     shown = [row for row in found if row["seeds"]][::-1]
     figure = Figure(figsize=(7, 0.4 * len(shown) + 1), layout="constrained")
@@ -170,10 +136,6 @@ def write(rows: Sequence[Mapping[str, Any]], out: Path) -> str:
     axes.set(xlabel=f"{metric} on test tasks, with 95% intervals over {over}")
     figure.savefig(out / "methods.png", dpi=150)
     return text
-
-
-def _cell(value: Any) -> str:
-    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

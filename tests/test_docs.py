@@ -22,6 +22,7 @@ from litmaml.cli.finetune import COMMANDS as IMAGE_COMMANDS
 from litmaml.cli.meta_cli import MetaCLI
 from litmaml.data import TaskDataModule
 from litmaml.learner.meta_learner import MetaLearner
+from litmaml.runs.zoo import names, subject_of
 
 ROOT = Path(__file__).parents[1]
 PAGES = {file.relative_to(ROOT).as_posix(): file for file in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"))}
@@ -30,6 +31,7 @@ _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 SHIPPED = {*shipped.names()}
 EXPERIMENTS = {name for name in SHIPPED if name.partition("/")[0] in (name, "rl", "theory")}
+_BY_KIND = sorted(SHIPPED, key=lambda name: (name not in EXPERIMENTS, name))  # navigation is also one of the zoo
 _FUNCTIONS: dict[str, Callable[..., object]] = {**IMAGE_COMMANDS, "data pack": data.pack, "data check": data.check}
 _COMMAND = re.compile(r"^(?:WANDB_MODE=\w+ )?litmaml (?=[a-z])(.*)$")
 
@@ -66,7 +68,7 @@ def _split(words: list[str]) -> tuple[tuple[str, ...], list[str]]:
     stack = [name for name, file in zip(names, files, strict=True) if name in SHIPPED or not _is_users(file)]
     if not EXPERIMENTS & {*stack}:  # the configuration that a checkpoint would bring: that of the run of this name
         run = next((word.rpartition("/")[2] for word in words if "runs/" in word), "")
-        stack.insert(0, next((name for name in SHIPPED if name.rpartition("/")[2] == run), "glyphs"))
+        stack.insert(0, next((name for name in _BY_KIND if name.rpartition("/")[2] == run), "glyphs"))
     for before in ("--imports", "--checkpoint"):  # is read before the parser
         if before in options:
             del options[(place := options.index(before)) : place + 2]
@@ -141,6 +143,12 @@ def test_the_readme_is_short() -> None:
     assert len(re.findall(r"^\| --- ", text, re.MULTILINE)) == 1
 
 
+def test_the_zoo_stands_on_its_page_as_on_its_cards() -> None:
+    text = _text("docs/zoo.md")
+    for name in names():
+        assert f"| `{name}` | {subject_of(name)} |" in text
+
+
 def test_every_page_is_in_the_index() -> None:
     linked = {Path(link).name for link in _LINK.findall(_text("docs/README.md"))}
     assert {file.name for file in (ROOT / "docs").glob("*.md")} - {"README.md"} <= linked
@@ -190,6 +198,8 @@ def test_options_of_the_other_commands_parse(line: str, diagnose_parser: Lightni
         _parse(diagnose_parser, [*files, *options])
     elif command == "push":
         _parse(push.make_parser(), words)
+    elif command == "zoo":
+        assert {*words} <= {*names()}
     else:
         function = _FUNCTIONS[command if command != "data" else f"data {words.pop(0)}"]
         parser = ArgumentParser()

@@ -37,7 +37,9 @@ QUICK = [
 SMALL = {
     "glyphs.yaml": ["--model.model.init_args.filters=4"],
     "omniglot_5w1s.yaml": ["--model.model.init_args.filters=4"],
+    "omniglot_5w5s.yaml": ["--model.model.init_args.filters=4"],
     "omniglot_20w1s.yaml": ["--model.model.init_args.filters=4"],
+    "omniglot_20w5s.yaml": ["--model.model.init_args.filters=4"],
     "image_folder.yaml": ["--model.model.init_args.filters=4"],
     "pretrained_body.yaml": ["--model.model.init_args.name=test_resnet", "--model.model.init_args.pretrained=false"],
 }
@@ -299,7 +301,7 @@ def images(folder: Path) -> Path:
     return folder
 
 
-LONG = {"mixture.yaml", "omniglot_20w1s.yaml", "omniglot_5w1s.yaml"}
+LONG = {"mixture.yaml", *(path.name for path in CONFIGS.glob("omniglot_*.yaml"))}
 COMPLETE = sorted(p.name for p in CONFIGS.glob("*.yaml") if p.name != "sweep.yaml")
 
 

@@ -32,7 +32,7 @@ def test_help_names_every_command_in_a_line_on_one_screen() -> None:
     assert started() == lines
     assert len(lines) < 24
     assert max(map(len, lines)) <= 80
-    assert {*COMMANDS} >= {*LightningCLI.subcommands(), *IMAGE_COMMANDS, "diagnose", "data", "configs"}
+    assert {*COMMANDS} >= {*LightningCLI.subcommands(), *IMAGE_COMMANDS, "diagnose", "data", "zoo", "configs"}
     assert all(any(line.startswith(f"  {name} ") for line in lines) for name in COMMANDS)
 
 

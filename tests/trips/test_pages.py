@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 import runpy
 import shlex
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,17 @@ def test_getting_started(place: Path, capsys: pytest.CaptureFixture[str]) -> Non
 def test_the_readme(place: Path) -> None:
     (block,) = blocks("README.md")
     assert len(run(shortened(block))["learner"].results["accuracy"]) == 4
+
+
+def test_the_zoo(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(*blocks("src/litmaml/zoo/sinusoid.md"))
+    assert float(re.sub(r".*\[\[(\S+?)[\],].*", r"\1", capsys.readouterr().out, flags=re.DOTALL)) == pytest.approx(
+        2 * math.sin(-0.5), abs=0.5
+    )
+    if find_spec("wordllama") is None:
+        pytest.skip("the embeddings are in the package wordllama")
+    run(*blocks("docs/zoo.md"))
+    assert "['lights', 'music', 'heating']" in capsys.readouterr().out
 
 
 def test_own_parts(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ COMMANDS = {
     "push": "publish a run or an adapted model on the Hugging Face Hub",
     "diagnose": "measure curvature, noise and cost, and what method they ask for",
     "data": "pack images into files that all processes share",
+    "zoo": "list the meta-checkpoints that come with the program, or show a card",
     "configs": "list the configurations that come with the program, or copy one",
 }
 """Every command, with a line on what it does."""

@@ -65,7 +65,7 @@ def finetune(
 
     Args:
         checkpoint: A file that fit wrote, a run's folder (its best checkpoint), RUN/last,
-            wandb://ENTITY/PROJECT/NAME:ALIAS or hf://USER/NAME.
+            wandb://ENTITY/PROJECT/NAME:ALIAS, hf://USER/NAME or zoo:NAME (litmaml zoo lists those).
         data: Folder of the labelled images to adapt to, the support set: DATA/CLASS/*.png, *.jpg, ...; or, of a
             checkpoint of TableTasks, a CSV, TSV or Parquet file of one task's rows. Those whose target is empty are
             predicted. A policy has none.

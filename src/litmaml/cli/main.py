@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from litmaml.callbacks.preemption import requeued_before_training
-from litmaml.cli import data, diagnose, push
+from litmaml.cli import data, diagnose, push, zoo
 from litmaml.cli.commands import COMMANDS, answered
 from litmaml.cli.error_lines import errors_in_one_line
 from litmaml.cli.finetune import COMMANDS as IMAGE_COMMANDS
@@ -28,7 +28,7 @@ from litmaml.data import TaskDataModule
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.runs.wandb_server import keep_to_own_server
 
-_OTHERS = {"configs": run_configs, "data": data.run, "diagnose": diagnose.run, "push": push.run}
+_OTHERS = {"configs": run_configs, "data": data.run, "diagnose": diagnose.run, "push": push.run, "zoo": zoo.run}
 
 
 def main(args: Sequence[str] | None = None) -> None:

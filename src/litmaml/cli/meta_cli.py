@@ -88,8 +88,8 @@ class MetaCLI(LightningCLI):
         parser.add_argument(
             "--init_weights",
             type=str | None,
-            help="Meta-checkpoint (file, run's folder, RUN/last, wandb:// or hf:// reference) whose weights a new run "
-            "starts from; to resume a run use --ckpt_path.",
+            help="Meta-checkpoint (file, run's folder, RUN/last, wandb:// or hf:// reference, zoo:NAME) whose weights "
+            "a new run starts from; to resume a run use --ckpt_path.",
         )
         parser.add_argument("--imports", type=list[str] | None, help=HELP)
         parser.add_argument(

@@ -14,7 +14,7 @@ from litmaml.cli.recorded import configuration, training
 from litmaml.cli.sealed import seal
 from litmaml.runs.arguments import Arguments, is_none
 from litmaml.runs.checkpoint import read_checkpoint
-from litmaml.runs.checkpoint_names import is_fetched, locate, results_folder
+from litmaml.runs.checkpoint_names import is_elsewhere, locate, results_folder
 from litmaml.runs.folder import CHECKPOINTS, DEFAULT_FOLDER, checkpoints_in, local_folder, resolve_checkpoint
 from litmaml.runs.training_form import VERSION_KEY
 
@@ -77,12 +77,12 @@ def with_checkpoint(arguments: list[str], scratch: Path) -> tuple[list[str], Map
         # So that a job that is killed before its first checkpoint can be started again as it is.
         rank_zero_info(f"there is no checkpoint in {folder} yet: training starts from the beginning")
         return [command, *typed.without("ckpt_path")], None
-    fetched = is_fetched(named)
-    if fetched and command == "fit":
+    elsewhere = is_elsewhere(named)
+    if elsewhere and command == "fit":
         raise ValueError(
             f"ckpt_path: a run goes on in its own folder, got {named!r}; begin a new one with --init_weights={named}"
         )
-    path = locate(named, "ckpt_path") if fetched else resolve_checkpoint(named, folder, resume=command == "fit")
+    path = locate(named, "ckpt_path") if elsewhere else resolve_checkpoint(named, folder, resume=command == "fit")
     saved = read_checkpoint(path)
     if VERSION_KEY not in saved:  # Lightning asks for it
         raise ValueError(
@@ -109,7 +109,7 @@ def with_run(arguments: list[str], saved: Mapping[str, Any] | None, typed: list[
     if path is None:  # also where a configuration file names one that is not there yet, or not wanted
         return arguments if given.value("ckpt_path") is None else [*arguments, "--ckpt_path=null"]
     command, named = typed[0], str(given.value("ckpt_path"))
-    home = results_folder(named, Path(path)) if is_fetched(named) else _home(Path(path))
+    home = results_folder(named, Path(path)) if is_elsewhere(named) else _home(Path(path))
     if home is None and command != "fit" and given.value("trainer.default_root_dir") is None:
         home = Path(path).parent
     there = given.option("trainer.default_root_dir")

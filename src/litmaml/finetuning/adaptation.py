@@ -37,7 +37,7 @@ def adapt(
 
     Args:
         checkpoint: A file that ``fit`` wrote, a run's folder, ``wandb://ENTITY/PROJECT/NAME:ALIAS``, ``hf://USER/NAME``,
-            or a learner.
+            ``zoo:NAME``, or a learner.
         inputs: (n, ...), as the model takes them, or a dict or tuple of such.
         targets: (n,) class indices from 0, or the classes' names, or (n, ...) values to regress on, or a dict or tuple
             of what a loss of such takes.

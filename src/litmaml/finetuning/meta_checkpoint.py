@@ -69,8 +69,8 @@ def open_checkpoint(named: str | Path | MetaLearner, **parts: Any) -> MetaCheckp
 
     Args:
         named: A file that ``fit`` wrote; a run's folder (its best checkpoint), or ``RUN/best`` or ``RUN/last``;
-            ``wandb://ENTITY/PROJECT/NAME:ALIAS``; ``hf://USER/NAME`` or ``hf://USER/NAME@REVISION``; or a learner
-            itself.
+            ``wandb://ENTITY/PROJECT/NAME:ALIAS``; ``hf://USER/NAME`` or ``hf://USER/NAME@REVISION``; ``zoo:NAME``; or a
+            learner itself.
         parts: Arguments of ``MetaLearner`` to use instead of those recorded, such as ``model``.
 
     Raises:

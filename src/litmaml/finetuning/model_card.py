@@ -79,7 +79,7 @@ def tested(file: Path, checkpoint: Path) -> str:
         content = read_json(file)
         protocol, steps = content["protocol"], content["steps"]
         of = protocol["checkpoint"]
-        lines = [*_results(steps), "", *_protocol(protocol)]
+        lines = [*_results(steps, content.get("baselines", {})), "", *_protocol(protocol)]
     except (NotPlain, KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f"output: {str(file)!r} is damaged ({error}); test the run anew, or remove it") from error
     if Path(str(of)).name != checkpoint.name:
@@ -95,14 +95,15 @@ def tested(file: Path, checkpoint: Path) -> str:
     return "\n".join(lines)
 
 
-def _results(steps: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _results(steps: Sequence[Mapping[str, Any]], baselines: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     names = in_order(name for name in steps[0] if name != "inner_steps")
     yield from ("## Results", "", "Means with 95% intervals over the test tasks.", "")
     yield f"| inner steps | {' | '.join(map(markdown, names))} |"
     yield "| ---: |" + " ---: |" * len(names)
     for step in steps:
-        cells = [cell(name, Interval(*(_number(step[name][part]) for part in Interval._fields))) for name in names]
-        yield f"| {int(step['inner_steps'])} | {' | '.join(cells)} |"
+        yield f"| {int(step['inner_steps'])} | {' | '.join(_cells(names, step))} |"
+    for baseline, found in baselines.items():
+        yield f"| {markdown(baseline.replace('_', ' '))} | {' | '.join(_cells(names, found))} |"
 
 
 def _protocol(protocol: Mapping[str, Any]) -> Iterator[str]:
@@ -110,6 +111,12 @@ def _protocol(protocol: Mapping[str, Any]) -> Iterator[str]:
     for name, value in protocol.items():
         if name not in _PLACES:
             yield f"| {markdown(name.replace('_', ' '))} | {markdown(value)} |"
+
+
+def _cells(names: Sequence[str], found: Mapping[str, Any]) -> list[str]:
+    """What was found of each metric; nothing of one that there is not."""
+    parts = {name: [_number(found[name][part]) for part in Interval._fields] for name in names if name in found}
+    return [cell(name, Interval(*parts[name])) if name in parts else "" for name in names]
 
 
 def _number(value: Any) -> float:

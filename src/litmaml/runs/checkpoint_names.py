@@ -1,4 +1,4 @@
-"""How a checkpoint is named, in every command: a file, a run's folder, ``RUN/last``, or what has to be fetched."""
+"""How a checkpoint is named, in every command: a file, a run's folder, ``RUN/last``, or one of elsewhere."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from litmaml.runs import artifact, hub
+from litmaml.runs import artifact, hub, zoo
 from litmaml.runs.checkpoint import checksum_file
 from litmaml.runs.folder import BEST, CHECKPOINTS, LAST, existing, folder_of
 from litmaml.runs.paths import expanded
@@ -18,7 +18,8 @@ def locate(named: str | Path, argument: str = "checkpoint") -> Path:
 
     Args:
         named: A file; a run's folder (its best checkpoint), ``RUN/best`` or ``RUN/last``;
-            ``wandb://ENTITY/PROJECT/NAME:ALIAS``; ``hf://USER/NAME`` or ``hf://USER/NAME@REVISION``.
+            ``wandb://ENTITY/PROJECT/NAME:ALIAS``; ``hf://USER/NAME`` or ``hf://USER/NAME@REVISION``; ``zoo:NAME``, of
+            those that come with the package.
         argument: What the user called it, for the errors.
 
     Raises:
@@ -29,6 +30,8 @@ def locate(named: str | Path, argument: str = "checkpoint") -> Path:
         return artifact.fetch_artifact(str(named), argument)
     if str(named).startswith(hub.PREFIX):
         return _fetch(str(named), argument)
+    if str(named).startswith(zoo.PREFIX):
+        return zoo.checkpoint_of(str(named), argument)
     path = expanded(named)
     if path.is_file():
         return path
@@ -39,7 +42,7 @@ def locate(named: str | Path, argument: str = "checkpoint") -> Path:
     else:
         raise FileNotFoundError(
             f"{argument}: {str(named)!r} is neither a file nor a run's folder; give a file, RUN (its best checkpoint), "
-            f"RUN/last, {artifact.PREFIX}ENTITY/PROJECT/NAME:ALIAS or {hub.PREFIX}USER/NAME"
+            f"RUN/last, {artifact.PREFIX}ENTITY/PROJECT/NAME:ALIAS, {hub.PREFIX}USER/NAME or {zoo.PREFIX}NAME"
         )
     last = wanted.with_name(LAST)
     if wanted.name == BEST and not os.path.lexists(wanted) and last.is_file():
@@ -48,15 +51,18 @@ def locate(named: str | Path, argument: str = "checkpoint") -> Path:
     return existing(wanted, argument)
 
 
-def is_fetched(named: str | Path) -> bool:
-    """Whether a name is of what lies elsewhere."""
-    return str(named).startswith((artifact.PREFIX, hub.PREFIX))
+def is_elsewhere(named: str | Path) -> bool:
+    """Whether a name is of what lies in no run's folder: it is fetched, or comes with the package."""
+    return str(named).startswith((artifact.PREFIX, hub.PREFIX, zoo.PREFIX))
 
 
 def results_folder(named: str, checkpoint: Path) -> Path:
-    """Where results about a checkpoint go: to its run; of one on the Hub, whose cache is read only, runs/USER/NAME."""
+    """Where results about a checkpoint go: to its run; of one that lies where only reading is, to runs/USER/NAME (the
+    Hub) or runs/zoo/NAME."""
     if named.startswith(hub.PREFIX):
         return Path("runs", *named.removeprefix(hub.PREFIX).partition("@")[0].split("/"))
+    if named.startswith(zoo.PREFIX):
+        return Path("runs", "zoo", checkpoint.stem)
     return folder_of(checkpoint)
 
 
