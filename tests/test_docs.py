@@ -20,6 +20,7 @@ from litmaml.cli.commands import COMMANDS
 from litmaml.cli.diagnose import DiagnoseCLI
 from litmaml.cli.finetune import COMMANDS as IMAGE_COMMANDS
 from litmaml.cli.meta_cli import MetaCLI
+from litmaml.cli.typed_parts import repeatable
 from litmaml.data import TaskDataModule
 from litmaml.learner.meta_learner import MetaLearner
 
@@ -195,4 +196,4 @@ def test_options_of_the_other_commands_parse(line: str, diagnose_parser: Lightni
         parser = ArgumentParser()
         parser.add_argument("-c", "--config", action="config")
         parser.add_function_arguments(function, as_positional=command == "data")
-        _parse(parser, words)
+        _parse(parser, repeatable(words, "export"))

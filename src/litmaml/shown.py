@@ -23,6 +23,17 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 
+def duration(seconds: float) -> str:
+    """A time to wait, in as few figures as it is known to.
+
+    >>> [duration(seconds) for seconds in (0.4, 40, 130, 5000, 90000)]
+    ['1 s', '40 s', '2 min', '83 min', '25 h']
+    """
+    if seconds < 100:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 6000 else f"{round(seconds / 3600)} h"
+
+
 def printable(text: object) -> str:
     """A text with its control characters written out, as ``\\x1b``."""
     return _UNSEEN.sub(lambda found: ascii(found.group())[1:-1], str(text))

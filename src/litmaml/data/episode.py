@@ -51,6 +51,9 @@ class Sizes(NamedTuple):
 FEW_SHOT = Episode(ways=5, shots=1, queries=15, support_batches=1, hessian_batches=0)
 """Of classification, if nothing else is asked for."""
 
+NOT_SAID = Episode()
+"""Of a task source that has numbers of its own."""
+
 AS_IN_TRAINING = Episode()
 
 LEAST = Episode(ways=2, shots=1, queries=1, support_batches=1, hessian_batches=0)

@@ -115,7 +115,7 @@ class ImageTasks(TaskDistribution):
         if few and not reuse:
             raise ValueError(
                 f"a task of the split {split} takes shots + queries = {shots} + {queries} images of a class, "
-                f"and these have fewer: {listed(few)}"
+                f"and these have fewer: {listed(few)}; give fewer queries (train.queries, test.queries)"
             )
         self._pools[split] = compare_pools(self._pools, split, pool, self.copies)
 

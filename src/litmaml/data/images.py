@@ -240,7 +240,7 @@ def compare_pools(pools: Mapping[Split, ImagePool], split: Split, pool: ImagePoo
     return pool
 
 
-def read_images(files: Mapping[str, str | Path | BinaryIO], image_format: ImageFormat) -> tuple[Tensor, list[str]]:
+def read_images(files: Mapping[str, str | Path | BinaryIO], image_format: ImageFormat) -> tuple[Tensor, dict[str, str]]:
     """Reads many images, several at a time.
 
     Args:
@@ -248,7 +248,7 @@ def read_images(files: Mapping[str, str | Path | BinaryIO], image_format: ImageF
         image_format: What they become.
 
     Returns:
-        (M, C, size, size) uint8 of the images that could be read, and the errors of those that could not. M
+        (M, C, size, size) uint8 of the images that could be read, and the errors of those that could not, by name. M
         is ``len(files)`` where there are no errors.
     """
 
@@ -267,7 +267,8 @@ def read_images(files: Mapping[str, str | Path | BinaryIO], image_format: ImageF
         warnings.filterwarnings("ignore", module=r"PIL\.")
         errors = list(threads.map(attempt, range(len(files)), files))
     read = torch.tensor([error is None for error in errors], dtype=torch.bool)
-    return pixels if read.all() else pixels[read], [error for error in errors if error is not None]
+    wrong = {name: error for name, error in zip(files, errors, strict=True) if error is not None}
+    return pixels[read] if wrong else pixels, wrong
 
 
 def lines(errors: Sequence[str], most: int = 20) -> str:
