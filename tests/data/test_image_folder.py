@@ -165,7 +165,7 @@ def test_unreadable_images_are_left_out_counted_and_named(root: Path) -> None:
     first, second = folder_tasks(root).class_names("train")[:2]
     (root / first / "1.png").write_text("text")
     (root / second / "0.png").write_bytes(b"")
-    message = rf"root=.*: 2 of 24 images of the split train cannot be read: .*1\.png, .*0\.png; mend .*left out"
+    message = r"root=.*: 2 of 24 images of the split train cannot be read: .*1\.png, .*0\.png; mend .*left out"
     for _ in ("read", "kept"):
         tasks = folder_tasks(root)
         with pytest.warns(UserWarning, match=message):

@@ -20,13 +20,13 @@ from torch import Tensor
 from litmaml.data.eight_bits import flattening
 from litmaml.data.leakage import Copies, judge_copies, pairs_of_twins, prints_of
 from litmaml.data.unpacking import unpack
-from litmaml.shown import listed
+from litmaml.shown import listed, spelled
 from litmaml.tasks import Split
 
 _LARGEST, _THREADS = 4096, 32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ImageFormat:
     """What an image becomes: C x size x size bytes in memory, (x / 255 - mean) / std for the learner.
 
@@ -69,6 +69,9 @@ class ImageFormat:
             raise ValueError(f"image_format.fit: unknown, got {self.fit!r}; give squeeze or crop")
         self._check_numbers("mean", -inf, "a finite number")
         self._check_numbers("std", 0, "a positive number")
+
+    def __repr__(self) -> str:
+        return spelled(self)
 
     def _check_numbers(self, field: str, above: float, kind: str) -> None:
         """Refuse what is neither a number nor one for each channel; lists become tuples, by which formats compare."""

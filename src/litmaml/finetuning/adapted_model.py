@@ -17,8 +17,9 @@ from litmaml.finetuning.labelled_rows import Rows, read_rows
 from litmaml.finetuning.model_folder import Kept, Recipe, read_folder, take_away, write_folder
 from litmaml.finetuning.predictor import Predictor
 from litmaml.inner.model_call import Output
+from litmaml.learner.screen.summary import size_of
 from litmaml.learner.trial.agreement import off, rounding_share, sizes
-from litmaml.shown import first_line
+from litmaml.shown import first_line, listed
 from litmaml.statistics.plots import Fit, grid_over, plot_fits
 from litmaml.tasks import Tree, tree_map
 
@@ -69,6 +70,11 @@ class AdaptedModel(Predictor):
         self.table = table
         self._example = example
         self.eval()
+
+    def __repr__(self) -> str:
+        classes = "" if self.classes is None else f", {len(self.classes)} classes: {listed(self.classes, 5)}"
+        taken = "" if self.image_format is None else f"; {self.image_format!r}"
+        return f"{type(self).__name__}({size_of(self.network)}{classes}{taken})"
 
     @torch.no_grad()
     def plot(self, path: str | Path, inputs: Tensor, targets: Tensor) -> None:

@@ -44,8 +44,8 @@ def export_onnx(model: nn.Module, inputs: Tree, path: Path) -> None:
     """Write the model for ONNX: input ``inputs`` (batch, ...), output ``predictions`` (batch, ...).
 
     Inputs that are a dict have the names of its keys, those of a tuple ``inputs.0``, ``inputs.1``, and what lies deeper
-    the name of what holds it before its own, such as ``pair.0``. What ``description`` says of the model is in the file's
-    metadata.
+    the name of what holds it before its own, such as ``pair.0``. The file's metadata hold what ``description`` says of
+    the model.
 
     Args:
         model: In eval mode, on the CPU; it takes and gives batches of any size.
@@ -104,8 +104,8 @@ EXPORTS: dict[str, Callable[[nn.Module, Tree, Path], None]] = {"pt2": export_pt2
 def description(model: nn.Module) -> dict[str, str]:
     """What a program has to know of a model beside its numbers, as texts by name.
 
-    Of an adapted model: ``classes``, a list of names in the order of the predictions; ``preprocessing``, what becomes of
-    an image (``ImageFormat``); ``table``, what becomes of a row; in JSON, and only what it has. And ``litmaml``, the
+    Of an adapted model: ``classes``, a list of names in the order of the predictions; ``preprocessing``, what becomes
+    of an image (``ImageFormat``); ``table``, what becomes of a row; in JSON, and only what it has. And ``litmaml``, the
     version that wrote it.
     """
     told = {"litmaml": version("litmaml")}

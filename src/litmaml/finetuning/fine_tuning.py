@@ -21,7 +21,7 @@ from litmaml.learner.trial.loss_kinds import is_elementwise
 from litmaml.statistics.confusion import Confusion
 
 
-@dataclass
+@dataclass(repr=False)
 class FineTuned:
     """A fine-tuning and its results.
 
@@ -53,6 +53,9 @@ class FineTuned:
     predictions: list[Prediction]
     labels: list[str] | None
     predicted: str
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.model!r}; {self.method}: {self.score or 'no score'})"
 
     @property
     def classes(self) -> list[str]:

@@ -9,12 +9,9 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from litmaml.shown import duration
+from litmaml.shown import LINE_EVERY, duration
 
 T = TypeVar("T")
-
-EVERY = 60.0
-"""Seconds between two lines where there is no terminal."""
 
 
 def shown(
@@ -50,7 +47,7 @@ def _in_lines(
     done, last = 0, ""
     for thing in things:
         done, last, now = done + 1, _said(measures(thing)), time.monotonic()
-        if now - said >= EVERY and done < total:
+        if now - said >= LINE_EVERY and done < total:
             left = duration((now - began) / done * (total - done))
             console.print(f"{title} {done}/{total}, {left} left  {last}".rstrip(), soft_wrap=True, highlight=False)
             said = now
