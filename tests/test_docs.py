@@ -18,8 +18,10 @@ from lightning.pytorch.cli import LightningArgumentParser
 from litmaml.cli import data, push, shipped
 from litmaml.cli.commands import COMMANDS
 from litmaml.cli.diagnose import DiagnoseCLI
+from litmaml.cli.error_lines import _leaves
 from litmaml.cli.finetune import COMMANDS as IMAGE_COMMANDS
 from litmaml.cli.meta_cli import MetaCLI
+from litmaml.cli.run_help import OPTIONS
 from litmaml.cli.typed_parts import repeatable
 from litmaml.data import TaskDataModule
 from litmaml.learner.meta_learner import MetaLearner
@@ -122,6 +124,12 @@ def fit_parser() -> LightningArgumentParser:
 @pytest.fixture(scope="module")
 def diagnose_parser() -> LightningArgumentParser:
     return _made(DiagnoseCLI, run=False)
+
+
+def test_the_help_of_a_run_names_options_that_there_are(fit_parser: LightningArgumentParser) -> None:
+    known = {*_leaves(fit_parser)} | {"init_args"}
+    for name in (name for group in OPTIONS.values() for name in group if name.startswith("--")):
+        assert {name[2:].partition(".init_args.")[0]} <= known, name
 
 
 def _parse(parser: ArgumentParser, words: list[str]) -> None:

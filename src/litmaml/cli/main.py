@@ -21,6 +21,7 @@ from litmaml.cli.finetune import run_command
 from litmaml.cli.imports import import_named
 from litmaml.cli.meta_cli import MetaCLI
 from litmaml.cli.recorded_run import with_records
+from litmaml.cli.run_help import ALL
 from litmaml.cli.save_config import SaveConfig
 from litmaml.cli.shipped import run_configs, with_shipped
 from litmaml.cli.stub_types import look_up_types
@@ -87,7 +88,7 @@ def _run(arguments: list[str]) -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_says_something)
     command = arguments[0]
-    arguments = with_shipped(arguments)
+    arguments = with_shipped("--help" if argument == ALL else argument for argument in arguments)
     if command in IMAGE_COMMANDS:
         run_command(command, arguments[1:])
         return
