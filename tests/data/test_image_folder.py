@@ -61,15 +61,17 @@ def test_classes_are_dealt_out_by_a_file(root: Path, tmp_path: Path, kind: str) 
     assert {name: split for split in SPLITS for name in tasks.class_names(split)} == wanted
 
 
-def test_classes_are_dealt_out_by_folders(tmp_path: Path) -> None:
+@pytest.mark.parametrize("called", [SPLITS, ("Training", "valid", "Testing"), ("train_set", "Dev", "test images")])
+def test_classes_are_dealt_out_by_folders(tmp_path: Path, called: tuple[str, ...]) -> None:
     for k, name in enumerate(NAMES):
-        write_class(tmp_path / SPLITS[k % 3] / name)
+        write_class(tmp_path / called[k % 3] / name)
+    (tmp_path / "__MACOSX" / "class 0").mkdir(parents=True)
     tasks = folder_tasks(tmp_path)
     assert {name: split for split in SPLITS for name in tasks.class_names(split)} == {
         name: SPLITS[k % 3] for k, name in enumerate(NAMES)
     }
-    write_class(tmp_path / "test" / "class 0")
-    with pytest.raises(ValueError, match="splits train and test share 1 classes: class 0"):
+    write_class(tmp_path / called[2] / "class 0")
+    with pytest.raises(ValueError, match=r"splits train and test share 1 classes: class 0\..*shared out by themselves"):
         folder_tasks(tmp_path).load("train")
 
 

@@ -17,7 +17,7 @@ OPTIONS: dict[str, dict[str, str]] = {
     },
     "the model, and how it adapts": {
         "--model.model": "its class, such as litmaml.models.Conv4",
-        "--model.loss": "such as torch.nn.MSELoss; by default cross entropy",
+        "--model.loss": "torch.nn.MSELoss, ...; by default cross entropy",
         "--model.inner_optimizer": "SGD, Adam, ...: --model.inner_optimizer.lr=0.1",
         "--model.inner_steps": "inner steps in training",
         "--model.test_inner_steps": "inner steps in validation and test",

@@ -38,10 +38,11 @@ _PUBLISHED = files("litmaml.data") / "published"
 def split_called(name: str) -> Split | None:
     """The split that a file, a folder or a cell of a table names, however it is spelled; None if it is none.
 
-    >>> [split_called(name) for name in ("Train", "meta-valid", "validation", "TEST", "cats")]
+    >>> [split_called(name) for name in ("Train", "meta-valid", "validation_set", "TEST", "cats")]
     ['train', 'val', 'val', 'test', None]
     """
-    return _SPELLINGS.get(re.sub(r"^meta[-_ ]?", "", name.strip().lower()))
+    plain = re.sub(r"^meta[-_ ]?|[-_ ]?(set|data|images|split)$", "", name.strip().lower())
+    return _SPELLINGS.get(plain)
 
 
 def composed(name: str) -> str:
