@@ -135,7 +135,7 @@ def test_images_that_cannot_be_read_are_left_out_counted_and_named(tmp_path: Pat
     for file in (tmp_path / "mine" / "a").iterdir():
         file.write_text("I am no picture")
     refused = pytest.raises(ValueError, match="data: no image of a can be read; mend some")
-    with pytest.warns(UserWarning, match="3 of 6"), refused:
+    with pytest.warns(UserWarning, match="4 of 6"), refused:
         read_support(str(tmp_path / "mine"), FORMAT)
 
 
