@@ -88,7 +88,7 @@ def test_versions_says_which_interpreters_are_missing(tmp_path: Path) -> None:
         (tmp_path / tool).symlink_to(Path(shutil.which(tool) or ""))
 
     def versions(*names: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        command = [shutil.which("bash") or "bash", ROOT / "scripts" / "versions.sh", *names]
+        command = [shutil.which("bash") or "bash", str(ROOT / "scripts" / "versions.sh"), *names]
         found = {"PATH": str(tmp_path), "VERSIONS_DIR": str(tmp_path / "kept"), **environment}
         return subprocess.run(command, env=found, capture_output=True, text=True, check=False)
 

@@ -23,7 +23,8 @@ from gratings import draw
 from torch import Tensor, nn
 
 import litmaml
-from litmaml.cli.finetune import classify, finetune
+from litmaml.cli.classify import classify
+from litmaml.cli.finetune import finetune
 from litmaml.cli.main import main
 from litmaml.data import ImageFormat, Sinusoid
 from litmaml.finetuning.fine_tuning import FineTuned, fine_tune

@@ -22,7 +22,7 @@ def curve(steps: int, half_width: float) -> list[Interval]:
 def check_ticks(figure: Figure) -> None:
     """No label of an axis lies over its neighbour, and those of steps are whole."""
     figure.canvas.draw()
-    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]  # of matplotlib
+    renderer = FigureCanvasAgg(figure).get_renderer()
     for axes in figure.axes:
         labels = [label for label in axes.get_xticklabels() if label.get_text()]
         boxes = sorted((label.get_window_extent(renderer) for label in labels), key=lambda box: box.x0)

@@ -28,6 +28,7 @@ from litmaml.models import MLP, Conv4
 from litmaml.outer import EvolutionStrategies, FiniteDifference, MultiStepLoss, SecondOrder
 from litmaml.statistics.interval import Interval
 from litmaml.statistics.results import Results
+from litmaml.tasks import numbers_of
 
 
 def parts() -> tuple[MetaLearner, TaskDataModule]:
@@ -94,7 +95,7 @@ def test_the_model_is_shown_by_its_name_and_size(tmp_path: Path, monkeypatch: py
     data = TaskDataModule(Glyphs(Episode(ways=3, shots=1, queries=1)), 2, train_tasks=2)
     plain(tmp_path, max_steps=1, limit_val_batches=0).fit(learner, data)
     size = sum(weight.numel() for weight in learner.inner_loop.model.parameters())
-    head = sum(weight.numel() for weight in learner.inner_loop.model.head.parameters())
+    head = sum(weight.numel() for weight in learner.inner_loop.model.get_submodule("head").parameters())
     said = f"Conv4, {size} weights ({size * 4 / 1e3:.1f} kB)\n1 inner step of SGD(lr=0.4), outer gradient SecondOrder()"
     assert said in written.getvalue()
     assert re.search(rf"body │ Sequential │ +{size - head} │ +none", written.getvalue())
@@ -191,11 +192,11 @@ def test_a_called_learner_predicts_by_the_initial_weights() -> None:
 
 def test_loaders_can_be_looked_at_after_fit(tmp_path: Path) -> None:
     learner, data = parts()
-    before = [numbers.numbers.tolist() for numbers in data.train_dataloader()]
+    before = [numbers_of(batch).tolist() for batch in data.train_dataloader()]
     trainer = plain(tmp_path, limit_val_batches=0, enable_model_summary=False, enable_progress_bar=False)
     trainer.fit(learner, data)
     place = data.state_dict()
-    assert [numbers.numbers.tolist() for numbers in data.train_dataloader()] == before != []
+    assert [numbers_of(batch).tolist() for batch in data.train_dataloader()] == before != []
     assert len([*data.val_dataloader()]) == 2
     assert data.state_dict() == place
 
