@@ -18,8 +18,11 @@ from lightning.pytorch.cli import LightningArgumentParser
 from litmaml.cli import data, push, shipped
 from litmaml.cli.commands import COMMANDS
 from litmaml.cli.diagnose import DiagnoseCLI
+from litmaml.cli.error_lines import _leaves
 from litmaml.cli.finetune import COMMANDS as IMAGE_COMMANDS
 from litmaml.cli.meta_cli import MetaCLI
+from litmaml.cli.run_help import OPTIONS
+from litmaml.cli.typed_parts import repeatable
 from litmaml.data import TaskDataModule
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.runs.zoo import names, subject_of
@@ -125,6 +128,12 @@ def diagnose_parser() -> LightningArgumentParser:
     return _made(DiagnoseCLI, run=False)
 
 
+def test_the_help_of_a_run_names_options_that_there_are(fit_parser: LightningArgumentParser) -> None:
+    known = {*_leaves(fit_parser)} | {"init_args"}
+    for name in (name for group in OPTIONS.values() for name in group if name.startswith("--")):
+        assert {name[2:].partition(".init_args.")[0]} <= known, name
+
+
 def _parse(parser: ArgumentParser, words: list[str]) -> None:
     said = io.StringIO()
     try:
@@ -205,4 +214,4 @@ def test_options_of_the_other_commands_parse(line: str, diagnose_parser: Lightni
         parser = ArgumentParser()
         parser.add_argument("-c", "--config", action="config")
         parser.add_function_arguments(function, as_positional=command == "data")
-        _parse(parser, words)
+        _parse(parser, repeatable(words, "export"))

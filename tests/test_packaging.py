@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -80,6 +81,23 @@ def test_setup_refuses_an_old_python(tmp_path: Path) -> None:
     assert "Python 3.9.2" in done.stderr
     assert "PYTHON=/path/to/python3.12 bash scripts/setup.sh" in done.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+def test_versions_says_which_interpreters_are_missing(tmp_path: Path) -> None:
+    for tool in ("dirname",):
+        (tmp_path / tool).symlink_to(Path(shutil.which(tool) or ""))
+
+    def versions(*names: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [shutil.which("bash") or "bash", str(ROOT / "scripts" / "versions.sh"), *names]
+        found = {"PATH": str(tmp_path), "VERSIONS_DIR": str(tmp_path / "kept"), **environment}
+        return subprocess.run(command, env=found, capture_output=True, text=True, check=False)
+
+    done = versions("3.14", "oldest")
+    assert done.stdout.endswith("passed: none; failed: none; no interpreter: 3.14 oldest\n")
+    assert (done.returncode, versions("3.14", CI="true").returncode) == (0, 1)
+    wrong = versions("3.9")
+    assert (wrong.returncode, wrong.stderr) == (2, "versions: there is no 3.9; one of 3.11, 3.12, 3.13, 3.14, oldest\n")
+    assert not (tmp_path / "kept").exists()
 
 
 def test_the_citation_is_of_this_version() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import inspect
 import re
 from collections.abc import Sequence
 
@@ -10,6 +11,10 @@ UNSEEN = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u20
 """What moves a terminal's cursor or turns the direction of a line; all but tab and the end of a line. For a pattern."""
 _UNSEEN = re.compile(f"[{UNSEEN}]")
 _MARKS = re.compile(r"([\\`*_{}\[\]()#+!|~$@:])")
+
+
+LINE_EVERY = 60.0
+"""Seconds between two lines that say how far something has come, where there is no terminal."""
 
 
 def listed(names: Sequence[str], most: int = 20) -> str:
@@ -21,6 +26,43 @@ def listed(names: Sequence[str], most: int = 20) -> str:
 def first_line(error: BaseException) -> str:
     """What an error says in its first line, or else its kind."""
     return (str(error).splitlines() or [""])[0] or type(error).__name__
+
+
+def spelled(thing: object) -> str:
+    """How an object is made again: its class, with the arguments that are not left at their defaults.
+
+    Arguments that have to be given stand first, without their names.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass(repr=False)
+    ... class Rate:
+    ...     lr: float
+    ...     momentum: float = 0.0
+    ...     nesterov: bool = False
+    >>> spelled(Rate(0.1, nesterov=True))
+    'Rate(0.1, nesterov=True)'
+    """
+    said = list[str]()
+    for name, parameter in inspect.signature(type(thing)).parameters.items():
+        value = getattr(thing, name, parameter.default)
+        if value is parameter.default or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        text, usual = repr(value), repr(parameter.default)
+        if text != usual:
+            given = parameter.default is parameter.empty and parameter.kind is not parameter.KEYWORD_ONLY
+            said.append(text if given else f"{name}={text}")
+    return f"{type(thing).__name__}({', '.join(said)})"
+
+
+def duration(seconds: float) -> str:
+    """A time to wait, in as few figures as it is known to.
+
+    >>> [duration(seconds) for seconds in (0.4, 40, 130, 5000, 90000)]
+    ['1 s', '40 s', '2 min', '83 min', '25 h']
+    """
+    if seconds < 100:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 6000 else f"{round(seconds / 3600)} h"
 
 
 def printable(text: object) -> str:

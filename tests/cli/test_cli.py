@@ -244,7 +244,7 @@ def test_bad_input_ends_with_a_message(
 
 
 def test_help_explains_options_from_the_docstrings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    done = run("fit", "--help", cwd=tmp_path)
+    done = run("fit", "--help=all", cwd=tmp_path)
     text = " ".join(done.stdout.split())
     assert done.returncode == 0
     assert done.stdout.startswith("usage: litmaml ")  # also under python -m

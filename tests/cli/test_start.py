@@ -13,6 +13,7 @@ import litmaml
 from litmaml.cli.commands import COMMANDS, help_text
 from litmaml.cli.finetune import COMMANDS as IMAGE_COMMANDS
 from litmaml.cli.main import main
+from litmaml.cli.run_help import OPTIONS, RUNS
 
 
 def started(*arguments: str) -> list[str]:
@@ -34,6 +35,18 @@ def test_help_names_every_command_in_a_line_on_one_screen() -> None:
     assert max(map(len, lines)) <= 80
     assert {*COMMANDS} >= {*LightningCLI.subcommands(), *IMAGE_COMMANDS, "diagnose", "data", "zoo", "configs"}
     assert all(any(line.startswith(f"  {name} ") for line in lines) for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", RUNS)
+def test_the_help_of_a_run_names_the_options_that_matter(command: str) -> None:
+    *lines, heavy = started(command, "-c", "glyphs", "--help")
+    assert heavy == "[]"
+    assert lines[0] == f"usage: litmaml {command} -c CONFIG [options]"
+    assert len(lines) < 50
+    assert max(map(len, lines)) <= 80
+    assert all(any(line.startswith(f"  {name} ") for line in lines) for group in OPTIONS.values() for name in group)
+    assert sum(map(len, OPTIONS.values())) in range(28, 34)
+    assert f"litmaml {command} --help=all" in lines[-3]
 
 
 def test_the_version_is_that_of_the_package() -> None:

@@ -33,7 +33,7 @@ MAKERS: dict[str, tuple[Any, list[int]]] = {
     "cifar_fs": (image_sets.cifar_fs, [3, 2, 2]),
     "fc100": (lambda root: folders_of("fc100", root), [60, 20, 20]),
     "cub": (lambda root: folders_of("cub", root), [140, 30, 30]),
-    "meta_album": (image_sets.meta_album, [4, 2, 1]),
+    "meta_album": (image_sets.meta_album, [3, 2, 2]),
 }
 
 

@@ -61,15 +61,17 @@ def test_classes_are_dealt_out_by_a_file(root: Path, tmp_path: Path, kind: str) 
     assert {name: split for split in SPLITS for name in tasks.class_names(split)} == wanted
 
 
-def test_classes_are_dealt_out_by_folders(tmp_path: Path) -> None:
+@pytest.mark.parametrize("called", [SPLITS, ("Training", "valid", "Testing"), ("train_set", "Dev", "test images")])
+def test_classes_are_dealt_out_by_folders(tmp_path: Path, called: tuple[str, ...]) -> None:
     for k, name in enumerate(NAMES):
-        write_class(tmp_path / SPLITS[k % 3] / name)
+        write_class(tmp_path / called[k % 3] / name)
+    (tmp_path / "__MACOSX" / "class 0").mkdir(parents=True)
     tasks = folder_tasks(tmp_path)
     assert {name: split for split in SPLITS for name in tasks.class_names(split)} == {
         name: SPLITS[k % 3] for k, name in enumerate(NAMES)
     }
-    write_class(tmp_path / "test" / "class 0")
-    with pytest.raises(ValueError, match="splits train and test share 1 classes: class 0"):
+    write_class(tmp_path / called[2] / "class 0")
+    with pytest.raises(ValueError, match=r"splits train and test share 1 classes: class 0\..*shared out by themselves"):
         folder_tasks(tmp_path).load("train")
 
 
@@ -117,18 +119,73 @@ def test_the_data_module_serves_it(root: Path) -> None:
     assert [numbers_of(batch).tolist() for batch in module.train_dataloader()] == [[0, 1], [2, 3]]
 
 
-def test_empty_and_single_image_classes_are_all_named(root: Path) -> None:
-    (root / "nothing at all").mkdir()
-    (root / "текст").mkdir()
-    (root / "текст" / "a.txt").write_text("")
+def test_what_other_programs_leave_and_empty_folders_are_named_and_left_out(root: Path) -> None:
+    before = {split: [*folder_tasks(root).class_names(split)] for split in SPLITS}
+    for inner in ("__MACOSX/class 0", "@eaDir", "class 1/@eaDir", "nothing at all", "текст"):
+        (root / inner).mkdir(parents=True)
+    for file in ("__MACOSX/class 0/0.png", "@eaDir/0.png", "class 1/@eaDir/0.png", "текст/a.txt"):
+        (root / file).write_text("no image")
+    tasks = folder_tasks(root)
+    message = (
+        r"6 files or folders are left out \(3 of other programs, 1 \.txt, 1 empty folders, 1 folders\).*@eaDir.*"
+        "__MACOSX.*class 1/@eaDir.*nothing at all.*текст and 1 more"
+    )
+    with pytest.warns(UserWarning, match=message):
+        assert {split: [*tasks.class_names(split)] for split in SPLITS} == before
+    tasks.load("train")
+
+
+def test_a_class_of_one_image_is_refused(root: Path) -> None:
     write_class(root / "lonely", images=1)
-    message = r"at least 2 images .*; without any: nothing at all, текст; with one only: lonely"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=r"at least 2 images .*; with one only: lonely"):
+        folder_tasks(root).load("train")
+
+
+@pytest.mark.parametrize(("classes", "ways"), [(25, (5, 5, 5)), (12, (5, 3, 2)), (6, (2, 2, 2))])
+def test_tasks_have_as_many_classes_as_their_split(tmp_path: Path, classes: int, ways: tuple[int, ...]) -> None:
+    for k in range(classes):
+        write_class(tmp_path / f"class {k}", images=2)
+    tasks = folder_tasks(tmp_path, train=Episode(shots=1, queries=1))
+    for split, expected in zip(SPLITS, ways, strict=True):
+        if expected < 5:
+            with pytest.warns(UserWarning, match=f"split {split} has {expected} classes, so its tasks are {expected}-"):
+                tasks.load(split)
+        else:
+            tasks.load(split)
+        assert tasks.sample(split, [0], 0).query.targets.shape == (1, expected)
+        assert tasks.describe(split)["ways"] == expected
+
+
+def test_a_number_of_classes_that_was_said_is_kept(root: Path) -> None:
+    with pytest.raises(ValueError, match=r"train\.ways: the split val has 2 classes, got 5; choose at most 2"):
+        folder_tasks(root, train=Episode(ways=5, queries=2)).load("val")
+    with pytest.raises(ValueError, match=r"test\.ways: the split val has 2 classes, got 3; choose at most 2"):
+        folder_tasks(root, train=Episode(queries=2), test=Episode(ways=3)).load("val")
+
+
+def test_unreadable_images_are_left_out_counted_and_named(root: Path) -> None:
+    first, second = folder_tasks(root).class_names("train")[:2]
+    (root / first / "1.png").write_text("text")
+    (root / second / "0.png").write_bytes(b"")
+    message = r"root=.*: 2 of 24 images of the split train cannot be read: .*1\.png, .*0\.png; mend .*left out"
+    for _ in ("read", "kept"):
+        tasks = folder_tasks(root)
+        with pytest.warns(UserWarning, match=message):
+            tasks.load("train")
+        pool = tasks.read_pool("test")
+        assert (len(pool.pixels), len(pool.files)) == (8, 8)
+        sampled = tasks.sample("train", range(20), 0)
+        assert sampled.query.targets.shape == (20, 4)
+    with pytest.raises(ValueError, match=r"2 of 24 images of the split train cannot be read: .*; mend or remove them$"):
+        folder_tasks(root, unreadable="refuse").load("train")
+    for k in (0, 2):
+        (root / first / f"{k}.png").write_text("text")
+    with pytest.raises(ValueError, match=rf"at least 2 images .*; with one only: {first}"):
         folder_tasks(root).load("train")
 
 
 def test_unreadable_images_are_all_named(root: Path) -> None:
-    tasks = folder_tasks(root)
+    tasks = folder_tasks(root, unreadable="refuse")
     first, second = tasks.class_names("train")[:2]
     (root / first / "1.png").write_text("text")
     (root / second / "0.png").write_bytes(b"")
@@ -202,6 +259,6 @@ def test_of_very_many_unreadable_images_the_first_are_named(root: Path) -> None:
     for k in range(30):
         (root / tasks.class_names("train")[0] / f"bad{k:02d}.png").write_text("text")
     with pytest.raises(ValueError, match="30 images of the split train cannot be used") as caught:
-        folder_tasks(root).load("train")
+        folder_tasks(root, unreadable="refuse").load("train")
     assert str(caught.value).endswith("and 10 more")
     assert str(caught.value).count("cannot read the image") == 20

@@ -65,7 +65,15 @@ def test_it_reads_and_classifies_files(model: AdaptedModel, images: Path, tmp_pa
     found = list(model.classify(*query.files))
     right = [prediction.label == prediction.file.parent.name for prediction in found]
     assert sum(right) >= 12  # of 16
+    assert list(model.classify(query.files)) == found
+    assert list(model.classify(query.files[0], query.files[:2])) == [found[0], *found[:2]]
     torch.testing.assert_close(model.preprocess(*query.files), query.inputs)
+    (tmp_path / "text.png").write_text("no image")
+    mixed = [query.files[0], tmp_path / "text.png", query.files[1]]
+    with pytest.raises(ValueError, match=r"cannot read the image .*text\.png"):
+        list(model.classify(mixed))
+    with pytest.warns(UserWarning, match=r"images: 1 of 3 images cannot be read and are left out"):
+        assert list(model.classify(mixed, unreadable="skip")) == found[:2]
     probabilities = model.probabilities(query.inputs)
     torch.testing.assert_close(probabilities.sum(1), torch.ones(16))
     assert found[3].probability == pytest.approx(float(probabilities[3].max()), abs=1e-5)

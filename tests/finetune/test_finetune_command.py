@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import csv
 import importlib
+import json
 import os
 import pickle
+import re
+import shutil
 import sys
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +23,8 @@ from gratings import draw
 from torch import Tensor, nn
 
 import litmaml
-from litmaml.cli.finetune import classify, finetune
+from litmaml.cli.classify import classify
+from litmaml.cli.finetune import finetune
 from litmaml.cli.main import main
 from litmaml.data import ImageFormat, Sinusoid
 from litmaml.finetuning.fine_tuning import FineTuned, fine_tune
@@ -62,7 +67,7 @@ def refusal(checkpoint: str | Path, data: Path, output: Path) -> str:
     return stopped.value.code
 
 
-@pytest.mark.parametrize(("command", "end"), [("finetune", "photos/wren/1.jpg, ..."), ("classify", "default: null)")])
+@pytest.mark.parametrize(("command", "end"), [("finetune", "photos/wren/1.jpg, ..."), ("classify", "default: False)")])
 def test_help_ends_with_an_example_where_there_is_one(
     command: str, end: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,7 +84,7 @@ def test_with_a_labelled_query(run: Path, images: Path, tmp_path: Path, capsys: 
     """Four classes from a checkpoint of three: scored, exported, and used again."""
     out = tmp_path / "new" / "out"
     asked = ["--checkpoint", str(run), "--data", str(images / "data"), "--query", str(images / "query")]
-    main(["finetune", *asked, "--output", str(out), "--export", "both"])
+    main(["finetune", *asked, "--output", str(out), "--export", "pt2", "--export", "onnx"])
     assert {file.name for file in out.iterdir()} == {*FILES, "model.pt2", "model.onnx"}
     found = rows(out / "predictions.csv")
     right = sum(row["class"] == row["label"] for row in found)
@@ -92,8 +97,8 @@ def test_with_a_labelled_query(run: Path, images: Path, tmp_path: Path, capsys: 
     assert "| ворона | 3 | 4 |" in report
     assert 'a\\|b, "c" \\$x\\$' in report
     shown = capsys.readouterr()
-    assert "inner steps" in shown.err
-    assert "loss" in shown.err
+    assert "3 to 30 inner steps on 12 images of 4 classes\nabout " in shown.err
+    assert re.search(r"^inner steps (\d+)/\1 in \d+ s  loss 0\.\d+  accuracy", shown.err, re.MULTILINE)
     assert "16 query images" in shown.out
 
     flat = tmp_path / "flat.csv"
@@ -106,16 +111,46 @@ def test_with_a_labelled_query(run: Path, images: Path, tmp_path: Path, capsys: 
     model = litmaml.load(out)
     inputs = model.preprocess(*(row["file"] for row in found))
     session = onnxruntime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
+    told = session.get_modelmeta().custom_metadata_map
+    assert json.loads(told["classes"]) == model.classes
+    assert json.loads(told["preprocessing"]) == asdict(model.image_format or ImageFormat(1))
     by_onnx = torch.from_numpy(session.run(None, {"inputs": inputs.numpy()})[0])
-    by_program = torch.export.load(out / "model.pt2").module()(inputs)
+    extra = {"litmaml.json": ""}
+    by_program = torch.export.load(out / "model.pt2", extra_files=extra).module()(inputs)
+    assert json.loads(extra["litmaml.json"]) == told
     torch.testing.assert_close(by_onnx, model(inputs), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(by_program, model(inputs), rtol=1e-5, atol=1e-5)
     labels = [(model.classes or [])[int(k)] for k in model(inputs).argmax(1)]
     assert labels == [row["class"] for row in found]
 
 
-def test_without_a_query_images_are_left_out(run: Path, images: Path, tmp_path: Path) -> None:
+def test_answers_are_not_written_over_unasked(
+    run: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finetune(str(run), str(images / "data"), str(tmp_path / "out"), str(images / "flat"), steps=1)
+    photos, answers = tmp_path / "photos", tmp_path / "answers.csv"
+    shutil.copytree(images / "flat", photos)
+    (photos / "broken.jpg").write_text("no image")
+    answers.write_text("mine")
+    asked = ["classify", "--model", str(tmp_path / "out"), "--images", str(photos), "--output", str(answers)]
+    with pytest.raises(SystemExit, match=r"output: '.*answers\.csv' exists already; .*--replace=true"):
+        main(asked)
+    assert answers.read_text() == "mine"
+    with pytest.raises(SystemExit, match=r"cannot read the image .*broken\.jpg"):
+        main([*asked, "--replace=true", "--unreadable=refuse"])
+    with pytest.warns(UserWarning, match=r"(?s)images: 1 of 17 images cannot be read and are left out.*broken\.jpg"):
+        main([*asked, "--replace=true"])
+    assert len(rows(answers)) == 16
+    assert "16 images classified" in capsys.readouterr().out
+
+
+def test_without_a_query_images_are_left_out(
+    run: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     result = of_images(str(run / "last"), str(images / "data"), str(tmp_path / "out"), steps=30)
+    said = capsys.readouterr().err
+    assert "30 inner steps on 12 images of 4 classes, then 12 rounds without some of them, to score the model" in said
+    assert re.search(r"^about \d+ s$", said, re.MULTILINE)
     assert {file.name for file in (tmp_path / "out").iterdir()} == FILES
     assert result.score is not None
     assert result.score.total == 12

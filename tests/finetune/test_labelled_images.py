@@ -104,8 +104,6 @@ def missing(folder: Path) -> None:
         (loose, ValueError, r"data: '.*mine' has no class folders; .*mine/CLASS/image\.png"),
         (one_class, ValueError, "data: '.*mine' has one class only, 'only'; a classifier needs at least two"),
         (no_images, ValueError, r"data: without any image \(\.png, .*\) in '.*mine': a, b; add images"),
-        (one_empty, ValueError, r"data: without any image .*: leer; add images or remove the folders"),
-        (text_as_png, ValueError, r"(?s)data: 2 of 6 images cannot be read; mend or remove them:.*text\.png.*cut\.png"),
     ],
 )
 def test_what_cannot_be_adapted_to_is_named(
@@ -113,6 +111,31 @@ def test_what_cannot_be_adapted_to_is_named(
 ) -> None:
     make(tmp_path / "mine")
     with pytest.raises(error, match=message):
+        read_support(str(tmp_path / "mine"), FORMAT)
+
+
+def test_folders_without_images_are_no_classes(tmp_path: Path) -> None:
+    one_empty(tmp_path / "mine")
+    (tmp_path / "mine" / "__MACOSX").mkdir()
+    with pytest.warns(UserWarning, match=r"data: 3 files or folders are left out .*__MACOSX, .*leer, .*notes\.txt;"):
+        _, names = read_support(str(tmp_path / "mine"), FORMAT)
+    assert names == ["a", "b"]
+
+
+def test_images_that_cannot_be_read_are_left_out_counted_and_named(tmp_path: Path) -> None:
+    text_as_png(tmp_path / "mine")
+    message = r"(?s)data: 2 of 6 images cannot be read and are left out; mend or remove them:.*text\.png.*cut\.png"
+    with pytest.warns(UserWarning, match=message):
+        support, _ = read_support(str(tmp_path / "mine"), FORMAT)
+    assert support.labels.tolist() == [0, 0, 1, 1]
+    assert [file.name for file in support.files] == ["0.png", "1.png"] * 2
+    assert len(support.inputs) == 4
+    with pytest.raises(ValueError, match=r"(?s)data: 2 of 6 images cannot be read; mend or remove them:.*cut\.png"):
+        read_support(str(tmp_path / "mine"), FORMAT, "refuse")
+    for file in (tmp_path / "mine" / "a").iterdir():
+        file.write_text("I am no picture")
+    refused = pytest.raises(ValueError, match="data: no image of a can be read; mend some")
+    with pytest.warns(UserWarning, match="4 of 6"), refused:
         read_support(str(tmp_path / "mine"), FORMAT)
 
 
@@ -204,8 +227,8 @@ def test_files_that_are_taken_for_no_images_are_counted_and_named(tmp_path: Path
         (tmp_path / "data" / name).write_bytes(b"")
     (tmp_path / "data" / "b" / "more").mkdir()
     message = (
-        r"data: 4 files or folders are left out \(2 \.heic, 1 \.jfif, 1 folders\), since images are files that end in "
-        r"\.png, .*: .*a/1\.heic, .*a/2\.HEIC, .*b/3\.jfif and 1 more; convert those"
+        r"data: 4 files or folders are left out \(2 \.heic, 1 \.jfif, 1 empty folders\), since images are files that "
+        r"end in \.png, .*: .*b/more, .*a/1\.heic, .*a/2\.HEIC, .*b/3\.jfif; convert those"
     )
     with pytest.warns(UserWarning, match=message):
         support, names = read_support(str(tmp_path / "data"), FORMAT)

@@ -191,7 +191,7 @@ def test_the_program_alone_prints_help(capsys: pytest.CaptureFixture[str]) -> No
         program(arguments)
         assert capsys.readouterr().out.startswith("usage: litmaml COMMAND [options]\n")
     with pytest.raises(SystemExit):
-        program(["fit", "--help"])
+        program(["fit", "--help=all"])
     assert capsys.readouterr().out.startswith("usage: litmaml [options] fit [-c CONFIG]")
 
 

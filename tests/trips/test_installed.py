@@ -44,7 +44,18 @@ def test_every_command_takes_them_typed(name: str, place: Path, capsys: pytest.C
     for command in ("validate", "test", "predict"):
         main([command, "--ckpt_path=run", *again])
     assert len(json.loads((place / "run" / "test_results.json").read_text())["steps"]) == 2
-    main(["finetune", "--checkpoint=run", "--data=photos", "--output=out", "--steps=2", "--export=both", *again])
+    main(
+        [
+            "finetune",
+            "--checkpoint=run",
+            "--data=photos",
+            "--output=out",
+            "--steps=2",
+            "--export=pt2",
+            "--export=onnx",
+            *again,
+        ]
+    )
     assert "litmaml classify --model out --images FOLDER -c RUN/config.yaml" in capsys.readouterr().out
     main(["classify", "--model=out", "--images=photos", *again])
     assert {file.name for file in (place / "out").iterdir()} >= {"model.pt2", "model.onnx", "model.safetensors"}

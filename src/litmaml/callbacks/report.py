@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +10,18 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from litmaml.learner.experience import Drawing
 from litmaml.learner.meta_learner import MetaLearner
+from litmaml.learner.screen.results_table import describe_protocol, print_results, title_of
 from litmaml.runs.json_text import json_text
 from litmaml.runs.paths import unlinked
 from litmaml.runs.plain_files import NotPlain, read_json
 from litmaml.runs.whole_files import write_text, write_whole
 from litmaml.shown import printable
-from litmaml.statistics.interval import Interval, cell, in_order
 from litmaml.statistics.plots import Fit, grid_over, plot_adaptation, plot_fits
-from litmaml.tasks import Batch, Split, Tasks, select, stacks_of
+from litmaml.tasks import Batch, Tasks, select, stacks_of
 
 
 class Report(Callback):
@@ -35,6 +34,8 @@ class Report(Callback):
     and ``trajectories.gif``, where its environment renders, one of its trajectories before and after.
     """
 
+    shows_results = True
+    """Whether it takes the place of the table that a learner shows by itself."""
     _fits: Sequence[Fit] = ()
     _drawn: Drawing | None = None
 
@@ -83,7 +84,7 @@ class Report(Callback):
         print_results(pl_module.results, protocol, baselines, sources)
         replaced = _replaced(folder / "test_results.json", protocol["checkpoint"])
         write_text(folder / "test_results.json", json_text(results))
-        title = _title(protocol)
+        title = title_of(protocol)
         write_whole(
             folder / "adaptation.png", lambda fresh: plot_adaptation(fresh, pl_module.results, title, baselines)
         )
@@ -134,61 +135,3 @@ def _fits(learner: MetaLearner, tasks: Tasks, most: int = 3) -> list[Fit]:
 def _points(batches: Sequence[Batch], k: int) -> tuple[Tensor, Tensor]:
     """The points of a task, also those of later steps' batches."""
     return torch.cat([batch.inputs[k, :, 0] for batch in batches]), torch.cat([b.targets[k, :, 0] for b in batches])
-
-
-def describe_protocol(trainer: Trainer, learner: MetaLearner, split: Split) -> dict[str, Any]:
-    """What a result on a split stands for."""
-    data: Any = getattr(trainer, "datamodule", None)
-    tasks = getattr(data, "tasks", None)
-    protocol: dict[str, Any] = {"data": type(tasks).__name__} if tasks is not None else {}
-    if tasks is not None:
-        protocol |= tasks.describe(split) | {"seed": data.seed}
-    return protocol | {
-        "tasks": learner.evaluated_tasks,
-        "model": type(learner.inner_loop.model).__name__,
-        "normalisation": learner.normalisation,
-        "outer_gradient": type(learner.outer_gradient).__name__,
-        "trained_inner_steps": learner.inner_steps,
-        "skipped_tasks": learner.skipped_tasks,
-        "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
-    }
-
-
-def print_results(
-    results: Mapping[str, Sequence[Interval]],
-    protocol: Mapping[str, Any],
-    baselines: Mapping[str, Mapping[str, Interval]] | None = None,
-    sources: Mapping[str, Mapping[str, Sequence[Interval]]] | None = None,
-) -> None:
-    """The table of results after each inner step, with the last of each source and those of the baselines below."""
-    names = in_order(results)
-    table = Table()
-    table.add_column("inner steps", justify="right")
-    for name in names:
-        table.add_column(name, justify="right")
-    steps = len(results[names[0]])
-    for step in range(steps):
-        cells = [cell(name, results[name][step]) for name in names]
-        table.add_row(str(step), *cells, end_section=step + 1 == steps)
-    for source, curves in (sources or {}).items():
-        table.add_row(printable(source), *[cell(name, curves[name][-1]) for name in names])
-    for baseline, found in (baselines or {}).items():
-        cells = [cell(name, found[name]) if name in found else "" for name in names]
-        table.add_row(baseline.replace("_", " "), *cells)
-    console = Console()
-    # Not as the table's title, which is broken to the width of the table.
-    title = f"{_title(protocol)}: mean and 95% interval over {protocol.get('tasks', '?')} tasks"
-    console.print(printable(title), soft_wrap=True, highlight=False, markup=False)
-    console.print(table)
-    hidden = ("data", "tasks", "checkpoint")
-    console.print(
-        printable(", ".join(f"{k}: {v}" for k, v in protocol.items() if k not in hidden)),
-        soft_wrap=True,
-        highlight=False,
-        markup=False,
-    )
-
-
-def _title(protocol: Mapping[str, Any]) -> str:
-    size = f", {protocol['ways']}-way {protocol['shots']}-shot" if "ways" in protocol else ""
-    return f"{protocol.get('data', 'test')}{size}"

@@ -22,11 +22,11 @@ from torch import Tensor
 
 import wandb
 from litmaml.callbacks.best_checkpoint import best_checkpoint
-from litmaml.callbacks.report import describe_protocol
 from litmaml.data.image_tasks import ImageTasks
 from litmaml.data.images import picture
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.learner.metrics import value_of
+from litmaml.learner.screen.results_table import describe_protocol
 from litmaml.runs.checkpoint import read_checkpoint
 from litmaml.runs.folder import CHECKPOINTS, LAST
 from litmaml.runs.guarded_logger import guard

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import litmaml
+from litmaml.cli.run_help import RUNS, run_help
 
 COMMANDS = {
     "fit": "meta-train a model: litmaml fit -c glyphs",
@@ -33,10 +34,14 @@ def help_text() -> str:
 
 
 def answered(arguments: Sequence[str]) -> bool:
-    """Answer what asks for the help of the whole or for the version; whether it did."""
+    """Answer what asks for the help of the whole or of a run, or for the version; whether it did."""
     first = arguments[0] if arguments else "--help"
     if first in ("-h", "--help"):
         print(help_text())
     elif first == "--version":
         print(f"litmaml {litmaml.__version__}")
-    return first in ("-h", "--help", "--version")
+    elif first in RUNS and {"-h", "--help"} & {*arguments[1:]}:
+        print(run_help(first, COMMANDS[first]))
+    else:
+        return False
+    return True

@@ -17,7 +17,7 @@ from litmaml.data.image_table import ImageTable
 from litmaml.data.images import PHOTOGRAPHS, ImageFormat
 from litmaml.data.leakage import Copies
 from litmaml.data.packed_images import PackedImages, is_packed, pack_images
-from litmaml.finetuning.fine_tuning import shown
+from litmaml.finetuning.progress import shown
 from litmaml.runs.paths import expanded
 from litmaml.shown import printable
 from litmaml.tasks import Split

@@ -1,13 +1,11 @@
-"""The commands ``litmaml finetune`` and ``litmaml classify``."""
+"""The command ``litmaml finetune``, and how it and ``litmaml classify`` are run."""
 
 from __future__ import annotations
 
 import inspect
 import os
-import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -15,28 +13,28 @@ import torch
 from jsonargparse import auto_cli
 from torch import Tensor, nn
 
+from litmaml.cli.classify import classify
 from litmaml.cli.error_lines import OneLineErrors, errors_in_one_line
 from litmaml.cli.family import family_of
 from litmaml.cli.imports import import_named
-from litmaml.cli.typed_parts import with_typed_parts
+from litmaml.cli.typed_parts import or_another, repeatable, with_typed_parts
+from litmaml.data.image_files import Unreadable
 from litmaml.data.images import ImageFormat
 from litmaml.data.table_file import is_table
 from litmaml.engine.float32 import set_float32_precision
-from litmaml.finetuning.adapted_model import Prediction, load
 from litmaml.finetuning.export import EXPORTS
-from litmaml.finetuning.fine_tuning import FineTuned, fine_tune, shown
-from litmaml.finetuning.labelled_images import check_copies, find_images, read_query, read_support
+from litmaml.finetuning.fine_tuning import FineTuned, fine_tune
+from litmaml.finetuning.labelled_images import check_copies, read_query, read_support
 from litmaml.finetuning.labelled_rows import check_apart, read_rows
 from litmaml.finetuning.meta_checkpoint import MetaCheckpoint, open_checkpoint
-from litmaml.finetuning.report import print_report, write_predictions, write_report
-from litmaml.finetuning.row_report import print_row_report, write_row_predictions, write_row_report
+from litmaml.finetuning.report import print_report, write_report
+from litmaml.finetuning.row_report import print_row_report, write_row_report
 from litmaml.finetuning.row_tuning import RowsTuned, fine_tune_rows
 from litmaml.learner.recipe import not_warned_of
 from litmaml.rl.policy_report import print_policy_report, write_policy_report
 from litmaml.rl.policy_tuning import PolicyTuned, tune_policy
-from litmaml.runs.admitted import NotAdmitted
 from litmaml.runs.paths import check_new, expanded
-from litmaml.shown import first_line, listed, printable
+from litmaml.shown import first_line, listed
 
 
 def finetune(
@@ -47,7 +45,7 @@ def finetune(
     steps: int | None = None,
     lr: float | None = None,
     head: str | None = None,
-    export: Literal["pt2", "onnx", "both"] | None = None,
+    export: Sequence[Literal["pt2", "onnx"]] = (),
     image_format: ImageFormat | None = None,
     imports: Sequence[str] = (),
     device: str = "cpu",
@@ -57,6 +55,7 @@ def finetune(
     env: str | None = None,
     task: str | None = None,
     trajectories: int = 20,
+    unreadable: Unreadable = "skip",
 ) -> FineTuned | RowsTuned | PolicyTuned:
     """Make a model of your own images or rows from a meta-checkpoint and a few labelled examples, or adapt a policy.
 
@@ -77,7 +76,8 @@ def finetune(
         lr: Inner rate for all steps and weights; by default what was meta-learnt.
         head: Name of the layer that gives the logits, to be made anew for other classes; by default as in the
             checkpoint, or the last layer of a forward pass.
-        export: Also write the model for torch.export (model.pt2), for ONNX (model.onnx), or both.
+        export: Also write the model for torch.export (pt2, model.pt2) or for ONNX (onnx, model.onnx); may be given
+            twice.
         image_format: What images become; by default as in the checkpoint's training.
         imports: Your own modules to import first, such as the one with the checkpoint's model: --imports one two.
         device: Where to compute: cpu, cuda, cuda:1, ...
@@ -87,6 +87,8 @@ def finetune(
         env: Of a policy, what makes its environment of gymnasium, as module.function; by default as in training.
         task: Of a policy, the parameters of its environment: --task velocity=1.4,gravity=9.
         trajectories: Of a policy, those of each inner step.
+        unreadable: What is done about images that cannot be read: skip leaves them out, counted and listed; refuse
+            ends the command.
 
     Raises:
         FileNotFoundError: There is no such checkpoint or folder.
@@ -109,7 +111,7 @@ def finetune(
         from litmaml.finetuning.wandb_report import report_to_wandb
     set_float32_precision("highest")  # the same model on a GPU as on a CPU
     parts = {name: part for name, part in (("model", model), ("loss", loss)) if part is not None}
-    with not_warned_of(parts), _or_another("finetune"):  # saving tells
+    with not_warned_of(parts), or_another("model", "loss"):  # saving tells
         start = open_checkpoint(checkpoint, **parts)
     if env is not None or task is not None:
         if data is not None or head is not None or wandb is not None or query is not None or image_format is not None:
@@ -145,8 +147,8 @@ def finetune(
             f"checkpoint: {checkpoint!r} does not say what its images were made to; if it takes images, say so "
             "(--image_format.size=28 ...), else adapt it in Python by litmaml.adapt"
         )
-    support, classes = read_support(data, image_format)
-    further = None if query is None else read_query(query, classes, image_format)
+    support, classes = read_support(data, image_format, unreadable)
+    further = None if query is None else read_query(query, classes, image_format, unreadable)
     check_copies(support, further, classes)
     start.learner.to(device)
     further = None if further is None else further.to(device)
@@ -185,14 +187,14 @@ def _finetune_rows(
     return fine_tune_rows(start, made, support.to(device), None if further is None else further.to(device), steps, lr)
 
 
-def _write(result: FineTuned | RowsTuned | PolicyTuned, inputs: Tensor, folder: Path, export: str | None) -> None:
+def _write(result: FineTuned | RowsTuned | PolicyTuned, inputs: Tensor, folder: Path, export: Collection[str]) -> None:
     """The model and what is told of it, in a folder that is whole or not there."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         made = Path(scratch) / folder.name
         result.model.cpu().save(made)
         for kind, write in EXPORTS.items():
-            if export in (kind, "both"):
+            if kind in export:
                 exported = result.mean_action if isinstance(result, PolicyTuned) else result.model
                 write(exported, inputs.cpu(), made / f"model.{kind}")
         if isinstance(result, PolicyTuned):
@@ -214,69 +216,10 @@ def _check_device(device: str) -> None:
         ) from error
 
 
-def classify(
-    model: str,
-    images: str | None = None,
-    output: str = "predictions.csv",
-    imports: Sequence[str] = (),
-    follow_links: bool = False,
-    network: nn.Module | None = None,
-    table: str | None = None,
-) -> list[Prediction] | Tensor:
-    """Write what a model that litmaml finetune made predicts for each image in a folder, or row of a table.
-
-    Args:
-        model: The folder that litmaml finetune wrote (its --output), or hf://USER/NAME, where litmaml push wrote it.
-        images: Folder of the images; those in folders within it too.
-        output: The CSV file to write: file, class, probability; of rows line, and class, probability or the values.
-        imports: Your own modules to import first, such as the one with the network's class: --imports one two.
-        follow_links: Whether to read also what links lead to, out of the folder.
-        network: What the weights are for, where the folder does not say how it is made; or -c RUN/config.yaml.
-        table: In place of images, a CSV, TSV or Parquet file of the rows.
-
-    Raises:
-        FileNotFoundError: There is no such model or folder.
-        ValueError: The model is damaged, or there are no images or some that cannot be read.
-    """
-    if (images is None) == (table is None):
-        raise ValueError("images: has to be given, or table for rows, and not both; give one of the two")
-    with _or_another("classify"):
-        adapted = load(model, network)
-    path = expanded(output)
-    if table is not None:
-        rows, predicted = adapted.predict_rows(table, "table")
-        assert adapted.table is not None
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_row_predictions(path, rows, predicted, adapted.table)
-        print(f"{len(rows)} rows predicted, written to {printable(path)}")
-        return predicted
-    assert images is not None
-    files = find_images(images, "images", follow_links)
-    predictions = list(shown(adapted.classify(*files), len(files), "images"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_predictions(path, predictions)
-    print(f"{len(predictions)} images classified, written to {printable(path)}")
-    return predictions
-
-
 COMMANDS: dict[str, Callable[..., object]] = {"finetune": finetune, "classify": classify}
 """What ``litmaml NAME`` runs, besides LightningCLI's own commands."""
 _PARTS = {"finetune": {"model": "model", "loss": "loss"}, "classify": {"model": "network"}}
 """The option of each command that takes a part of the learner from a run's configuration."""
-
-
-@contextmanager
-def _or_another(command: str) -> Iterator[None]:
-    """Tell how another part is given, where the recorded one cannot be made, as of a file that has changed since."""
-    try:
-        yield
-    except ValueError as error:
-        said = str(error)
-        option = _PARTS[command].get(re.split(r"[.:]", said.removeprefix("checkpoint."))[0])
-        unmade = isinstance(error, NotAdmitted) or "cannot be made of what is recorded" in said
-        if option is None or not unmade or "--imports" in said:
-            raise
-        raise ValueError(f"{said}; make its class so again, or give another by --{option} or -c CONFIG") from error
 
 
 def run_command(name: str, arguments: Sequence[str]) -> None:
@@ -287,7 +230,7 @@ def run_command(name: str, arguments: Sequence[str]) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             auto_cli(
                 command,
-                args=with_typed_parts(import_named(arguments), _PARTS[name], Path(scratch)),
+                args=with_typed_parts(repeatable(import_named(arguments), "export"), _PARTS[name], Path(scratch)),
                 as_positional=False,
                 parser_class=OneLineErrors,
                 prog=f"litmaml {name}",

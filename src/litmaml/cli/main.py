@@ -21,13 +21,21 @@ from litmaml.cli.finetune import run_command
 from litmaml.cli.imports import import_named
 from litmaml.cli.meta_cli import MetaCLI
 from litmaml.cli.recorded_run import with_records
+from litmaml.cli.run_help import ALL
 from litmaml.cli.save_config import SaveConfig
 from litmaml.cli.shipped import run_configs, with_shipped
 from litmaml.cli.stub_types import look_up_types
 from litmaml.data import TaskDataModule
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.runs.wandb_server import keep_to_own_server
+from litmaml.shown import printable
 
+_SAY_NOTHING = (
+    # An advertisement, and a note on every checkpoint about how it is written.
+    *("Tip:", "`weights_only` was not set"),
+    # Devices that are not there, and what is said again once it is done.
+    *("TPU available", "GPU available: False", "Restoring states from"),
+)
 _OTHERS = {"configs": run_configs, "data": data.run, "diagnose": diagnose.run, "push": push.run, "zoo": zoo.run}
 
 
@@ -47,8 +55,20 @@ def program(arguments: Sequence[str]) -> None:
     # Nor do the processes that it starts look for modules in the current folder, which may be a stranger's.
     os.environ.setdefault("PYTHONSAFEPATH", "1")
     keep_to_own_server()
+    if not os.environ.get("LITMAML_DEBUG"):
+        warnings.formatwarning = _warning
     with errors_in_one_line(arguments[0] if arguments else "", list(arguments[1:])):
         _run(list(arguments))
+
+
+def _says_something(record: logging.LogRecord) -> bool:
+    """Whether what Lightning tells is of use to whoever runs the program."""
+    return not any(part in record.getMessage() for part in _SAY_NOTHING)
+
+
+def _warning(message: Warning | str, *where: object, **more: object) -> str:
+    """A warning as it is read: what it says, without the line of a program that it comes from."""
+    return f"warning: {printable(message)}\n"
 
 
 def _run(arguments: list[str]) -> None:
@@ -66,12 +86,9 @@ def _run(arguments: list[str]) -> None:
     warnings.filterwarnings("ignore", message="You are trying to `self.log")
     # torch.utils._pytree as lightning 2.6 calls it.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        # Advertisements, and a note on every checkpoint about how it is written.
-        lambda record: not any(part in record.getMessage() for part in ("Tip:", "`weights_only` was not set"))
-    )
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_says_something)
     command = arguments[0]
-    arguments = with_shipped(arguments)
+    arguments = with_shipped("--help" if argument == ALL else argument for argument in arguments)
     if command in IMAGE_COMMANDS:
         run_command(command, arguments[1:])
         return

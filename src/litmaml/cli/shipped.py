@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from jsonargparse import auto_cli
@@ -32,7 +32,7 @@ def names() -> list[str]:
     return sorted(found, key=lambda name: (name.count("/"), name))
 
 
-def with_shipped(arguments: Sequence[str]) -> list[str]:
+def with_shipped(arguments: Iterable[str]) -> list[str]:
     """The arguments, with the file of a shipped configuration where ``-c`` names one and no file of that name exists.
 
     A folder of that name, such as of data, is not in the way.
@@ -40,7 +40,7 @@ def with_shipped(arguments: Sequence[str]) -> list[str]:
     Raises:
         ValueError: There is neither.
     """
-    return with_files(arguments, _file)
+    return with_files([*arguments], _file)
 
 
 def _file(value: str) -> str:

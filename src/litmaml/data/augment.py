@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from litmaml.shown import spelled
+
 AUGMENT_NUMBERS = 6
 """How many random numbers one image takes: place down and across, flip, brightness, contrast, saturation."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Augment:
     """Random changes of each training image; without any by default.
 
@@ -33,6 +35,9 @@ class Augment:
     crop: int = 0
     flip: bool = False
     colour: float = 0.0
+
+    def __repr__(self) -> str:
+        return spelled(self)
 
     def __post_init__(self) -> None:
         if type(self.crop) is not int or self.crop < 0:

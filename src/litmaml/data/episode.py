@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
+from litmaml.shown import spelled
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Episode:
     """The numbers of classes, examples and batches of one task.
 
@@ -27,6 +29,9 @@ class Episode:
     queries: int | None = None
     support_batches: int | None = None
     hessian_batches: int | None = None
+
+    def __repr__(self) -> str:
+        return spelled(self)
 
     def over(self, default: Episode) -> Episode:
         """This episode with the numbers of another one where it leaves them out."""
@@ -50,6 +55,9 @@ class Sizes(NamedTuple):
 
 FEW_SHOT = Episode(ways=5, shots=1, queries=15, support_batches=1, hessian_batches=0)
 """Of classification, if nothing else is asked for."""
+
+NOT_SAID = Episode()
+"""Of a task source that has numbers of its own."""
 
 AS_IN_TRAINING = Episode()
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from litmaml.data.augment import UNCHANGED, Augment
-from litmaml.data.episode import AS_IN_TRAINING, FEW_SHOT, Episode
+from litmaml.data.episode import AS_IN_TRAINING, NOT_SAID, Episode
+from litmaml.data.image_files import Unreadable
 from litmaml.data.image_layouts import recognised
 from litmaml.data.image_source import ImageSource
 from litmaml.data.images import PHOTOGRAPHS, ImageFormat
@@ -22,6 +23,10 @@ class ImageFolderTasks(SourcedImages):
     ``root/train/CLASS/...``. The images are read once and then kept as bytes, in a file for each split that all
     processes share. The class folders are checked all at once when the first split is loaded.
 
+    Where ``train.ways`` is left out a task has five classes, or as many as its split where that has fewer. Each split
+    gets at least two of six or more classes. Folders without images, and those that other programs made (__MACOSX,
+    @eaDir), are left out.
+
     Args:
         root: The folder.
         image_format: What the images become.
@@ -29,7 +34,8 @@ class ImageFolderTasks(SourcedImages):
         split_seed: Of the order in which the classes are dealt out. A new class moves few of the others.
         split_file: JSON, an object of split ("train", "val" or "test") by class or of lists of classes by split; or
             CSV, lines of class,split; or the name of a published split: cifar_fs, cub, fc100, mini_imagenet.
-        train: The numbers of classes, images and batches of a task in training.
+        train: The numbers of classes, images and batches of a task in training: 5 classes or fewer, 1 shot and 15
+            queries where they are left out.
         test: Those in validation and test; as in training where they are left out.
         rotations: Turned by 90, 180 and 270 degrees a class is another class.
         affine: Strength of random affine changes of training images; at 1 up to 15 degrees, 15 % of scale and
@@ -40,11 +46,12 @@ class ImageFolderTasks(SourcedImages):
             for a published set that has such. Compared are the files of all splits, and the bytes that the
             learner sees of the splits that are loaded.
         cache_dir: Folder where the images are kept as bytes; litmaml in the user's cache folder if not given.
+        unreadable: What is done about files that cannot be read: "skip" leaves them out, counted and listed; "refuse"
+            ends the run.
 
     Raises:
-        ValueError: if an argument is out of its range, the split file does not fit the folder, images are
-            missing or cannot be read (such classes and files are named), or an image stands in two classes or
-            splits.
+        ValueError: if an argument is out of its range, the split file does not fit the folder, a class has fewer than
+            two images (it is named), or an image stands in two classes or splits.
         FileNotFoundError: if there is no such folder or split file.
     """
 
@@ -55,13 +62,14 @@ class ImageFolderTasks(SourcedImages):
         split: tuple[float, float, float] = (0.6, 0.2, 0.2),
         split_seed: int = 0,
         split_file: str | None = None,
-        train: Episode = FEW_SHOT,
+        train: Episode = NOT_SAID,
         test: Episode = AS_IN_TRAINING,
         rotations: bool = False,
         affine: float = 0.0,
         augment: Augment = UNCHANGED,
         copies: Copies = "refuse",
         cache_dir: str | None = None,
+        unreadable: Unreadable = "skip",
     ) -> None:
         super().__init__(
             root,
@@ -74,6 +82,7 @@ class ImageFolderTasks(SourcedImages):
             augment,
             copies,
             cache_dir,
+            unreadable,
         )
 
     def open_source(self) -> ImageSource:

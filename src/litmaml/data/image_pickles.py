@@ -219,4 +219,5 @@ def _files(
         part = content[place]
         raw = part.held.tobytes() if isinstance(part, Array) else part if isinstance(part, bytes | bytearray) else b""
         files[f"{path}[{place}]"] = io.BytesIO(raw)
-    return read_images(files, image_format)
+    pixels, errors = read_images(files, image_format)
+    return pixels, [*errors.values()]

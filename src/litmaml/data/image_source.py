@@ -7,7 +7,7 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -22,6 +22,19 @@ from litmaml.tasks import SPLITS, Split
 
 TOGETHER = 1024
 """Images that are read at a time."""
+
+
+class UnreadableImages(ValueError):
+    """Images that cannot be read.
+
+    Args:
+        message: What is said where they are not left out.
+        names: What they are called.
+    """
+
+    def __init__(self, message: str, names: Collection[str] = ()) -> None:
+        super().__init__(message)
+        self.names = names
 
 
 class ImageSource(ABC):
@@ -46,7 +59,8 @@ class ImageSource(ABC):
         """The images of a split, class after class, some at a time: (m, C, size, size) uint8.
 
         Raises:
-            ValueError: Images cannot be used; they are named.
+            UnreadableImages: Some cannot be read; they are named.
+            ValueError: They cannot be used.
         """
 
     def channels(self, image_format: ImageFormat) -> int:
@@ -67,6 +81,17 @@ class ImageSource(ABC):
         Raises:
             ValueError: There is one, and the policy is to refuse it.
         """
+
+    def leave_out(self, split: Split, names: Collection[str]) -> None:  # noqa: B027 - what is in no files is whole
+        """Goes on without images that cannot be read.
+
+        Raises:
+            ValueError: A class has fewer than two others.
+        """
+
+    def missing(self, split: Split, pool: ImagePool) -> Sequence[str]:
+        """What of a split is not among the images that were read of it, by name."""
+        return ()
 
     def keep(self, split: Split, image_format: ImageFormat) -> None:  # noqa: B027 - most are kept by ``KeptImages``
         """Makes what ``pool`` opens, by one process for all."""
@@ -98,7 +123,9 @@ class ImageFiles(ImageSource):
     def __init__(self, layout: str, root: str | Path, files: Mapping[Split, Mapping[str, Sequence[Path]]]) -> None:
         super().__init__(layout)
         _check_counts(root, [*files.values()])
+        self.root = root
         self.files = {split: files.get(split, {}) for split in SPLITS}
+        self._found = self.files
         _warn_of_case(self.files)
 
     def counts(self, split: Split) -> dict[str, int]:
@@ -116,16 +143,33 @@ class ImageFiles(ImageSource):
         return "\n".join(parts)
 
     def pieces(self, split: Split, image_format: ImageFormat) -> Iterator[Tensor]:
-        names, errors = self.names(split), list[str]()
+        names, errors = self.names(split), dict[str, str]()
         for first in range(0, len(names), TOGETHER):
             pixels, found = read_images({name: name for name in names[first : first + TOGETHER]}, image_format)
-            errors += found
+            errors |= found
             if not errors:
                 yield pixels
         if errors:
-            raise ValueError(
-                f"{len(errors)} images of the split {split} cannot be used, mend or remove them:\n" + lines(errors)
+            raise UnreadableImages(
+                f"{len(errors)} images of the split {split} cannot be used, mend or remove them:\n"
+                + lines([*errors.values()]),
+                errors,
             )
+
+    def leave_out(self, split: Split, names: Collection[str]) -> None:
+        gone = {*names}
+        read = {
+            label: [file for file in members if str(file) not in gone] for label, members in self.files[split].items()
+        }
+        _check_counts(self.root, [read])
+        self.files = {**self.files, split: read}
+
+    def missing(self, split: Split, pool: ImagePool) -> Sequence[str]:
+        found = [str(file) for members in self._found[split].values() for file in members]
+        if len(found) == len(pool.pixels):
+            return ()
+        read = {*pool.files}
+        return [name for name in found if name not in read]
 
     def compare(self, policy: Copies) -> None:
         places = [

@@ -104,7 +104,8 @@ class ImageTasks(TaskDistribution):
             if shared := sorted(names[one] & names[other]):
                 raise ValueError(
                     f"the splits {one} and {other} share {len(shared)} classes: {listed(shared)}. "
-                    f"Give each class to one split only, or results will be too good"
+                    f"Give each class to one split only, or results will be too good; classes in folders that are not "
+                    f"parted into {one} and {other} are shared out by themselves"
                 )
         classes, (_, shots, queries, *_) = len(self.class_names(split)), self.sizes(split)
         fewer = f"choose at most {classes} or " if classes > 1 else ""
@@ -115,7 +116,7 @@ class ImageTasks(TaskDistribution):
         if few and not reuse:
             raise ValueError(
                 f"a task of the split {split} takes shots + queries = {shots} + {queries} images of a class, "
-                f"and these have fewer: {listed(few)}"
+                f"and these have fewer: {listed(few)}; give fewer queries (train.queries, test.queries)"
             )
         self._pools[split] = compare_pools(self._pools, split, pool, self.copies)
 

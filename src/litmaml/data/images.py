@@ -20,13 +20,13 @@ from torch import Tensor
 from litmaml.data.eight_bits import flattening
 from litmaml.data.leakage import Copies, judge_copies, pairs_of_twins, prints_of
 from litmaml.data.unpacking import unpack
-from litmaml.shown import listed
+from litmaml.shown import listed, spelled
 from litmaml.tasks import Split
 
 _LARGEST, _THREADS = 4096, 32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ImageFormat:
     """What an image becomes: C x size x size bytes in memory, (x / 255 - mean) / std for the learner.
 
@@ -69,6 +69,9 @@ class ImageFormat:
             raise ValueError(f"image_format.fit: unknown, got {self.fit!r}; give squeeze or crop")
         self._check_numbers("mean", -inf, "a finite number")
         self._check_numbers("std", 0, "a positive number")
+
+    def __repr__(self) -> str:
+        return spelled(self)
 
     def _check_numbers(self, field: str, above: float, kind: str) -> None:
         """Refuse what is neither a number nor one for each channel; lists become tuples, by which formats compare."""
@@ -240,7 +243,7 @@ def compare_pools(pools: Mapping[Split, ImagePool], split: Split, pool: ImagePoo
     return pool
 
 
-def read_images(files: Mapping[str, str | Path | BinaryIO], image_format: ImageFormat) -> tuple[Tensor, list[str]]:
+def read_images(files: Mapping[str, str | Path | BinaryIO], image_format: ImageFormat) -> tuple[Tensor, dict[str, str]]:
     """Reads many images, several at a time.
 
     Args:
@@ -248,7 +251,7 @@ def read_images(files: Mapping[str, str | Path | BinaryIO], image_format: ImageF
         image_format: What they become.
 
     Returns:
-        (M, C, size, size) uint8 of the images that could be read, and the errors of those that could not. M
+        (M, C, size, size) uint8 of the images that could be read, and the errors of those that could not, by name. M
         is ``len(files)`` where there are no errors.
     """
 
@@ -267,7 +270,8 @@ def read_images(files: Mapping[str, str | Path | BinaryIO], image_format: ImageF
         warnings.filterwarnings("ignore", module=r"PIL\.")
         errors = list(threads.map(attempt, range(len(files)), files))
     read = torch.tensor([error is None for error in errors], dtype=torch.bool)
-    return pixels if read.all() else pixels[read], [error for error in errors if error is not None]
+    wrong = {name: error for name, error in zip(files, errors, strict=True) if error is not None}
+    return pixels[read] if wrong else pixels, wrong
 
 
 def lines(errors: Sequence[str], most: int = 20) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -58,6 +58,12 @@ class KeptImages(ImageSource):
 
     def names(self, split: Split) -> Sequence[str]:
         return self.source.names(split)
+
+    def leave_out(self, split: Split, names: Collection[str]) -> None:
+        self.source.leave_out(split, names)
+
+    def missing(self, split: Split, pool: ImagePool) -> Sequence[str]:
+        return self.source.missing(split, pool)
 
     def compare(self, policy: Copies) -> None:
         kept = policy == "refuse" and any(self._found(split) is not None for split in SPLITS)

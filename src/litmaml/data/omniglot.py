@@ -211,7 +211,7 @@ def _read(folder: Path, part: str, names: list[str]) -> Tensor:
             raise ValueError(f"the drawing {one_line(name)} has {width} x {height} pixels, which cannot be")
     pixels, errors = read_images({name: io.BytesIO(content) for name, content in contents.items()}, _FORMAT)
     if errors:
-        raise ValueError(f"{len(errors)} drawings of {folder / part} are damaged: {'; '.join(errors[:5])}")
+        raise ValueError(f"{len(errors)} drawings of {folder / part} are damaged: {'; '.join([*errors.values()][:5])}")
     return pixels
 
 

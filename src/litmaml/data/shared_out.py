@@ -28,6 +28,8 @@ _SPELLINGS: dict[str, Split] = {
     **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing", "novel"), "test"),
 }
+_LEAST = {"class": 2}
+"""Of fewer classes in a split no task could be made."""
 _LARGEST = 1 << 26
 """Bytes of a file of splits."""
 _PUBLISHED = files("litmaml.data") / "published"
@@ -36,10 +38,11 @@ _PUBLISHED = files("litmaml.data") / "published"
 def split_called(name: str) -> Split | None:
     """The split that a file, a folder or a cell of a table names, however it is spelled; None if it is none.
 
-    >>> [split_called(name) for name in ("Train", "meta-valid", "validation", "TEST", "cats")]
+    >>> [split_called(name) for name in ("Train", "meta-valid", "validation_set", "TEST", "cats")]
     ['train', 'val', 'val', 'test', None]
     """
-    return _SPELLINGS.get(re.sub(r"^meta[-_ ]?", "", name.strip().lower()))
+    plain = re.sub(r"^meta[-_ ]?|[-_ ]?(set|data|images|split)$", "", name.strip().lower())
+    return _SPELLINGS.get(plain)
 
 
 def composed(name: str) -> str:
@@ -57,10 +60,11 @@ def check_shares(shares: Shares, argument: str = "split") -> None:
         )
 
 
-def dealt(names: Iterable[str], shares: Shares, seed: int) -> dict[str, Split]:
+def dealt(names: Iterable[str], shares: Shares, seed: int, least: int = 0) -> dict[str, Split]:
     """The split of each name at random.
 
-    The hash of a name and the seed is its own random number, whatever other names there are: a new one moves few.
+    The hash of a name and the seed is its own random number, whatever other names there are: a new one moves few. Each
+    split gets the least number of them, where there are as many for all.
 
     Example:
         >>> dealt(["a", "b", "c", "d"], (2, 1, 1), seed=0)
@@ -69,6 +73,9 @@ def dealt(names: Iterable[str], shares: Shares, seed: int) -> dict[str, Split]:
     mixed = sorted(names, key=lambda name: hashlib.sha256(f"{seed} {composed(name)}".encode()).digest())
     first = round(len(mixed) * shares[0] / sum(shares))
     second = round(len(mixed) * (shares[0] + shares[1]) / sum(shares))
+    if len(mixed) >= 3 * least:
+        first = min(max(first, least), len(mixed) - 2 * least)
+        second = min(max(second, first + least), len(mixed) - least)
     parts = zip(SPLITS, (mixed[:first], mixed[first:second], mixed[second:]), strict=True)
     return {name: split for split, some in parts for name in some}
 
@@ -159,7 +166,7 @@ class Dealing:
         """
         if self.split_file is not None:
             return by_file(names, self.split_file, kind, where)
-        return dealt(names, self.shares, self.seed)
+        return dealt(names, self.shares, self.seed, _LEAST.get(kind, 0))
 
     def deal(self, parts: Mapping[str, T], kind: str = "task", where: object = "the data") -> dict[Split, dict[str, T]]:
         """What belongs to each name, by split; otherwise as ``splits_of``."""

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from litmaml.data.task_distribution import TaskDistribution, check_at_least
@@ -16,6 +16,7 @@ from litmaml.data.task_loader import Sampled, TaskLoader
 from litmaml.data.training_place import Batches, Place, batches_left, read_place
 from litmaml.runs.recipe import describe
 from litmaml.runs.training_form import cannot_go_on
+from litmaml.shown import spelled
 from litmaml.tasks import Split, Tasks, stacks_of
 
 _SPLITS: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
@@ -79,6 +80,11 @@ class TaskDataModule(LightningDataModule):
         except TypeError as reason:
             rank_zero_warn(f"checkpoints will not rebuild the task data by themselves: {reason}")
 
+    def __repr__(self) -> str:
+        return spelled(self)
+
+    __str__ = __repr__
+
     def remember(self, recipe: Mapping[str, Any]) -> None:
         """Put the arguments that rebuild this module into every checkpoint; the command line logs them itself."""
         self.save_hyperparameters(dict(recipe), logger=False)
@@ -113,7 +119,8 @@ class TaskDataModule(LightningDataModule):
             )
 
         def numbers(epoch: int, batch: int) -> list[range]:
-            self._epoch = epoch
+            if self._runs:
+                self._epoch = epoch
             first, seen = self._first(epoch), self._seen(epoch, batch)
             left = batches_left(self.train_tasks, together, ranks, seen).left
             return [_part(range(first + part.start, first + part.stop), rank, ranks) for part in left]
@@ -171,10 +178,15 @@ class TaskDataModule(LightningDataModule):
 
     def _position(self) -> tuple[int, int]:
         """The epoch and the batch in it that training has come to."""
-        if self.trainer is None:
+        if self.trainer is None or not self._runs:
             return 0, 0
         epoch = 0 if self._overfits else self.trainer.current_epoch
         return epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+
+    @property
+    def _runs(self) -> bool:
+        """Whether a trainer is at work, and nobody looks at the batches before or after."""
+        return self.trainer is None or self.trainer.state.status == TrainerStatus.RUNNING
 
     @property
     def _overfits(self) -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from litmaml.data.episode import AS_IN_TRAINING, LEAST, Episode, Sizes, sizes_of
+from litmaml.shown import spelled
 from litmaml.tasks import Batch, MetaBatch, Split, Tasks, map_batches, tree_map
 
 
@@ -66,6 +67,9 @@ class TaskDistribution(ABC):
             "train": sizes_of(self.train, "train", self.least),
             "test": sizes_of(test.over(self.train), "test", self.least),
         }
+
+    def __repr__(self) -> str:
+        return spelled(self)
 
     def sizes(self, split: Split) -> Sizes:
         """The numbers of classes, examples and batches of each task of this split."""

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from litmaml.diagnosis.diagnose import Diagnosis
 from litmaml.diagnosis.gradient_choice import PROBES_ARE_TRUE
 from litmaml.runs.paths import unlinked
-from litmaml.statistics.plots import plain_style
+from litmaml.statistics.plots import plain_style, whole_ticks
 
 
 @plain_style()
@@ -45,9 +45,9 @@ def _plot_curvature(axes: Axes, found: Diagnosis) -> None:
         xlabel="inner steps",
         ylabel="largest curvature",
         yscale="log",
-        xticks=points,
         title="Below the red line steps are stable",
     )
+    whole_ticks(axes)
     axes.legend()
 
 

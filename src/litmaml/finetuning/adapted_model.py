@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from litmaml.data.image_files import Unreadable, tell_of_unreadable
 from litmaml.data.images import ImageFormat, read_images
 from litmaml.data.table_format import TableFormat
 from litmaml.finetuning.labelled_rows import Rows, read_rows
 from litmaml.finetuning.model_folder import Kept, Recipe, read_folder, take_away, write_folder
 from litmaml.finetuning.predictor import Predictor
 from litmaml.inner.model_call import Output
+from litmaml.learner.screen.summary import size_of
 from litmaml.learner.trial.agreement import off, rounding_share, sizes
-from litmaml.shown import first_line
+from litmaml.shown import first_line, listed
 from litmaml.statistics.plots import Fit, grid_over, plot_fits
 from litmaml.tasks import Tree, tree_map
 
 _READ_AT_ONCE, _PIXELS_AT_ONCE = 256, 1 << 24
+Files = str | Path | Iterable[str | Path]
+"""A file, or several in a list or from a generator such as ``Path.glob``."""
 
 
 class Prediction(NamedTuple):
@@ -67,6 +71,11 @@ class AdaptedModel(Predictor):
         self._example = example
         self.eval()
 
+    def __repr__(self) -> str:
+        classes = "" if self.classes is None else f", {len(self.classes)} classes: {listed(self.classes, 5)}"
+        taken = "" if self.image_format is None else f"; {self.image_format!r}"
+        return f"{type(self).__name__}({size_of(self.network)}{classes}{taken})"
+
     @torch.no_grad()
     def plot(self, path: str | Path, inputs: Tensor, targets: Tensor) -> None:
         """Write a picture of a function of one variable over the points (n, 1) that it was adapted to.
@@ -83,40 +92,67 @@ class AdaptedModel(Predictor):
         x = grid_over(inputs)
         plot_fits(Path(path), [Fit(x, self(x[:, None]).T, {"support": (inputs[:, 0], targets[:, 0])})], "")
 
-    def preprocess(self, *files: str | Path) -> Tensor:
+    def preprocess(self, *files: Files) -> Tensor:
         """Image files as inputs (n, channels, size, size).
+
+        Args:
+            files: Paths, and lists of such.
 
         Raises:
             ValueError: A file is no image that can be read; all such are named.
         """
+        inputs, errors = self._read(_paths(files))
+        if errors:
+            raise ValueError("\n".join(errors.values()))
+        return inputs
+
+    def _read(self, files: Sequence[Path]) -> tuple[Tensor, dict[str, str]]:
+        """The images that can be read as inputs, and what is wrong with the others by file."""
         if self.image_format is None:
             raise ValueError("this model takes no image files: its checkpoint names no image format")
-        pixels, errors = read_images({str(file): file for file in dict.fromkeys(files)}, self.image_format)
-        if errors:
-            raise ValueError("\n".join(errors))
-        return self.image_format.to_float(pixels)
+        once = {str(file): file for file in files}
+        pixels, errors = read_images(once, self.image_format)
+        places = {name: place for place, name in enumerate(name for name in once if name not in errors)}
+        if len(once) < len(files):
+            pixels = pixels[[places[str(file)] for file in files if str(file) in places]]
+        return self.image_format.to_float(pixels), errors
 
     def probabilities(self, inputs: Tree) -> Tensor:
         """The probability of each class (n, classes), without a graph."""
         with torch.no_grad():
             return torch.softmax(self(inputs), dim=1)
 
-    def classify(self, *files: str | Path) -> Iterator[Prediction]:
+    def classify(self, *files: Files, unreadable: Unreadable = "refuse") -> Iterator[Prediction]:
         """The likeliest class of each image file, a few hundred in memory at a time.
+
+        Args:
+            files: Paths, and lists of such.
+            unreadable: What is done about files that cannot be read: ``refuse`` raises an error, ``skip`` leaves them
+                out.
 
         Raises:
             ValueError: A file is no image that can be read, or the model is no classifier.
+
+        Warns:
+            UserWarning: In the end, with the number and the names of what was left out.
         """
         if self.classes is None:
             raise ValueError("this model is no classifier: it has no classes")
         device = next(self.parameters()).device
         size = 1 if self.image_format is None else self.image_format.channels * self.image_format.size**2
         at_once = max(1, min(_READ_AT_ONCE, _PIXELS_AT_ONCE // size))
-        for start in range(0, len(files), at_once):
-            some = files[start : start + at_once]
-            best = self.probabilities(self.preprocess(*some).to(device)).max(1)
-            for file, probability, label in zip(some, best.values, best.indices, strict=True):
-                yield Prediction(Path(file), self.classes[int(label)], float(probability))
+        paths, wrong = _paths(files), dict[str, str]()
+        for start in range(0, len(paths), at_once):
+            some = paths[start : start + at_once]
+            inputs, errors = self._read(some)
+            if errors and unreadable == "refuse":
+                raise ValueError("\n".join(errors.values()))
+            wrong |= errors
+            best = self.probabilities(inputs.to(device)).max(1)
+            read = [file for file in some if str(file) not in errors]
+            for file, probability, label in zip(read, best.values, best.indices, strict=True):
+                yield Prediction(file, self.classes[int(label)], float(probability))
+        tell_of_unreadable(wrong, len(paths), "images")
 
     def predict_rows(self, path: str | Path, argument: str = "path") -> tuple[Rows, Tensor]:
         """The rows of a table of one task, and the predictions for them (n, outputs), on the CPU.
@@ -188,6 +224,11 @@ class AdaptedModel(Predictor):
                 "the network's constructor as an attribute of the same name, and what changes later in a registered "
                 "buffer"
             )
+
+
+def _paths(files: Sequence[Files]) -> list[Path]:
+    """The paths among files and lists of files, in order."""
+    return [Path(each) for some in files for each in ([some] if isinstance(some, str | Path) else some)]
 
 
 def load(folder: str | Path, network: nn.Module | None = None) -> AdaptedModel:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from litmaml.finetuning.adapted_model import AdaptedModel
 from litmaml.learner.trial.agreement import off, rounding_of
 from litmaml.shown import listed
 from litmaml.tasks import Tree, count_of, select, tensors_of, tree_map
@@ -22,6 +26,8 @@ _BATCHES = (1, 64)
 def export_pt2(model: nn.Module, inputs: Tree, path: Path) -> None:
     """Write the model as ``torch.export`` has it; ``torch.export.load(path).module()`` runs it on inputs in one piece.
 
+    What ``description`` says of the model is in the extra file ``litmaml.json``.
+
     Args:
         model: In eval mode, on the CPU; it takes and gives batches of any size.
         inputs: Some inputs (n, ...), or a tree of such, for the shapes and for the check.
@@ -30,7 +36,7 @@ def export_pt2(model: nn.Module, inputs: Tree, path: Path) -> None:
     Raises:
         ValueError: The file's predictions on 1 or on 64 inputs are not the module's.
     """
-    torch.export.save(_program(model, inputs), path)
+    torch.export.save(_program(model, inputs), path, extra_files={"litmaml.json": json.dumps(description(model))})
     _check(torch.export.load(path).module(), model, inputs, path)
 
 
@@ -38,7 +44,8 @@ def export_onnx(model: nn.Module, inputs: Tree, path: Path) -> None:
     """Write the model for ONNX: input ``inputs`` (batch, ...), output ``predictions`` (batch, ...).
 
     Inputs that are a dict have the names of its keys, those of a tuple ``inputs.0``, ``inputs.1``, and what lies deeper
-    the name of what holds it before its own, such as ``pair.0``.
+    the name of what holds it before its own, such as ``pair.0``. The file's metadata hold what ``description`` says of
+    the model.
 
     Args:
         model: In eval mode, on the CPU; it takes and gives batches of any size.
@@ -66,16 +73,17 @@ def export_onnx(model: nn.Module, inputs: Tree, path: Path) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter's, about its own parts
-            torch.onnx.export(
+            program = torch.onnx.export(
                 _program(model, inputs),
                 (),
-                str(path),
                 dynamo=True,
-                external_data=False,
                 verbose=False,
                 input_names=names,
                 output_names=["predictions"],
             )
+            assert program is not None
+            program.model.metadata_props.update(description(model))
+            program.save(str(path), external_data=False)
     finally:
         exporter.setLevel(level)
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -91,6 +99,24 @@ def export_onnx(model: nn.Module, inputs: Tree, path: Path) -> None:
 
 EXPORTS: dict[str, Callable[[nn.Module, Tree, Path], None]] = {"pt2": export_pt2, "onnx": export_onnx}
 """How to write each kind of file, by its suffix."""
+
+
+def description(model: nn.Module) -> dict[str, str]:
+    """What a program has to know of a model beside its numbers, as texts by name.
+
+    Of an adapted model: ``classes``, a list of names in the order of the predictions; ``preprocessing``, what becomes
+    of an image (``ImageFormat``); ``table``, what becomes of a row; in JSON, and only what it has. And ``litmaml``, the
+    version that wrote it.
+    """
+    told = {"litmaml": version("litmaml")}
+    if not isinstance(model, AdaptedModel):
+        return told
+    parts = {
+        "classes": model.classes,
+        "preprocessing": None if model.image_format is None else asdict(model.image_format),
+        "table": None if model.table is None else model.table.plain(),
+    }
+    return told | {name: json.dumps(part, ensure_ascii=False) for name, part in parts.items() if part is not None}
 
 
 def _names(inputs: Tree, of: str = "") -> Iterator[str]:

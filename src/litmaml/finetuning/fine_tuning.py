@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from litmaml.data.images import ImageFormat
@@ -19,13 +16,12 @@ from litmaml.finetuning.held_out import folds, held_out, why_not
 from litmaml.finetuning.input_shape import a_few
 from litmaml.finetuning.labelled_images import Images
 from litmaml.finetuning.meta_checkpoint import MetaCheckpoint
+from litmaml.finetuning.progress import announced, shown
 from litmaml.learner.trial.loss_kinds import is_elementwise
 from litmaml.statistics.confusion import Confusion
 
-T = TypeVar("T")
 
-
-@dataclass
+@dataclass(repr=False)
 class FineTuned:
     """A fine-tuning and its results.
 
@@ -57,6 +53,9 @@ class FineTuned:
     predictions: list[Prediction]
     labels: list[str] | None
     predicted: str
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.model!r}; {self.method}: {self.score or 'no score'})"
 
     @property
     def classes(self) -> list[str]:
@@ -105,10 +104,14 @@ def fine_tune(
             "images; adapt it to images and masks in Python by litmaml.adapt"
         )
     labelled = query if query is not None and query.targets is not None else None
+    reason = why_not(targets, classes) if labelled is None else None
+    left_out = folds(targets) if labelled is None and reason is None else []
     curve: list[Step] = []
     query_curve: list[Confusion] = []
+    examples = f"{len(targets)} images of {len(classes)} classes"
+    path = announced(tuner.path(inputs, targets), tuner.steps, tuner.most_steps, examples, len(left_out))
     with torch.no_grad():
-        for step in shown(tuner.path(inputs, targets), tuner.most_steps + 1, "inner steps", _measures):
+        for step in shown(path, tuner.most_steps + 1, "inner steps", _measures):
             curve.append(step)
             if labelled is not None:
                 logits = in_parts(tuner.module(step.weights, inputs), labelled.inputs)
@@ -124,10 +127,9 @@ def fine_tune(
         if tuner.frozen_layers:
             neighbourly = in_parts(lambda x: tuner.predict(last, x), labelled.inputs)
             transductive = _confusion(classes, labelled.labels, neighbourly)
-    elif (reason := why_not(targets, classes)) is not None:
+    elif reason is not None:
         method = reason
     else:
-        left_out = folds(targets)
         tried = torch.cat(left_out)
         how = "at once" if len(left_out) == 1 else f"in {len(left_out)} parts"
         method = f"{len(tried)} of {len(targets)} support images, left out {how}"
@@ -156,29 +158,6 @@ def fine_tune(
         labels=None if images.targets is None else [classes[int(k)] for k in images.targets],
         predicted=predicted,
     )
-
-
-def shown(
-    things: Iterable[T],
-    total: int,
-    title: str,
-    measures: Callable[[T], Mapping[str, float]] = lambda _: {},
-) -> Iterator[T]:
-    """The things, with a progress bar that names what was measured on the last one."""
-    columns = (
-        TextColumn(title),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[measured]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task(title, total=total, measured="")
-        for thing in things:
-            measured = "  ".join(f"{name} {value:.4f}" for name, value in measures(thing).items())
-            progress.update(bar, advance=1, measured=measured)
-            yield thing
-        progress.update(bar, total=progress.tasks[bar].completed)
 
 
 def _measures(step: Step) -> dict[str, float]:

@@ -13,11 +13,14 @@ from torch import Tensor
 
 from litmaml.data.image_files import (
     SUFFIXES,
+    Unreadable,
     class_folders,
     folders_in,
     images_in,
+    is_others,
     one_name_each,
     tell_of_left_out,
+    tell_of_unreadable,
 )
 from litmaml.data.images import ImageFormat, lines, read_images
 from litmaml.data.leakage import Pair, Place, copies, fingerprints, listed_pairs
@@ -51,24 +54,32 @@ class Images(NamedTuple):
         )
 
 
-def read_support(folder: str, image_format: ImageFormat) -> tuple[Images, list[str]]:
+def read_support(folder: str, image_format: ImageFormat, unreadable: Unreadable = "skip") -> tuple[Images, list[str]]:
     """The labelled images of ``FOLDER/CLASS/*.png|jpg|...`` and the classes' names in alphabetical order.
+
+    Folders without images are no classes.
+
+    Args:
+        folder: As it was typed.
+        image_format: What the images become.
+        unreadable: What is done about files that cannot be read.
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: There are fewer than two classes, a class has no images, or files are no images.
+        ValueError: There are fewer than two classes, or files that cannot be read are to be refused or are all of a
+            class.
+
+    Warns:
+        UserWarning: Naming what is left out.
     """
     left_out: list[Path] = []
     classes = _class_folders(folder, "data", left_out)
+    if not classes and (empty := [path.name for path in folders_in(expanded(folder))]):
+        raise ValueError(f"data: without any image ({', '.join(SUFFIXES)}) in {folder!r}: {listed(empty)}; add images")
     if not classes:
         raise ValueError(
             f"data: {folder!r} has no class folders; put the images of each class in a folder with its name: "
             f"{Path(folder, 'CLASS', 'image.png')}"
-        )
-    if empty := [name for name, files in classes.items() if not files]:
-        raise ValueError(
-            f"data: without any image ({', '.join(SUFFIXES)}) in {folder!r}: {listed(empty)}; add images or remove "
-            "the folders"
         )
     if len(classes) == 1:
         raise ValueError(
@@ -76,15 +87,27 @@ def read_support(folder: str, image_format: ImageFormat) -> tuple[Images, list[s
         )
     tell_of_left_out(left_out, "data")
     names = list(classes)
-    return _labelled(classes, names, image_format, "data"), names
+    support = _labelled(classes, names, image_format, "data", unreadable)
+    if lost := [name for k, name in enumerate(names) if k not in support.labels]:
+        raise ValueError(f"data: no image of {listed(lost)} can be read; mend some, or remove the folders")
+    return support, names
 
 
-def read_query(folder: str, names: Sequence[str], image_format: ImageFormat) -> Images:
+def read_query(folder: str, names: Sequence[str], image_format: ImageFormat, unreadable: Unreadable = "skip") -> Images:
     """The images to score, in folders named as the classes, or to predict, in the folder itself.
+
+    Args:
+        folder: As it was typed.
+        names: The classes' names.
+        image_format: What the images become.
+        unreadable: What is done about files that cannot be read.
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: It has no images, files are no images, or it has folders that are no class.
+        ValueError: It has no images, files that cannot be read are to be refused, or it has folders that are no class.
+
+    Warns:
+        UserWarning: Naming what is left out.
     """
     left_out, beside = list[Path](), list[Path]()
     classes, loose = _class_folders(folder, "query", left_out), images_in(expanded(folder), beside)
@@ -100,12 +123,13 @@ def read_query(folder: str, names: Sequence[str], image_format: ImageFormat) -> 
             f"query: no class of --data is called {listed(unknown)}; the classes are {listed(names)}. Put unlabelled "
             "images into the folder itself"
         )
-    if not any(classes.values()) and not loose:
+    if not classes and not loose:
         raise ValueError(f"query: there is no image ({', '.join(SUFFIXES)}) in {folder!r}")
     tell_of_left_out(beside if loose else left_out, "query")
     if loose:
-        return Images(_inputs(loose, image_format, "query"), None, loose)
-    return _labelled({known[composed(name)]: files for name, files in classes.items()}, names, image_format, "query")
+        return _read(loose, image_format, "query", unreadable)
+    by_name = {known[composed(name)]: files for name, files in classes.items()}
+    return _labelled(by_name, names, image_format, "query", unreadable)
 
 
 def check_copies(support: Images, query: Images | None, names: Sequence[str]) -> None:
@@ -174,6 +198,7 @@ def find_images(folder: str, argument: str, follow_links: bool = False) -> list[
             names.clear()  # a link to a folder above it
             continue
         seen.add(here)
+        names[:] = [name for name in names if not is_others(name)]
         files += images_in(Path(inner), left_out)
     if outside := [] if follow_links else [file for file in files if not file.resolve().is_relative_to(home)]:
         raise ValueError(
@@ -188,20 +213,26 @@ def find_images(folder: str, argument: str, follow_links: bool = False) -> list[
 
 
 def _labelled(
-    classes: Mapping[str, list[Path]], names: Sequence[str], image_format: ImageFormat, argument: str
+    classes: Mapping[str, list[Path]],
+    names: Sequence[str],
+    image_format: ImageFormat,
+    argument: str,
+    unreadable: Unreadable,
 ) -> Images:
-    files = [file for members in classes.values() for file in members]
-    targets = torch.tensor([names.index(name) for name, members in classes.items() for _ in members])
-    return Images(_inputs(files, image_format, argument), targets, files)
+    labels = {file: names.index(name) for name, members in classes.items() for file in members}
+    images = _read([*labels], image_format, argument, unreadable)
+    return images._replace(targets=torch.tensor([labels[file] for file in images.files]))
 
 
-def _inputs(files: list[Path], image_format: ImageFormat, argument: str) -> Tensor:
+def _read(files: list[Path], image_format: ImageFormat, argument: str, unreadable: Unreadable) -> Images:
     pixels, errors = read_images({str(file): file for file in files}, image_format)
-    if errors:
+    if errors and (unreadable == "refuse" or len(errors) == len(files)):
         raise ValueError(
-            f"{argument}: {len(errors)} of {len(files)} images cannot be read; mend or remove them:\n" + lines(errors)
+            f"{argument}: {len(errors)} of {len(files)} images cannot be read; mend or remove them:\n"
+            + lines([*errors.values()])
         )
-    return image_format.to_float(pixels)
+    tell_of_unreadable(errors, len(files), argument)
+    return Images(image_format.to_float(pixels), None, [file for file in files if str(file) not in errors])
 
 
 def _class_folders(folder: str, argument: str, left_out: list[Path]) -> dict[str, list[Path]]:

@@ -13,11 +13,12 @@ from litmaml.data.table_format import TableFormat
 from litmaml.finetuning.adaptation import deployed
 from litmaml.finetuning.adapted_model import AdaptedModel
 from litmaml.finetuning.fine_tuner import FineTuner, Step
-from litmaml.finetuning.fine_tuning import in_parts, shown
+from litmaml.finetuning.fine_tuning import in_parts
 from litmaml.finetuning.held_out import folds, held_out
 from litmaml.finetuning.input_shape import a_few
 from litmaml.finetuning.labelled_rows import Rows
 from litmaml.finetuning.meta_checkpoint import MetaCheckpoint
+from litmaml.finetuning.progress import announced, shown
 
 _LAST = 5
 """Of rows in an order the last in so many are left out together."""
@@ -94,10 +95,14 @@ def fine_tune_rows(
     tuner = FineTuner(start.learner, a_few(inputs), None, steps, lr)
     loss = tuner.inner_loop.loss
     scored = None if query is None or not bool(query.known.any()) else query.labelled()
+    left_out: list[Tensor] = []
+    if query is None and len(support) > 1:
+        left_out = [torch.arange(len(support))[-max(1, len(support) // _LAST) :]] if made.order else folds(targets)
     curve: list[Step] = []
     query_losses: list[float] = []
+    path = announced(tuner.path(inputs, targets), tuner.steps, tuner.most_steps, f"{len(support)} rows", len(left_out))
     with torch.no_grad():
-        for step in shown(tuner.path(inputs, targets), tuner.most_steps + 1, "inner steps", lambda s: {"loss": s.loss}):
+        for step in shown(path, tuner.most_steps + 1, "inner steps", lambda s: {"loss": s.loss}):
             curve.append(step)
             if scored is not None:
                 guesses = in_parts(tuner.module(step.weights, inputs), scored.inputs)
@@ -111,8 +116,7 @@ def fine_tune_rows(
         assert query is not None
         scores = _scores(made, targets, predictions[query.known], scored.targets)
         method = f"{len(scored)} rows of the query"
-    elif query is None and len(support) > 1:
-        left_out = [torch.arange(len(support))[-max(1, len(support) // _LAST) :]] if made.order else folds(targets)
+    elif left_out:
         predictions = predictions.clone()
         for some, guesses in shown(held_out(tuner, inputs, targets, left_out), len(left_out), "left out"):
             predictions[some] = guesses

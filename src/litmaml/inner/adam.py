@@ -18,7 +18,7 @@ class _Moments(NamedTuple):
     second: Params
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class _AdaptiveMoments(InnerOptimizer):
     """What Adam and AdamW share: all but where the weight decay comes in."""
 
@@ -65,7 +65,7 @@ class _AdaptiveMoments(InnerOptimizer):
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Adam(_AdaptiveMoments):
     """Adam (Kingma and Ba 2014, arXiv 1412.6980), with torch's bias correction.
 
@@ -105,7 +105,7 @@ class Adam(_AdaptiveMoments):
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AdamW(_AdaptiveMoments):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2017, arXiv 1711.05101).
 

@@ -23,7 +23,7 @@ _LINEAR = ("SGD", "ASGD")  # others take squares, magnitudes or signs, which hig
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class HigherOptimizer(InnerOptimizer):
     """A stateful torch optimizer as the inner one, differentiated by the ``higher`` library (arXiv 1910.01727).
 

@@ -13,7 +13,7 @@ from litmaml.weights import Params
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MetaCurvature(Transform):
     """Multiplies the gradient G of each weight by learnt matrices, one along each dimension (Park and Oliva 2019, arXiv
     1902.03356):

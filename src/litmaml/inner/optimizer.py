@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+from litmaml.shown import spelled
 from litmaml.weights import Params
 
 
@@ -35,6 +36,9 @@ class InnerOptimizer(ABC):
     """
 
     per_step: bool = False
+
+    def __repr__(self) -> str:
+        return spelled(self)
 
     @property
     def traceable(self) -> bool:

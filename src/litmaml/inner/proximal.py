@@ -13,7 +13,7 @@ from litmaml.weights import Params
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Proximal(Transform):
     """Adds the gradient of (lambda/2) |theta - theta_0|^2:
 

@@ -15,7 +15,7 @@ from litmaml.weights import Params
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SGD(InnerOptimizer):
     """Gradient descent with fixed or learnt rates, momentum and weight decay.
 

@@ -10,7 +10,7 @@ from litmaml.inner.optimizer import InnerOptimizer
 from litmaml.weights import Params
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Transform(InnerOptimizer, ABC):
     """An inner optimizer around another one, U, that gets the gradient transformed:
 

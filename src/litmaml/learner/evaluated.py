@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
+from lightning.pytorch import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
@@ -18,7 +19,10 @@ from litmaml.learner.evaluation import Evaluation
 from litmaml.learner.experience import Collected, Experience
 from litmaml.learner.finite_tasks import Count, count_finite, not_finite
 from litmaml.learner.outer_optimizer import step_on_plateau
+from litmaml.learner.screen.plain_trainer import show_in
+from litmaml.learner.screen.summary import in_a_line
 from litmaml.statistics.interval import Interval
+from litmaml.statistics.results import Results
 from litmaml.tasks import MetaBatch, Split, Tasks, Tree, numbers_of, stacks_of
 
 
@@ -40,7 +44,7 @@ class EvaluatedLearner(CheckpointedLearner, ABC):
     on_nonfinite: Literal["raise", "skip"]
     baselines: bool
     experience: Experience | None
-    results: dict[str, list[Interval]]
+    results: Results
     source_results: dict[str, dict[str, list[Interval]]]
     baseline_results: dict[str, dict[str, Interval]]
     skipped_tasks: int
@@ -57,6 +61,19 @@ class EvaluatedLearner(CheckpointedLearner, ABC):
     def normalisation(self) -> str:
         """The normalisation policy, which is named beside every result."""
         return normalisation_policy(self.inner_loop.model)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({in_a_line(self)})"
+
+    def configure_callbacks(self) -> list[Callback]:
+        """None; but its own bar, model and results are shown from here on in the place of Lightning's."""
+        show_in(self.trainer)
+        return []
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """The predictions of the model with its initial weights, before it adapts to a task."""
+        given = inputs[0] if len(inputs) == 1 and not named else named or inputs
+        return self.inner_loop.own_predictions(given)
 
     def validation_step(self, tasks: MetaBatch, batch_idx: int) -> None:
         self._evaluate("val", tasks)

@@ -35,6 +35,7 @@ from litmaml.outer import OuterGradient, OuterLoss, SecondOrder
 from litmaml.outer.given import with_gradient
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.statistics.interval import Interval
+from litmaml.statistics.results import Results
 from litmaml.tasks import MetaBatch, Tree, numbers_of, select, stacks_of
 from litmaml.weights import Params
 
@@ -170,7 +171,7 @@ class MetaLearner(EvaluatedLearner):
         self._baselines = Baselines(self.meta_gradient, metrics, head)
         self._baseline_episodes = self._baselines.episodes
         self.baselines, self.baseline_results = baselines, dict[str, dict[str, Interval]]()
-        self.results: dict[str, list[Interval]] = {}
+        self.results = Results()
         self.source_results: dict[str, dict[str, list[Interval]]] = {}
         self.skipped_tasks = self.evaluated_tasks = 0
         self._outer_step = OuterStep(self.inner_loop, self.outer_loss)

@@ -14,6 +14,7 @@ from litmaml.inner.loop import InnerLoop
 from litmaml.outer.loss import OuterLoss
 from litmaml.outer.path import Inner, loss_of_path
 from litmaml.randomness import Streams
+from litmaml.shown import spelled
 from litmaml.tasks import Batch, StepTasks, Tasks
 from litmaml.weights import Params, Weights, constants, gradient_of, leaves
 
@@ -34,6 +35,9 @@ class OuterGradient(ABC):
     through_support: ClassVar[bool] = True
     twice: ClassVar[bool] = False
     remedy: ClassVar[str] = ""
+
+    def __repr__(self) -> str:
+        return spelled(self)
 
     @property
     def unrolls(self) -> bool:

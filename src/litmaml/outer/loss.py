@@ -7,6 +7,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from litmaml.shown import spelled
 from litmaml.tasks import Batch
 from litmaml.weights import Params
 
@@ -47,6 +48,9 @@ class OuterLoss(nn.Module):
         if loss is not None and not isinstance(loss, nn.Module):
             raise ValueError(f"loss: has to be a module, got {loss!r}; give one, such as torch.nn.MSELoss()")
         self.loss = loss
+
+    def __repr__(self) -> str:
+        return spelled(self)
 
     def has_own(self, *methods: str) -> bool:
         """Whether it answers one of the methods below otherwise than this class does."""

@@ -58,7 +58,7 @@ def trajectory_figure(
     tasks = len(paths[0][0])
     figure = Figure(figsize=(3.6 * tasks, 3.4), layout="constrained")
     for i, axes in enumerate(figure.subplots(1, tasks, squeeze=False)[0]):
-        for (seen, mask), colour, label in zip(paths, ("tab:gray", "tab:blue"), ("before", "after"), strict=True):
+        for (seen, mask), colour, label in zip(paths, ("0.6", "#1f5fa8"), ("before", "after"), strict=True):
             for k in range(min(MOST, seen.shape[1])):
                 places = seen[i, k][mask[i, k].bool()]
                 if places.shape[-1] == 1:
@@ -69,6 +69,6 @@ def trajectory_figure(
             axes.plot(*goals[i].unsqueeze(1).tolist(), "*", color="tab:red", markersize=12, label="goal")
         axes.set(xlabel=names[0], ylabel=names[1])
         axes.grid(alpha=0.3)
-    figure.axes[0].legend(fontsize=8)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize=8, loc="outside right upper")
     figure.suptitle(title)
     return figure

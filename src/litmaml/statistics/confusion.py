@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from matplotlib import font_manager
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from litmaml.runs.paths import unlinked
@@ -110,7 +111,7 @@ class Confusion:
         figure = Figure(figsize=(side + 1, side), layout="constrained")
         axes = figure.subplots()
         picture = axes.imshow(self.counts.numpy(), cmap="Blues", vmin=0)
-        figure.colorbar(picture, label="images", shrink=0.8)
+        figure.colorbar(picture, label="images", shrink=0.8, ticks=MaxNLocator(6, integer=True, min_n_ticks=1))
         if size <= 60:
             names = [_drawable(name) for name in self.classes]
             axes.set_xticks(range(size), names, rotation=60, ha="right", rotation_mode="anchor", parse_math=False)

@@ -27,6 +27,9 @@ class Interval(NamedTuple):
     def __str__(self) -> str:
         return f"{self.mean:.4f} ± {self.half_width:.4f}"
 
+    def __repr__(self) -> str:
+        return str(self)
+
     @property
     def low(self) -> float:
         """The lower end."""

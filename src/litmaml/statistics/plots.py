@@ -9,11 +9,17 @@ from typing import NamedTuple, Protocol
 
 import matplotlib
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from litmaml.runs.paths import unlinked
 from litmaml.statistics.interval import in_order
+
+_BLUE = "#1f5fa8"
+"""Dark enough to be read in grey."""
+_MARKED = 25
 
 
 @contextmanager
@@ -36,31 +42,55 @@ class Measured(Protocol):
     def high(self) -> float: ...
 
 
-@plain_style()
 def plot_adaptation(
     path: Path,
     results: Mapping[str, Sequence[Measured]],
     title: str,
     baselines: Mapping[str, Mapping[str, Measured]] | None = None,
 ) -> None:
+    """Write ``adaptation_figure`` to a file."""
+    with plain_style():
+        adaptation_figure(results, title, baselines).savefig(unlinked(path), dpi=120)
+
+
+@plain_style()
+def adaptation_figure(
+    results: Mapping[str, Sequence[Measured]],
+    title: str,
+    baselines: Mapping[str, Mapping[str, Measured]] | None = None,
+) -> Figure:
     """Every metric after 0, 1, ... inner steps, with its 95% interval; the means of baselines as lines across."""
     names = in_order(results)
     figure = Figure(figsize=(4.2 * len(names), 3.4), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         steps = range(len(results[name]))
         means = [result.mean for result in results[name]]
-        axes.plot(steps, means, marker="o", color="tab:blue")
+        axes.plot(steps, means, marker=marker_of(len(steps)), color=_BLUE, label="mean")
         low, high = ([getattr(result, end) for result in results[name]] for end in ("low", "high"))
-        axes.fill_between(steps, low, high, color="tab:blue", alpha=0.25, linewidth=0)
-        lines = {label: found[name].mean for label, found in (baselines or {}).items() if name in found}
-        for (label, mean), style in zip(lines.items(), ("--", ":", "-."), strict=False):
-            axes.axhline(mean, linestyle=style, color="tab:gray", label=label.replace("_", " "))
-        if lines:
+        if low != high:
+            axes.fill_between(steps, low, high, color=_BLUE, alpha=0.25, linewidth=0, label="95% interval")
+        # A style for each baseline, in all panels.
+        lines = [(found.get(name), label) for label, found in (baselines or {}).items()]
+        for (mean, label), style in zip(lines, ("--", ":", "-."), strict=False):
+            if mean is not None:
+                axes.axhline(mean.mean, linestyle=style, color="0.25", label=label.replace("_", " "))
+        if low != high or lines:
             axes.legend(fontsize=8)
-        axes.set(xlabel="inner steps", ylabel=name, xticks=list(steps))
+        axes.set(xlabel="inner steps", ylabel=name)
+        whole_ticks(axes)
         axes.grid(alpha=0.3)
     figure.suptitle(title)
-    figure.savefig(unlinked(path), dpi=120)
+    return figure
+
+
+def whole_ticks(axes: Axes) -> None:
+    """Mark whole numbers along the inner steps, so few that none is printed over another."""
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
+
+
+def marker_of(points: int) -> str | None:
+    """A mark for each of a few points; of many the line alone."""
+    return "o" if points <= _MARKED else None
 
 
 class Fit(NamedTuple):
@@ -87,15 +117,18 @@ def plot_fits(path: Path, fits: Sequence[Fit], title: str) -> None:
     figure = Figure(figsize=(3.6 * len(fits), 3.2), layout="constrained")
     for axes, fit in zip(figure.subplots(1, len(fits), squeeze=False)[0], fits, strict=True):
         x, last = fit.inputs.tolist(), len(fit.values) - 1
+        between = 1 + (last - 1) // _MARKED
         for step, values in enumerate(fit.values.tolist()):
-            ends = {0: ("tab:gray", "--"), last: ("tab:blue", "-")}
+            ends = {0: ("0.35", "--"), last: (_BLUE, "-")}
             colour, style = ends.get(step, ends[last])
-            label = {0: "before", last: f"after {last} steps"}.get(step) if last else "model"
-            axes.plot(x, values, style, color=colour, alpha=1 if step in (0, last) else 0.25, label=label)
+            label = {1: "in between", 0: "before", last: f"after {last} step{'s' * (last > 1)}"}.get(step)
+            label = label if last else "model"
+            if step in ends or step % between == 1 % between:  # of hundreds only some, which can be told apart
+                axes.plot(x, values, style, color=colour, alpha=1 if step in ends else 0.25, label=label)
         for (name, points), marker in zip(fit.points.items(), ("^", "."), strict=False):
             axes.plot(*(part.tolist() for part in points), marker, color="black", label=name)
         axes.set(xlabel="input", ylabel="output")
         axes.grid(alpha=0.3)
-    figure.axes[0].legend(fontsize=8)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize=8, loc="outside right upper")
     figure.suptitle(title)
     figure.savefig(unlinked(path), dpi=120)
