@@ -49,6 +49,15 @@ def test_the_help_of_a_run_names_the_options_that_matter(command: str) -> None:
     assert f"litmaml {command} --help=all" in lines[-3]
 
 
+def test_the_zoo_is_told_at_once() -> None:
+    *lines, heavy = started("zoo")
+    assert heavy == "[]"
+    assert any(line.startswith("omniglot-5w1s ") for line in lines)
+    *lines, heavy = started("zoo", "sinusoid")
+    assert heavy == "[]"
+    assert lines[0].startswith("# ")
+
+
 def test_the_version_is_that_of_the_package() -> None:
     assert started("--version") == [f"litmaml {version('litmaml')}", "[]"]
     assert litmaml.__version__ == version("litmaml")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import litmaml
 from litmaml.cli.run_help import RUNS, run_help
+from litmaml.runs import zoo
 
 COMMANDS = {
     "fit": "meta-train a model: litmaml fit -c glyphs",
@@ -34,7 +35,7 @@ def help_text() -> str:
 
 
 def answered(arguments: Sequence[str]) -> bool:
-    """Answer what asks for the help of the whole or of a run, or for the version; whether it did."""
+    """Answer what asks for the help of the whole or of a run, for the version or the zoo; whether it did."""
     first = arguments[0] if arguments else "--help"
     if first in ("-h", "--help"):
         print(help_text())
@@ -42,6 +43,8 @@ def answered(arguments: Sequence[str]) -> bool:
         print(f"litmaml {litmaml.__version__}")
     elif first in RUNS and {"-h", "--help"} & {*arguments[1:]}:
         print(run_help(first, COMMANDS[first]))
+    elif first == "zoo" and (len(arguments) == 1 or arguments[1:] in [[name] for name in zoo.names()]):
+        print(zoo.told(*arguments[1:]))
     else:
         return False
     return True

@@ -47,3 +47,18 @@ def card_of(named: str, argument: str) -> str:
 def subject_of(name: str) -> str:
     """A line on one: its card's title without the name."""
     return card_of(name, "name").partition("\n")[0].partition(": ")[2]
+
+
+def told(name: str | None = None) -> str:
+    """The list of all, with a line on each, or the card of one.
+
+    Raises:
+        FileNotFoundError: There is no checkpoint of this name.
+    """
+    if name is not None:
+        return card_of(name, "name").rstrip()
+    wide, first = max(map(len, names())), names()[0]
+    lines = [f"{each:{wide}}  {subject_of(each)}" for each in names()]
+    return "\n".join(
+        [*lines, "", f"The card of one: litmaml zoo {first}; it is a checkpoint by the name {PREFIX}{first}"]
+    )
