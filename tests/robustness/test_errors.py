@@ -178,7 +178,7 @@ def test_what_was_typed_is_found_by_its_value() -> None:
 
 def test_commands() -> None:
     assert told("fitt") == (1, "litmaml fitt: there is no command 'fitt'; did you mean fit? There are fit, validate, "
-                            "test, predict, finetune, classify, push, diagnose, data, configs")  # fmt: skip
+                            "test, predict, finetune, classify, push, diagnose, data, zoo, configs")  # fmt: skip
     assert told("-c", "tiny.yaml", "fit")[1] == "litmaml -c: -c: options come after a command, such as litmaml fit -c"
     assert told("fit")[1] == "litmaml: model.model, data.tasks: have to be given, as options or in a configuration file"
     assert told("test")[1].startswith("litmaml test: ckpt_path: test needs one")
