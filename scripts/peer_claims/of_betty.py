@@ -33,7 +33,7 @@ def _lower(lr: float, iterations: int, **engine: Any) -> tuple[float, float]:
         def training_step(self, batch: Any) -> Tensor:
             return (self.module() - self.upper()).square().sum()
 
-    class Upper(ImplicitProblem):  # type: ignore[misc]
+    class Upper(ImplicitProblem):  # type: ignore[misc]  # as above
         def training_step(self, batch: Any) -> Tensor:
             return self.lower().square().sum()
 
