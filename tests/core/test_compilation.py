@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -236,3 +237,22 @@ def test_numbers_out_of_constants_pass() -> None:
     both = compiled(Body(by(constant)))
     both[0].inner_loop.mapped = False
     assert all(same(both, seed) for seed in range(2))
+
+
+# torch's cache on the disk
+
+
+@pytest.mark.slow  # it compiles three times
+def test_the_same_program_is_compiled_once_and_another_constant_is_another_program() -> None:
+    """Also across runs: torch keeps programs on the disk, by what stands in them."""
+    from torch._dynamo.utils import counters
+
+    def model(number: float, size: int) -> Body:
+        table = torch.full((size,), number)  # one that the trace keeps, since a closure is no argument
+        return Body(lambda self, x: self.plain(x) * table.mean())
+
+    assert same(compiled(model(math.pi, 3000)), 0)
+    before = counters["inductor"]["fxgraph_cache_hit"]
+    assert same(compiled(model(math.pi, 3000)), 1)
+    assert counters["inductor"]["fxgraph_cache_hit"] == before + 1
+    assert same(compiled(model(math.e, 3000)), 1)

@@ -8,7 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._guards import TracingContext, tracing
+from torch._subclasses import FakeTensorMode
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from litmaml.engine.cuda_graph import CudaGraph
 from litmaml.engine.switches import is_on
@@ -44,15 +48,12 @@ class Program:
     """
 
     def __init__(self, function: Function, tensors: Sequence[Tensor], read: Any, draws: bool = False) -> None:
-        from torch import _inductor as inductor  # here, since it is slow to import
-
         before, self._taken = Watched(read), Taken()
         try:
             with seeded(0, tensors[0].device), self._taken:  # tracing draws too, but not from the tasks' own stream
                 # Detached: one tensor that stands in two places would be traced as one argument.
                 trace = make_fx(function)(*(tensor.detach() for tensor in tensors))
-            # Not by torch.compile, which would trace the traced anew, and check in every call what the caller knows.
-            self._compiled: Function = inductor.compile(trace, [*tensors])
+            self._compiled: Function = _compiled(trace, tensors)
         except Exception as error:  # whatever somebody's model does with a tensor that is being traced
             raise ValueError(
                 f"compile: the model cannot be compiled ({first_line(error)[:200]}); {_INSTEAD}"
@@ -94,6 +95,19 @@ class Program:
                 "numbers out of tensors or draws from a generator of its own, of which the program keeps the first; "
                 f"{_INSTEAD}"
             )
+
+
+def _compiled(trace: GraphModule, tensors: Sequence[Tensor]) -> Function:
+    """The compiled trace, taken out of torch's cache on the disk where an earlier run has left it there."""
+    from torch import _inductor as inductor  # here, since it is slow to import
+
+    for node in trace.graph.nodes:  # of the tracing's own fake tensors, which are of no cached program
+        node.meta.clear()
+    # Not by torch.compile, which would trace the traced anew, and check in every call what the caller knows. Outside of
+    # it there is no environment of shapes, without which the cache is not asked.
+    with tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv()))):
+        compiled: Function = inductor.compile(trace, [*tensors])
+    return compiled
 
 
 def _apart(found: Tensor, wanted: Tensor) -> float:
