@@ -8,8 +8,9 @@ from constructed_tasks import HalfSquare, hessians_of_quadratics, linear, loop, 
 from torch import nn
 
 from cases import OUTER
-from litmaml.measure.cost import _peak, costs
+from litmaml.measure.cost import costs
 from litmaml.measure.estimator_errors import candidates, compare, estimator_errors, scan_probes, task_gradients
+from litmaml.measure.memory import peak_of
 from litmaml.models import MLP
 from litmaml.outer import FiniteDifference, FirstOrder, OuterGradient, SecondOrder
 from litmaml.tasks import Tasks
@@ -82,7 +83,7 @@ def test_the_peak_of_memory() -> None:
         del one
         (two.view(250, 1000) + 1).sum()
 
-    assert _peak(run, torch.device("cpu")) / start.nbytes == pytest.approx(2, abs=0.01)
+    assert peak_of(run, torch.device("cpu")) / start.nbytes == pytest.approx(2, abs=0.01)
 
 
 def test_memory_of_the_exact_gradient_grows_with_the_steps_unless_recomputed() -> None:

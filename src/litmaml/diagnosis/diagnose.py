@@ -171,6 +171,7 @@ def _diagnose(
             "outer_gradient": type(learner.outer_gradient).__name__,
             "fast_weights": sum(weight.numel() for weight in inner_loop.shared_start(1).fast.values()),
             "tasks": tasks.size,
+            "tasks_per_chunk": min(meta_batch, learner.meta_gradient.chunk_size(tasks)),
             "probed_tasks": probed.size,
             "precision": str(next(inner_loop.parameters()).dtype).removeprefix("torch."),
         },

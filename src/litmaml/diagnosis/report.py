@@ -29,6 +29,7 @@ def print_diagnosis(found: Diagnosis, console: Console | None = None) -> None:
         console.print(f"[dim]{', '.join(names)}: {escape(note)}.[/dim]", highlight=False)
     console.print(_errors(found))
     console.print(_costs(found))
+    console.print(_memory(found))
     for row in found.estimators:
         if row.refused:
             console.print(f"{row.name} is refused: {escape(row.refused)}", highlight=False)
@@ -112,6 +113,21 @@ def _costs(found: Diagnosis) -> Table:
             counts = (row.cost.gradients, row.cost.losses, row.cost.hessian_products)
             table.add_row(_shown(row), *map(str, counts), f"{row.time:.2g}", f"{row.memory:.2g}")
     table.caption = "time and memory: FirstOrder = 1; HVPs: exact Hessian-vector products"
+    return table
+
+
+def _memory(found: Diagnosis) -> Table:
+    steps, chunk = found.setting["inner_steps"], found.setting["tasks_per_chunk"]
+    table = Table(title="Outer gradients: memory of a chunk of T tasks by N >= 2 steps, MB")
+    tasks = "1 task" if chunk == 1 else f"{chunk} tasks"
+    for column in ("", "shared", "+ T (task", "+ N step)", f"{tasks}, N = {max(steps, 2)}"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=bool(column), overflow="fold")
+    for row in found.estimators:
+        if row.cost is not None:
+            held = row.cost.memory
+            numbers = (held.shared, held.task, held.step, held.megabytes(chunk, max(steps, 2)))
+            table.add_row(_shown(row), *(f"{number:.2g}" if number < 100 else f"{number:.0f}" for number in numbers))
+    table.caption = f"beyond weights and data; {tasks}: what a chunk has by default"
     return table
 
 

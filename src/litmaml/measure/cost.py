@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,11 +10,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
 from litmaml.inner.loop import InnerLoop
+from litmaml.measure.memory import Memory, memory_of, peak_of
 from litmaml.outer import Implicit, OuterGradient, SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Tasks
@@ -28,7 +26,7 @@ class Cost:
     gradients: Losses that were evaluated and differentiated, a task. losses: Those evaluated only.
     hessian_products: Exact Hessian-vector products, a task; each costs two to three gradients.
     seconds: Of the processor, or of the clock on a GPU; the fastest of a few runs. megabytes: The peak of what was
-    allocated beyond the start.
+    allocated beyond the start. memory: How that grows with tasks and steps.
     """
 
     gradients: int
@@ -36,6 +34,7 @@ class Cost:
     hessian_products: int
     seconds: float
     megabytes: float
+    memory: Memory
 
 
 def costs(
@@ -44,12 +43,13 @@ def costs(
     """The costs of outer gradients of the tasks, each computed as one chunk."""
     computed = [MetaGradientOf(inner_loop, choice, steps, tasks_per_chunk=tasks.size) for choice in outer_gradients]
     device = tasks.query.device
-    counted, megabytes = [], []
-    for compute in computed:
+    counted, megabytes, memories = [], [], []
+    for choice, compute in zip(outer_gradients, computed, strict=True):
         with _counting(inner_loop.model) as counts:
             compute(tasks)
         counted.append(counts)
-        megabytes.append(_peak(partial(compute, tasks), device) / 2**20)
+        megabytes.append(peak_of(partial(compute, tasks), device) / 2**20)
+        memories.append(memory_of(inner_loop, choice, tasks))
     seconds = [float("inf")] * len(outer_gradients)
     for _ in range(repeat):  # in turn, so that whatever else the machine does falls on all alike
         for k, compute in enumerate(computed):
@@ -61,8 +61,11 @@ def costs(
             hessian_products=_products(inner_loop, outer_gradient, steps),
             seconds=second,
             megabytes=megabyte,
+            memory=memory,
         )
-        for outer_gradient, counts, second, megabyte in zip(outer_gradients, counted, seconds, megabytes, strict=True)
+        for outer_gradient, counts, second, megabyte, memory in zip(
+            outer_gradients, counted, seconds, megabytes, memories, strict=True
+        )
     ]
 
 
@@ -97,45 +100,3 @@ def _timed(run: Callable[[], Any], device: torch.device) -> float:
     began = time.process_time()
     run()
     return time.process_time() - began
-
-
-def _peak(run: Callable[[], Any], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        run()
-        return float(torch.cuda.max_memory_allocated(device) - before)
-    with _Allocations() as allocations:
-        run()
-    return float(allocations.peak)
-
-
-class _Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in torch
-    """Bytes of the storages that operations made and that still live: now and at most."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.now = self.peak = 0
-        self._known: dict[int, weakref.ref[Any]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        given = {id(x.untyped_storage()) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and id(leaf.untyped_storage()) not in given:
-                self._register(leaf.untyped_storage())
-        return result
-
-    def _register(self, storage: torch.UntypedStorage) -> None:
-        key, size = id(storage), storage.nbytes()
-        if key in self._known:
-            return
-
-        def gone(_: Any) -> None:
-            self._known.pop(key, None)
-            self.now -= size
-
-        self._known[key] = weakref.ref(storage, gone)
-        self.now += size
-        self.peak = max(self.peak, self.now)
