@@ -126,7 +126,7 @@ def _memory(found: Diagnosis) -> Table:
         if row.cost is not None:
             held = row.cost.memory
             numbers = (held.shared, held.task, held.step, held.megabytes(chunk, max(steps, 2)))
-            table.add_row(_shown(row), *(f"{number:.2g}" if number < 100 else f"{number:.0f}" for number in numbers))
+            table.add_row(_shown(row), *(f"{number:.{2 if number < 10 else 0}f}" for number in numbers))
     table.caption = f"beyond weights and data; {tasks}: what a chunk has by default"
     return table
 
