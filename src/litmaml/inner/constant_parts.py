@@ -149,7 +149,10 @@ def _outcome(loop: Adapting, here: Params, there: Params, slow: Params, batch: B
 
 
 def _agree(whole: list[Tensor], ours: list[Tensor]) -> bool:
-    """Whether two outcomes differ by rounding, of which a gradient that is zero has some too."""
+    """Whether two outcomes differ by rounding, of which a gradient that is zero has some too.
+
+    It has most where many large terms cancel, as by a convolution's bias before batch norm: 7e-5 of the largest one.
+    """
     device = whole[0].device.type
     types = {part.dtype for part in whole}
     if torch.is_autocast_enabled(device):
@@ -157,7 +160,7 @@ def _agree(whole: list[Tensor], ours: list[Tensor]) -> bool:
     eps = max(float(torch.finfo(dtype).eps) for dtype in types)
     lengths = [float(torch.linalg.vector_norm(part)) for part in whole]
     apart = [float(torch.linalg.vector_norm(a - b)) for a, b in zip(whole, ours, strict=True)]
-    share, rounding = min(1e4 * eps, 0.05), min(100 * eps, 0.01) * max(lengths)
+    share, rounding = min(1e4 * eps, 0.05), min(1e4 * eps, 0.01) * max(lengths)
     return all(a <= share * own + rounding for a, own in zip(apart, lengths, strict=True))
 
 
