@@ -19,7 +19,8 @@ as x are sums of multiples of x, u and s(g), and two sums over u. There is no th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -42,6 +43,8 @@ def lean_batch_norm(*args: Any, **kwargs: Any) -> Tensor:
     like = weight if weight is not None else bias if bias is not None else x
     weight = like.new_ones(x.shape[1]) if weight is None else weight
     bias = like.new_zeros(x.shape[1]) if bias is None else bias
+    if not torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active():
+        return torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, kwargs["eps"])[0]
     normalised, mean, rate = _BatchNorm.apply(x, weight, bias, kwargs["eps"])  # type: ignore[no-untyped-call]  # torch leaves apply untyped
     if x.dim() == 4 and torch.is_grad_enabled():
         normalised.batch_norm_of = _Known(x, weight, bias, mean, rate, normalised._version)
@@ -98,8 +101,15 @@ def _takes(
     return x.numel() > channels and all(p is None or p.shape == (channels,) for p in (weight, bias))
 
 
+def _signed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with its signature, which torch else makes anew in every call: it takes as long as a small layer."""
+    forward.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]  # where inspect looks for it
+    return forward
+
+
 class _BatchNorm(torch.autograd.Function):
     @staticmethod
+    @_signed
     def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         return torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
 
@@ -125,6 +135,7 @@ class _Halved(torch.autograd.Function):
     """The largest of each 2 x 2 values of y = w z + b, which is known, and their places."""
 
     @staticmethod
+    @_signed
     def forward(
         x: Tensor, weight: Tensor, bias: Tensor, y: Tensor, mean: Tensor, rate: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -174,6 +185,7 @@ class _FirstDerivative(torch.autograd.Function):
     """The gradients by x, w and b; ``places``: of what is left by pooling."""
 
     @staticmethod
+    @_signed
     def forward(
         g: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rate: Tensor, places: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
