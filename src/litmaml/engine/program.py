@@ -61,7 +61,7 @@ class Program:
         self._watched = Watched(read, before)
         self._function, self._trace = function, trace
         self._calls = 0
-        self._replays = is_on("cuda_graph") and not draws and any(tensor.is_cuda for tensor in tensors)
+        self._replays = is_on("cuda_graph") and not draws and all(tensor.is_cuda for tensor in tensors)
 
     def outdated(self) -> str:
         """The name of something in the module that is no longer what it was when it was traced, or nothing."""
