@@ -34,6 +34,7 @@ class MetaGradient(NamedTuple):
     gradients: of the mean loss over the finite tasks, by the name of the trained parameter of the inner loop.
     finite: (T,) whether a task's loss and gradient are; the others are in no mean.
     weights: (T,) what each task counts in the mean, or None: all alike.
+    whole: Whether all tasks are known to be finite, for which nobody has to wait for the device again.
     """
 
     losses: Tensor
@@ -41,11 +42,13 @@ class MetaGradient(NamedTuple):
     gradients: Params
     finite: Tensor
     weights: Tensor | None = None
+    whole: bool = False
 
     @property
     def loss(self) -> Tensor:
         """The mean over the finite tasks; zero where there is none."""
-        kept = (self.losses if self.weights is None else self.weights * self.losses)[self.finite]
+        losses = self.losses if self.weights is None else self.weights * self.losses
+        kept = losses if self.whole else losses[self.finite]
         return kept.mean() if len(kept) else torch.zeros_like(self.losses[0])
 
 
@@ -164,7 +167,8 @@ class MetaGradientOf:
             raise
         except Exception as error:  # perhaps of a task whose numbers are not finite
             raised = error
-        if raised or not bool(torch.stack([part.finite for stack in parts for part in stack]).all()):
+        whole = not raised and bool(torch.stack([part.finite for stack in parts for part in stack]).all())
+        if not whole:
             # One bad task spoils its chunk: take them one by one.
             parts, gradient = self._over([chunks(s, 1) for s in stacks], weights, self._alone, leave_out=True)
             finite = torch.stack([part.finite for stack in parts for part in stack])
@@ -179,6 +183,7 @@ class MetaGradientOf:
             gradients=dict(zip(weights, gradient, strict=True)),
             finite=torch.cat([part.finite.expand(len(part.losses)) for part in every]),
             weights=weighed,
+            whole=whole,
         )
 
     @property
@@ -262,7 +267,7 @@ class MetaGradientOf:
         """The tasks with what a sampled outer gradient draws for them, outside of what is compiled."""
         if not self.outer_gradient.sampled:
             return tasks
-        fast, slow = self.inner_loop.start(select(tasks, [0]))
+        fast, slow = self.inner_loop.start(select(tasks, slice(1)))
         weights = Weights({name: weight.detach()[0] for name, weight in fast.items()}, self.inner_loop.at_step(slow, 0))
         streams = task_streams(self.seed, "train", tasks.numbers.tolist(), "directions")
         return tasks._replace(directions=self.outer_gradient.directions(weights, streams, self.steps))
