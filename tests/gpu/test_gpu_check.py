@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from cases import OUTER
-from gpu_checks import gradients, suite
+from cases import OUTER, SOLVERS
+from gpu_checks import gradients, others, suite
 from gpu_checks.parts import Case, Part, Setting, run_parts, table
 from gpu_checks.problems import METHODS, Problem, gradient
 from litmaml.weights import Params
@@ -26,6 +27,22 @@ def read(file: Path) -> Any:
 
 def test_no_method_is_missing() -> None:
     assert {type(make()) for make in METHODS.values()} == {row.kind for row in OUTER.values()}
+    checked = {type(make()) for make in [*METHODS.values(), *(kind.method for kind in others.KINDS.values())]}
+    assert checked >= {type(row.make()) for row in SOLVERS.values()}
+
+
+def test_other_directions_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the tasks on the device: with those of other tasks, a method that draws is off, and no other one."""
+
+    def of_others(problem: Problem, *arguments: Any, **options: Any) -> Params:
+        tasks = problem.tasks._replace(numbers=problem.tasks.numbers + 1)
+        return gradient(replace(problem, tasks=tasks), *arguments, **options)
+
+    monkeypatch.setattr(others, "gradient", of_others)
+    assert suite.main([*SMALL, "--out", str(tmp_path / "a.json"), "--parts", "other methods", "--only", "i"]) == 1
+    rows = read(tmp_path / "a.json")["parts"]["other methods"]["cases"]
+    assert len(rows) > 4
+    assert [row["case"] for row in rows if not row["agrees"]] == ["EvolutionStrategies"]
 
 
 @pytest.mark.slow
