@@ -54,6 +54,8 @@ class Program:
                 # Detached: one tensor that stands in two places would be traced as one argument.
                 trace = make_fx(function)(*(tensor.detach() for tensor in tensors))
             self._compiled: Function = _compiled(trace, tensors)
+        except torch.OutOfMemoryError:  # with fewer tasks it may be compiled
+            raise
         except Exception as error:  # whatever somebody's model does with a tensor that is being traced
             raise ValueError(
                 f"compile: the model cannot be compiled ({first_line(error)[:200]}); {_INSTEAD}"
