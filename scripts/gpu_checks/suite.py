@@ -136,6 +136,7 @@ def main(arguments: Sequence[str] | None = None, description: str = "") -> int:
     about = found["about"]
     print(f"{about['device']}, torch {about['torch']}, CUDA {about.get('cuda')}, driver {about.get('driver')}")
     print(table(found))
-    agreed = sum(part["state"] == "agrees" for part in found["parts"].values())
-    print(f"{agreed} of {len(parts)} parts agree; written to {given.out}")
-    return int(agreed < len(parts))
+    states = [part["state"] for part in found["parts"].values() if part["state"] != "left out"]
+    agreed = states.count("agrees")
+    print(f"{agreed} of {len(states)} parts agree; written to {given.out}")
+    return int(agreed < len(states))

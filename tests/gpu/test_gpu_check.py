@@ -11,14 +11,18 @@ from typing import Any
 
 import pytest
 import torch
+from test_omniglot import PARTS, pack, write_tree
 
 from cases import OUTER, SOLVERS
 from gpu_checks import gradients, others, suite
 from gpu_checks.parts import Case, Part, Setting, run_parts, table
 from gpu_checks.problems import METHODS, Problem, gradient
+from litmaml.data import omniglot
 from litmaml.weights import Params
 
 SMALL = ["--device", "cpu", "--small"]
+OF_DATA = ("fit", "omniglot")
+"""The parts that need Omniglot's archives."""
 
 
 def read(file: Path) -> Any:
@@ -51,7 +55,8 @@ def test_the_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new" / "check.json"
     assert suite.main([*SMALL, "--out", str(out)]) == 0
     found = read(out)
-    assert [part["state"] for part in found["parts"].values()] == ["agrees"] * len(suite.PARTS)
+    states = {name: part["state"] for name, part in found["parts"].items()}
+    assert states == {part.name: "left out" if part.name in OF_DATA else "agrees" for part in suite.PARTS}
     assert {"device", "torch", "cudnn_allow_tf32", "matmul_precision"} <= set(found["about"])
     assert found["about"]["cudnn_allow_tf32"] is False
     tested = {row["case"] for row in found["parts"]["methods x norms"]["cases"]}
@@ -62,8 +67,27 @@ def test_the_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if not torch.cuda.is_available():
         assert tests["tests"]["skipped"] == tests["tests"]["tests"]
     shown = capsys.readouterr().out
-    assert f"{len(suite.PARTS)} of {len(suite.PARTS)} parts agree" in shown
+    count = len(suite.PARTS) - len(OF_DATA)
+    assert f"{count} of {count} parts agree" in shown
     assert all(name in shown for name in found["parts"])
+
+
+@pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")
+def test_training_on_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(omniglot, "_PUBLISHED", {part: ("0" * 32, number) for part, (_, number) in PARTS.items()})
+    for name, number in (("_TEST_CHARACTERS", 6), ("_VAL_CHARACTERS", 5)):
+        monkeypatch.setattr(omniglot, name, number)
+    write_tree(tmp_path)
+    for part in PARTS:
+        pack(tmp_path, part)
+    out = tmp_path / "check.json"
+    assert suite.main([*SMALL, "--out", str(out), "--data", str(tmp_path), "--parts", *OF_DATA]) == 0
+    (of_fit,), (of_training,) = (read(out)["parts"][name]["cases"] for name in OF_DATA)
+    assert of_fit["steps"] == 4
+    assert of_training["steps"] == 20
+    assert len(of_training["accuracy_by_step"]) == 4
+    assert min(of_fit["tasks_per_s"], of_training["tasks_per_s"]) > 0
 
 
 def test_a_gradient_that_is_off_is_told(
