@@ -71,7 +71,8 @@ def run_parts(parts: Sequence[Part], setting: Setting, about: dict[str, Any], fi
             record["seconds"] = round(time.monotonic() - began, 2)
             _write(file, found)
         else:
-            record["state"] = "agrees" if all(row["agrees"] for row in record["cases"]) else "FAILS"
+            rows = record["cases"]
+            record["state"] = ("agrees" if all(row["agrees"] for row in rows) else "FAILS") if rows else "left out"
         _write(file, found)
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from litmaml.inner import SGD
+from litmaml.inner import SGD, InnerOptimizer
 from litmaml.inner.channels_last import to_channels_last
 from litmaml.inner.loop import InnerLoop
 from litmaml.models import Conv4
@@ -20,13 +20,14 @@ from litmaml.outer import (
     FirstOrder,
     GaussianSmoothing,
     OuterGradient,
+    OuterLoss,
     SecondOrder,
     ZerothOrder,
     estimators,
 )
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.randomness import normal_directions
-from litmaml.tasks import Batch, Tasks, select
+from litmaml.tasks import Batch, Tasks, select, stacks_of
 from litmaml.weights import Params
 
 METHODS: dict[str, Callable[[], OuterGradient]] = {
@@ -63,13 +64,23 @@ class ViT(nn.Module):
 
 @dataclass(frozen=True)
 class Problem:
-    """A model, its loss, the inner rate, N inner steps, and stacked tasks."""
+    """A model, its loss, the inner rate, N inner steps, and stacked tasks.
+
+    optimizer: Of the rate, the inner optimizer. options: Of ``InnerLoop``, beside.
+    """
 
     model: nn.Module
     tasks: Tasks
     rate: float = 0.1
     steps: int = 2
     loss: nn.Module = field(default_factory=nn.CrossEntropyLoss)
+    optimizer: Callable[[float], InnerOptimizer] = SGD
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def loop(self) -> InnerLoop:
+        """The inner loop, which tasks are adapted by."""
+        options: dict[str, Any] = {"fast_weights": ["*"], "steps": self.steps, **self.options}
+        return InnerLoop(self.model, self.loss, self.optimizer(self.rate), **options)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Problem:
         """The same problem elsewhere, or in another precision."""
@@ -86,8 +97,11 @@ def _moved(batch: Batch, device: torch.device | str, dtype: torch.dtype) -> Batc
     return Batch(batch.inputs.to(device, dtype), targets)
 
 
-def images(norm: str, small: bool = False, queries: int = 2) -> Problem:
-    """Few-shot classification of noise by Conv4, or where the norm is that of layers by a transformer, in float64."""
+def images(norm: str, small: bool = False, queries: int = 2, **more: Any) -> Problem:
+    """Few-shot classification of noise by Conv4, or where the norm is that of layers by a transformer, in float64.
+
+    ``more``: Of ``Problem``.
+    """
     torch.manual_seed(0)
     filters, tasks = (4, 3) if small else (32, 8)
     model = ViT(width=16 if small else 64) if norm == "layer" else Conv4(filters=filters, norm=norm)  # type: ignore[arg-type]  # checked by Conv4
@@ -96,7 +110,7 @@ def images(norm: str, small: bool = False, queries: int = 2) -> Problem:
         labels = torch.arange(5).repeat(each).expand(tasks, -1)
         return Batch(torch.rand(tasks, 5 * each, 1, 28, 28, dtype=torch.float64), labels)
 
-    return Problem(model.double(), Tasks((batch(1),), batch(queries), torch.arange(tasks)))
+    return Problem(model.double(), Tasks((batch(1),), batch(queries), torch.arange(tasks)), **more)
 
 
 @contextmanager
@@ -126,24 +140,31 @@ def gradient(problem: Problem, method: OuterGradient, autocast: torch.dtype | No
     """
     if options.pop("channels_last", False):
         to_channels_last(problem.model)
-    loop = InnerLoop(problem.model, problem.loss, SGD(problem.rate), ["*"], problem.steps)
+    loop = problem.loop()
     device = problem.tasks.numbers.device.type
     mixed = nullcontext() if autocast is None else torch.autocast(device, autocast, cache_enabled=False)
     with directions_in_double(), mixed:
-        found = MetaGradientOf(loop, method, problem.steps, **options)(problem.tasks)
+        found = MetaGradientOf(loop, method, problem.steps, **options)(_stack(loop, problem.tasks))
     if not bool(found.finite.all()):
         raise FloatingPointError(f"{int((~found.finite).sum())} of {problem.tasks.size} tasks are not finite")
     return {name: part.double().cpu() for name, part in found.gradients.items()}
 
 
-def reference(problem: Problem, method: OuterGradient) -> Params:
+def _stack(loop: InnerLoop, tasks: Tasks) -> Tasks:
+    """The tasks, which have as many classes, with what their heads start from."""
+    (stack,) = stacks_of(loop.by_classes(tasks))
+    return stack
+
+
+def reference(problem: Problem, method: OuterGradient, outer_loss: OuterLoss | None = None) -> Params:
     """The same on the CPU in float64, a task at a time."""
     problem = problem.to("cpu", torch.float64)
-    loop = InnerLoop(problem.model, problem.loss, SGD(problem.rate), ["*"], problem.steps)
+    loop = problem.loop()
     total: Params = {}
     with directions_in_double():
         for k in range(problem.tasks.size):
-            one = MetaGradientOf(loop, method, problem.steps)(select(problem.tasks, [k])).gradients
+            task = _stack(loop, select(problem.tasks, [k]))
+            one = MetaGradientOf(loop, method, problem.steps, outer_loss=outer_loss)(task).gradients
             total = {name: total.get(name, 0.0) + part / problem.tasks.size for name, part in one.items()}
     return total
 

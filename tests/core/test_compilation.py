@@ -15,6 +15,7 @@ from bodies import Body, Forward, loop_of
 from oracles import random_tasks, relative
 from torch import Tensor, nn
 
+from litmaml.engine.float32 import set_float32_precision
 from litmaml.engine.watched import Watched
 from litmaml.inner import SGD
 from litmaml.outer import FirstOrder
@@ -121,6 +122,21 @@ def test_what_changes_between_calls(
         assert f"since {name} has changed" in caplog.text
     assert same(both, 6)
     assert [*both[0].compiled.programs.values()] == [now]
+
+
+def test_a_precision_that_changes() -> None:
+    """On a GPU a program, and the graph of it, keeps the kernels that were chosen while it was compiled."""
+    both = compiled(Body(lambda self, x: self.last(torch.tanh(self.first(x)))))
+    set_float32_precision("highest")  # also of convolutions, which torch lets round until it is told
+    assert same(both, 0)
+    try:
+        set_float32_precision("high")
+        assert same(both, 1)
+        assert len(both[0].compiled.programs) == 2
+    finally:
+        set_float32_precision("highest")
+    assert same(both, 2)
+    assert len(both[0].compiled.programs) == 2
 
 
 def test_an_inner_rate_that_changes() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from litmaml.engine.float32 import Float32Precision, convolutions_round, set_float32_precision
+from litmaml.engine.float32 import Float32Precision, convolutions_round, float32_flags, set_float32_precision
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +38,7 @@ def test_flags_that_somebody_mixed_are_mended() -> None:
     with pytest.raises(RuntimeError, match="mix of the legacy and new APIs"):
         bool(torch.backends.cudnn.allow_tf32)
     assert not convolutions_round()
+    assert "ieee" in float32_flags()
     set_float32_precision("highest")
     assert not torch.backends.cudnn.allow_tf32
     assert cudnn.conv.fp32_precision != "tf32"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from oracles import relative
@@ -12,8 +14,10 @@ from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
 from litmaml.models import MLP, Conv4
 from litmaml.outer import FirstOrder, OuterGradient, SecondOrder
+from litmaml.outer.chunk_gradient import ChunkGradient, Part
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Batch, Tasks
+from litmaml.weights import Params
 
 
 def images(tasks: int, each: int, size: int = 28) -> torch.Tensor:
@@ -87,6 +91,41 @@ def test_the_gradient_is_the_same(queries: int, recompute: bool) -> None:
 def test_default_chunks(outer_gradient: OuterGradient, steps: int, compile: bool, queries: int, size: int) -> None:
     loop, tasks = problem(queries, steps)
     assert MetaGradientOf(loop, outer_gradient, steps, compile=compile).default_chunk(tasks) == size
+
+
+@pytest.mark.parametrize("asked", [None, 8])
+def test_where_memory_runs_out(asked: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half as many tasks at once, and again, and so in later steps; where somebody said how many, an error."""
+    x = torch.randn(8, 5, 1)
+    batch = Batch(x, x.sin())
+    tasks = Tasks((batch,), batch, torch.arange(8))
+    loop = InnerLoop(MLP(hidden=[4]), nn.MSELoss(), SGD(0.1), ["*"], 1)
+    true = MetaGradientOf(loop, SecondOrder(), 1)(tasks)
+    asked_for: list[int] = []
+    held: list[weakref.ref[torch.Tensor]] = []
+    computed = ChunkGradient.__call__
+
+    def of_chunk(self: ChunkGradient, weights: Params, tasks: Tasks) -> Part:
+        asked_for.append(tasks.size)
+        if held:
+            assert held.pop()() is None, "what the failed attempt held is free by now"
+        if tasks.size > 2:
+            large = torch.ones(3)
+            held.append(weakref.ref(large))
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return computed(self, weights, tasks)
+
+    monkeypatch.setattr(ChunkGradient, "__call__", of_chunk)
+    meta_gradient = MetaGradientOf(loop, SecondOrder(), 1, tasks_per_chunk=asked)
+    if asked is not None:
+        with pytest.raises(torch.OutOfMemoryError):
+            meta_gradient(tasks)
+        return
+    for sizes in ([8, 4, 2, 2, 2, 2], [2, 2, 2, 2]):
+        asked_for.clear()
+        found = meta_gradient(tasks)
+        assert relative(found.gradients, true.gradients) < 1e-5
+        assert asked_for == sizes
 
 
 def test_a_model_that_cannot_be_mapped() -> None:

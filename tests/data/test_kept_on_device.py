@@ -72,6 +72,17 @@ def test_images_that_do_not_fit_stay_where_they_are(tmp_path: Path, monkeypatch:
     assert torch.uint8 not in raw(tasks.sample("train", [0], 0))
 
 
+def test_images_move_to_the_device_of_the_next_run(tmp_path: Path) -> None:
+    """On that of the last one they would be of no use, and take its memory."""
+    tasks = made("images", tmp_path)
+    tasks.load("train")
+    for device in (CPU, torch.device("meta"), CPU):
+        tasks.keep_on("train", device)
+        kept = tasks._kept["train"]
+        assert kept is not None
+        assert kept.device == device
+
+
 def test_a_worker_process_gets_no_images_of_the_device(tmp_path: Path) -> None:
     tasks = made("images", tmp_path)
     tasks.load("train")

@@ -12,8 +12,8 @@ import torch
 from litmaml.engine.float32 import set_float32_precision
 
 _ROOT = Path(__file__).parents[2]
-# The problems of the check, and the pictures of the tests of fine-tuning.
-sys.path[:0] = [str(_ROOT / "scripts"), str(_ROOT / "tests" / "finetune")]
+# The problems of the check, and the pictures of the tests of fine-tuning and of data.
+sys.path[:0] = [str(_ROOT / "scripts"), str(_ROOT / "tests" / "finetune"), str(_ROOT / "tests" / "data")]
 
 
 @pytest.fixture

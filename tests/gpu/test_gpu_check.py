@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from test_omniglot import PARTS, pack, write_tree
 
-from cases import OUTER
-from gpu_checks import gradients, suite
+from cases import OUTER, SOLVERS
+from gpu_checks import gradients, others, suite
 from gpu_checks.parts import Case, Part, Setting, run_parts, table
 from gpu_checks.problems import METHODS, Problem, gradient
+from litmaml.data import omniglot
 from litmaml.weights import Params
 
 SMALL = ["--device", "cpu", "--small"]
+OF_DATA = ("fit", "omniglot")
+"""The parts that need Omniglot's archives."""
 
 
 def read(file: Path) -> Any:
@@ -26,6 +31,22 @@ def read(file: Path) -> Any:
 
 def test_no_method_is_missing() -> None:
     assert {type(make()) for make in METHODS.values()} == {row.kind for row in OUTER.values()}
+    checked = {type(make()) for make in [*METHODS.values(), *(kind.method for kind in others.KINDS.values())]}
+    assert checked >= {type(row.make()) for row in SOLVERS.values()}
+
+
+def test_other_directions_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the tasks on the device: with those of other tasks, a method that draws is off, and no other one."""
+
+    def of_others(problem: Problem, *arguments: Any, **options: Any) -> Params:
+        tasks = problem.tasks._replace(numbers=problem.tasks.numbers + 1)
+        return gradient(replace(problem, tasks=tasks), *arguments, **options)
+
+    monkeypatch.setattr(others, "gradient", of_others)
+    assert suite.main([*SMALL, "--out", str(tmp_path / "a.json"), "--parts", "other methods", "--only", "i"]) == 1
+    rows = read(tmp_path / "a.json")["parts"]["other methods"]["cases"]
+    assert len(rows) > 4
+    assert [row["case"] for row in rows if not row["agrees"]] == ["EvolutionStrategies"]
 
 
 @pytest.mark.slow
@@ -34,7 +55,8 @@ def test_the_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new" / "check.json"
     assert suite.main([*SMALL, "--out", str(out)]) == 0
     found = read(out)
-    assert [part["state"] for part in found["parts"].values()] == ["agrees"] * len(suite.PARTS)
+    states = {name: part["state"] for name, part in found["parts"].items()}
+    assert states == {part.name: "left out" if part.name in OF_DATA else "agrees" for part in suite.PARTS}
     assert {"device", "torch", "cudnn_allow_tf32", "matmul_precision"} <= set(found["about"])
     assert found["about"]["cudnn_allow_tf32"] is False
     tested = {row["case"] for row in found["parts"]["methods x norms"]["cases"]}
@@ -45,8 +67,27 @@ def test_the_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if not torch.cuda.is_available():
         assert tests["tests"]["skipped"] == tests["tests"]["tests"]
     shown = capsys.readouterr().out
-    assert f"{len(suite.PARTS)} of {len(suite.PARTS)} parts agree" in shown
+    count = len(suite.PARTS) - len(OF_DATA)
+    assert f"{count} of {count} parts agree" in shown
     assert all(name in shown for name in found["parts"])
+
+
+@pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")
+def test_training_on_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(omniglot, "_PUBLISHED", {part: ("0" * 32, number) for part, (_, number) in PARTS.items()})
+    for name, number in (("_TEST_CHARACTERS", 6), ("_VAL_CHARACTERS", 5)):
+        monkeypatch.setattr(omniglot, name, number)
+    write_tree(tmp_path)
+    for part in PARTS:
+        pack(tmp_path, part)
+    out = tmp_path / "check.json"
+    assert suite.main([*SMALL, "--out", str(out), "--data", str(tmp_path), "--parts", *OF_DATA]) == 0
+    (of_fit,), (of_training,) = (read(out)["parts"][name]["cases"] for name in OF_DATA)
+    assert of_fit["steps"] == 4
+    assert of_training["steps"] == 20
+    assert len(of_training["accuracy_by_step"]) == 4
+    assert min(of_fit["tasks_per_s"], of_training["tasks_per_s"]) > 0
 
 
 def test_a_gradient_that_is_off_is_told(

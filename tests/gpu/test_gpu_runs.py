@@ -18,6 +18,7 @@ from litmaml.inner import SGD, HigherOptimizer
 from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP, Conv4
 from litmaml.outer import GaussianSmoothing, SecondOrder
+from litmaml.rl import GaussianPolicy, Navigation, PolicySurrogate, Rollouts, TrustRegion
 from litmaml.tasks import stacks_of, tensors_of, tree_map
 
 pytestmark = pytest.mark.gpu
@@ -53,6 +54,22 @@ def test_training_is_that_of_the_cpu(optimizer: Any, tmp_path: Path, device: tor
     trainer(tmp_path, torch.device("cpu"), precision="64-true", max_steps=4).fit(here, data())
     trainer(tmp_path, device, precision="64-true", max_steps=4).fit(there, data())
     torch.testing.assert_close(weights(there), weights(here), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, TrustRegion], ids=["Adam", "TrustRegion"])
+def test_a_policy_is_that_of_the_cpu(optimizer: Any, tmp_path: Path, device: torch.device) -> None:
+    """Trajectories are drawn on the CPU, and every action taken on the device."""
+    ends = []
+    for where in (torch.device("cpu"), device):
+        torch.manual_seed(0)
+        module = learner(
+            model=GaussianPolicy(2, 2, [8]), inner_optimizer=SGD(0.1), loss=PolicySurrogate(), experience=Rollouts()
+        )
+        module.optimizer = optimizer
+        walks = TaskDataModule(Navigation(horizon=5, trajectories=4), 4, train_tasks=16, val_tasks=4)
+        trainer(tmp_path, where, precision="64-true", max_steps=3).fit(module, walks)
+        ends.append(weights(module))
+    torch.testing.assert_close(ends[1], ends[0], rtol=1e-7, atol=1e-9)
 
 
 class Save(Callback):

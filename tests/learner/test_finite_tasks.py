@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from litmaml import MetaLearner, TaskDataModule
 from litmaml.data import Episode, Sinusoid
 from litmaml.inner import SGD
-from litmaml.learner.finite_tasks import Count
+from litmaml.learner.finite_tasks import Count, of_all_processes
 from litmaml.learner.outer_step import OuterStep
 from litmaml.models import MLP
 from litmaml.tasks import MetaBatch, Tasks
@@ -176,6 +176,27 @@ def test_with_raise_every_rank_names_the_task(tmp_path: Path, split: str, bad: i
             f"the loss or gradient of {split} task {bad} is not finite (1 of 4"
             in (tmp_path / f"{rank}.txt").read_text()
         )
+
+
+def test_what_processes_send_each_other_is_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tensor in an object arrives on the sender's GPU, where each process would then take memory."""
+    sent: list[str] = []
+
+    class Elsewhere(Tensor):
+        """Says that it lies on a GPU."""
+
+        def cpu(self) -> Tensor:  # type: ignore[override]
+            sent.append("cpu")
+            return self.as_subclass(Tensor)
+
+    def gather(parts: list[Tensor], mine: Tensor) -> None:
+        assert type(mine) is Tensor
+        parts[:] = [mine, mine + 1]
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    values = torch.tensor([1.0, 2.0]).as_subclass(Elsewhere)
+    assert of_all_processes(values, 2).tolist() == [1.0, 2.0, 2.0, 3.0]
+    assert sent == ["cpu"]
 
 
 def test_a_trial_that_fails_on_one_rank_ends_all(tmp_path: Path) -> None:

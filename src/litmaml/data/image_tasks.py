@@ -121,8 +121,8 @@ class ImageTasks(TaskDistribution):
         self._pools[split] = compare_pools(self._pools, split, pool, self.copies)
 
     def keep_on(self, split: Split, device: torch.device) -> None:
-        pixels = self._pools[split].pixels
-        if self._kept.get(split) is None and pixels.nbytes <= _room(device):
+        pixels, kept = self._pools[split].pixels, self._kept.get(split)
+        if (kept is None or kept.device != device) and pixels.nbytes <= _room(device):
             self._kept[split] = pixels.to(device)
 
     def __getstate__(self) -> dict[str, Any]:

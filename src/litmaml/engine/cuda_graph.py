@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -22,17 +24,36 @@ def recorded(run: Callable[[], T], device: torch.device) -> tuple[torch.cuda.CUD
     """
     with torch.cuda.device(device):
         # Not on the default stream, on which nothing can be recorded, nor what a recording is to find warm.
-        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # of torch
-        aside.wait_stream(torch.cuda.current_stream())
+        aside, before = torch.cuda.Stream(), torch.cuda.current_stream()  # type: ignore[no-untyped-call]  # of torch
+        aside.wait_stream(before)
         with torch.cuda.stream(aside):
-            for _ in range(_WARM_UP):
+            for _ in range(_WARM_UP - 1):
                 run()
-        torch.cuda.current_stream().wait_stream(aside)
+            with _no_waiting():
+                run()
+        before.wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        # Threads that pin the next batches go on with what a recording thread may not do.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            written = run()
+        try:
+            # On a stream of this device: torch's own is of the first that anything was recorded on. Threads that pin
+            # the next batches go on with what a recording thread may not do.
+            with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
+                written = run()
+        finally:
+            torch.cuda.set_stream(before)  # which torch leaves undone where a recording fails
     return graph, written
+
+
+@contextmanager
+def _no_waiting() -> Iterator[None]:
+    """Refuse what waits for the device: a recording that fails leaves torch's random numbers unusable on it."""
+    mode = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype", UserWarning)
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
 
 
 class CudaGraph:
@@ -51,10 +72,13 @@ class CudaGraph:
     """
 
     def __init__(self, function: Callable[..., tuple[Tensor, ...]], tensors: Sequence[Tensor]) -> None:
-        self._inputs = [torch.empty_like(tensor) for tensor in tensors]
+        # Of the same strides, also where there are gaps, as in a part of a larger tensor: what is compiled checks them.
+        self._inputs = [
+            torch.empty_strided(each.shape, each.stride(), dtype=each.dtype, device=each.device) for each in tensors
+        ]
         self._place(tensors)
-        device = next(tensor.device for tensor in tensors if tensor.is_cuda)
-        self._graph, self._outputs = recorded(lambda: function(*self._inputs), device)
+        self._function = function  # which may hold tensors that the kernels read
+        self._graph, self._outputs = recorded(lambda: function(*self._inputs), tensors[0].device)
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         self._place(tensors)

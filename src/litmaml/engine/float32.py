@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -42,3 +42,12 @@ def rounds() -> bool:
         return torch.get_float32_matmul_precision() != "highest"
     except RuntimeError:  # as above
         return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")
+
+
+def float32_flags() -> tuple[object, object]:
+    """What matrix products and convolutions of float32 are set to, to be compared with what it was."""
+    try:
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    except RuntimeError:  # as above
+        cudnn: Any = torch.backends.cudnn  # whose types leave the newer interface out
+        return torch.backends.cuda.matmul.fp32_precision, cudnn.conv.fp32_precision

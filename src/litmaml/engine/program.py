@@ -54,6 +54,8 @@ class Program:
                 # Detached: one tensor that stands in two places would be traced as one argument.
                 trace = make_fx(function)(*(tensor.detach() for tensor in tensors))
             self._compiled: Function = _compiled(trace, tensors)
+        except torch.OutOfMemoryError:  # with fewer tasks it may be compiled
+            raise
         except Exception as error:  # whatever somebody's model does with a tensor that is being traced
             raise ValueError(
                 f"compile: the model cannot be compiled ({first_line(error)[:200]}); {_INSTEAD}"
@@ -61,7 +63,7 @@ class Program:
         self._watched = Watched(read, before)
         self._function, self._trace = function, trace
         self._calls = 0
-        self._replays = is_on("cuda_graph") and not draws and any(tensor.is_cuda for tensor in tensors)
+        self._replays = is_on("cuda_graph") and not draws and all(tensor.is_cuda for tensor in tensors)
 
     def outdated(self) -> str:
         """The name of something in the module that is no longer what it was when it was traced, or nothing."""

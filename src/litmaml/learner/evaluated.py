@@ -155,13 +155,13 @@ class EvaluatedLearner(CheckpointedLearner, ABC):
     def _try(self, tasks: MetaBatch) -> None:
         """Try the first batch before anything is made of it."""
 
-    def _check_finite(self, numbers: Tensor, finite: Tensor, stage: str) -> Count:
+    def _check_finite(self, numbers: Tensor, finite: Tensor, stage: str, whole: bool = False) -> Count:
         """The finite tasks of all processes, every one of which comes here with each batch.
 
         Raises:
             FloatingPointError: On all of them, where one has a task that is not finite and ``on_nonfinite`` is raise.
         """
-        count = count_finite(numbers, finite, self.trainer.world_size)
+        count = count_finite(numbers, finite, self.trainer.world_size, whole)
         if not count.bad:
             return count
         if self.on_nonfinite == "raise":

@@ -19,9 +19,18 @@ class Count(NamedTuple):
     bad: list[int]
 
 
-def count_finite(numbers: Tensor, finite: Tensor, processes: int) -> Count:
-    """Count a batch's finite tasks; with several processes, every one has to ask, and all get the same answer."""
-    kept, size, bad = int(finite.sum()), len(finite), numbers[~finite].tolist()
+def count_finite(numbers: Tensor, finite: Tensor, processes: int, whole: bool = False) -> Count:
+    """Count a batch's finite tasks; with several processes, every one has to ask, and all get the same answer.
+
+    Args:
+        numbers: (T,) of the tasks.
+        finite: (T,) whether each is.
+        processes: How many there are.
+        whole: All are known to be, so that nobody waits for the device to tell.
+    """
+    size = len(finite)
+    kept = size if whole else int(finite.sum())
+    bad = numbers[~finite].tolist() if kept < size else []
     if processes == 1:
         return Count([kept], [size], bad)
     mine = torch.tensor([kept, size], device=finite.device)
@@ -39,8 +48,9 @@ def of_all_processes(values: Tensor, processes: int) -> Tensor:
     """The values (T,) of every process one after another, of which each may have another number."""
     if processes == 1:
         return values
+    # By way of the CPU: an object's tensors arrive on the device that they were sent from, that of another process.
     parts: list[Tensor] = [values] * processes
-    torch.distributed.all_gather_object(parts, values)
+    torch.distributed.all_gather_object(parts, values.cpu())
     return torch.cat([part.to(values.device) for part in parts])
 
 

@@ -196,11 +196,11 @@ class MetaLearner(EvaluatedLearner):
         began = time.perf_counter()
         self.meta_gradient.epoch = self.current_epoch  # here, since a run may be resumed in the middle of one
         result = self.meta_gradient(tasks)
-        count = self._check_finite(numbers, result.finite, "train")
+        count = self._check_finite(numbers, result.finite, "train", result.whole)
         seconds = time.perf_counter() - began  # the check has waited for the device
         loss, gradients = self._outer_step.add(result, numbers, count, self.global_rank)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(numbers))
-        self._log_metrics(tasks, result.predictions, result.finite, prog_bar=True)
+        self._log_metrics(tasks, result.predictions, None if result.whole else result.finite, prog_bar=True)
         self._log_measured(measured)
         if self._writes_line():
             self.log("train/meta_gradient_seconds", seconds, batch_size=len(numbers))
@@ -231,12 +231,12 @@ class MetaLearner(EvaluatedLearner):
             return
         predictions, losses = self._evaluation.unadapted(tasks)
         self.log("train/loss_before", losses.mean(), batch_size=len(losses))
-        self._log_metrics(tasks, predictions, torch.ones_like(losses, dtype=torch.bool), suffix="_before")
+        self._log_metrics(tasks, predictions, None, suffix="_before")
         for name, value in self._residuals.look(self.meta_gradient.residuals(tasks)).items():
             self.log(f"train/{name}", value, batch_size=len(losses))
 
     def _log_metrics(
-        self, tasks: MetaBatch, predictions: Tree, kept: Tensor, suffix: str = "", prog_bar: bool = False
+        self, tasks: MetaBatch, predictions: Tree, kept: Tensor | None, suffix: str = "", prog_bar: bool = False
     ) -> None:
         values, count = values_of_all(self.metrics_by_name, tasks, predictions, kept)
         for name, value in values.items():

@@ -89,7 +89,7 @@ def value_of(metric: Metric, predictions: Tensor, targets: Tree) -> Tensor:
 
 
 def values_of_all(
-    metrics: Mapping[str, Metric], tasks: MetaBatch, predictions: Tree, kept: Tensor
+    metrics: Mapping[str, Metric], tasks: MetaBatch, predictions: Tree, kept: Tensor | None
 ) -> tuple[dict[str, Tensor], int]:
     """The metrics of all examples of the tasks that are kept, and how many these are; nothing of none.
 
@@ -99,12 +99,14 @@ def values_of_all(
         metrics: By name.
         tasks: T in all.
         predictions: (T, n, ...), of stacks a tuple of such.
-        kept: (T,) whether a task is.
+        kept: (T,) whether a task is; None: all are.
     """
     stacks = stacks_of(tasks)
+    # A mask has to wait for the device.
+    seen_of = [slice(None)] * len(stacks) if kept is None else kept.split([s.size for s in stacks])  # type: ignore[no-untyped-call]  # of torch
     of_stacks = predictions if isinstance(predictions, tuple) else (predictions,)
     parts = []
-    for stack, made, seen in zip(stacks, of_stacks, kept.split([s.size for s in stacks]), strict=True):  # type: ignore[no-untyped-call]  # of torch
+    for stack, made, seen in zip(stacks, of_stacks, seen_of, strict=True):
         if len(chosen := made[seen]):
             targets = tree_map(lambda part, seen=seen: part[seen].flatten(0, 1), stack.query.targets)
             parts.append((len(chosen), chosen.flatten(0, 1), targets))

@@ -91,3 +91,11 @@ class ChunkGradient:
         if self.takes_features(tasks):
             tasks = self._with_features(inner_loop, slow, tasks)
         return self.outer_gradient.solve(inner_loop, self.outer_loss, start, slow, tasks, self.steps, self.epoch)
+
+
+def of_one_shape(predictions: list[Tensor]) -> list[Tensor]:
+    """The chunks' predictions (1, n, ...), with NaN for tasks that have none; (1,) where no task has any."""
+    like = next((some for some in predictions if some.dim() > 1), None)
+    if like is None or all(some.dim() > 1 for some in predictions):
+        return predictions
+    return [some if some.dim() > 1 else torch.full_like(like, torch.nan) for some in predictions]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from litmaml.engine.float32 import float32_flags
 from litmaml.engine.program import Program
 from litmaml.outer.chunk_gradient import ChunkGradient, Part
 from litmaml.tasks import Tasks, flattened, tree_map
@@ -57,6 +58,7 @@ class CompiledChunkGradient:
             tuple(module.training for module in self._modules),
             torch.get_num_threads(),
             torch.are_deterministic_algorithms_enabled(),
+            float32_flags(),
             tuple(self._computed.outer_loss.step_weights(self._computed.steps, self._computed.epoch) or ()),
         )
         with torch.no_grad():

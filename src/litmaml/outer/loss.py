@@ -70,3 +70,20 @@ class OuterLoss(nn.Module):
 
     def update(self, numbers: Tensor, losses: Tensor) -> None:
         """Look at the losses (T,) of an outer step's finite tasks, of all processes, at the weights before the step."""
+
+
+def task_weights(outer_loss: OuterLoss, numbers: Tensor) -> Tensor | None:
+    """What the tasks with these numbers (T,) count in an outer loss; None for all alike.
+
+    Raises:
+        ValueError: It gives something else than a weight for each.
+    """
+    weights = outer_loss.task_weights(numbers)
+    if weights is not None and getattr(weights, "shape", None) != numbers.shape:
+        # By (T, 1) each task would get every task's weight.
+        got = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
+        raise ValueError(
+            f"outer_loss.task_weights: has to give a tensor with a weight per task, ({len(numbers)},), got "
+            f"{got}; give it the shape of the numbers"
+        )
+    return weights

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple
@@ -14,11 +15,11 @@ from litmaml.engine.allocator import keep_freed_memory
 from litmaml.engine.switches import is_on, without
 from litmaml.inner.divergence import diverges
 from litmaml.inner.loop import InnerLoop
-from litmaml.outer.chunk_gradient import ChunkGradient, Part
+from litmaml.outer.chunk_gradient import ChunkGradient, Part, of_one_shape
 from litmaml.outer.compiled import CompiledChunkGradient, TooManyForms
 from litmaml.outer.draws import check_draws
 from litmaml.outer.gradient import OuterGradient
-from litmaml.outer.loss import OuterLoss
+from litmaml.outer.loss import OuterLoss, task_weights
 from litmaml.randomness import drawing_for, generator_states, put_back_generators, task_streams
 from litmaml.tasks import MetaBatch, Split, Tasks, Tree, chunks, numbers_of, select, stacks_of
 from litmaml.weights import Params, Weights
@@ -34,6 +35,7 @@ class MetaGradient(NamedTuple):
     gradients: of the mean loss over the finite tasks, by the name of the trained parameter of the inner loop.
     finite: (T,) whether a task's loss and gradient are; the others are in no mean.
     weights: (T,) what each task counts in the mean, or None: all alike.
+    whole: Whether all tasks are known to be finite, for which nobody has to wait for the device again.
     """
 
     losses: Tensor
@@ -41,11 +43,13 @@ class MetaGradient(NamedTuple):
     gradients: Params
     finite: Tensor
     weights: Tensor | None = None
+    whole: bool = False
 
     @property
     def loss(self) -> Tensor:
         """The mean over the finite tasks; zero where there is none."""
-        kept = (self.losses if self.weights is None else self.weights * self.losses)[self.finite]
+        losses = self.losses if self.weights is None else self.weights * self.losses
+        kept = losses if self.whole else losses[self.finite]
         return kept.mean() if len(kept) else torch.zeros_like(self.losses[0])
 
 
@@ -114,6 +118,7 @@ class MetaGradientOf:
         self.of_chunk = ChunkGradient(inner_loop, outer_gradient, steps, self.outer_loss)
         self.compiled = CompiledChunkGradient(self.of_chunk)
         self._names: list[str] = []
+        self._most = sys.maxsize  # tasks that memory holds at once, as far as is known
 
     @property
     def outer_gradient(self) -> OuterGradient:
@@ -145,26 +150,26 @@ class MetaGradientOf:
         for stack in stacks:
             self.of_chunk.look(stack)
         numbers = numbers_of(tasks)
-        weighed = self.outer_loss.task_weights(numbers)
+        weighed = task_weights(self.outer_loss, numbers)
         if weighed is not None:
-            if getattr(weighed, "shape", None) != numbers.shape:  # by (T, 1) each task would get every task's weight
-                got = tuple(weighed.shape) if isinstance(weighed, Tensor) else type(weighed).__name__
-                raise ValueError(
-                    f"outer_loss.task_weights: has to give a tensor with a weight per task, ({len(numbers)},), got "
-                    f"{got}; give it the shape of the numbers"
-                )
             sizes = [stack.size for stack in stacks]
             stacks = tuple(s._replace(weights=w) for s, w in zip(stacks, weighed.split(sizes), strict=True))  # type: ignore[no-untyped-call]  # of torch
-        run, raised = self.compiled if self._compiles else self.of_chunk, None
+        run, raised, short = self.compiled if self._compiles else self.of_chunk, None, False
         try:
             parts, gradient = self._over([chunks(s, self.chunk_size(s)) for s in stacks], weights, run)
         except _Draws:
             return self(tasks)
-        except (torch.OutOfMemoryError, TooManyForms):
+        except TooManyForms:
             raise
+        except torch.OutOfMemoryError:
+            if not (short := self._halve(stacks)):
+                raise
         except Exception as error:  # perhaps of a task whose numbers are not finite
             raised = error
-        if raised or not bool(torch.stack([part.finite for stack in parts for part in stack]).all()):
+        if short:  # not above, where the error still holds what its frames do
+            return self(tasks)
+        whole = not raised and bool(torch.stack([part.finite for stack in parts for part in stack]).all())
+        if not whole:
             # One bad task spoils its chunk: take them one by one.
             parts, gradient = self._over([chunks(s, 1) for s in stacks], weights, self._alone, leave_out=True)
             finite = torch.stack([part.finite for stack in parts for part in stack])
@@ -172,13 +177,14 @@ class MetaGradientOf:
                 raise raised  # it is several at once that cannot be computed
             gradient = torch._foreach_mul(gradient, len(finite) / (int(finite.sum()) or 1))
         every = [part for stack in parts for part in stack]
-        predictions = tuple(torch.cat(_of_one_shape([part.predictions for part in stack])) for stack in parts)
+        predictions = tuple(torch.cat(of_one_shape([part.predictions for part in stack])) for stack in parts)
         return MetaGradient(
             losses=torch.cat([part.losses for part in every]),
             predictions=predictions[0] if isinstance(tasks, Tasks) else predictions,
             gradients=dict(zip(weights, gradient, strict=True)),
             finite=torch.cat([part.finite.expand(len(part.losses)) for part in every]),
             weights=weighed,
+            whole=whole,
         )
 
     @property
@@ -187,7 +193,16 @@ class MetaGradientOf:
 
     def chunk_size(self, tasks: Tasks) -> int:
         """How many tasks are adapted together; one where the model draws, which it does from the task's own stream."""
-        return 1 if self.inner_loop.draws else self.tasks_per_chunk or self.default_chunk(tasks)
+        return 1 if self.inner_loop.draws else self.tasks_per_chunk or min(self.default_chunk(tasks), self._most)
+
+    def _halve(self, stacks: Sequence[Tasks]) -> bool:
+        """Take half as many tasks at once from now on, where nobody has said how many; whether these are fewer."""
+        size = max(min(self.chunk_size(stack), stack.size) for stack in stacks)
+        if self.tasks_per_chunk is not None or size == 1:
+            return False
+        self._most = size // 2
+        logger.warning("tasks_per_chunk: memory does not hold %d tasks at once; from now on it is %d", size, self._most)
+        return True
 
     def default_chunk(self, tasks: Tasks) -> int:
         """How many tasks are adapted together where it is not said: see ``InnerLoop.default_chunk``."""
@@ -262,7 +277,7 @@ class MetaGradientOf:
         """The tasks with what a sampled outer gradient draws for them, outside of what is compiled."""
         if not self.outer_gradient.sampled:
             return tasks
-        fast, slow = self.inner_loop.start(select(tasks, [0]))
+        fast, slow = self.inner_loop.start(select(tasks, slice(1)))
         weights = Weights({name: weight.detach()[0] for name, weight in fast.items()}, self.inner_loop.at_step(slow, 0))
         streams = task_streams(self.seed, "train", tasks.numbers.tolist(), "directions")
         return tasks._replace(directions=self.outer_gradient.directions(weights, streams, self.steps))
@@ -278,11 +293,3 @@ class MetaGradientOf:
             logger.warning("task %d breaks down: %s", int(task.numbers[0]), error)
         losses = torch.full((1,), torch.nan, device=task.query.device)
         return Part(losses, losses, torch.tensor(False, device=losses.device), ())
-
-
-def _of_one_shape(predictions: list[Tensor]) -> list[Tensor]:
-    """The chunks' predictions (1, n, ...), with NaN for tasks that have none; (1,) where no task has any."""
-    like = next((some for some in predictions if some.dim() > 1), None)
-    if like is None or all(some.dim() > 1 for some in predictions):
-        return predictions
-    return [some if some.dim() > 1 else torch.full_like(like, torch.nan) for some in predictions]
