@@ -96,3 +96,23 @@ def test_attention_leaves_torch_as_it_was() -> None:
             query, query, query, 5, 1, None, None, None, None, False, 0.0, torch.ones(4, 4), None, training=False
         )
     assert functional.linear is module._linear
+
+
+def test_somebody_elses_linear_map_is_called_and_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libraries that quantise or count put a function of theirs in the place of torch's."""
+    calls = []
+
+    def theirs(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        calls.append(x.shape)
+        return module._linear(x, weight, bias)
+
+    monkeypatch.setattr(functional, "linear", theirs)
+    layer, x = nn.MultiheadAttention(4, 2), torch.randn(3, 2, 4)
+    own, _ = layer(x, x, x)
+    found, _ = module.attention(
+        x, x, x, 4, 2, layer.in_proj_weight, layer.in_proj_bias, None, None, False, 0.0, layer.out_proj.weight,
+        layer.out_proj.bias,
+    )  # fmt: skip
+    assert_close(found, own)
+    assert len(calls) == 4  # of inputs and outputs, in both
+    assert functional.linear is theirs

@@ -29,7 +29,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def attention(*args: Any, **kwargs: Any) -> Any:
     """``functional.multi_head_attention_forward`` whose projections are taken by ``linear``."""
     # It is seen as a whole by a mode that changes functions, and what it calls is not. Another thread meanwhile gets
-    # the same numbers.
+    # the same numbers. What somebody else has put there stays.
+    if functional.linear is not _linear:
+        return functional.multi_head_attention_forward(*args, **kwargs)
     functional.linear = linear  # type: ignore[assignment]  # torch calls the first argument input
     try:
         return functional.multi_head_attention_forward(*args, **kwargs)
