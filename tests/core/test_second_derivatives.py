@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from litmaml.learner.trial import derivatives as trial_derivatives
 from litmaml.learner.trial.first_batch import try_first_batch
+from litmaml.models import Conv4
 from litmaml.outer import FirstOrder, SecondOrder
 from litmaml.tasks import Batch, Tasks
 
@@ -175,6 +176,18 @@ def test_models_that_would_take_long_in_float64(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(ValueError, match="model: the derivative of the backward pass of WrongSine"):
         tried(Body(lambda self, x: self.last(WrongSine.apply(self.first(x)))))
     tried(Body(lambda self, x: self.last(WrongSine.apply(self.first(x)))), FirstOrder())
+
+
+def test_the_engines_own_functions_are_no_part_of_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batch norm with pooling takes its statistics as constants: tried by itself it would be refused."""
+    monkeypatch.setattr(trial_derivatives, "LONG", 0.0)
+    model = Conv4(ways=2, filters=4, channels=1, size=28)
+    images = torch.randn(2, 4, 1, 28, 28)
+    batch = Batch(images, torch.tensor([[0, 0, 1, 1]] * 2))
+    (said,) = try_first_batch(
+        loop_of(model, nn.CrossEntropyLoss()), Tasks((batch,), batch, torch.arange(2)), SecondOrder()
+    )
+    assert "take long" in said and "Functions alone (none)" in said
 
 
 def test_models_that_take_float32_only() -> None:
