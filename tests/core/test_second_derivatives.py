@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from litmaml.learner.trial import derivatives as trial_derivatives
+from litmaml.learner.trial import second_derivatives
 from litmaml.learner.trial.first_batch import try_first_batch
+from litmaml.learner.trial.plain_copy import TaskDerivatives
 from litmaml.models import Conv4
 from litmaml.outer import FirstOrder, SecondOrder
 from litmaml.tasks import Batch, Tasks
@@ -224,3 +226,24 @@ def test_a_row_of_padding_is_no_altered_gradient() -> None:
     assert try_first_batch(loop_of(Words(torch.sin)), tasks, SecondOrder()) == []
     with pytest.raises(ValueError, match="model: an exact Hessian product"):
         try_first_batch(loop_of(Words(WrongSine.apply)), tasks, SecondOrder())
+
+
+class Slopes:
+    """A plain copy whose loss has the slope 1 but for kinks that are as far off as ``kinks``."""
+
+    def __init__(self, kinks: float, slope: float = 1.0) -> None:
+        self.kinks, self.slope = kinks, slope
+
+    def slope_by_difference(self, weights: Any, batch: Any, along: Any, radius: float) -> float:
+        return self.slope + 0.01 * (radius > self.kinks)
+
+
+@pytest.mark.parametrize(
+    ("slopes", "is_one"),
+    [(Slopes(1e-3), True), (Slopes(3e-7), True), (Slopes(3e-8), True), (Slopes(0), False), (Slopes(3e-7, -1.0), False)],
+)
+def test_kinks_close_by_alter_no_gradient(slopes: Any, is_one: bool) -> None:
+    """Photographs have rectifiers and pooling turn within the first radius."""
+    one = {"w": torch.ones(1, dtype=torch.float64)}
+    theirs = TaskDerivatives(torch.tensor(1.0), one, None)
+    assert second_derivatives._is_slope(slopes, one, None, one, theirs) is is_one  # type: ignore[arg-type]  # not looked at

@@ -9,15 +9,13 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from litmaml.learner.trial.applied import applied
+from litmaml.learner.trial.applied import applied, of_the_program
 from litmaml.learner.trial.function_modes import in_double
 from litmaml.learner.trial.state import own_streams
 
 _RADII = (1e-7, 4e-7)
 _WRONG = 1e-3
 """The share of a derivative that rounding does not explain, in float64 at these radii."""
-_OURS = "litmaml."
-"""Functions of the program itself get what they know already as constants, and are tested as parts of a whole."""
 
 
 class Applied(TorchFunctionMode):
@@ -36,7 +34,7 @@ class Applied(TorchFunctionMode):
         # The first operation of each: later ones may find other things under its arguments' names.
         if (found := applied()) and found.frame is not self._last:
             self._last = found.frame
-            if not found.function.__module__.startswith(_OURS):
+            if not of_the_program(found.function):
                 self.calls.setdefault((found.function, *map(_form, found.arguments)), found[:2])
         return function(*args, **(kwargs or {}))
 
