@@ -43,7 +43,9 @@ def split_folders(root: Path) -> dict[Split, Path]:
     return of_each_split(holding, f"root={root}") if whole else {}
 
 
-def with_validation(splits: dict[Split, dict[str, T]], dealing: Dealing, argument: str) -> dict[Split, dict[str, T]]:
+def with_validation(
+    splits: Mapping[Split, Mapping[str, T]], dealing: Dealing, argument: str
+) -> Mapping[Split, Mapping[str, T]]:
     """The splits, where there is none for validation with some classes of training for it.
 
     They are as many as validation's share of the two, at least two, and stay the same from run to run. Nothing is
@@ -57,7 +59,7 @@ def with_validation(splits: dict[Split, dict[str, T]], dealing: Dealing, argumen
     Warns:
         UserWarning: Classes are taken; they are named.
     """
-    classes = splits.get("train", {})
+    classes: Mapping[str, T] = splits.get("train", {})
     if "val" in splits or len(classes) < 2 * _LEAST:
         return splits
     train, val, _ = dealing.shares
