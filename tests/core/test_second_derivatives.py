@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from litmaml.learner.trial import derivatives as trial_derivatives
+from litmaml.learner.trial import second_derivatives
 from litmaml.learner.trial.first_batch import try_first_batch
+from litmaml.learner.trial.plain_copy import TaskDerivatives
+from litmaml.models import Conv4
 from litmaml.outer import FirstOrder, SecondOrder
 from litmaml.tasks import Batch, Tasks
 
@@ -177,6 +180,19 @@ def test_models_that_would_take_long_in_float64(monkeypatch: pytest.MonkeyPatch)
     tried(Body(lambda self, x: self.last(WrongSine.apply(self.first(x)))), FirstOrder())
 
 
+def test_the_engines_own_functions_are_no_part_of_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batch norm with pooling takes its statistics as constants: tried by itself it would be refused."""
+    monkeypatch.setattr(trial_derivatives, "LONG", 0.0)
+    model = Conv4(ways=2, filters=4, channels=1, size=28)
+    images = torch.randn(2, 4, 1, 28, 28)
+    batch = Batch(images, torch.tensor([[0, 0, 1, 1]] * 2))
+    (said,) = try_first_batch(
+        loop_of(model, nn.CrossEntropyLoss()), Tasks((batch,), batch, torch.arange(2)), SecondOrder()
+    )
+    assert "take long" in said
+    assert "Functions alone (none)" in said
+
+
 def test_models_that_take_float32_only() -> None:
     def forward(self: Body, x: Tensor, sine: Any) -> Tensor:
         if x.dtype != torch.float32:
@@ -211,3 +227,24 @@ def test_a_row_of_padding_is_no_altered_gradient() -> None:
     assert try_first_batch(loop_of(Words(torch.sin)), tasks, SecondOrder()) == []
     with pytest.raises(ValueError, match="model: an exact Hessian product"):
         try_first_batch(loop_of(Words(WrongSine.apply)), tasks, SecondOrder())
+
+
+class Slopes:
+    """A plain copy whose loss has the slope 1 but for kinks that are as far off as ``kinks``."""
+
+    def __init__(self, kinks: float, slope: float = 1.0) -> None:
+        self.kinks, self.slope = kinks, slope
+
+    def slope_by_difference(self, weights: Any, batch: Any, along: Any, radius: float) -> float:
+        return self.slope + 0.01 * (radius > self.kinks)
+
+
+@pytest.mark.parametrize(
+    ("slopes", "is_one"),
+    [(Slopes(1e-3), True), (Slopes(3e-7), True), (Slopes(3e-8), True), (Slopes(0), False), (Slopes(3e-7, -1.0), False)],
+)
+def test_kinks_close_by_alter_no_gradient(slopes: Any, is_one: bool) -> None:
+    """Photographs have rectifiers and pooling turn within the first radius."""
+    one = {"w": torch.ones(1, dtype=torch.float64)}
+    theirs = TaskDerivatives(torch.tensor(1.0), one, None)
+    assert second_derivatives._is_slope(slopes, one, None, one, theirs) is is_one  # type: ignore[arg-type]  # not looked at

@@ -31,6 +31,10 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
+def folder_names(folder: Path) -> list[str]:
+    return [inner.name for inner in folder.iterdir()]
+
+
 def folder_tasks(root: Path, **options: object) -> ImageFolderTasks:
     settings = {"image_format": SMALL, "train": Episode(ways=2, queries=2)} | options
     return ImageFolderTasks(str(root), **settings)  # type: ignore[arg-type]
@@ -61,7 +65,7 @@ def test_classes_are_dealt_out_by_a_file(root: Path, tmp_path: Path, kind: str) 
     assert {name: split for split in SPLITS for name in tasks.class_names(split)} == wanted
 
 
-@pytest.mark.parametrize("called", [SPLITS, ("Training", "valid", "Testing"), ("train_set", "Dev", "test images")])
+@pytest.mark.parametrize("called", [SPLITS, ("Training", "valid", "Testing"), ("train_set", "Eval", "test images")])
 def test_classes_are_dealt_out_by_folders(tmp_path: Path, called: tuple[str, ...]) -> None:
     for k, name in enumerate(NAMES):
         write_class(tmp_path / called[k % 3] / name)
@@ -73,6 +77,33 @@ def test_classes_are_dealt_out_by_folders(tmp_path: Path, called: tuple[str, ...
     write_class(tmp_path / called[2] / "class 0")
     with pytest.raises(ValueError, match=r"splits train and test share 1 classes: class 0\..*shared out by themselves"):
         folder_tasks(tmp_path).load("train")
+
+
+@pytest.mark.parametrize("called", [("train", "test"), ("Training Set", "TESTING"), ("train",)])
+def test_without_a_folder_for_validation_some_classes_of_training_are_taken(
+    tmp_path: Path, called: tuple[str, ...]
+) -> None:
+    for k, name in enumerate(NAMES):
+        write_class(tmp_path / called[k % 5 // 4 % len(called)] / name)
+    given = {*folder_names(tmp_path / called[0])}
+    with pytest.warns(UserWarning, match=rf"not what validation is: 2 of the {len(given)} classes of training are"):
+        found = {split: {*folder_tasks(tmp_path).class_names(split)} for split in SPLITS}
+    assert len(found["val"]) == 2
+    assert found["train"] | found["val"] == given
+    assert not found["train"] & found["val"]
+    assert found["test"] == {*NAMES} - given
+    with pytest.warns(UserWarning, match="are taken for it"):
+        assert {*folder_tasks(tmp_path).class_names("val")} == found["val"]
+
+
+def test_nothing_is_taken_for_validation_where_too_little_would_be_left(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    for k, name in enumerate(NAMES[:5]):
+        write_class(tmp_path / ("train" if k < 3 else "test") / name)
+    tasks = folder_tasks(tmp_path)
+    assert [len(tasks.class_names(split)) for split in SPLITS] == [3, 0, 2]
+    assert not recwarn.list
 
 
 def test_images_beside_the_splits_are_named(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:

@@ -11,6 +11,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import litmaml
 from litmaml.cli.finetune import finetune
@@ -28,7 +29,10 @@ def test_the_page_answers_as_the_model_does(
     for name, program in zip(("answer", "serve", "export"), programs, strict=True):
         assert "litmaml" not in re.findall(r"^(?:import|from) (\w+)", program, re.MULTILINE)
         (tmp_path / f"{name}.py").write_text(program, encoding="utf-8")
-    files = sorted((images / "flat").iterdir())
+    files = [*sorted((images / "flat").iterdir()), tmp_path / "clear.png"]
+    clear = Image.open(files[0]).convert("RGBA")
+    clear.putalpha(Image.linear_gradient("L").resize(clear.size))
+    clear.save(files[-1])
     wanted = [(found.label, found.probability) for found in litmaml.load("OUT").classify(files)]
 
     answers = runpy.run_path("answer.py")["answer"](*map(str, files))

@@ -20,8 +20,9 @@ class ImageFolderTasks(SourcedImages):
 
     The classes are shared out among the splits by ``split`` and ``split_seed``, or by ``split_file``, or,
     where ``root`` has folders for training, validation and test, however they are spelled, by these:
-    ``root/train/CLASS/...``. The images are read once and then kept as bytes, in a file for each split that all
-    processes share. The class folders are checked all at once when the first split is loaded.
+    ``root/train/CLASS/...``. Where none is for validation some classes of training are, which is said. The images are
+    read once and then kept as bytes, in a file for each split that all processes share. The class folders are checked
+    all at once when the first split is loaded.
 
     Where ``train.ways`` is left out a task has five classes, or as many as its split where that has fewer. Each split
     gets at least two of six or more classes. Folders without images, and those that other programs made (__MACOSX,

@@ -104,8 +104,9 @@ class ImageTasks(TaskDistribution):
             if shared := sorted(names[one] & names[other]):
                 raise ValueError(
                     f"the splits {one} and {other} share {len(shared)} classes: {listed(shared)}. "
-                    f"Give each class to one split only, or results will be too good; classes in folders that are not "
-                    f"parted into {one} and {other} are shared out by themselves"
+                    f"Give each class to one split only: it is tested on classes that it never saw. Or put all images "
+                    f"of a class into one folder, without {one} and {other} above it, and classes are shared out by "
+                    "themselves"
                 )
         classes, (_, shots, queries, *_) = len(self.class_names(split)), self.sizes(split)
         fewer = f"choose at most {classes} or " if classes > 1 else ""

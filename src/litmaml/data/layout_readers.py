@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from litmaml.data.class_splits import check_published, of_each_split, split_folders
+from litmaml.data.class_splits import check_published, of_each_split, split_folders, with_validation
 from litmaml.data.image_files import class_folders, folders_in, images_in, one_name_each, tell_of_left_out
 from litmaml.data.image_lists import Columns, NoList, by_class, located, read_list, words
 from litmaml.data.image_pickles import PickledImages, pickles_in
@@ -53,7 +53,7 @@ class Wanted:
         if splits and file is None:
             if self.published is not None:
                 check_published(self.published, splits)
-            return ImageFiles(layout, root, splits)
+            return ImageFiles(layout, root, with_validation(splits, self.dealing, f"root={root}"))
         pairs = [*whole.items(), *(pair for classes in splits.values() for pair in classes.items())]
         files = [path for _, paths in pairs for path in paths]
         classes = by_class(files, [name for name, paths in pairs for _ in paths])  # two splits may have one class

@@ -25,7 +25,7 @@ Shares = tuple[float, float, float]
 
 _SPELLINGS: dict[str, Split] = {
     **dict.fromkeys(("train", "training", "base"), "train"),
-    **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
+    **dict.fromkeys(("val", "valid", "validate", "validation", "dev", "eval", "evaluation"), "val"),
     **dict.fromkeys(("test", "testing", "novel"), "test"),
 }
 _LEAST = {"class": 2}

@@ -16,7 +16,7 @@ from litmaml.finetuning.held_out import folds, held_out, why_not
 from litmaml.finetuning.input_shape import a_few
 from litmaml.finetuning.labelled_images import Images
 from litmaml.finetuning.meta_checkpoint import MetaCheckpoint
-from litmaml.finetuning.progress import announced, shown
+from litmaml.finetuning.progress import inner_steps, shown
 from litmaml.learner.trial.loss_kinds import is_elementwise
 from litmaml.statistics.confusion import Confusion
 
@@ -109,9 +109,9 @@ def fine_tune(
     curve: list[Step] = []
     query_curve: list[Confusion] = []
     examples = f"{len(targets)} images of {len(classes)} classes"
-    path = announced(tuner.path(inputs, targets), tuner.steps, tuner.most_steps, examples, len(left_out))
+    path = tuner.path(inputs, targets)
     with torch.no_grad():
-        for step in shown(path, tuner.most_steps + 1, "inner steps", _measures):
+        for step in inner_steps(path, tuner.steps, tuner.most_steps, examples, len(left_out), _measures):
             curve.append(step)
             if labelled is not None:
                 logits = in_parts(tuner.module(step.weights, inputs), labelled.inputs)

@@ -13,15 +13,27 @@ from litmaml.shown import LINE_EVERY, duration
 
 T = TypeVar("T")
 
+_BESIDE = 3
+"""Steps that a round takes the time of beside its own: its start is measured, its model made, frozen and tried."""
+
 
 def shown(
     things: Iterable[T],
     total: int,
     title: str,
     measures: Callable[[T], Mapping[str, float]] = lambda _: {},
+    console: Console | None = None,
 ) -> Iterator[T]:
-    """The things, with a progress bar that names what was measured on the last one; a line a minute in a file."""
-    console = Console(stderr=True)
+    """The things, with a progress bar that names what was measured on the last one; a line a minute in a file.
+
+    Args:
+        things: What is done one after the other.
+        total: How many there are at the most.
+        title: What they are.
+        measures: What is said of one.
+        console: Where it is shown; whoever prints meanwhile prints there, or the line ends up in the bar.
+    """
+    console = console or Console(stderr=True)
     if not (console.is_terminal or console.is_jupyter):
         yield from _in_lines(console, things, total, title, measures)
         return
@@ -60,8 +72,12 @@ def _said(measured: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4f}" for name, value in measured.items())
 
 
-def announced(path: Iterable[T], steps: int, most: int, examples: str, rounds: int) -> Iterator[T]:
-    """A path of inner steps, of which is said first how long it is, and about how long it takes once a step was taken.
+def inner_steps(
+    path: Iterable[T], steps: int, most: int, examples: str, rounds: int, measures: Callable[[T], Mapping[str, float]]
+) -> Iterator[T]:
+    """A path of inner steps, shown; of which is said first how long it is, and about how long it takes.
+
+    The time is told by the first step, with what is done with it; where rounds follow, once more by all steps.
 
     Args:
         path: What is there after 0, 1, ... inner steps.
@@ -69,19 +85,29 @@ def announced(path: Iterable[T], steps: int, most: int, examples: str, rounds: i
         most: How many there are at the most.
         examples: What they are taken on, such as 12 images.
         rounds: How often they are taken once more, without some of the examples, to score the model.
+        measures: What is said of one.
     """
     console = Console(stderr=True)
-
-    def say(text: str) -> None:
-        console.print(text, soft_wrap=True, highlight=False, markup=False)
-
     number = str(steps) if most == steps else f"{steps} to {most}"
     again = f", then {rounds} rounds without some of them, to score the model" if rounds else ""
-    say(f"{number} inner steps on {examples}{again}")
-    began = time.monotonic()
+    _say(console, f"{number} inner steps on {examples}{again}")
+    yield from shown(_timed(console, path, steps, most, rounds), most + 1, "inner steps", measures, console)
+
+
+def _timed(console: Console, path: Iterable[T], steps: int, most: int, rounds: int) -> Iterator[T]:
+    began, j = 0.0, 0
     for j, step in enumerate(path):
+        if j == 0:
+            began = time.monotonic()
         if j == 1:
-            least, longest = ((time.monotonic() - began) * count * (1 + rounds) for count in (steps, most))
-            say(f"about {duration(least)}" + (f", at most {duration(longest)}" if most > steps else ""))
+            each = time.monotonic() - began
+            least, longest = (each * (count + rounds * (count + _BESIDE)) for count in (steps, most))
+            _say(console, f"about {duration(least)}" + (f", at most {duration(longest)}" if most > steps else ""))
         yield step
-        began = time.monotonic()
+    if rounds and most > steps:
+        taken = (time.monotonic() - began) / max(j, 1) * (j + _BESIDE)
+        _say(console, f"{j} steps taken; the {rounds} rounds take about {duration(rounds * taken)}")
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True, highlight=False, markup=False)

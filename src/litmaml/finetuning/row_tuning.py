@@ -18,7 +18,7 @@ from litmaml.finetuning.held_out import folds, held_out
 from litmaml.finetuning.input_shape import a_few
 from litmaml.finetuning.labelled_rows import Rows
 from litmaml.finetuning.meta_checkpoint import MetaCheckpoint
-from litmaml.finetuning.progress import announced, shown
+from litmaml.finetuning.progress import inner_steps, shown
 
 _LAST = 5
 """Of rows in an order the last in so many are left out together."""
@@ -100,9 +100,9 @@ def fine_tune_rows(
         left_out = [torch.arange(len(support))[-max(1, len(support) // _LAST) :]] if made.order else folds(targets)
     curve: list[Step] = []
     query_losses: list[float] = []
-    path = announced(tuner.path(inputs, targets), tuner.steps, tuner.most_steps, f"{len(support)} rows", len(left_out))
+    path, examples = tuner.path(inputs, targets), f"{len(support)} rows"
     with torch.no_grad():
-        for step in shown(path, tuner.most_steps + 1, "inner steps", lambda s: {"loss": s.loss}):
+        for step in inner_steps(path, tuner.steps, tuner.most_steps, examples, len(left_out), _measures):
             curve.append(step)
             if scored is not None:
                 guesses = in_parts(tuner.module(step.weights, inputs), scored.inputs)
@@ -142,6 +142,10 @@ def fine_tune_rows(
         predictions=predictions,
         predicted=predicted,
     )
+
+
+def _measures(step: Step) -> dict[str, float]:
+    return {"loss": step.loss}
 
 
 def _scores(

@@ -25,6 +25,12 @@ class Application(NamedTuple):
     frame: FrameType
 
 
+def of_the_program(function: Any) -> bool:
+    """Whether a function is the program's own: such get what they know already as constants, and cannot be tried by
+    themselves; they are tested as parts of a whole."""
+    return bool(function.__module__.startswith("litmaml."))
+
+
 def applied() -> Application | None:
     """The function whose forward pass is going on, the innermost of several, or None."""
     if torch.is_grad_enabled():

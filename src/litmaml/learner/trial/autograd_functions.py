@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from litmaml.learner.trial.applied import applied
+from litmaml.learner.trial.applied import applied, of_the_program
 from litmaml.learner.trial.function_modes import in_double
 from litmaml.learner.trial.state import own_streams
 
@@ -19,7 +19,7 @@ _WRONG = 1e-3
 
 
 class Applied(TorchFunctionMode):
-    """A context that notes which ``torch.autograd.Function``s are applied in it.
+    """A context that notes which ``torch.autograd.Function``s of somebody's model are applied in it.
 
     Attributes:
         calls: Their classes with the arguments of a first application, one for every form of these.
@@ -34,7 +34,8 @@ class Applied(TorchFunctionMode):
         # The first operation of each: later ones may find other things under its arguments' names.
         if (found := applied()) and found.frame is not self._last:
             self._last = found.frame
-            self.calls.setdefault((found.function, *map(_form, found.arguments)), found[:2])
+            if not of_the_program(found.function):
+                self.calls.setdefault((found.function, *map(_form, found.arguments)), found[:2])
         return function(*args, **(kwargs or {}))
 
 

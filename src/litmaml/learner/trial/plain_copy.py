@@ -11,6 +11,7 @@ from torch import Tensor
 
 from litmaml.inner.loop import InnerLoop
 from litmaml.inner.surroundings import unfused_attention
+from litmaml.learner.trial.applied import of_the_program
 from litmaml.learner.trial.function_modes import Held
 from litmaml.learner.trial.model_copy import copy_of
 from litmaml.learner.trial.state import own_streams
@@ -127,13 +128,13 @@ def derivatives_of(loss: Tensor, leaves: Params, along: Params | None) -> TaskDe
     return TaskDerivatives(loss.detach(), {name: g.detach() for name, g in gradient.items()}, product)
 
 
-def slope_rounding(at: TaskDerivatives) -> float:
+def slope_rounding(at: TaskDerivatives, radius: float = SLOPE_RADIUS) -> float:
     """How far rounding in float64 may take a difference of losses from the slope along a vector of length 1."""
-    return 1e-7 * norm(at.gradient) + 8 * torch.finfo(torch.float64).eps * float(at.loss.abs()) / SLOPE_RADIUS
+    return 1e-7 * norm(at.gradient) + 8 * torch.finfo(torch.float64).eps * float(at.loss.abs()) / radius
 
 
 def _functions_in(loss: Tensor) -> set[str]:
-    """The names of the ``torch.autograd.Function``s in a graph, without those of the inner loop."""
+    """The names of the ``torch.autograd.Function``s in a graph, without those of the program itself."""
     found: set[str] = set()
     seen, left = set(), [loss.grad_fn]
     while left:
@@ -141,7 +142,7 @@ def _functions_in(loss: Tensor) -> set[str]:
         if node is None or node in seen:
             continue
         seen.add(node)
-        if isinstance(node, torch.autograd.function.BackwardCFunction):
+        if isinstance(node, torch.autograd.function.BackwardCFunction) and not of_the_program(node._forward_cls):
             found.add(node.name().removesuffix("Backward"))
         left += [following for following, _ in node.next_functions]
     return found
