@@ -227,7 +227,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"model": nn.Sequential(nn.Linear(1, 4), nn.Dropout(0.1), nn.Linear(4, 1)), "outer_gradient": Half()},
-        r"1 \(Dropout\) draws anew where Half takes the loss of an inner step again.* or use SecondOrder or First",
+        r"1 \(Dropout\) draws anew where Half takes the loss of an inner step again.*set repeats = False .* or use Se",
     ),
     ({"model": MLP}, r"model: takes an object, got the class MLP; write MLP\(\.\.\.\)"),
     (

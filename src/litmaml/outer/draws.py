@@ -27,4 +27,5 @@ def check_draws(outer_gradient: OuterGradient, what: str, remedy: str) -> None:
         again = f"in each probe of {name}, whose difference would be noise"
         if isinstance(outer_gradient, PathGradient) and not outer_gradient.probes:
             again = f"where {name} takes the loss of an inner step again, which would be another step"
+            remedy += ", set repeats = False in the class if its hop takes no loss,"
         raise ValueError(f"{what} draws anew {again}; {remedy} or use SecondOrder or FirstOrder")
