@@ -281,6 +281,8 @@ LABELS_WRONG: list[tuple[nn.Module, Tensor, Tensor, str]] = [
     (nn.NLLLoss(), LOGS, HOT, r"class indices \(6,\), got \(6, 3\)"),
     (nn.CrossEntropyLoss(), ROWS, 2 * HOT, r"targets: CrossEntropyLoss takes targets of 0 to 1, got 2"),
     (nn.CrossEntropyLoss(), normal(N, 5, C), torch.ones(N, 5).long(), r"got \(6, 5\) .*; move the model's classes"),
+    (nn.CrossEntropyLoss(), normal(N, 1, 4, C), LABELS, r"got \(6,\) .*; let the model return \(n, classes\)"),
+    (nn.MSELoss(), ROWS, LABELS, r"got \(6,\).*; give targets \(6, 3\), or take CrossEntropyLoss if these are class"),
     (nn.CrossEntropyLoss(), normal(N), share(N), r"model: CrossEntropyLoss takes scores of each class.*shape \(6,\)"),
     (nn.CrossEntropyLoss(weight=torch.ones(5)), ROWS, LABELS, "loss: its weight is for 5 classes, .* gives 3 logits"),
     (nn.NLLLoss(), ROWS, LABELS, r"model: NLLLoss takes outputs of -inf to 0, got .*LogSoftmax.*CrossEntropyLoss"),

@@ -23,12 +23,16 @@ from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP, Conv4
 from litmaml.outer import (
     FiniteDifference,
+    FirstOrder,
     OuterGradient,
     OuterLoss,
+    PathGradient,
     SecondOrder,
     ZerothOrder,
 )
+from litmaml.outer.gradient import Point
 from litmaml.tasks import Batch, Tasks, stacks_of
+from litmaml.weights import Params, Weights
 from quiet_trainer import quiet_trainer
 
 
@@ -193,6 +197,18 @@ class LearntLoss(nn.MSELoss):
         self.weight = nn.Parameter(torch.ones(()))
 
 
+class Half(PathGradient):
+    """An outer gradient of somebody's own, whose product takes the losses again."""
+
+    def hop(self, at: Point, vector: Params) -> Weights:
+        fast, slow = SecondOrder().hop(at, vector)
+        return Weights({name: part / 2 for name, part in fast.items()}, slow)
+
+
+class HalfOfKnown(Half):
+    repeats = False
+
+
 REFUSED: list[tuple[dict[str, Any], str]] = [
     (
         {
@@ -209,6 +225,25 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"model": half(MLP()), "outer_gradient": ZerothOrder()},
         r"torch.bfloat16, too coarse for the probes of ZerothOrder",
     ),
+    (
+        {"model": nn.Sequential(nn.Linear(1, 4), nn.Dropout(0.1), nn.Linear(4, 1)), "outer_gradient": Half()},
+        r"1 \(Dropout\) draws anew where Half takes the loss of an inner step again.*set repeats = False .* or use Se",
+    ),
+    ({"model": MLP}, r"model: takes an object, got the class MLP; write MLP\(\.\.\.\)"),
+    (
+        {"inner_optimizer": FirstOrder()},
+        r"inner_optimizer: takes a litmaml\.inner\.InnerOptimizer, got FirstOrder; give ",
+    ),
+    (
+        {"outer_gradient": SecondOrder},
+        r"outer_gradient: takes an object, got the class SecondOrder; write Sec",
+    ),
+    (
+        {"outer_gradient": "Reptile"},
+        r"outer_gradient: takes a litmaml\.outer\.OuterGradient, got 'Reptile'; give",
+    ),
+    ({"loss": nn.functional.mse_loss}, r"loss: takes a torch\.nn\.Module, got function; give such as torch\.nn\.Cross"),
+    ({"outer_loss": nn.MSELoss()}, r"outer_loss: takes a litmaml\.outer\.OuterLoss, got MSELoss; give such as"),
     ({"loss": LearntLoss()}, r"loss: its trainable parameter 'weight' is in no weight set"),
     (
         {"fast_weights": ["tail.*"]},
@@ -227,6 +262,13 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 def test_construction_refuses(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         learner(**arguments)
+
+
+@pytest.mark.filterwarnings("ignore:checkpoints will not rebuild model")
+def test_dropout_is_taken_where_no_loss_is_taken_again() -> None:
+    model = nn.Sequential(nn.Linear(1, 4), nn.Dropout(0.1), nn.Linear(4, 1))
+    assert isinstance(learner(model=model, outer_gradient=HalfOfKnown()).outer_gradient, HalfOfKnown)
+    assert not FirstOrder().repeats
 
 
 def test_kinks_are_warned_of_with_probes() -> None:

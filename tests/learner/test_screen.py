@@ -85,6 +85,9 @@ def test_a_file_gets_a_line_a_minute_and_one_at_the_end(tmp_path: Path, monkeypa
     learner, data = parts()
     plain(tmp_path, max_epochs=-1, max_steps=3).fit(learner, data)
     assert re.search(r"^epoch 1, batch 2/3, \d+ s left  loss", written.getvalue(), re.MULTILINE)
+    plain(tmp_path, max_epochs=4, max_steps=3).fit(learner, data)
+    assert re.search(r"^epoch 1/4, batch 3/3  loss", written.getvalue(), re.MULTILINE)  # broken off in the first
+    assert "epoch 2/4" not in written.getvalue()
     plain(tmp_path).test(learner, data, verbose=False)
     assert re.search(r"^test 1/2, \d+ s left$", written.getvalue(), re.MULTILINE)
 

@@ -205,6 +205,13 @@ def test_checkpoints_can_be_switched_off(off: str) -> None:
     assert not list(Path("runs").rglob("*.ckpt"))
 
 
+def test_a_run_without_a_validation_says_how_its_last_checkpoint_is_tested(caplog: Any) -> None:
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        fit("--trainer.max_steps=1")
+    assert "test it: litmaml test --ckpt_path runs/tiny/checkpoints/last.ckpt" in caplog.text
+    assert "best checkpoint:" not in caplog.text
+
+
 @pytest.mark.slow
 def test_anothers_checkpoint_callback_leaves_the_best_alone(capsys: Any, caplog: Any) -> None:
     own = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.every_n_train_steps=2"]

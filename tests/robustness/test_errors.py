@@ -22,6 +22,15 @@ from litmaml.cli.main import main, program
 from litmaml.cli.recorded import training
 from litmaml.learner.processes import check_devices
 
+STUDENTS = """\
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        self.head = nn.Linear(1, 1)
+"""
+
 
 def told(*arguments: str) -> tuple[object, str]:
     """The status that a command ends with, and the line it says."""
@@ -128,7 +137,42 @@ def told(*arguments: str) -> tuple[object, str]:
             "trainer.devices: has to be a number, auto, or a list of devices such as 0,1",
         ),
         (["-c", "group.yaml"], "preemption: is a group of options, such as preemption: {}, got 3"),
-        (["stray"], "stray: there is no such option"),
+        (["stray"], "stray: is no option; a configuration is given by -c stray, an option by --NAME=VALUE"),
+        (["--model.inner_lr=1"], "model.inner_lr: there is no such option; did you mean model.inner_optimizer.lr?"),
+        (["--inner_optimizer.lr=1"], "inner_optimizer.lr: there is no such option; did you mean model.inner_optimiz"),
+        (["--model.lr=1"], "model.lr: there is no such option; did you mean model.optimizer.lr of the outer loop, or"),
+        (["--batch_size=2"], "batch_size: there is no such option; did you mean data.meta_batch?"),
+        (
+            ["--model.inner_optimizer.learning_rate=1"],
+            "model.inner_optimizer.learning_rate: there is no such option; did you mean model.inner_optimizer.lr?",
+        ),
+        (
+            ["--model.inner_optimizer.lr='0.4'"],
+            "model.inner_optimizer.lr: expected float, got '0.4'; a number stands wi",
+        ),
+        (["-c", "tabs.yaml"], "config: 'tabs.yaml': no YAML: while scanning"),
+        (
+            ["--model.inner_optimizer=torch.optim.SGD"],
+            "model.inner_optimizer: 'torch.optim.SGD' is no InnerOptimizer; did you mean SGD?",
+        ),
+        (
+            ["--model.loss=torch.nn.functional.cross_entropy"],
+            "model.loss: 'torch.nn.functional.cross_entropy' is no Module; did you mean CrossEntropyLoss?",
+        ),
+        (
+            ["--model.model=Net"],
+            "model.model: there is no class 'Net'; one of your own is named by its import path, MODU",
+        ),
+        (["--model.model=students.Nat"], "model.model: there is no 'Nat' in "),
+        (
+            ["--model.model=./students.py"],
+            "model.model: got a file; name a class in it by its import path, students.CLA",
+        ),
+        (
+            ["--model.model=students.Net"],
+            "model.model: students.Net: cannot assign module before Module.__init__() call; "
+            "its __init__ has to begin with super().__init__()",
+        ),
         (["--trainer.callbacks=EarlyStopping"], "trainer.callbacks.monitor: have to be given, as options or in a conf"),
         (
             ["--model.inner_optimizer.learn=all"],
@@ -147,6 +191,8 @@ def test_a_line_names_the_option(arguments: list[str], line: str) -> None:
     Path("utf16.yaml").write_bytes(TINY.encode("utf-16"))
     Path("latin1.yaml").write_bytes(("# für\n" + TINY).encode("latin-1"))
     Path("broken.yaml").write_text("model: [")
+    Path("tabs.yaml").write_text("model:\n\tinner_steps: 3\n")
+    Path("students.py").write_text(STUDENTS)
     Path("unknown.yaml").write_text("model: {inner_stepz: 3}")
     Path("number.yaml").write_text("data: {tasks: 1}")
     Path("empty.yaml").touch()

@@ -7,6 +7,7 @@ import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from litmaml import MetaLearner
+from litmaml.callbacks.last_checkpoint import resumed_by
 from litmaml.cli.main import main
 from litmaml.cli.own_modules import find_own_modules
 from litmaml.runs.nameable import NotNameable, find_maker, users_modules
@@ -204,3 +206,8 @@ def test_the_modules_that_a_record_names() -> None:
         "odd": {"class_path": "a b.c"},
     }
     assert users_modules(record) == ["own_parts.nets", "mine"]
+    learner, data = SimpleNamespace(hparams=record), SimpleNamespace(hparams={"tasks": {"class_path": "mine.Tasks"}})
+    trainer: Any = SimpleNamespace(lightning_module=learner, datamodule=data)
+    assert resumed_by(trainer, Path("RUN")) == "resume with --ckpt_path RUN --imports own_parts.nets mine"
+    trainer = SimpleNamespace(lightning_module=SimpleNamespace(hparams={}))  # dataloaders of somebody's own
+    assert resumed_by(trainer, Path("RUN")) == "resume with --ckpt_path RUN"

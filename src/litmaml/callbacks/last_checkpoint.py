@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info
 
 from litmaml.runs.folder import CHECKPOINTS, LAST
+from litmaml.runs.nameable import imports_again
 from litmaml.runs.owner import FolderOwner
 
 
@@ -75,7 +76,7 @@ class LastCheckpoint(Checkpoint):
         except OSError as error:  # perhaps what ended the run
             rank_zero_info(f"{error}")
             return
-        rank_zero_info(f"stopped after step {trainer.global_step}; resume with --ckpt_path {path}")
+        rank_zero_info(f"stopped after step {trainer.global_step}; {resumed_by(trainer, path)}")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self.owner is not None and trainer.is_global_zero:
@@ -89,6 +90,12 @@ class LastCheckpoint(Checkpoint):
 
     def _stepped(self, trainer: Trainer) -> bool:
         return self._began is not None and trainer.global_step > self._began
+
+
+def resumed_by(trainer: Trainer, path: Path) -> str:
+    """How a run is gone on with from its last checkpoint, for which the user's own modules have to be imported."""
+    parts = (trainer.lightning_module, getattr(trainer, "datamodule", None))
+    return f"resume with --ckpt_path {path}{imports_again(*(dict(part.hparams) for part in parts if part is not None))}"
 
 
 def _path(trainer: Trainer) -> Path:

@@ -16,6 +16,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from litmaml.callbacks.last_checkpoint import resumed_by
 from litmaml.runs.folder import CHECKPOINTS, LAST
 
 REQUEUE_STATUS = 75
@@ -107,7 +108,7 @@ class Preemption(Callback):
         if stop:
             requeue = trainer.strategy.reduce_boolean_decision(self._asked not in (None, signal.SIGINT), all=False)
             cause = self._asked.name if self._asked else "a signal to another process"
-            how = f"resume with --ckpt_path {path}" if saves else "without a checkpoint: these are switched off"
+            how = resumed_by(trainer, path) if saves else "without a checkpoint: these are switched off"
             rank_zero_info(f"{cause}: stopped after step {trainer.global_step}; {how}")
             if _launched_by_first(trainer):
                 raise SystemExit(0)

@@ -12,12 +12,7 @@ from litmaml.runs.former_names import name_now
 
 def no_class(key: str, name: str, hint: Any) -> str:
     """That an option takes no class of this name, and which was meant."""
-    known = {
-        kind.__name__
-        for base in _classes(hint)
-        for kind in _below(base)
-        if not kind.__name__.startswith("_") and not inspect.isabstract(kind)
-    }
+    known = _known(hint)
     if why := _why_none(name, hint):
         return f"{key}: {why}"
     said = f"{key}: there is no class {name!r}"
@@ -27,7 +22,32 @@ def no_class(key: str, name: str, hint: Any) -> str:
     near = difflib.get_close_matches(name.rpartition(".")[2], sorted(known), n=1, cutoff=0.6)
     if near:
         return f"{said}; did you mean {near[0]}?"
-    return f"{said}; one of {', '.join(sorted(known))}" if 0 < len(known) <= 12 else said
+    if 0 < len(known) <= 12:
+        return f"{said}; one of {', '.join(sorted(known))}"
+    return said if module else f"{said}; one of your own is named by its import path, MODULE.{name}"
+
+
+def other_kind(name: str, hint: Any) -> str:
+    """That a class or function, by its import path, is not of the kind that is wanted, and which is; or nothing."""
+    module, _, last = name.rpartition(".")
+    wanted = " or ".join(dict.fromkeys(kind.__name__ for kind in _classes(hint)))
+    if not wanted or not hasattr(sys.modules.get(module), last):
+        return ""
+    known = {kind.lower(): kind for kind in sorted(_known(hint))}
+    near = difflib.get_close_matches(last.replace("_", "").lower(), known, n=1, cutoff=0.6)
+    if near:
+        return f"{name!r} is no {wanted}; did you mean {known[near[0]]}?"
+    return f"{name!r} is no {wanted}" + (f"; one of {', '.join(known.values())}" if 0 < len(known) <= 12 else "")
+
+
+def _known(hint: Any) -> set[str]:
+    """The names of the classes that an option takes, beside those of the user's own."""
+    return {
+        kind.__name__
+        for base in _classes(hint)
+        for kind in _below(base)
+        if not kind.__name__.startswith("_") and not inspect.isabstract(kind)
+    }
 
 
 def _why_none(name: str, hint: Any) -> str:
@@ -43,7 +63,11 @@ def _why_none(name: str, hint: Any) -> str:
         return f"{name!r} is no {wanted}"
     file = getattr(home, "__file__", None)
     ours = module.partition(".")[0] in ("litmaml", "torch", "torchmetrics", "lightning")
-    return "" if found is not None or file is None or ours else f"there is no {last!r} in {file}"
+    if found is not None or file is None or ours:
+        return ""
+    there = [name for name, part in vars(home).items() if callable(part)]
+    near = difflib.get_close_matches(last, there, n=1, cutoff=0.6)
+    return f"there is no {last!r} in {file}" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def no_maker(name: str, wanted: str) -> str:

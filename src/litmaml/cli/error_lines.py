@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal, NoReturn, get_args, get_origin
@@ -18,9 +17,10 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_only
 
-from litmaml.cli.class_names import no_class, no_maker
+from litmaml.cli.class_names import no_class, no_maker, other_kind
 from litmaml.cli.own_modules import where_modules_are_found
 from litmaml.cli.short_help import ShortHelp
+from litmaml.cli.usual_names import meant_by
 from litmaml.runs.arguments import Arguments, read_config
 from litmaml.runs.former_names import argument_now
 from litmaml.shown import printable
@@ -100,16 +100,18 @@ def _told(message: str, options: dict[str, Any]) -> str:
     made = re.search(r"class_path[ =]'([^']+)'", flat)
     below = [f"{key}.{name}" for name in _parameters_of(made[1])] if made else []
     open_ended = made is not None and _takes_others(made[1])
+    if found := re.search(r"unrecognized arguments: ([^-\s]\S*)", flat):
+        return f"{found[1]}: is no option; a configuration is given by -c {found[1]}, an option by --NAME=VALUE"
     if found := re.search(r"unrecognized arguments: (?:--?)?([^\s=]+)|does not accept option '([^']+)'", flat):
         name = found[1] or found[2]
-        return _no_option(f"{key}.{name}", below, open_ended) if keys and made else _no_option(name, options)
+        return _no_option(f"{key}.{name}", below, True, open_ended) if keys and made else _no_option(name, options)
     if found := re.search(rf"arguments are required: (.+?){_END}", flat):
         names = re.sub(r"\b(?:fit|validate|test|predict)\.", "", found[1])
         if keys:  # of a class that was named
             names = ", ".join(f"{key}.{name}" for name in names.split(", "))
         return f"{names}: have to be given, as options or in a configuration file"
     if found := re.search(r"(?:Option|Key) '([^']+)' is not (?:accepted|expected)", flat):
-        return _no_option(f"{key}.{found[1]}", below, open_ended)
+        return _no_option(f"{key}.{found[1]}", below, made is not None, open_ended)
     if keys and (found := re.search(r'Unable to load config "(.*)"$', flat)):
         group = key.rpartition(".")[2]
         inner = [name.removeprefix(f"{key}.{group}.") for name in below if name.startswith(f"{key}.{group}.")]
@@ -118,6 +120,8 @@ def _told(message: str, options: dict[str, Any]) -> str:
     hint = getattr(options.get(key.partition(".init_args")[0]), "_typehint", None)
     if found := re.search(r"No module named '([^']+)'", flat):
         return f"{key}: there is no module {found[1]!r}; {where_modules_are_found(found[1])}"
+    if found := re.search(r"Expected a path but (?:\S*/)?(\w+)\.py ", flat):
+        return f"{key}: got a file; name a class in it by its import path, {found[1]}.CLASS"
     if found := re.search(
         r"Expected a dot import path string: (\S+)|class_path '([^']+)': (?:module|Import|\S+ is not|Not a valid)"
         r"|[Ii]mport path '?([\w.]+)'? does not|Discard init_args given with class_path: (\S+)",
@@ -137,24 +141,25 @@ def _told(message: str, options: dict[str, Any]) -> str:
     if found := re.search(
         rf"Expected an? (?!path but)(<class '[^']+'>|[\w.\[\], ']+?)(?:{_END}.*)?\. Got value: ", flat
     ):
-        return f"{key}: expected {_kind(found[1])}, got {_value(flat)}"
+        return f"{key}: expected {_kind(found[1])}, got {_value(flat)}{_unquoted(_kind(found[1]), _value(flat))}"
     if found := re.search(r"Union subtypes Subtypes: \[(.*?)\] Errors", flat):
+        if why := other_kind(_value(flat).strip("'"), hint):
+            return f"{key}: {why}"
         return f"{key}: expected {_kind(str(hint or found[1].replace(', ', ' | ')))}, got {_value(flat)}"
     return f"{key}: {re.sub(r'Parser key .[^ ]+: ', '', flat).removeprefix('- ')}" if key != "arguments" else flat
 
 
-def _no_option(key: str, options: Iterable[str], open_ended: bool = False) -> str:
+def _no_option(key: str, options: Collection[str], of_class: bool = False, open_ended: bool = False) -> str:
     group, _, last = key.rpartition(".")
     if now := argument_now(last, {name.removeprefix(f"{group}.") for name in options}):
         return f"{key}: there is no such option any more; it is {group}.{now} now"
-    # One that is not taken may stand in a signature all the same, as *args does.
-    near = difflib.get_close_matches(key, [name for name in options if name != key], n=1, cutoff=0.6)
     if open_ended:
         return (
             f"{key}: there is no such option; where it is taken by **kwargs, it is {group}.dict_kwargs.{last} (in YAML "
             "dict_kwargs beside init_args)"
         )
-    return f"{key}: there is no such option" + (f"; did you mean {near[0]}?" if near else "; --help lists them")
+    near = meant_by(key, options, of_class)
+    return f"{key}: there is no such option" + (f"; did you mean {near}?" if near else "; --help lists them")
 
 
 def _choices(hint: Any) -> list[Any]:
@@ -171,6 +176,15 @@ def _value(flat: str) -> str:
     found = re.search(rf"Given value type: (?:<class ')?str(?:'>)? Given value: (.*?){_END}", flat)  # as it was typed
     found = found or re.search(rf"(?:Given|Got) value: (.*?){_END}", flat)
     return repr(found[1]) if found else "another value"
+
+
+def _unquoted(kind: str, value: str) -> str:
+    """What to do about a number that was given as a text."""
+    with suppress(ValueError):
+        if number := {"int": int, "float": float}.get(kind.removesuffix(" | None")):
+            number(value.strip("'"))
+            return "; a number stands without quotes"
+    return ""
 
 
 def _kind(text: str) -> str:
@@ -217,6 +231,11 @@ def _named(message: str, arguments: Sequence[str]) -> str:
         message = next((e for e in told if "NoneType" not in e), message)
     given = Arguments(arguments)
     options = {argument[2:].partition("=")[0] for argument in arguments if argument.startswith("--")}
+    if found := re.match(r"Problem with given class_path '([^']+)':?\s*(.*)", message, re.DOTALL):
+        early = "Module.__init__() call" in found[2]
+        remedy = "; its __init__ has to begin with super().__init__()" if early else ""
+        option = next((f"{key}: " for key in sorted(options) if given.option(key) == found[1]), "")
+        return f"{option}{found[1]}: {found[2]}{remedy}"
     if found := re.match(r"([\w.]+)(?=:|=| must | has )", message):
         typed = [key for key in options if f".{key}".endswith(f".{found[1]}")]
         if not typed:

@@ -40,7 +40,9 @@ from litmaml.learner.trainer_checks import check_device_names, check_monitors, c
 from litmaml.runs.checkpoint_io import DurableCheckpointIO
 from litmaml.runs.configuration import check_configuration
 from litmaml.runs.folder import (
+    CHECKPOINTS,
     DEFAULT_FOLDER,
+    LAST,
     check_places,
     checkpoints_in,
     local_folder,
@@ -49,7 +51,7 @@ from litmaml.runs.folder import (
     set_aside,
 )
 from litmaml.runs.guarded_logger import guard
-from litmaml.runs.nameable import python_path, users_modules
+from litmaml.runs.nameable import imports_again, python_path, users_modules
 from litmaml.runs.owner import FolderOwner, claim
 from litmaml.runs.signatures import parameters
 from litmaml.runs.whole_files import check_writable
@@ -238,18 +240,20 @@ class MetaCLI(LightningCLI):
 
     def after_fit(self) -> None:
         best = best_checkpoint(self.trainer)
-        if self.trainer.is_global_zero and best is not None:
+        last = Path(self.trainer.default_root_dir) / CHECKPOINTS / LAST
+        kept = best or (last if self.trainer.checkpoint_callback and last.is_file() else None)
+        if self.trainer.is_global_zero and kept is not None:
             path = python_path(users_modules(self.resolved))
-            test = f"{path}litmaml test --ckpt_path {shlex.quote(str(best))}{self._needed_again()}"
-            rank_zero_info(f"best checkpoint: {best}\ntest it: {test}")
+            test = f"{path}litmaml test --ckpt_path {shlex.quote(str(kept))}{self._needed_again()}"
+            which = "best checkpoint" if best else "last checkpoint (no validation has chosen a best one)"
+            rank_zero_info(f"{which}: {kept}\ntest it: {test}")
 
     def _needed_again(self) -> str:
         """What has to be typed for the run's checkpoints to be loaded."""
         recorded = [dict(self.model.hparams), dict(self.datamodule.hparams)]
         if NEEDED.keys() - recorded[0].keys():
             return f" -c {shlex.quote(str(Path(self.trainer.default_root_dir) / 'config.yaml'))}"
-        modules = users_modules(recorded)
-        return f" --imports {' '.join(modules)}" if modules else ""
+        return imports_again(*recorded)
 
 
 def _check_groups(made: Any, where: str) -> None:

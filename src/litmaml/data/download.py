@@ -47,7 +47,10 @@ def download(url: str, path: Path, md5: str) -> None:
                     digest.update(piece)
                     progress.advance(shown, len(piece))
         except OSError as error:
-            raise OSError(f"cannot fetch {url} ({error}). Fetch it by other means and name its folder") from error
+            raise OSError(
+                f"cannot fetch {url} ({error}). Fetch it by other means and name its folder as root "
+                "(--data.tasks.init_args.root=FOLDER)"
+            ) from error
         if digest.hexdigest() != md5:
             raise OSError(
                 f"{url} is not what was published: its MD5 sum is {digest.hexdigest()}, not {md5}. "

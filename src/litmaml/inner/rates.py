@@ -19,8 +19,8 @@ def check_rate(lr: float, learn: str, per_step: bool) -> None:
     Raises:
         ValueError: With the argument's name.
     """
-    if not 0 < lr < math.inf:
-        raise ValueError(f"lr: the inner rate has to be a positive number, got {lr}")
+    if isinstance(lr, str) or not 0 < lr < math.inf:
+        raise ValueError(f"lr: the inner rate has to be a positive number, got {lr!r}")
     if learn not in _CHOICES:
         raise ValueError(f"learn: got {learn!r}; one of {', '.join(_CHOICES)}")
     if per_step and learn == "none":

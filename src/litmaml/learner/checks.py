@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from litmaml.data.task_checks import check_classes, check_data, check_overlap
+from litmaml.inner import InnerOptimizer
 from litmaml.inner.batch_norms import has_new_statistics
 from litmaml.inner.class_losses import ignored_index, takes_class_indices
 from litmaml.inner.head import check_named
@@ -24,6 +25,14 @@ from litmaml.outer import OuterGradient, OuterLoss, WorstCaseLoss
 from litmaml.randomness import seeded
 from litmaml.tasks import Tasks, of_each_form, ordinary, select
 
+_KINDS: dict[str, tuple[type, tuple[str, str]]] = {
+    "model": (nn.Module, ("a torch.nn.Module", "litmaml.models.Conv4(ways=5)")),
+    "inner_optimizer": (InnerOptimizer, ("a litmaml.inner.InnerOptimizer", "litmaml.inner.SGD(lr=0.1)")),
+    "outer_gradient": (OuterGradient, ("a litmaml.outer.OuterGradient", "litmaml.outer.SecondOrder()")),
+    "loss": (nn.Module, ("a torch.nn.Module", "torch.nn.CrossEntropyLoss()")),
+    "outer_loss": (OuterLoss, ("a litmaml.outer.OuterLoss", "litmaml.outer.MeanLoss()")),
+}
+"""What the arguments of a learner are, in words, and one of them."""
 _SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 
 
@@ -38,6 +47,24 @@ def check_settings(counts: Mapping[str, int | None], on_nonfinite: str) -> None:
             raise ValueError(f"{name}: has to be at least 1, got {value}")
     if on_nonfinite not in ("raise", "skip"):
         raise ValueError(f"on_nonfinite: got {on_nonfinite!r}; one of raise, skip")
+
+
+def check_parts(*parts: object) -> None:
+    """Refuse what is no object of the kind that an argument takes, such as a class in the place of one.
+
+    Args:
+        parts: A learner's model, inner optimizer, outer gradient, loss and outer loss; None leaves the choice to it.
+
+    Raises:
+        ValueError: Naming the first such argument.
+    """
+    for (name, (kind, such)), part in zip(_KINDS.items(), parts, strict=True):
+        if isinstance(part, kind) or (part is None and name != "model"):
+            continue
+        if isinstance(part, type) and issubclass(part, kind):
+            raise ValueError(f"{name}: takes an object, got the class {part.__name__}; write {part.__name__}(...)")
+        got = repr(part) if isinstance(part, str) else type(part).__name__
+        raise ValueError(f"{name}: takes {such[0]}, got {got}; give such as {such[1]}")
 
 
 def check_loss(loss: nn.Module) -> None:

@@ -18,7 +18,7 @@ from litmaml.inner.channels_last import to_channels_last
 from litmaml.inner.loop import InnerLoop
 from litmaml.inner.task_head import HeadStart
 from litmaml.learner.baselines import Baselines
-from litmaml.learner.checks import check_first_batch, check_loss, check_pool, check_settings, check_trainer
+from litmaml.learner.checks import check_first_batch, check_loss, check_parts, check_pool, check_settings, check_trainer
 from litmaml.learner.evaluated import EvaluatedLearner
 from litmaml.learner.evaluation import Evaluation
 from litmaml.learner.experience import Experience
@@ -134,6 +134,7 @@ class MetaLearner(EvaluatedLearner):
         super().__init__()
         counts = {"inner_steps": inner_steps, "test_inner_steps": test_inner_steps, "max_skipped": max_skipped}
         check_settings(counts, on_nonfinite)
+        check_parts(model, inner_optimizer, outer_gradient, loss, outer_loss)
         inner_optimizer = inner_optimizer or SGD()
         outer_gradient = outer_gradient or SecondOrder()
         loss = loss or nn.CrossEntropyLoss()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from litmaml.outer.exact import SecondOrder
-from litmaml.outer.gradient import OuterGradient
+from litmaml.outer.gradient import OuterGradient, PathGradient
 
 
 def check_draws(outer_gradient: OuterGradient, what: str, remedy: str) -> None:
@@ -24,7 +24,8 @@ def check_draws(outer_gradient: OuterGradient, what: str, remedy: str) -> None:
             f"false, or {remedy}"
         )
     if outer_gradient.repeats:
-        raise ValueError(
-            f"{what} draws anew in each probe of {name}, whose difference would be noise; {remedy} or use SecondOrder "
-            "or FirstOrder"
-        )
+        again = f"in each probe of {name}, whose difference would be noise"
+        if isinstance(outer_gradient, PathGradient) and not outer_gradient.probes:
+            again = f"where {name} takes the loss of an inner step again, which would be another step"
+            remedy += ", set repeats = False in the class if its hop takes no loss,"
+        raise ValueError(f"{what} draws anew {again}; {remedy} or use SecondOrder or FirstOrder")

@@ -79,6 +79,10 @@ class FirstOrder(PathGradient):
 
     through_support = False
 
+    @property
+    def repeats(self) -> bool:
+        return False
+
     def takes_features(self, trained: bool, batches: int) -> bool:
         return True
 

@@ -127,6 +127,9 @@ class PathGradient(OuterGradient):
     ones are shared by the tasks and only trained by the outer loop; for them Hop gives the mixed rows
     ``d/dslow <grad_fast l, v>``, summed over tasks.
 
+    A Hop that takes the losses again has to find in them the numbers that the inner step drew. So dropout is refused
+    unless ``repeats`` says that Hop takes none, as where it is known.
+
     Example:
         The Hessian may be known, as 6 of l(theta) = 3 theta^2:
 
@@ -136,6 +139,10 @@ class PathGradient(OuterGradient):
         >>> Known().hop(Point(None, {}, {}, None), {"w": torch.ones(1, 1)}).fast["w"].item()
         6.0
     """
+
+    @property
+    def repeats(self) -> bool:
+        return True
 
     @final
     def solve(

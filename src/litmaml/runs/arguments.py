@@ -102,7 +102,8 @@ def _yaml(text: str, what: str) -> Any:
     try:
         return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
-        raise ValueError(f"{what}: no YAML: {' '.join(str(error).split())}") from error
+        tabs = "; indent by spaces, not by tabs" if r"character '\t'" in str(error) else ""
+        raise ValueError(f"{what}: no YAML: {' '.join(str(error).split())}{tabs}") from error
     except RecursionError as error:
         raise ValueError(f"{what}: no YAML: it is nested too deep") from error
 

@@ -187,6 +187,12 @@ def users_modules(record: object) -> list[str]:
     return [*found]
 
 
+def imports_again(*records: object) -> str:
+    """The option, with a blank before it, by which a command imports the user's own modules that records name."""
+    modules = users_modules([*records])
+    return f" --imports {' '.join(modules)}" if modules else ""
+
+
 def _is_function(record: object) -> bool:
     """Whether a value of a record is the name of a function that is there."""
     module, _, name = record.rpartition(".") if isinstance(record, str) else ("", "", "")

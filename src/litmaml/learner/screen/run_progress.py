@@ -186,9 +186,11 @@ class _Measured(ProgressColumn):
 
 def _epoch(trainer: Trainer) -> str:
     most = trainer.max_epochs
+    # Lightning counts an epoch that it breaks off as a whole one; begun it has no more than these.
+    epoch = min(trainer.current_epoch + 1, max(1, trainer.fit_loop.epoch_progress.current.ready))
     if most is None or most < 0:
-        return f"epoch {trainer.current_epoch + 1}"
-    return f"epoch {min(trainer.current_epoch + 1, most)}/{most}"
+        return f"epoch {epoch}"
+    return f"epoch {min(epoch, most)}/{most}"
 
 
 def _place(trainer: Trainer) -> str:

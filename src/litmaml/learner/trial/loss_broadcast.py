@@ -96,6 +96,8 @@ def broadcast_error(loss: nn.Module, shape: tuple[int, ...], targets: Tensor, na
     pairs = ", which would pair predictions with the targets of others" if targets.dim() != len(shape) else ""
     fits = targets.numel() == math.prod(shape)
     remedy = f"reshape them to {shape}" if fits else f"give targets {shape}, or a model with an output for each target"
+    if not fits and not targets.is_floating_point() and tuple(targets.shape) == (shape[0], *shape[2:]):
+        remedy = f"give targets {shape}, or take CrossEntropyLoss if these are class indices"
     return ValueError(
         f"{name}: {type(loss).__name__} takes them in the shape of the predictions, {shape}, got "
         f"{tuple(targets.shape)}{pairs}; {remedy}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -154,6 +155,8 @@ def _check_labels(loss: nn.Module, predictions: Tensor, targets: Tensor) -> None
     if tuple(targets.shape) != wanted:
         classes_last = tuple(targets.shape) == shape[:-1]
         remedy = "move the model's classes there: .movedim(-1, 1)" if classes_last else f"reshape them to {wanted}"
+        if not classes_last and targets.numel() != math.prod(wanted):  # no other form of theirs would do
+            remedy = "let the model return (n, classes) for targets (n,), such as by x.flatten(1) before its head"
         raise ValueError(
             f"targets: for predictions {shape}, with the classes in the second place, {name} takes class indices "
             f"{wanted}, got {tuple(targets.shape)} ({targets.dtype}); {remedy}"
