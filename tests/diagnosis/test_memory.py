@@ -13,7 +13,7 @@ from litmaml.measure.memory import memory_of, peak_of
 from litmaml.outer import OuterGradient, Reptile, SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import select
-from memory_formula import MODELS, Kind, tasks_of_kind
+from step_costs import MODELS, Kind, tasks_of_kind
 
 METHODS = [SecondOrder(), SecondOrder(recompute=True), Reptile()]
 

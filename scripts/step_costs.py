@@ -1,15 +1,19 @@
 #!/usr/bin/env python
-"""Compares the formula of memory that `litmaml diagnose` prints with what is held, for models of five kinds.
+"""What an inner step costs by each outer gradient, in time and memory, for models of five kinds.
 
-    python scripts/memory_formula.py
+    python scripts/step_costs.py
 
-By (5-way, 1-shot, 5 queries per class, or ten points of a sinusoid) outer gradients of at most 4 tasks by 2 and 4
-steps it predicts those of 8 tasks by 10 steps. A table in Markdown; about a minute.
+Time is that of the processor, in gradients of the inner loss beyond the step's own (5-way 1-shot, or ten points of a
+sinusoid, 4 tasks), by the slope between 2 and 6 steps. Memory is that of the formula which `litmaml diagnose` prints,
+from outer gradients of at most 4 tasks by 2 and 4 steps, beside what 8 tasks by 10 steps hold, with 5 queries per
+class. A table in Markdown; one thread, about two minutes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,10 +26,10 @@ from litmaml.measure.memory import memory_of, peak_of
 from litmaml.models import MLP, Conv4
 from litmaml.outer import FiniteDifference, FirstOrder, OuterGradient, SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
-from litmaml.tasks import Batch, Tasks
+from litmaml.tasks import Batch, Tasks, select
 
 TASKS, STEPS = 8, 10
-METHODS: list[OuterGradient] = [SecondOrder(), SecondOrder(recompute=True), FirstOrder(), FiniteDifference()]
+METHODS: list[OuterGradient] = [FirstOrder(), SecondOrder(), SecondOrder(recompute=True), FiniteDifference()]
 
 
 class Residual(nn.Module):
@@ -101,19 +105,36 @@ def tasks_of_kind(kind: Kind, count: int) -> Tasks:
     return Tasks((batch(shots),), batch(queries), torch.arange(count))
 
 
+def seconds_per_step(loop: InnerLoop, methods: Sequence[OuterGradient], tasks: Tasks) -> list[float]:
+    """The processor's time that each inner step adds; the fastest of several turns of all methods."""
+    few, many = 2, 6
+    computed = [[MetaGradientOf(loop, method, steps) for steps in (few, many)] for method in methods]
+    fastest = [[math.inf, math.inf] for _ in methods]
+    for _ in range(13):
+        for best, both in zip(fastest, computed, strict=True):
+            for place, compute in enumerate(both):
+                began = time.process_time()
+                compute(tasks)
+                best[place] = min(best[place], time.process_time() - began)
+    return [(long - short) / (many - few) for short, long in fastest]
+
+
 def main() -> None:
-    print(f"| model | outer gradient | shared | task | step | M({TASKS}, {STEPS}) | held | apart |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    torch.set_num_threads(1)
+    print(f"| model | outer gradient | time | shared | task | step | M({TASKS}, {STEPS}) | held | apart |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for kind in MODELS:
         torch.manual_seed(0)
         loop, tasks = InnerLoop(kind.make(), kind.loss, SGD(0.01), ["*"], STEPS), tasks_of_kind(kind, TASKS)
-        for method in METHODS:
+        times = seconds_per_step(loop, METHODS, select(tasks, slice(0, 4)))
+        for method, second in zip(METHODS, times, strict=True):
             found = memory_of(loop, method, tasks)
             compute = MetaGradientOf(loop, method, STEPS, tasks_per_chunk=TASKS)
             held = peak_of(partial(compute, tasks), torch.device("cpu")) / 2**20
             said = found.megabytes(TASKS, STEPS)
             numbers = " | ".join(f"{n:.2f}" for n in (found.shared, found.task, found.step, said, held))
-            print(f"| {kind.name} | `{method!r}` | {numbers} | {said / held - 1:+.0%} |", flush=True)
+            shown = f"{second / times[0] - 1:.1f} | {numbers} | {said / held - 1:+.0%}"
+            print(f"| {kind.name} | `{method!r}` | {shown} |", flush=True)
 
 
 if __name__ == "__main__":
