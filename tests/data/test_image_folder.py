@@ -158,7 +158,7 @@ def test_what_other_programs_leave_and_empty_folders_are_named_and_left_out(root
         (root / file).write_text("no image")
     tasks = folder_tasks(root)
     message = (
-        r"6 files or folders are left out \(3 of other programs, 1 \.txt, 1 empty folders, 1 folders\).*@eaDir.*"
+        r"6 files or folders are left out \(3 of other programs, 1 \.txt, 1 empty folder, 1 other folder\).*@eaDir.*"
         "__MACOSX.*class 1/@eaDir.*nothing at all.*текст and 1 more"
     )
     with pytest.warns(UserWarning, match=message):

@@ -448,3 +448,17 @@ def test_a_pool_sorts_images_by_class() -> None:
 def test_wrong_pools_are_refused(pixels: torch.Tensor, labels: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ImagePool.of(pixels, labels, ["x", "y"])
+
+
+@pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "file"])
+def test_reading_many_images_is_shown_in_a_terminal(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1" if terminal else "0")
+    encoded = io.BytesIO()
+    Image.new("L", (8, 8)).save(encoded, "PNG")
+    for count, shown in ((100, terminal), (99, False)):
+        files = {f"{k}.png": io.BytesIO(encoded.getvalue()) for k in range(count)}
+        pixels, errors = read_images(files, ImageFormat(size=8, channels=1))
+        assert (len(pixels), errors) == (count, {})
+        assert ("reading images" in capsys.readouterr().err) == shown

@@ -227,7 +227,7 @@ def test_files_that_are_taken_for_no_images_are_counted_and_named(tmp_path: Path
         (tmp_path / "data" / name).write_bytes(b"")
     (tmp_path / "data" / "b" / "more").mkdir()
     message = (
-        r"data: 4 files or folders are left out \(2 \.heic, 1 \.jfif, 1 empty folders\), since images are files that "
+        r"data: 4 files or folders are left out \(2 \.heic, 1 \.jfif, 1 empty folder\), since images are files that "
         r"end in \.png, .*: .*b/more, .*a/1\.heic, .*a/2\.HEIC, .*b/3\.jfif; convert those"
     )
     with pytest.warns(UserWarning, match=message):
@@ -244,6 +244,6 @@ def test_files_that_are_taken_for_no_images_are_counted_and_named(tmp_path: Path
     (tmp_path / "photos" / "link").symlink_to(tmp_path / "else", target_is_directory=True)
     for name in ("x.avif", "within/y.heic"):
         (tmp_path / "photos" / name).unlink()
-    with pytest.warns(UserWarning, match=r"images: 1 files or folders are left out \(1 folders\).*link"):
+    with pytest.warns(UserWarning, match=r"images: 1 files or folders are left out \(1 other folder\).*link"):
         assert len(find_images(str(tmp_path / "photos"), "images")) == 1
     assert len(find_images(str(tmp_path / "photos"), "images", follow_links=True)) == 2

@@ -92,7 +92,7 @@ def tell_of_left_out(left_out: Sequence[Path], argument: str) -> None:
         return
     kinds = Counter(map(_kind, left_out))
     common = sorted(kinds.items(), key=lambda pair: (-pair[1], pair[0]))
-    counts = ", ".join(f"{count} {one_line(kind)}" for kind, count in common[:5])
+    counts = ", ".join(f"{n} {one_line(kind)}{'s' * (n > 1 and kind.endswith('folder'))}" for kind, n in common[:5])
     warnings.warn(
         f"{argument}: {len(left_out)} files or folders are left out ({counts}), since images are files that end in "
         f"{', '.join(SUFFIXES)}: {listed([one_line(path) for path in sorted(left_out, key=_folders_first)], 5)}; "
@@ -110,7 +110,7 @@ def _kind(path: Path) -> str:
         return path.suffix.lower() or "no suffix"
     if is_others(path.name):
         return "of other programs"
-    return "folders" if any(path.iterdir()) else "empty folders"
+    return "other folder" if any(path.iterdir()) else "empty folder"
 
 
 def tell_of_unreadable(errors: Mapping[str, str], total: int, argument: str) -> None:

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 
 from litmaml.data.eight_bits import flattening
@@ -243,6 +245,10 @@ def compare_pools(pools: Mapping[Split, ImagePool], split: Split, pool: ImagePoo
     return pool
 
 
+_WORTH_A_BAR = 100
+"""Images to read at once from which on it is shown how far that has come: photographs take a tenth of a second each."""
+
+
 def read_images(files: Mapping[str, str | Path | BinaryIO], image_format: ImageFormat) -> tuple[Tensor, dict[str, str]]:
     """Reads many images, several at a time.
 
@@ -268,7 +274,10 @@ def read_images(files: Mapping[str, str | Path | BinaryIO], image_format: ImageF
     # Pillow lets go of the interpreter lock while it decodes. Its warnings name no file, and filters are all threads'.
     with warnings.catch_warnings(), ThreadPoolExecutor(min(os.cpu_count() or 1, _THREADS)) as threads:
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        errors = list(threads.map(attempt, range(len(files)), files))
+        console = Console(stderr=True)
+        hidden = len(files) < _WORTH_A_BAR or not console.is_terminal
+        done = threads.map(attempt, range(len(files)), files)
+        errors = [*track(done, "reading images", total=len(files), console=console, transient=True, disable=hidden)]
     read = torch.tensor([error is None for error in errors], dtype=torch.bool)
     wrong = {name: error for name, error in zip(files, errors, strict=True) if error is not None}
     return pixels[read] if wrong else pixels, wrong
