@@ -268,6 +268,14 @@ def test_an_artifact_out_of_reach_is_told(monkeypatch: pytest.MonkeyPatch) -> No
             locate("wandb://a/b/c:best")
 
 
+@pytest.mark.parametrize("output", ["/proc/out", "/proc/below/out"])
+def test_an_output_that_cannot_be_written_is_told_before_anything_is_read(output: str) -> None:
+    with pytest.raises(OSError, match=r"output: cannot write to '/proc.*': .*; name another"):
+        finetune("no checkpoint", "no data", output)
+    with pytest.raises(OSError, match=r"output: cannot write to '/proc.*': .*; name another"):
+        classify("no model", "no images", output)
+
+
 def test_an_output_folder_with_something_in_it_is_left_alone(run: Path, images: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     finetune(str(run), str(images / "data"), str(tmp_path / "out"), steps=1, query=str(images / "query"))

@@ -15,6 +15,7 @@ from litmaml.finetuning.progress import shown
 from litmaml.finetuning.report import write_predictions
 from litmaml.finetuning.row_report import write_row_predictions
 from litmaml.runs.paths import expanded
+from litmaml.runs.whole_files import check_writable
 from litmaml.shown import printable
 
 
@@ -56,6 +57,7 @@ def classify(
         raise FileExistsError(
             f"output: {printable(path)!r} exists already; name another file, or write over it by --replace=true"
         )
+    check_writable(path.parent, "output")
     with or_another("network"):
         adapted = load(model, network)
     if table is not None:

@@ -34,6 +34,7 @@ from litmaml.learner.recipe import not_warned_of
 from litmaml.rl.policy_report import print_policy_report, write_policy_report
 from litmaml.rl.policy_tuning import PolicyTuned, tune_policy
 from litmaml.runs.paths import check_new, expanded
+from litmaml.runs.whole_files import check_writable
 from litmaml.shown import first_line, listed
 
 
@@ -106,6 +107,7 @@ def finetune(
     }
     folder = expanded(output)
     check_new(folder, repr(output))
+    check_writable(folder.parent, "output")
     _check_device(device)
     if wandb is not None:  # wandb need not be there otherwise, and it is too late at the end to say that it is not
         from litmaml.finetuning.wandb_report import report_to_wandb

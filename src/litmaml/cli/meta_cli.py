@@ -166,7 +166,7 @@ class MetaCLI(LightningCLI):
     def before_test(self) -> None:
         """See that the results can be kept, before hours are spent on them, and take the place of no other run's."""
         folder = Path(self.trainer.default_root_dir)
-        check_writable(folder)
+        check_writable(folder, "trainer.default_root_dir")
         if checkpoints_in(folder) and not self._starts_in(folder):
             named = self.config[self.subcommand].ckpt_path or "no checkpoint"
             raise ValueError(

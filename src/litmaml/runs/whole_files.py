@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from litmaml.runs.paths import unlinked
+from litmaml.shown import printable
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -36,19 +37,25 @@ def write_text(path: Path, text: str) -> None:
     write_whole(path, lambda fresh: fresh.write_text(text, encoding="utf-8"))
 
 
-def check_writable(folder: Path) -> None:
-    """Refuse a run's folder that nothing can be written to, while there is nothing yet that could be lost.
+def check_writable(folder: Path, argument: str) -> None:
+    """Refuse a folder that nothing can be written to, while there is nothing yet that could be lost. None is made.
+
+    Args:
+        folder: It; where it does not exist, the one that it would be made in is tried.
+        argument: By which it was named.
 
     Raises:
         OSError: Naming it, and what to do.
     """
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
         raise OSError(
-            f"trainer.default_root_dir: cannot write to {str(folder)!r}: {error.strerror or error}; name another for "
-            "the results"
+            f"{argument}: cannot write to {printable(folder)!r}: {error.strerror or error}; name another for the "
+            "results"
         ) from error
 
 
