@@ -136,7 +136,7 @@ UNSAMPLED = {name: row for name, row in OUTER.items() if not row.kind.sampled}
 EXACT = {name: row for name, row in UNSAMPLED.items() if row.hop is None}
 REPEATING = {name: row for name, row in OUTER.items() if row.repeats}
 ONCE = {name: row for name, row in OUTER.items() if not row.repeats}
-TWICE = {name: row for name, row in OUTER.items() if issubclass(row.kind, PathGradient) and row.kind.twice}
+TWICE = {name: row for name, row in OUTER.items() if issubclass(row.kind, PathGradient) and row.make().twice}
 
 
 def made(rows: Mapping[str, Outer], samples: int | None = None, smoothing: Smoothing | None = None) -> list[Any]:

@@ -24,6 +24,7 @@ from litmaml.models import MLP, Conv4
 from litmaml.outer import (
     FiniteDifference,
     FirstOrder,
+    GaussianSmoothing,
     OuterGradient,
     OuterLoss,
     PathGradient,
@@ -269,6 +270,12 @@ def test_dropout_is_taken_where_no_loss_is_taken_again() -> None:
     model = nn.Sequential(nn.Linear(1, 4), nn.Dropout(0.1), nn.Linear(4, 1))
     assert isinstance(learner(model=model, outer_gradient=HalfOfKnown()).outer_gradient, HalfOfKnown)
     assert not FirstOrder().repeats
+
+
+def test_second_derivatives_are_tried_for_an_outer_gradient_of_ones_own() -> None:
+    assert Half().twice
+    assert not HalfOfKnown().twice
+    assert not any(choice.twice for choice in (FirstOrder(), FiniteDifference(), GaussianSmoothing(), ZerothOrder()))
 
 
 def test_kinks_are_warned_of_with_probes() -> None:

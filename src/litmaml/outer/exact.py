@@ -28,10 +28,12 @@ class SecondOrder(PathGradient):
         6.0
     """
 
-    twice = True
-
     def __init__(self, recompute: bool = False) -> None:
         self.recompute = recompute
+
+    @property
+    def twice(self) -> bool:
+        return True
 
     @property
     def unrolls(self) -> bool:

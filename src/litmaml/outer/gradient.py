@@ -26,14 +26,12 @@ class OuterGradient(ABC):
     sampled: It draws directions.
     unrolls: It holds the graphs of all inner steps at once.
     through_support: It depends on how the inner gradient changes with the weights.
-    twice: It differentiates the inner gradient by autograd.
     remedy: What helps where it is not finite, beside what always does.
     """
 
     probes: ClassVar[bool] = False
     sampled: ClassVar[bool] = False
     through_support: ClassVar[bool] = True
-    twice: ClassVar[bool] = False
     remedy: ClassVar[str] = ""
 
     def __repr__(self) -> str:
@@ -47,6 +45,11 @@ class OuterGradient(ABC):
     def repeats(self) -> bool:
         """Whether it computes the same loss several times, so that nothing may draw random numbers in it."""
         return self.probes
+
+    @property
+    def twice(self) -> bool:
+        """Whether it differentiates the inner gradient by autograd, so that second derivatives have to be right."""
+        return False
 
     @property
     def differences(self) -> bool:
@@ -128,7 +131,8 @@ class PathGradient(OuterGradient):
     ``d/dslow <grad_fast l, v>``, summed over tasks.
 
     A Hop that takes the losses again has to find in them the numbers that the inner step drew. So dropout is refused
-    unless ``repeats`` says that Hop takes none, as where it is known.
+    unless ``repeats`` says that Hop takes none, as where it is known. One that takes losses, and is no probe, is taken
+    to differentiate their gradients once more.
 
     Example:
         The Hessian may be known, as 6 of l(theta) = 3 theta^2:
@@ -143,6 +147,10 @@ class PathGradient(OuterGradient):
     @property
     def repeats(self) -> bool:
         return True
+
+    @property
+    def twice(self) -> bool:
+        return self.repeats and not self.probes
 
     @final
     def solve(

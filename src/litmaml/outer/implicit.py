@@ -104,7 +104,7 @@ class Implicit(OuterGradient):
         return self.hops.probes
 
     @property
-    def twice(self) -> bool:  # type: ignore[override]
+    def twice(self) -> bool:
         return self.hops.twice
 
     @property
