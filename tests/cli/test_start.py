@@ -58,6 +58,13 @@ def test_the_zoo_is_told_at_once() -> None:
     assert lines[0].startswith("# ")
 
 
+@pytest.mark.parametrize("arguments", [(), ("list",)], ids=["alone", "list"])
+def test_the_configurations_are_listed_at_once(arguments: tuple[str, ...]) -> None:
+    *lines, heavy = started("configs", *arguments)
+    assert heavy == "[]"
+    assert any(line.startswith("method/reptile ") for line in lines)
+
+
 def test_the_version_is_that_of_the_package() -> None:
     assert started("--version") == [f"litmaml {version('litmaml')}", "[]"]
     assert litmaml.__version__ == version("litmaml")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import litmaml
+from litmaml.cli import shipped
 from litmaml.cli.run_help import RUNS, run_help
 from litmaml.runs import zoo
 
@@ -35,7 +36,7 @@ def help_text() -> str:
 
 
 def answered(arguments: Sequence[str]) -> bool:
-    """Answer what asks for the help of the whole or of a run, for the version or the zoo; whether it did."""
+    """Answer what asks for help, the version, the zoo or the list of configurations; whether it did."""
     first = arguments[0] if arguments else "--help"
     if first in ("-h", "--help"):
         print(help_text())
@@ -45,6 +46,8 @@ def answered(arguments: Sequence[str]) -> bool:
         print(run_help(first, COMMANDS[first]))
     elif first == "zoo" and (len(arguments) == 1 or arguments[1:] in [[name] for name in zoo.names()]):
         print(zoo.told(*arguments[1:]))
+    elif arguments in (["configs"], ["configs", "list"]):
+        shipped.show()
     else:
         return False
     return True

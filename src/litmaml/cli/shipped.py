@@ -8,12 +8,10 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from jsonargparse import auto_cli
-
 import litmaml
-from litmaml.cli.error_lines import OneLineErrors
 from litmaml.runs.arguments import with_files
 from litmaml.runs.paths import expanded
+from litmaml.runs.whole_files import check_writable
 from litmaml.shown import printable
 
 _SUFFIX = ".yaml"
@@ -97,6 +95,7 @@ def copy(name: str, output: str | None = None) -> Path:
     path = expanded(output or file.name)
     if os.path.lexists(path):
         raise FileExistsError(f"output: {printable(path)!r} exists already; name another file")
+    check_writable(path.parent, "output")
     path.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(file, path)
     print(f"written to {printable(path)}; use it by -c {printable(path)}")
@@ -108,5 +107,9 @@ _COMMANDS: dict[str, Callable[..., object]] = {"list": show, "copy": copy}
 
 def run_configs(arguments: Sequence[str]) -> None:
     """Run ``litmaml configs``: the list, or a copy."""
+    from jsonargparse import auto_cli  # here, since these take seconds and the list needs neither
+
+    from litmaml.cli.error_lines import OneLineErrors
+
     typed = list(arguments) or ["list"]
     auto_cli(dict(_COMMANDS), args=typed, parser_class=OneLineErrors, prog="litmaml configs")
