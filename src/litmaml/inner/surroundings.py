@@ -18,7 +18,9 @@ NO_HOOKS = (
 
 def no_hooks() -> AbstractContextManager[None]:
     """Refuse a model that hooks what autograd saves, but let pass hooks from outside, which do not run it again."""
-    outside = torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+    # Before torch 2.8 nobody tells, and hooks from outside are refused with the model's.
+    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None)
+    outside = top(False) is not None
     return nullcontext() if outside else disable_saved_tensors_hooks(NO_HOOKS)
 
 
