@@ -373,6 +373,9 @@ def test_predictions_are_in_the_tables_own_units(tmp_path: Path) -> None:
     trainer = quiet_trainer(tmp_path, callbacks=[Predictions()])
     plain: Any = trainer.predict(learner, TaskDataModule(tasks, test_tasks=2))
     lines = read(tmp_path / "predictions.csv")
+    assert {(line["task"], line["group"]) for line in lines} == {
+        (str(number), tasks.names_of("test", number, 0)[0]) for number in range(2)
+    }
     own = {float(row["y"]) for row in read(file)}
     assert lines
     for line in lines:
@@ -390,3 +393,18 @@ def test_predictions_that_are_of_no_column_stay_as_they_are(tmp_path: Path) -> N
     assert tasks.in_own_units(two, [0], 0) is two
     classes = tasks_on(tmp_path / "t.csv", targets=["kind"], kind="classification")
     assert classes.in_own_units(two[..., 0], [0], 0).equal(two[..., 0])
+
+
+@pytest.mark.parametrize(("count", "again"), [(4, True), (2, False)])
+def test_an_interval_over_repeated_draws_of_few_groups_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], count: int, again: bool
+) -> None:
+    tasks = tasks_on(written(tmp_path / "t.csv"), train=Episode(shots=4))
+    learner = MetaLearner(MLP(2, 1, [4]), SGD(lr=0.1), loss=nn.MSELoss())
+    quiet_trainer(tmp_path).test(learner, TaskDataModule(tasks, test_tasks=count))
+    shown = capsys.readouterr().out
+    said = "The 4 tasks are draws of only 2 groups" in shown and "data.test_tasks=2 takes each once" in shown
+    assert said is again
+    assert ("draws of only" in shown) is again
+    scale = f"one standard deviation of y: {tasks.format.target_scale[0]:g}, "
+    assert scale in shown

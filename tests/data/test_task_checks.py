@@ -13,7 +13,7 @@ from numbered_tasks import Numbered
 from torch import Tensor
 
 from litmaml.data import Episode, Glyphs, Omniglot, Sinusoid, TaskDistribution
-from litmaml.data.task_checks import check_classes, check_data, check_overlap, check_splits
+from litmaml.data.task_checks import check_class_numbers, check_classes, check_data, check_overlap, check_splits
 from litmaml.problems import LinearRegression, RankOne
 from litmaml.tasks import SPLITS, Batch, Tasks, stacks_of, tree_map
 
@@ -189,24 +189,33 @@ def relabelled(tasks: Tasks, names: list[int]) -> Tasks:
 def test_classes_with_gaps_are_told_of(names: list[int]) -> None:
     listed = ", ".join(map(str, names))
     with pytest.warns(UserWarning, match=rf"the classes of each task are {listed}; number them from 0 on without gaps"):
-        check_classes(relabelled(classified(), names))
+        check_class_numbers([relabelled(classified(), names)])
 
 
 @pytest.mark.parametrize("names", [[0, 1, 2], [2, 0, 1], [0, 1, -100]])
 def test_classes_without_gaps_pass(names: list[int]) -> None:
-    check_classes(relabelled(classified(), names))
-    check_classes(relabelled(classified(), [0, 1, -7]), ignored=-7)
+    check_class_numbers([relabelled(classified(), names)])
+    check_class_numbers([relabelled(classified(), [0, 1, -7])], ignored=-7)
 
 
 def test_classes_that_differ_from_task_to_task_may_have_gaps() -> None:
     tasks = classified()
-    check_classes(
-        Tasks(
-            support=(Batch(tasks.support[0].inputs, tasks.support[0].targets + 10 * torch.arange(4)[:, None]),),
-            query=Batch(tasks.query.inputs, tasks.query.targets + 10 * torch.arange(4)[:, None]),
-            numbers=tasks.numbers,
-        )
+    check_class_numbers(
+        [
+            Tasks(
+                support=(Batch(tasks.support[0].inputs, tasks.support[0].targets + 10 * torch.arange(4)[:, None]),),
+                query=Batch(tasks.query.inputs, tasks.query.targets + 10 * torch.arange(4)[:, None]),
+                numbers=tasks.numbers,
+            )
+        ]
     )
+
+
+def test_a_stack_of_tasks_that_lack_a_class_is_no_gap() -> None:
+    lacking, whole = relabelled(classified(), [0, 2, 3]), relabelled(classified(), [0, 1, 2])
+    check_class_numbers([lacking, whole])
+    with pytest.warns(UserWarning, match="the classes of each task are 0, 2, 3"):
+        check_class_numbers([lacking, lacking])
 
 
 def test_classes_of_the_query_alone_are_told_of() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class Predictions(Callback):
     the class and its probability, or the values. (Where an example has a class at several places, such as an image's
     pixels, there is a line for each place; where targets are a dict or a tuple, there are predictions alone.) Values
     are in the units of what the tasks are made of, such as a table's, where the model predicts one for each target.
+    Where a task is a group, such as a patient's rows, the last column, ``group``, has its name.
     """
 
     def __init__(self) -> None:
@@ -61,10 +62,11 @@ class Predictions(Callback):
             for name, part in named_tensors(tree, what)
         }
         count = sum(len(size["numbers"]) for size in sizes)
+        groups = _groups(sizes, getattr(trainer, "datamodule", None))
         folder = Path(trainer.default_root_dir)
         named = {"checkpoint": str(trainer.ckpt_path)} if trainer.ckpt_path else {}
         write_whole(folder / "predictions.safetensors", lambda fresh: _save_tensors(tensors, fresh, named))
-        write_whole(folder / "predictions.csv", lambda fresh: _save_table(sizes, fresh))
+        write_whole(folder / "predictions.csv", lambda fresh: _save_table(sizes, groups, fresh))
         written = f"written to {folder}: predictions.csv, predictions.safetensors ({count} tasks)"
         Console().print(printable(written), soft_wrap=True, highlight=False, markup=False)
 
@@ -79,6 +81,15 @@ def _in_own_units(stack: dict[str, Tree], data: TaskDataModule) -> dict[str, Tre
         name: data.tasks.in_own_units(part, numbers, data.seed)
         for name, part in (("predictions", said), ("targets", true))
     }
+
+
+def _groups(sizes: Sequence[dict[str, Tree]], data: object) -> dict[int, str]:
+    """The name of each task's group, where tasks are groups."""
+    if not isinstance(data, TaskDataModule):
+        return {}
+    numbers = [number for size in sizes for number in size["numbers"].tolist()]
+    names = {number: data.tasks.group_of("test", number, data.seed) for number in numbers}
+    return {number: name for number, name in names.items() if name is not None}
 
 
 def _save_tensors(tensors: dict[str, Tensor], file: Path, named: dict[str, str]) -> None:
@@ -101,7 +112,7 @@ def _of_each_size(batches: Sequence[dict[str, Tree]]) -> list[dict[str, Tree]]:
     return found
 
 
-def _save_table(sizes: Sequence[dict[str, Tree]], file: Path) -> None:
+def _save_table(sizes: Sequence[dict[str, Tree]], groups: Mapping[int, str], file: Path) -> None:
     with file.open("w", newline="", encoding="utf-8") as table:
         writer = csv.writer(table, lineterminator="\n")
         header: Sequence[object] = ()
@@ -111,6 +122,8 @@ def _save_table(sizes: Sequence[dict[str, Tree]], file: Path) -> None:
             lines += more
         if len(sizes) > 1:
             lines.sort(key=lambda line: line[0])  # type: ignore[arg-type, return-value]  # a number
+        if groups:
+            header, lines = [*header, "group"], [[*line, groups.get(line[0], "")] for line in lines]  # type: ignore[call-overload]
         writer.writerows([header, *lines])
 
 

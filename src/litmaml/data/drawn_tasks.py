@@ -26,6 +26,9 @@ class DrawnTasks(TasksWithin, ABC):
     def source_of(self, split: Split, number: int, seed: int) -> str | None:
         return self.tasks.source_of(split, self.drawn(number, seed) if split == "train" else number, seed)
 
+    def group_of(self, split: Split, number: int, seed: int) -> str | None:
+        return self.tasks.group_of(split, self.drawn(number, seed) if split == "train" else number, seed)
+
     def sample(self, split: Split, numbers: Sequence[int], seed: int) -> MetaBatch:
         if split != "train":
             return self.tasks.sample(split, numbers, seed)

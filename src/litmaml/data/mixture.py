@@ -120,6 +120,10 @@ class Mixture(TaskDistribution):
     def source_of(self, split: Split, number: int, seed: int) -> str:
         return self._placed(split, [number], seed)[0][0]
 
+    def group_of(self, split: Split, number: int, seed: int) -> str | None:
+        ((source, place),) = self._placed(split, [number], seed)
+        return self.sources[source].group_of(split, place, seed)
+
     def sample(self, split: Split, numbers: Sequence[int], seed: int) -> MetaBatch:
         mine: dict[str, list[int]] = {}
         for name, own in self._placed(split, numbers, seed):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from litmaml.data.drawing import Draw, Drawn, Rows
+from litmaml.data.drawing import ClassDraw, Draw, Drawn, Rows
 from litmaml.data.task_distribution import TaskDistribution, in_run_precision
 from litmaml.randomness import task_stream, task_streams
 from litmaml.tasks import Batch, MetaBatch, Split, Tasks, Tree, tree_map
@@ -95,6 +95,12 @@ class PoolTasks(TaskDistribution):
             return [pool.names[k] for k in drawn.classes]
         row = drawn.batches[0][0]
         return [name for name, rows in zip(pool.names, pool.draw.members, strict=True) if row in rows]
+
+    def group_of(self, split: Split, number: int, seed: int) -> str | None:
+        self.load(split)
+        if isinstance(self._pools[split].draw, ClassDraw):
+            return None
+        return self.names_of(split, number, seed)[0]
 
     def render(self, tasks: Tasks) -> Tasks:
         return in_run_precision(tasks)

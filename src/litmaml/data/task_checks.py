@@ -114,7 +114,7 @@ def check_splits(training: MetaBatch, evaluation: MetaBatch) -> None:
 
 
 def check_classes(tasks: Tasks, ignored: int | None = -100) -> None:
-    """Tell of class indices that are not numbered 0, 1, ..., are in the query alone, or contradict each other.
+    """Tell of class indices that are in the query alone or contradict each other.
 
     Args:
         tasks: Of classification, as the learner gets them; others than one class per example pass.
@@ -126,20 +126,8 @@ def check_classes(tasks: Tasks, ignored: int | None = -100) -> None:
     Warns:
         UserWarning: With the first such classes and task.
     """
-    targets = tasks.query.targets
-    if not isinstance(targets, Tensor) or targets.dim() != 2 or targets.is_floating_point():
+    if not (known := _class_indices(tasks, ignored)):
         return
-    known = [
-        (number, [{*batch.targets.tolist()} - {ignored} for batch in batches]) for number, batches in _by_task(tasks)
-    ]
-    every = {frozenset(set[int]().union(*labels)) for _, labels in known}
-    (one, *others) = every
-    if tasks.size > 1 and not others and one and one != {*range(len(one))}:
-        warnings.warn(
-            f"targets: the classes of each task are {_listed(sorted(one))}; number them from 0 on without gaps, or the "
-            "model has outputs that no example is of",
-            stacklevel=2,
-        )
     unknown = [(number, labels[-1] - set[int]().union(*labels[:-1])) for number, labels in known]
     if alone := [(number, classes) for number, classes in unknown if classes]:
         number, classes = alone[0]
@@ -149,6 +137,40 @@ def check_classes(tasks: Tasks, ignored: int | None = -100) -> None:
             stacklevel=2,
         )
     _warn_of_contradictions(tasks)
+
+
+def check_class_numbers(stacks: Sequence[Tasks], ignored: int | None = -100) -> None:
+    """Tell of class indices that are not numbered 0, 1, ..., where all tasks of a batch have the same.
+
+    Args:
+        stacks: Of the batch. Tasks that lack a class may be alike in one stack and not in another.
+        ignored: The index that the loss leaves out.
+
+    Warns:
+        UserWarning: With the classes.
+    """
+    of_tasks = [
+        frozenset(set[int]().union(*labels)) for stack in stacks for _, labels in _class_indices(stack, ignored)
+    ]
+    if len(of_tasks) < 2 or len({*of_tasks}) > 1:
+        return
+    one = of_tasks[0]
+    if one and one != {*range(len(one))}:
+        warnings.warn(
+            f"targets: the classes of each task are {_listed(sorted(one))}; number them from 0 on without gaps, or the "
+            "model has outputs that no example is of",
+            stacklevel=2,
+        )
+
+
+def _class_indices(tasks: Tasks, ignored: int | None) -> list[tuple[int, list[set[int]]]]:
+    """The number of each task and the classes of each of its batches; none where targets are no class per example."""
+    targets = tasks.query.targets
+    if not isinstance(targets, Tensor) or targets.dim() != 2 or targets.is_floating_point():
+        return []
+    return [
+        (number, [{*batch.targets.tolist()} - {ignored} for batch in batches]) for number, batches in _by_task(tasks)
+    ]
 
 
 def _warn_of_contradictions(tasks: Tasks) -> None:

@@ -148,6 +148,10 @@ class TaskDistribution(ABC):
         """The name of the source that a task is of, for results by source; None if there is one alone."""
         return None
 
+    def group_of(self, split: Split, number: int, seed: int) -> str | None:
+        """The name of the group that a task is of, such as a patient; None where tasks are not groups."""
+        return None
+
     def record(self) -> Mapping[str, Any] | None:
         """What the tasks took from the training split, such as scales, in plain values for a checkpoint; None if
         nothing."""

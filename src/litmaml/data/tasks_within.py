@@ -64,6 +64,9 @@ class TasksWithin(TaskDistribution):
     def source_of(self, split: Split, number: int, seed: int) -> str | None:
         return self.tasks.source_of(split, number, seed)
 
+    def group_of(self, split: Split, number: int, seed: int) -> str | None:
+        return self.tasks.group_of(split, number, seed)
+
     def record(self) -> Mapping[str, Any] | None:
         return self.tasks.record()
 

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from litmaml.data.task_checks import check_classes, check_data, check_overlap
+from litmaml.data.task_checks import check_class_numbers, check_classes, check_data, check_overlap
 from litmaml.inner import InnerOptimizer
 from litmaml.inner.batch_norms import has_new_statistics
 from litmaml.inner.class_losses import ignored_index, takes_class_indices
@@ -147,6 +147,8 @@ def check_first_batch(
     """
     for stack in stacks:
         check_tasks(stack, inner_loop.loss, shares_examples, finite)
+    if takes_class_indices(inner_loop.loss):
+        check_class_numbers(stacks, ignored_index(inner_loop.loss))
     if head is not None:
         with torch.inference_mode(False), seeded(0, stacks[0].query.device):
             few = select(ordinary(stacks[0]).support[0].task(0).inputs, slice(4))

@@ -77,12 +77,30 @@ def print_results(
     title = f"{title_of(protocol)}: mean and 95% interval over {protocol.get('tasks', '?')} tasks"
     console.print(printable(title), soft_wrap=True, highlight=False, markup=False)
     console.print(table)
+    if again := _drawn_again(protocol):
+        console.print(again, soft_wrap=True, highlight=False, markup=False)
     hidden = ("data", "tasks", "checkpoint")
     console.print(
-        printable(", ".join(f"{k}: {v}" for k, v in protocol.items() if k not in hidden)),
+        printable(", ".join(f"{k}: {_shown(v)}" for k, v in protocol.items() if k not in hidden)),
         soft_wrap=True,
         highlight=False,
         markup=False,
+    )
+
+
+def _shown(value: object) -> str:
+    """A setting or a scale as a person reads it; the file has all digits."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _drawn_again(protocol: Mapping[str, Any]) -> str:
+    """What an interval does not say where the same groups, such as patients, are drawn again and again."""
+    tasks, groups = protocol.get("tasks", 0), protocol.get("groups", 0)
+    if not 1 < groups < tasks:
+        return ""
+    return (
+        f"The {tasks} tasks are draws of only {groups} groups: the interval is of the mean over these, and too narrow "
+        f"for others; data.{protocol.get('split', 'test')}_tasks={groups} takes each once, for an interval over groups."
     )
 
 
