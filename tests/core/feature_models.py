@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from litmaml.models import Conv4
 from litmaml.tasks import Batch, Tasks, Tree
@@ -246,6 +247,7 @@ CASES: dict[str, Case] = {
         lambda: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), LowRank(4), nn.Tanh(), nn.Linear(4, 3)), ["*lora_*"], once="0"
     ),
     "buffer": Case(_with_context, ["context"]),
+    "behind it a sign": Case(lambda: Headed(lambda m, x: m.top(x * (m.head.weight > 0).sum()), top=nn.Linear(4, 4))),
     "several outputs": Case(Skipping),
     "in place": Case(lambda: Headed(lambda m, x: torch.relu_(x))),
     "in place in between": Case(lambda: Headed(lambda m, x: m.top(x.mul_(2.0)) + x, top=nn.Linear(4, 4))),
@@ -259,11 +261,41 @@ CASES: dict[str, Case] = {
 }
 """Models whose constant parts are found."""
 
+
+class Gated(nn.Module):
+    """Its top gets nothing until the gate's bias, which is slightly negative, has become positive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.head, self.gate = nn.Linear(3, 4), nn.Linear(4, 3), nn.Parameter(torch.tensor(-0.5))
+
+    def forward(self, x: Tensor) -> Any:
+        return self.head(self.top(x * (self.gate > 0))) * self.gate
+
+
+class Routing(nn.Module):
+    """Each example goes to the expert that is likeliest for it, at the start always the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router, self.head = nn.Linear(3, 2), nn.Linear(4, 3)
+        self.experts = nn.ModuleList(nn.Linear(3, 4) for _ in range(2))
+        nn.init.zeros_(self.router.weight)
+        self.router.bias = nn.Parameter(torch.tensor([1.0, 0.0]))
+
+    def forward(self, x: Tensor) -> Any:
+        p = self.router(x).softmax(-1)
+        likeliest = functional.one_hot(p.argmax(-1), 2)
+        own = [expert(x * of.unsqueeze(-1)) for expert, of in zip(self.experts, likeliest.unbind(-1), strict=True)]
+        return self.head((torch.stack(own, -1) * (p * likeliest).unsqueeze(-2)).sum(-1))
+
+
 WITHOUT: dict[str, Case] = {
     "all weights": Case(Headed, ["*"]),
     "the first layer": Case(Headed, ["body.0.*"]),
     "through detach": Case(Looking, ["head.*"]),
-    "by a sign": Case(lambda: Headed(lambda m, x: m.top(x * (m.head.weight > 0).sum()), top=nn.Linear(4, 4))),
+    "by a closed gate": Case(Gated, ["head.*", "gate"]),
+    "by the likeliest": Case(Routing, ["head.*", "router.*"]),
     "dropout": Case(lambda: Headed(lambda m, x: m.drop(x), drop=nn.Dropout(0.5))),
     "a hook": Case(_hooked),
     "scripted": Case(_scripted),

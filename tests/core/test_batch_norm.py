@@ -236,6 +236,56 @@ def test_pooling_that_is_left_to_torch(how: str) -> None:
     torch.testing.assert_close(*found)
 
 
+IN_PLACE: dict[str, Callable[[Tensor], Any]] = {
+    "activation": functional.relu_,
+    "a channel": lambda y: y[:, 0].zero_(),
+    "by way of a view": lambda y: y.transpose(2, 3).mul_(2.0),
+}
+
+
+@pytest.mark.parametrize("how", IN_PLACE)
+def test_tasks_at_once_that_are_changed_before_they_are_pooled(how: str) -> None:
+    """The tensors that ``vmap`` hands to a model keep no account of that."""
+
+    def changed(x: Tensor) -> Tensor:
+        y = functional.batch_norm(x, None, None, training=True)
+        IN_PLACE[how](y)
+        return functional.max_pool2d(y, 2)
+
+    x = torch.randn(2, 3, 2, 4, 4, requires_grad=True)
+    with Derivatives():
+        found = vmap(changed)(x)
+    true = torch.stack([changed(one) for one in x])
+    torch.testing.assert_close(found, true)
+    by_found, by_true = (torch.autograd.grad(y.exp().sum(), x) for y in (found, true))
+    torch.testing.assert_close(by_found, by_true, rtol=1e-10, atol=1e-10)
+
+
+def test_what_is_normalised_may_be_hooked_or_detached_before_it_is_pooled() -> None:
+    changes: list[Callable[[Tensor], Any]] = [lambda y: y.register_hook(lambda g: -g), lambda y: y.detach_()]
+    for change in changes:
+        x = torch.randn(3, 2, 4, 4, requires_grad=True)
+        found: list[Tensor] = []
+        for context in (Derivatives(), nullcontext()):
+            with context:
+                y = functional.batch_norm(x, None, None, training=True)
+                change(y)
+                found += torch.autograd.grad((functional.max_pool2d(y, 2).pow(3) + x[:, :, ::2, ::2]).sum(), x)
+        torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("changed", ["x", "weight"])
+def test_what_it_was_made_of_may_not_change_before_it_is_pooled(changed: str) -> None:
+    leaves = {"x": torch.randn(3, 2, 4, 4, requires_grad=True), "weight": torch.randn(2, requires_grad=True)}
+    own = {name: leaf * 1 for name, leaf in leaves.items()}
+    with Derivatives():
+        y = functional.batch_norm(own["x"], None, None, own["weight"], training=True)
+        own[changed].mul_(3)
+        found = functional.max_pool2d(y, 2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        found.sum().backward()
+
+
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
 def test_without_gradients_it_is_the_same(context: Callable[[], AbstractContextManager[None]]) -> None:
     x, weight, bias = torch.randn(3, 2, 4, 4), torch.randn(2), torch.randn(2)

@@ -73,6 +73,17 @@ def test_others_stay_torch_s_own(options: dict[str, Any], unfolded: list[Tensor]
     torch.testing.assert_close(found, layer(x))
 
 
+def test_it_is_called_as_torch_s_own(unfolded: list[Tensor]) -> None:
+    """By names, and with one number in a list."""
+    weight, x = torch.randn(6, 3, 3, 3), torch.randn(2, 3, 9, 9)
+    with Derivatives():
+        found = torch.conv2d(input=x, weight=weight, stride=[2], padding=(1,), dilation=[1])
+        nothing = torch.conv2d(x[:0], weight)
+    torch.testing.assert_close(found, torch.conv2d(x, weight, stride=2, padding=1))
+    assert nothing.shape == (0, 6, 7, 7)
+    assert len(unfolded) == 2
+
+
 def test_on_a_cpu_nothing_changes() -> None:
     layer, x = nn.Conv2d(3, 6, 3), torch.randn(2, 3, 8, 8)
     with Derivatives():

@@ -6,10 +6,12 @@ import pytest
 import torch
 from oracles import assert_close
 from torch import Tensor, nn
+from torch.func import vmap
 from torch.nn import functional
 
 from litmaml.engine import linear as module
 from litmaml.inner import SGD
+from litmaml.inner.derivatives import Derivatives
 from litmaml.inner.loop import InnerLoop
 from litmaml.outer import SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
@@ -87,6 +89,21 @@ def test_tasks_at_once_are_as_one_by_one(model: nn.Module, shared: bool) -> None
     true = MetaGradientOf(loop, SecondOrder(), 2, tasks_per_chunk=1)(tasks)
     found = MetaGradientOf(loop, SecondOrder(), 2, tasks_per_chunk=3)(tasks)
     assert_close(found.gradients, true.gradients, rtol=1e-10, atol=1e-13)
+
+
+def test_maps_that_are_called_in_other_ways() -> None:
+    """By names; of no tokens; by a vector in the place of a matrix."""
+
+    def each(x: Tensor, weight: Tensor) -> list[Tensor]:
+        none = functional.linear(x[:, :0], weight)
+        return [functional.linear(input=x, weight=weight), none, functional.linear(x, weight[0])]
+
+    x, weight = torch.randn(3, 2, 5, 4), torch.randn(3, 6, 4)
+    with Derivatives():
+        found = vmap(each)(x, weight)
+    assert [part.shape for part in found] == [(3, 2, 5, 6), (3, 2, 0, 6), (3, 2, 5)]
+    for of_tasks, *of_each in zip(found, *map(each, x, weight), strict=True):
+        torch.testing.assert_close(of_tasks, torch.stack(of_each))
 
 
 def test_attention_leaves_torch_as_it_was() -> None:

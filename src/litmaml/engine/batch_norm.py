@@ -47,25 +47,38 @@ def lean_batch_norm(*args: Any, **kwargs: Any) -> Tensor:
         return torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, kwargs["eps"])[0]
     normalised, mean, rate = _BatchNorm.apply(x, weight, bias, kwargs["eps"])  # type: ignore[no-untyped-call]  # torch leaves apply untyped
     if x.dim() == 4 and torch.is_grad_enabled():
-        normalised.batch_norm_of = _Known(x, weight, bias, mean, rate, normalised._version)
+        normalised.batch_norm_of = _Known(x, weight, bias, mean, rate, _states(normalised, x, weight))
     return normalised  # type: ignore[no-any-return]
 
 
 class _Known(NamedTuple):
-    """What a y was made of, for the layer behind it; and its version, by which it has not been changed since."""
+    """What a y was made of, for the layer behind it; and states, by which nothing has been changed since."""
 
     x: Tensor
     weight: Tensor
     bias: Tensor
     mean: Tensor
     rate: Tensor
-    version: int
+    states: list[Any]
+
+
+def _states(*tensors: Tensor) -> list[Any]:
+    """What is another one after a change in place, by ``detach_`` or by a hook."""
+    found: list[Any] = []
+    for tensor in tensors:
+        found.append(tensor._backward_hooks)
+        inside = tensor
+        while torch._C._functorch.is_functorch_wrapped_tensor(inside):  # whose own version stays 0
+            found.append(inside.grad_fn)
+            inside = torch._C._functorch.get_unwrapped(inside)
+        found += [inside.grad_fn, None if inside.is_inference() else inside._version]
+    return found
 
 
 def lean_max_pool(y: Tensor, *args: Any, **kwargs: Any) -> Any:
     """``functional.max_pool2d``; of what ``lean_batch_norm`` has just normalised both together, if it halves."""
     known = getattr(y, "batch_norm_of", None)
-    if known is None or known.version != y._version or not _halves(*args, **kwargs):
+    if known is None or not _halves(*args, **kwargs) or known.states != _states(y, *known[:2]):
         return functional.max_pool2d(y, *args, **kwargs)
     return _Halved.apply(*known[:3], y.detach(), known.mean, known.rate)[0]  # type: ignore[no-untyped-call]  # as above
 

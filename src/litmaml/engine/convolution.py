@@ -21,7 +21,7 @@ _conv2d = torch.conv2d
 
 
 def convolution(
-    x: Tensor,
+    input: Tensor,  # named as torch does
     weight: Tensor,
     bias: Tensor | None = None,
     stride: Any = 1,
@@ -30,20 +30,21 @@ def convolution(
     groups: int = 1,
 ) -> Tensor:
     """``torch.conv2d``, by rows (n h w, c k k) of patches times the kernels (c k k, o) where that is faster."""
-    plain = x.dim() == 4 and groups == 1 and _pair(dilation) == (1, 1) and not isinstance(padding, str)
+    plain = input.dim() == 4 and groups == 1 and _pair(dilation) == (1, 1) and not isinstance(padding, str)
     if not (plain and is_on("convolution") and (_grouping_is_slow(weight) or _cuts(weight, stride))):
-        return _conv2d(x, weight, bias, stride, padding, dilation, groups)
+        return _conv2d(input, weight, bias, stride, padding, dilation, groups)
     (down, right), (above, beside) = _pair(stride), _pair(padding)
     height, width = weight.shape[-2:]
-    patches = functional.pad(x, (beside, beside, above, above)).unfold(2, height, down).unfold(3, width, right)
+    patches = functional.pad(input, (beside, beside, above, above)).unfold(2, height, down).unfold(3, width, right)
     rows = patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(0, 2)
     y = functional.linear(rows, weight.flatten(1), bias)
-    return y.view(x.shape[0], *patches.shape[2:4], -1).permute(0, 3, 1, 2)
+    return y.view(input.shape[0], *patches.shape[2:4], weight.shape[0]).permute(0, 3, 1, 2)
 
 
 def _pair(number: Any) -> tuple[int, int]:
-    across, down = number if isinstance(number, Sequence) else (number, number)
-    return across, down
+    """Those of two dimensions, of which torch takes one for both, also in a list."""
+    numbers = tuple(number) if isinstance(number, Sequence) else (number,)
+    return numbers[0], numbers[-1]
 
 
 def _grouping_is_slow(weight: Tensor) -> bool:

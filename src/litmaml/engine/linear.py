@@ -18,12 +18,13 @@ from litmaml.engine.switches import is_on
 _linear: Callable[..., Tensor] = functional.linear
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # named as torch does
     """``functional.linear``, by the rows of all further dimensions at once where each task has its own weights."""
-    if x.dim() <= 2 or not (is_on("linear") and torch._C._functorch.is_batchedtensor(weight)):
-        return _linear(x, weight, bias)
-    y: Tensor = _linear(x.flatten(0, -2), weight, bias)
-    return y.view(*x.shape[:-1], -1)
+    of_rows = input.dim() > 2 and weight.dim() == 2
+    if not (of_rows and is_on("linear") and torch._C._functorch.is_batchedtensor(weight)):
+        return _linear(input, weight, bias)
+    y: Tensor = _linear(input.flatten(0, -2), weight, bias)
+    return y.view(*input.shape[:-1], weight.shape[0])
 
 
 def attention(*args: Any, **kwargs: Any) -> Any:
@@ -32,7 +33,7 @@ def attention(*args: Any, **kwargs: Any) -> Any:
     # the same numbers. What somebody else has put there stays.
     if functional.linear is not _linear:
         return functional.multi_head_attention_forward(*args, **kwargs)
-    functional.linear = linear  # type: ignore[assignment]  # torch calls the first argument input
+    functional.linear = linear
     try:
         return functional.multi_head_attention_forward(*args, **kwargs)
     finally:

@@ -58,8 +58,9 @@ class ConstantParts:
     def look(self, loop: Adapting, tasks: Tasks) -> None:
         """Look for constant parts by some passes of the first task, once for each mode; no stream moves on.
 
-        What is found has to give the same losses and gradients as the whole model, at two weights together, or it is
-        not used.
+        It has to give the same outputs at three weights, of which the last are opposite ones, where most of what is
+        chosen by a sign or the largest of some numbers is chosen otherwise. What is found has to give the same losses
+        and gradients as the whole model, at two weights together, or it is not used.
         """
         if loop.model.training in self._found or loop.draws or not is_on("features"):
             return
@@ -78,6 +79,7 @@ class ConstantParts:
         named = named_weights(loop.model)
         here = leaves({name: named[name] for name in (*loop.fast_names, *loop.rows)})
         there = {name: _moved(weight) for name, weight in here.items()}
+        opposite = {name: _moved(-weight) for name, weight in here.items()}
         slow = leaves({n: w for n, w in named.items() if w.requires_grad and n not in here})
 
         def passes(weights: Params) -> Callable[[], Tensor]:
@@ -85,7 +87,7 @@ class ConstantParts:
                 lambda _, inputs: loop.call(weights, constants(slow), inputs), {}, batches[0].inputs
             )
 
-        found = constant_calls(loop.model, free, [passes(here), passes(there)])
+        found = constant_calls(loop.model, free, [passes(at) for at in (here, there, opposite)])
         self._found[loop.model.training] = found
         if found is None:
             return
