@@ -24,6 +24,7 @@ def test_a_checkpoint_keeps_the_room_for_tasks(tmp_path: Path, monkeypatch: pyte
     trainer = quiet_trainer(tmp_path, max_epochs=1, limit_val_batches=0)
     trainer.fit(*learner_and_data())
     trainer.save_checkpoint(tmp_path / "run.ckpt")
+    assert not MetaLearner.load_from_checkpoint(tmp_path / "run.ckpt").meta_gradient.fitting.state(), "no run goes on"
     monkeypatch.setattr(module, "free_memory", lambda device: 2 * 10**9)
     learner, data = learner_and_data()
     quiet_trainer(tmp_path, max_epochs=2, limit_val_batches=0).fit(learner, data, ckpt_path=tmp_path / "run.ckpt")
