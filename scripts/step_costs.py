@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
-from litmaml.measure.memory import memory_of, peak_of
+from litmaml.measure.memory import memory_of
 from litmaml.models import MLP, Conv4
 from litmaml.outer import FiniteDifference, FirstOrder, OuterGradient, SecondOrder
+from litmaml.outer.memory import peak_of
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Batch, Tasks, select
 

@@ -10,9 +10,9 @@ from torch import nn
 from cases import OUTER
 from litmaml.measure.cost import costs
 from litmaml.measure.estimator_errors import candidates, compare, estimator_errors, scan_probes, task_gradients
-from litmaml.measure.memory import peak_of
 from litmaml.models import MLP
 from litmaml.outer import FiniteDifference, FirstOrder, OuterGradient, SecondOrder
+from litmaml.outer.memory import peak_of
 from litmaml.tasks import Tasks
 
 

@@ -9,8 +9,9 @@ import torch
 
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
-from litmaml.measure.memory import memory_of, peak_of
+from litmaml.measure.memory import memory_of
 from litmaml.outer import OuterGradient, Reptile, SecondOrder
+from litmaml.outer.memory import peak_of
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import select
 from step_costs import MODELS, Kind, tasks_of_kind

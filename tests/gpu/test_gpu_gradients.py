@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,7 +16,9 @@ from litmaml.engine.float32 import convolutions_round, set_float32_precision
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
 from litmaml.outer import FiniteDifference, OuterGradient, SecondOrder
+from litmaml.outer.memory import Held, free_memory, peak_of
 from litmaml.outer.meta_gradient import MetaGradientOf
+from litmaml.tasks import select
 
 pytestmark = pytest.mark.gpu
 
@@ -117,6 +120,22 @@ def test_switches(options: dict[str, Any], device: torch.device) -> None:
     problem = images("batch", small=True)
     found = gradient(problem.to(device, torch.float64), SecondOrder(), **options)
     assert error(found, reference(problem, SecondOrder())) < 1e-10
+
+
+def test_as_many_tasks_as_memory_holds(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What eight hold is foreseen from four and two, workspaces of kernels apart."""
+    problem = images("batch").to(device, torch.float32)
+    of = MetaGradientOf(problem.loop(), SecondOrder(), problem.steps)
+    of(problem.tasks)
+
+    def held(count: int) -> float:
+        return peak_of(partial(of._of_few, select(problem.tasks, slice(count))), device)
+
+    assert Held.of(held, 8).by(8) == pytest.approx(held(8), rel=0.3)
+    assert (free_memory(device) is None) == (device.type == "cpu")
+    monkeypatch.setattr("litmaml.outer.memory.free_memory", lambda _: int(held(8)))  # of which a share may be taken
+    chosen = MetaGradientOf(problem.loop(), SecondOrder(), problem.steps).chunk_size(problem.tasks)
+    assert chosen == 4
 
 
 class Recurrent(nn.Module):

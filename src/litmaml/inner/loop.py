@@ -101,6 +101,10 @@ class InnerLoop(TaskModel):
         """Refuse a model that has been frozen or unfrozen since; see ``check_roles``."""
         check_roles(self.model, [name for name in self.fast_names if name not in self.begun], self.slow_names)
 
+    def trained(self) -> Params:
+        """What the outer loop trains, by name."""
+        return {name: weight for name, weight in self.named_parameters() if weight.requires_grad}
+
     @property
     def optimizer_learns(self) -> list[str]:
         """The names of what the inner optimizer learns."""

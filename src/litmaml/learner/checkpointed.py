@@ -19,6 +19,7 @@ from litmaml.learner.recipe import arguments_of, not_warned_of, recipe_of, warn_
 from litmaml.learner.round_trip import not_in_checkpoints, not_made_again, others_of
 from litmaml.learner.trial.modes import in_evaluation, put
 from litmaml.outer import OuterGradient, OuterLoss
+from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.runs.checkpoint import FORMAT, FORMAT_KEY, check_form, read_checkpoint
 from litmaml.runs.weights_record import (
     WEIGHTS_KEY,
@@ -35,6 +36,8 @@ from litmaml.runs.weights_record import (
 from litmaml.shown import one_line
 from litmaml.tasks import Tasks
 
+_FITTING_KEY = "litmaml_fitting"
+
 
 class CheckpointedLearner(LightningModule, ABC):
     """A learner whose checkpoints hold the recipes of its parts, and their modes, beside the weights.
@@ -46,6 +49,7 @@ class CheckpointedLearner(LightningModule, ABC):
     outer_gradient: OuterGradient
     outer_loss: OuterLoss
     experience: Experience | None
+    meta_gradient: MetaGradientOf
     metrics: nn.ModuleDict
     _evaluated: list[str]
     _seen: dict[bool, Tasks]
@@ -129,12 +133,15 @@ class CheckpointedLearner(LightningModule, ABC):
         checkpoint[FORMAT_KEY], checkpoint[WEIGHTS_KEY] = FORMAT, record_of(self.inner_loop, self.evaluated)
         self.check_record()  # training may not have begun, or a callback have changed what no weight holds
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = dict(self.hparams)
+        if state := self.meta_gradient.fitting.state():
+            checkpoint[_FITTING_KEY] = state
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Of Lightning, which reads the file by itself and loads it into a learner that is there already."""
         check_form(checkpoint, "the file")
         check_weights(self.inner_loop.model, checkpoint)
         self._restore_modes(checkpoint, told=self.trainer.state.fn == TrainerFn.FITTING)
+        self.meta_gradient.fitting.take(checkpoint.get(_FITTING_KEY))
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # never a pickle, a hparams file or a url

@@ -37,7 +37,6 @@ from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.statistics.interval import Interval
 from litmaml.statistics.results import Results
 from litmaml.tasks import MetaBatch, Tree, numbers_of, select, stacks_of
-from litmaml.weights import Params
 
 _PLAIN = (
     *("inner_steps", "test_inner_steps", "batch_norm", "lr_scheduler_interval"),
@@ -85,8 +84,9 @@ class MetaLearner(EvaluatedLearner):
         lr_scheduler_interval: When other schedules step: after every outer step or every epoch.
         rates_lr: The outer rate of what the inner optimizer learns, such as inner rates, where it is to be another than
             the optimizer's: inner rates of 0.01 cannot take steps of 0.001.
-        tasks_per_chunk: Tasks adapted together; memory grows with it. By default the whole batch; for convolutions on
-            a CPU as many as its cache and a gigabyte take, or one by one where those are few. A model that PyTorch
+        tasks_per_chunk: Tasks adapted together; memory grows with it. By default the whole batch, or what of it a
+            GPU's free memory takes; for convolutions on a CPU as many as its cache and a gigabyte take, or one by one
+            where those are few. A model that PyTorch
             cannot compute for several tasks at once needs 1.
         compile: Compile the whole meta-gradient: minutes at first, then faster, most so for small models.
         channels_last: Keep kernels of two-dimensional convolutions in torch's channels-last format, faster on CPUs and
@@ -206,8 +206,7 @@ class MetaLearner(EvaluatedLearner):
         if self._writes_line():
             self.log("train/meta_gradient_seconds", seconds, batch_size=len(numbers))
             self._log_before(tasks)
-        weights: Params = {n: w for n, w in self.inner_loop.named_parameters() if w.requires_grad}
-        return with_gradient(loss, gradients, weights)
+        return with_gradient(loss, gradients, self.inner_loop.trained())
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Make the gradient the mean over the finite tasks of the whole step, over all processes; log its norm."""

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from litmaml.inner.loop import InnerLoop
-from litmaml.measure.memory import Memory, memory_of, peak_of
+from litmaml.measure.memory import Memory, memory_of
 from litmaml.outer import Implicit, OuterGradient, SecondOrder
+from litmaml.outer.memory import peak_of
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Tasks
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple
@@ -20,6 +19,7 @@ from litmaml.outer.compiled import CompiledChunkGradient, TooManyForms
 from litmaml.outer.draws import check_draws
 from litmaml.outer.gradient import OuterGradient
 from litmaml.outer.loss import OuterLoss, task_weights
+from litmaml.outer.memory import Fitting
 from litmaml.randomness import drawing_for, generator_states, put_back_generators, task_streams
 from litmaml.tasks import MetaBatch, Split, Tasks, Tree, chunks, numbers_of, select, stacks_of
 from litmaml.weights import Params, Weights
@@ -72,6 +72,7 @@ class MetaGradientOf:
 
     Attributes:
         epoch: Of the run, by which an outer loss may weigh the steps.
+        fitting: How many tasks memory holds at once, where ``tasks_per_chunk`` does not say how many there are.
 
     Raises:
         ValueError: tasks_per_chunk is below 1, the inner optimizer cannot be compiled, or the outer gradient refuses
@@ -118,7 +119,7 @@ class MetaGradientOf:
         self.of_chunk = ChunkGradient(inner_loop, outer_gradient, steps, self.outer_loss)
         self.compiled = CompiledChunkGradient(self.of_chunk)
         self._names: list[str] = []
-        self._most = sys.maxsize  # tasks that memory holds at once, as far as is known
+        self.fitting = Fitting()
 
     @property
     def outer_gradient(self) -> OuterGradient:
@@ -143,7 +144,7 @@ class MetaGradientOf:
         stacks = tuple(map(self.inner_loop.with_classes, stacks_of(tasks)))
         if stacks[0].query.device.type == "cpu" and is_on("allocator"):
             keep_freed_memory()
-        weights: Params = {n: w for n, w in self.inner_loop.named_parameters() if w.requires_grad}
+        weights = self.inner_loop.trained()
         if self._names != (names := [*weights]):
             self.inner_loop.check_trainable()
             self._names = names
@@ -193,16 +194,20 @@ class MetaGradientOf:
 
     def chunk_size(self, tasks: Tasks) -> int:
         """How many tasks are adapted together; one where the model draws, which it does from the task's own stream."""
-        return 1 if self.inner_loop.draws else self.tasks_per_chunk or min(self.default_chunk(tasks), self._most)
+        return 1 if self.inner_loop.draws else self.tasks_per_chunk or self._fitting(tasks)
+
+    def _fitting(self, tasks: Tasks) -> int:
+        # A program is compared with what it was traced of while its graph holds memory of its own.
+        kind, copies = self.outer_gradient, 1 + self._compiles
+        return min(self.default_chunk(tasks), self.fitting.size(tasks, kind, self._of_few, copies))
+
+    def _of_few(self, tasks: Tasks) -> Part:
+        return self.of_chunk(self.inner_loop.trained(), self._with_directions(tasks))
 
     def _halve(self, stacks: Sequence[Tasks]) -> bool:
         """Take half as many tasks at once from now on, where nobody has said how many; whether these are fewer."""
-        size = max(min(self.chunk_size(stack), stack.size) for stack in stacks)
-        if self.tasks_per_chunk is not None or size == 1:
-            return False
-        self._most = size // 2
-        logger.warning("tasks_per_chunk: memory does not hold %d tasks at once; from now on it is %d", size, self._most)
-        return True
+        asked = self.tasks_per_chunk is not None
+        return not asked and self.fitting.halve(max(min(self.chunk_size(stack), stack.size) for stack in stacks))
 
     def default_chunk(self, tasks: Tasks) -> int:
         """How many tasks are adapted together where it is not said: see ``InnerLoop.default_chunk``."""
