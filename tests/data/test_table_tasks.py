@@ -236,7 +236,7 @@ def test_missing_features_are_the_training_mean_if_that_is_asked_for(tmp_path: P
     ("more", "change", "message"),
     [
         ({"task": "patient"}, None, r"^path: .* has no column patient; the columns are who, when, x1"),
-        ({"features": ["z*"]}, None, r"^features: no column is called so, got 'z\*'; the columns are who, when"),
+        ({"features": ["z*"]}, None, r"^features: no column is called so, got 'z\*'; name those of this table: who"),
         ({"features": ["y"]}, None, r"^features: 'y' is the task, a target or the split; leave it out"),
         ({"features": "x1"}, None, r"^features: has to be a list of columns or patterns, got 'x1'"),
         ({"kind": "ranking"}, None, r"^kind: has to be regression or classification, got 'ranking'"),

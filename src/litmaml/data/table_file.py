@@ -83,7 +83,7 @@ def chosen(patterns: Sequence[str], names: Sequence[str], argument: str) -> list
         own = {pattern} if pattern in names else {name for name in names if fnmatchcase(name, pattern)}
         if not own:
             raise ValueError(
-                f"{argument}: no column is called so, got {pattern!r}; the columns are {listed(list(names))}"
+                f"{argument}: no column is called so, got {pattern!r}; name those of this table: {listed(list(names))}"
             )
         found |= own
     return [name for name in dict.fromkeys(names) if name in found]
