@@ -86,6 +86,24 @@ def count_of(tree: Tree) -> int:
     return len(tensors_of(tree)[0])
 
 
+def forms(tree: Tree) -> str:
+    """The shapes and dtypes of a tree, for people, to whom thousands of numbers say nothing; no parts that are None.
+
+    >>> forms({"ids": torch.zeros(2, 3, dtype=torch.int64), "mask": None})
+    "{'ids': (2, 3) int64, 'mask': None}"
+    """
+    if isinstance(tree, Tensor):
+        return f"{tuple(tree.shape)} {str(tree.dtype).removeprefix('torch.')}"
+    if isinstance(tree, dict):
+        return "{" + ", ".join(f"{key!r}: {forms(part)}" for key, part in tree.items()) + "}"
+    if hasattr(tree, "_fields"):
+        parts = [f"{name}={forms(part)}" for name, part in zip(tree._fields, tree, strict=True) if part is not None]
+        return f"{type(tree).__name__}({', '.join(parts)})"
+    if isinstance(tree, tuple):
+        return "(" + ", ".join(map(forms, tree)) + ("," if len(tree) == 1 else "") + ")"
+    return repr(tree)
+
+
 class Batch(NamedTuple):
     """Labelled examples of T stacked tasks, n of each.
 
@@ -95,6 +113,9 @@ class Batch(NamedTuple):
 
     inputs: Tree
     targets: Tree
+
+    def __repr__(self) -> str:
+        return forms(self)
 
     @property
     def device(self) -> torch.device:
@@ -156,6 +177,9 @@ class Tasks(NamedTuple):
     directions: tuple[Params, ...] | None = None
     weights: Tensor | None = None
     classes: int | None = None
+
+    def __repr__(self) -> str:
+        return forms(self)
 
     def step(self, j: int) -> StepTasks:
         """What inner step ``j`` takes; where there are fewer batches than steps, they go round."""

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -281,3 +282,11 @@ def test_a_folder_of_before_ties_were_recorded(tmp_path: Path) -> None:
     del config["tied"]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     assert torch.equal(litmaml.load(tmp_path)(x), model(x))
+
+
+def test_it_takes_arrays_and_lists_as_adapt_does() -> None:
+    learner = litmaml.MetaLearner(litmaml.models.MLP(1, 1, hidden=[4]), loss=torch.nn.MSELoss())
+    model = litmaml.adapt(learner, [[0.0], [1.0]], [[0.0], [1.0]])
+    expected = model(torch.tensor([[0.5]]))
+    assert torch.equal(model([[0.5]]), expected)
+    assert torch.equal(model(np.array([[0.5]])), expected)

@@ -129,6 +129,29 @@ def test_a_notebook_shows_the_picture(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [content[:4] for content in shown] == [b"\x89PNG"]
 
 
+def test_a_notebook_shows_a_line_that_is_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, handles = list[str](), list[SimpleNamespace]()
+
+    def display(said: dict[str, str], raw: bool, display_id: bool) -> SimpleNamespace:
+        shown.append(said["text/plain"])
+        handles.append(SimpleNamespace(update=lambda said, raw: shown.append(said["text/plain"])))
+        return handles[-1]
+
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
+    monkeypatch.setattr(run_progress, "Console", lambda **_: SimpleNamespace(is_jupyter=True, is_terminal=False))
+    monkeypatch.setattr(run_progress, "_NOTEBOOK_EVERY", 0.0)
+    monkeypatch.setattr(run_progress, "_EVERY", 0.0)
+    trainer, (learner, data) = plain(tmp_path, max_epochs=2), parts()
+    trainer.fit(learner, data)
+    assert len(handles) == 1 < len(shown)
+    assert re.match(r"epoch 2/2, batch (\d+)/\1  loss \d", shown[-1])
+    trainer.test(learner, data, verbose=False)
+    assert len(handles) == 2
+    assert re.fullmatch(r"test (\d+)/\1", shown[-1])
+    trainer.test(learner, data, verbose=False)
+    assert len(handles) == 3
+
+
 def test_what_somebody_asked_for_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class Own(RichProgressBar):
         """A bar of somebody's."""

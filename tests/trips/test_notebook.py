@@ -40,5 +40,8 @@ def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = dict(re.findall(r"^ +(\d+) +(\d+\.\d+) ± \d", text, re.MULTILINE))
     assert len(rows) == 11
     assert float(rows["10"]) < float(rows["0"])
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 4
     assert float(re.findall(r"on the ten points: (\d+\.\d+)", text)[0]) < 4.5  # the variance of the targets
+    lines = [output.get("data", {}).get("text/plain", "") for output in outputs]
+    assert sum(line.startswith("epoch 1/1, batch 20/20") for line in lines) == 2
+    assert not re.search("tip|ipywidgets", text + "".join(lines), re.IGNORECASE)

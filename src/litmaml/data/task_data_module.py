@@ -62,6 +62,11 @@ class TaskDataModule(LightningDataModule):
         keep_on_gpu: bool = True,
     ) -> None:
         super().__init__()
+        if not isinstance(tasks, TaskDistribution):
+            raise ValueError(
+                f"tasks: takes a distribution of tasks, got {type(tasks).__name__}; give such as "
+                "DatasetTasks(TensorDataset(inputs, targets))"
+            )
         check_at_least(1, meta_batch=meta_batch)
         check_at_least(1, train_tasks=train_tasks, val_tasks=val_tasks, test_tasks=test_tasks)
         check_at_least(0, seed=seed, num_workers=num_workers)
@@ -78,7 +83,10 @@ class TaskDataModule(LightningDataModule):
         try:
             self.save_hyperparameters(describe(self)["init_args"])
         except TypeError as reason:
-            rank_zero_warn(f"checkpoints will not rebuild the task data by themselves: {reason}")
+            rank_zero_warn(
+                f"checkpoints will not rebuild the task data by themselves: {reason}. In Python, give the trainer this "
+                "module again; on the command line -c RUN/config.yaml"
+            )
 
     def __repr__(self) -> str:
         return spelled(self)
@@ -237,7 +245,9 @@ class TaskDataModule(LightningDataModule):
         """Go on after the tasks that were seen, in batches of the size that is set by now, made as they were."""
         if "tasks" in state_dict:
             self.tasks.adopt(state_dict["tasks"])
-        if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING or self._overfits:
+        fits = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        # An earlier trainer may read its checkpoint while a later one, which has ended, still owns this module.
+        if self.trainer is None or not fits or not self._runs or self._overfits:
             return
         checkpoint: Any = self.trainer._checkpoint_connector._loaded_checkpoint
         if not checkpoint.get("loops"):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -75,6 +76,14 @@ class AdaptedModel(Predictor):
         classes = "" if self.classes is None else f", {len(self.classes)} classes: {listed(self.classes, 5)}"
         taken = "" if self.image_format is None else f"; {self.image_format!r}"
         return f"{type(self).__name__}({size_of(self.network)}{classes}{taken})"
+
+    def forward(self, inputs: Any) -> Tensor:
+        """Predictions (n, ...) of inputs as ``adapt`` takes them: arrays and lists are made tensors first."""
+        if isinstance(inputs, list | np.ndarray):
+            like = next(self.parameters())
+            made = torch.as_tensor(inputs)
+            inputs = made.to(like.device, like.dtype if made.is_floating_point() else made.dtype)
+        return super().forward(inputs)
 
     @torch.no_grad()
     def plot(self, path: str | Path, inputs: Tensor, targets: Tensor) -> None:

@@ -161,7 +161,8 @@ def read_description(folder: Path) -> tuple[dict[str, Any], list[str] | None]:
     for name in (WEIGHTS, CONFIG, CLASSES):
         if not (folder / name).is_file():
             raise FileNotFoundError(
-                f"model: {str(folder)!r} has no {name}; give a folder that litmaml finetune wrote (its --output)"
+                f"model: {str(folder)!r} has no {name}; give a folder that litmaml finetune wrote (its --output); of a "
+                "checkpoint of a run litmaml.adapt makes a model, and MetaLearner.load_from_checkpoint the learner"
             )
     try:
         return _read_config(folder / CONFIG), _read_classes(folder / CLASSES)

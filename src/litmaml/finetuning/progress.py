@@ -34,7 +34,7 @@ def shown(
         console: Where it is shown; whoever prints meanwhile prints there, or the line ends up in the bar.
     """
     console = console or Console(stderr=True)
-    if not (console.is_terminal or console.is_jupyter):
+    if not console.is_terminal or console.is_jupyter:  # where a bar needs ipywidgets
         yield from _in_lines(console, things, total, title, measures)
         return
     columns = (

@@ -37,6 +37,8 @@ from litmaml.shown import one_line
 from litmaml.tasks import Tasks
 
 _FITTING_KEY = "litmaml_fitting"
+_LIVE = frozenset({"test_inner_steps", "on_nonfinite", "max_skipped", "lr_scheduler_interval", "rates_lr", "baselines"})
+"""Arguments that are read whenever they are needed, so that they may be set in a learner that is there."""
 
 
 class CheckpointedLearner(LightningModule, ABC):
@@ -56,6 +58,8 @@ class CheckpointedLearner(LightningModule, ABC):
     """A task of training and one of evaluation, one of which the record is compared on."""
     _recorded: dict[str, Any] | None = None
     """What the record was found to make again."""
+    _arguments: frozenset[str] = frozenset()
+    """The constructor's that are recorded; none before the learner is whole."""
 
     @abstractmethod
     def __init__(self) -> None:
@@ -75,6 +79,22 @@ class CheckpointedLearner(LightningModule, ABC):
             "metrics": self.metrics_by_name,
         }
         self.save_hyperparameters(recipe_of(parts) | dict(plain))
+        self._arguments = frozenset(parts) | frozenset(plain)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse what would change nothing but how the learner looks; keep the record true of what may be set.
+
+        Raises:
+            AttributeError: The argument has gone into parts that the constructor made.
+        """
+        if name in self._arguments:
+            if name not in _LIVE:
+                raise AttributeError(
+                    f"{name}: is fixed in a learner that is made, got {one_line(value)[:80]}; make another learner, of "
+                    f"learner.inner_loop.model where its weights are to go on: MetaLearner(model, ..., {name}=...)"
+                )
+            self.hparams[name] = value
+        super().__setattr__(name, value)
 
     def remember(self, recipe: Mapping[str, Any]) -> None:
         """Take the command line's own record of the arguments: it also has those that no object keeps.

@@ -75,6 +75,17 @@ class EvaluatedLearner(CheckpointedLearner, ABC):
         given = inputs[0] if len(inputs) == 1 and not named else named or inputs
         return self.inner_loop.own_predictions(given)
 
+    def test_dataloader(self) -> Any:
+        """Nothing: Lightning asks the learner where ``test`` was given no data, though the trainer has had some.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(
+            "data: test was given none; write trainer.test(learner, data), or with the best weights of a fit"
+            " trainer.test(datamodule=data, ckpt_path='best')"
+        )
+
     def validation_step(self, tasks: MetaBatch, batch_idx: int) -> None:
         self._evaluate("val", tasks)
 

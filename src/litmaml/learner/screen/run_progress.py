@@ -1,4 +1,4 @@
-"""How far a run has come: a bar that fits 80 columns, with the time left of the run; in a file a line a minute."""
+"""How far a run has come: a bar of 80 columns with the time left, a line in a notebook, a line a minute in a file."""
 
 from __future__ import annotations
 
@@ -14,21 +14,25 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
+from litmaml.learner.screen.notebook_line import NotebookLine
 from litmaml.learner.screen.pace import Pace, done_of, total_of
 from litmaml.shown import LINE_EVERY, duration
 
 _EVERY = 0.2
 """Seconds between two looks at the metrics, for which a GPU has to be waited for."""
+_NOTEBOOK_EVERY = 0.5
+"""Seconds between two lines in a notebook, each of which takes the place of the one before."""
 
 
 class RunProgress(ProgressBar):
-    """A bar of the run in a terminal or a notebook, and a line a minute in a file."""
+    """A bar of the run in a terminal, a line in a notebook that is written over, and a line a minute in a file."""
 
     def __init__(self) -> None:
         super().__init__()
         self._enabled = True
         self._console = Console(stderr=True)
         self._bar: Progress | None = None
+        self._line: NotebookLine | None = None
         self._task = TaskID(0)
         self._what, self._done, self._pace = "", 0, Pace()
         self._looked = self._wrote = self._began = 0.0
@@ -41,7 +45,7 @@ class RunProgress(ProgressBar):
 
     def __getstate__(self) -> dict[str, Any]:
         """For a process that is started with the trainer: a bar has a thread, which cannot be handed over."""
-        return self.__dict__ | {"_bar": None, "_console": None}
+        return self.__dict__ | {"_bar": None, "_line": None, "_console": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state | {"_console": Console(stderr=True)})
@@ -118,8 +122,8 @@ class RunProgress(ProgressBar):
         told = f"{duration(left)} left" if 0 < left < inf else ""
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done, total=None if total == inf else total, left=told)
-        elif self._enabled and self._due():
-            self._write(f"{self._what} {self._done}/{total}, {told}")
+        elif self._enabled and (self._due() or (self._line is not None and self._done == total)):
+            self._write(f"{self._what} {self._done}/{total}" + (f", {told}" if told else ""))
 
     # Before the table of results is written below it
 
@@ -143,7 +147,9 @@ class RunProgress(ProgressBar):
         self._what, self._done, self._began = what, 0, time.monotonic()
         self._wrote = self._began
         self._looked = 0.0
-        if not self._enabled or not (self._console.is_terminal or self._console.is_jupyter):
+        # Rich's own bar would need ipywidgets there, and shows nothing without.
+        self._line = NotebookLine() if self._console.is_jupyter else None
+        if not self._enabled or self._line is not None or not self._console.is_terminal:
             return
         # A bar of 8 leaves half of 80 columns to what is measured.
         columns = (
@@ -163,10 +169,13 @@ class RunProgress(ProgressBar):
             self._bar = None
 
     def _due(self) -> bool:
-        return time.monotonic() - self._wrote >= LINE_EVERY
+        return time.monotonic() - self._wrote >= (LINE_EVERY if self._line is None else _NOTEBOOK_EVERY)
 
     def _write(self, line: str) -> None:
         self._wrote = time.monotonic()
+        if self._line is not None:
+            self._line.show(line)
+            return
         self._console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
