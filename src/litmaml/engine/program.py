@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -105,9 +106,12 @@ def _compiled(trace: GraphModule, tensors: Sequence[Tensor]) -> Function:
 
     for node in trace.graph.nodes:  # of the tracing's own fake tensors, which are of no cached program
         node.meta.clear()
-    # Not by torch.compile, which would trace the traced anew, and check in every call what the caller knows. Outside of
-    # it there is no environment of shapes, without which the cache is not asked.
-    with tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv()))):
+    # Outside of torch.compile there is no environment of shapes, without which the cache is not asked; older versions
+    # want more of torch.compile's surroundings with it.
+    cached = torch.torch_version.TorchVersion(torch.__version__) >= "2.13"
+    shapes = TracingContext(FakeTensorMode(shape_env=ShapeEnv()))
+    # Not by torch.compile, which would trace the traced anew, and check in every call what the caller knows.
+    with tracing(shapes) if cached else nullcontext():
         compiled: Function = inductor.compile(trace, [*tensors])
     return compiled
 
