@@ -234,5 +234,7 @@ def test_the_program_says_what_is_of_use() -> None:
     assert not told("TPU available: False, using: 0 TPU cores")
     assert not told("GPU available: False, used: False")
     assert not told("💡 Tip: For seamless cloud logging")
+    assert not told("`Trainer.fit` stopped: `max_epochs=6` reached.")
+    assert told("Trainer was signaled to stop but the required `min_epochs=2` has not been met")
     assert told("GPU available: True (cuda), used: True")
     assert _warning(UserWarning("data: too few"), UserWarning, "file.py", 3) == "warning: data: too few\n"

@@ -35,6 +35,8 @@ _SAY_NOTHING = (
     *("Tip:", "`weights_only` was not set"),
     # Devices that are not there, and what is said again once it is done.
     *("TPU available", "GPU available: False", "Restoring states from"),
+    # What the bar says, which it would be glued to.
+    *("stopped: `max_epochs", "stopped: `max_steps"),
 )
 _OTHERS = {"configs": run_configs, "data": data.run, "diagnose": diagnose.run, "push": push.run, "zoo": zoo.run}
 
