@@ -266,6 +266,10 @@ def test_names_of_checkpoints(run: Path) -> None:
     assert resolve_checkpoint("best", run, resume=True).name == "best.ckpt"
     assert resolve_checkpoint(str(run), Path("elsewhere"), resume=True).name == "last.ckpt"
     assert resolve_checkpoint(str(run), Path("elsewhere"), resume=False).name == "best.ckpt"
+    for resume in (True, False):
+        for name in ("best", "last"):
+            named = resolve_checkpoint(f"{run}/{name}", Path("elsewhere"), resume=resume)
+            assert named == run / "checkpoints" / f"{name}.ckpt"
     with pytest.raises(FileNotFoundError, match=r"there is no nowhere/checkpoints/best\.ckpt; there is no"):
         resolve_checkpoint("best", Path("nowhere"), resume=False)
     with pytest.raises(FileNotFoundError, match="checkpoint: 'bets' is neither a file"):

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from tiny import FIT, TINY, everything, fit, saved, slow, steps, sums
 
 from litmaml.cli.main import main
+from litmaml.runs.configuration import write_configuration, written_by_fit
 from litmaml.runs.folder import put_back
 from litmaml.runs.owner import OWNER, FolderInUse, claim
 
@@ -83,6 +84,16 @@ def test_a_run_that_goes_on_within_an_earlier_one_is_not_moved() -> None:
     (inner.folder / OWNER).write_text(dead.replace(f'"pid": {os.getpid()}', '"pid": 1'))
     fit("--trainer.max_epochs=1")  # one that was killed moves along
     assert Path("runs/tiny.1/sub/b", OWNER).is_file()
+
+
+def test_the_configuration_tells_the_versions(tmp_path: Path) -> None:
+    write_configuration(tmp_path, {"seed_everything": 0})
+    file = tmp_path / "config.yaml"
+    assert f"torch {torch.__version__}," in file.read_text().splitlines()[1]
+    assert yaml.safe_load(file.read_text()) == {"seed_everything": 0}
+    assert written_by_fit(file)
+    file.write_text(file.read_text().replace("torch ", "torch 9."))
+    assert not written_by_fit(file)
 
 
 def test_a_configuration_that_no_fit_wrote_is_not_written_over() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ def write_configuration(folder: Path, recorded: Mapping[str, Any]) -> None:
         )
         file.rename(kept)
         rank_zero_info(f"{file} was not as a fit wrote it: it is now {kept}")
-    text = yaml.safe_dump(dict(recorded), sort_keys=False, allow_unicode=True)
+    text = f"# {_versions()}\n{yaml.safe_dump(dict(recorded), sort_keys=False, allow_unicode=True)}"
     write_text(file, f"{_WRITTEN}{_sum(text)}\n{text}")
 
 
@@ -54,6 +56,12 @@ def written_by_fit(file: Path) -> bool:
     except (NotPlain, OSError):
         return False
     return first == f"{_WRITTEN}{_sum(rest)}"
+
+
+def _versions() -> str:
+    """What the numbers of a run may depend on beside its settings."""
+    packages = ", ".join(f"{name} {version(name)}" for name in ("litmaml", "torch", "lightning", "numpy"))
+    return f"{packages}, Python {platform.python_version()}"
 
 
 def _sum(text: str) -> str:

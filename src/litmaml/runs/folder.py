@@ -39,9 +39,9 @@ def resolve_checkpoint(named: str, folder: Path, resume: bool, argument: str = "
     Every process of a run comes to the same file: none writes before all have met.
 
     Args:
-        named: A file, the folder of a run (its last checkpoint to resume, its best one otherwise), or ``best``
-            or ``last`` of the run in ``folder``. Where the last one is damaged, the newest that is not; where there
-            is no best one, as without a validation, the last.
+        named: A file, the folder of a run (its last checkpoint to resume, its best one otherwise), ``RUN/best`` or
+            ``RUN/last``, or ``best`` or ``last`` of the run in ``folder``. Where the last one is damaged, the newest
+            that is not; where there is no best one, as without a validation, the last.
         folder: The run's folder, ``trainer.default_root_dir``.
         resume: Whether training goes on from it.
         argument: What the user called it, for the errors.
@@ -58,9 +58,11 @@ def resolve_checkpoint(named: str, folder: Path, resume: bool, argument: str = "
     elif path.is_dir():
         path = path.parent if path.name == CHECKPOINTS else path
         wanted = path / CHECKPOINTS / (LAST if resume else BEST)
+    elif path.name in ("best", "last") and path.parent.is_dir():
+        wanted = path.parent / CHECKPOINTS / f"{path.name}.ckpt"
     else:
         raise FileNotFoundError(
-            f"{argument}: {named!r} is neither a file, a run's folder, 'best' nor 'last' (of "
+            f"{argument}: {named!r} is neither a file, a run's folder, RUN/best, RUN/last, 'best' nor 'last' (of "
             "--trainer.default_root_dir)"
         )
     there = checkpoints_in(wanted.parent.parent)
