@@ -78,6 +78,7 @@ def test_getting_started(place: Path, capsys: pytest.CaptureFixture[str]) -> Non
         elif not step.startswith(ELSEWHERE):
             run(step)
     assert len(Path("answers.csv").read_text().splitlines()) == 31
+    assert Path("exported/model.onnx").is_file()
     assert Path("runs/glyphs.1/test_results.json").is_file()  # later ones have moved it
     (again,) = blocks("docs/own-images.md")
     run(again.replace("OUT", "digits").replace("photo.png", "more/7/SansMono.png"))
