@@ -176,6 +176,14 @@ def test_links_lead_somewhere(page: str) -> None:
             assert anchor in map(_anchor, headings), link
 
 
+def test_pages_lead_out_of_docs_only_to_what_the_site_takes_in() -> None:
+    (listed,) = re.findall(r"^AT_THE_ROOT = \((.*)\)$", (ROOT / "scripts/documentation.py").read_text(), re.MULTILINE)
+    taken = {name.strip(' "') for name in listed.split(",")}
+    out = {link for file in (ROOT / "docs").glob("*.md") for link in re.findall(r"\]\(\.\./([^)#]+)", file.read_text())}
+    assert out
+    assert out <= taken
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_python_blocks_compile(page: str) -> None:
     for kind, block in _FENCE.findall(_text(page)):
