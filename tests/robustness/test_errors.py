@@ -160,8 +160,8 @@ def told(*arguments: str) -> tuple[object, str]:
             "model.loss: 'torch.nn.functional.cross_entropy' is no Module; did you mean CrossEntropyLoss?",
         ),
         (
-            ["--model.model=Net"],
-            "model.model: there is no class 'Net'; one of your own is named by its import path, MODU",
+            ["--model.model=Nowhere"],
+            "model.model: there is no class 'Nowhere'; one of your own is named by its import path, MODU",
         ),
         (["--model.model=students.Nat"], "model.model: there is no 'Nat' in "),
         (
