@@ -74,3 +74,19 @@ def test_the_version_is_that_of_the_package() -> None:
 def test_a_command_that_is_none_is_told_with_what_was_meant() -> None:
     with pytest.raises(ValueError, match="there is no command 'fine-tune'; did you mean finetune"):
         main(["fine-tune"])
+
+
+def test_garbage_is_searched_for_in_the_run_and_not_among_the_modules() -> None:
+    """The modules are kept apart from what the run makes, and everything is at the end, where it takes a second."""
+    code = (
+        "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count()));"
+        "from litmaml.cli import main as cli; from litmaml.cli.start import main; kept = [];"
+        "cli.main = lambda: (print(gc.isenabled(), gc.get_freeze_count()), kept.extend([] for _ in range(10**6)));"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "fit"], capture_output=True, text=True, check=True)
+    in_run, at_end = done.stdout.splitlines()
+    enabled, frozen = in_run.split()
+    assert enabled == "True"
+    assert int(frozen) > 100_000
+    assert int(at_end) > 10**6

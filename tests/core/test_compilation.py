@@ -14,7 +14,9 @@ import torch
 from bodies import Body, Forward, loop_of
 from oracles import random_tasks, relative
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 
+from litmaml.engine import compiler
 from litmaml.engine.float32 import set_float32_precision
 from litmaml.engine.watched import Watched
 from litmaml.inner import SGD
@@ -272,3 +274,34 @@ def test_the_same_program_is_compiled_once_and_another_constant_is_another_progr
     assert same(compiled(model(math.pi, 3000)), 1)
     assert counters["inductor"]["fxgraph_cache_hit"] == before + 1
     assert same(compiled(model(math.e, 3000)), 1)
+
+
+def test_what_the_compiler_asks_of_a_cpu_is_found_out_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a thread in which nothing is raised: so its trace is found in what torch has kept."""
+    from torch._inductor import codecache, cpu_vec_isa
+
+    compiler._ready.cache_clear()
+    cpu_vec_isa.valid_vec_isa_list.cache_clear()
+    loaded: list[object] = []
+    load = codecache.CppPythonBindingsCodeCache.load_pybinding
+    monkeypatch.setattr(
+        codecache.CppPythonBindingsCodeCache, "load_pybinding", lambda *given: loaded.append(load(*given))
+    )
+    compiler.make_ready(torch.device("cpu"))
+    compiler._ready().join()
+    assert [callable(kernel) for kernel in loaded] == [True]
+    assert cpu_vec_isa.valid_vec_isa_list.cache_info().currsize == 1
+
+
+def test_a_trace_makes_few_modes_of_fake_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one for each operation, with a stack trace, which takes half of the time of a trace."""
+    made: list[FakeTensorMode] = []
+    begin = FakeTensorMode.__init__
+
+    def counted(mode: FakeTensorMode, *given: Any, **more: Any) -> None:
+        made.append(mode)
+        begin(mode, *given, **more)
+
+    monkeypatch.setattr(FakeTensorMode, "__init__", counted)
+    assert same(compiled(Body(lambda self, x: self.plain(x).tanh().exp())), 0)
+    assert 1 <= len(made) < 10

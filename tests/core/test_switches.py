@@ -20,8 +20,8 @@ from litmaml.models import Conv4
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Batch, Tasks
 
-# What a program stays right by is off with it.
-OF_A_PROGRAM = {"traced_numbers", "watched"}
+# What a program is made and stays right by is off with it.
+OF_A_PROGRAM = {"compiler", "traced_numbers", "watched"}
 # Rounds on purpose: it is off by default.
 ON_REQUEST = {"float32"}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 
 from litmaml.cli.commands import answered
@@ -10,6 +12,12 @@ from litmaml.cli.commands import answered
 def main() -> None:
     """Run the command line as it was called."""
     if not answered(sys.argv[1:]):
+        # Some thousand modules come, and stay. To search them for garbage takes a second while they come, and another
+        # at the end, where everything goes.
+        gc.disable()
         from litmaml.cli.main import main as run
 
+        gc.freeze()
+        gc.enable()
+        atexit.register(gc.freeze)
         run()

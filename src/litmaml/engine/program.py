@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._guards import TracingContext, tracing
-from torch._subclasses import FakeTensorMode
-from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from litmaml.engine.compiler import Function, compiled, make_ready, one_fake_mode
 from litmaml.engine.cuda_graph import CudaGraph
 from litmaml.engine.switches import is_on
 from litmaml.engine.traced_numbers import Taken
@@ -23,8 +19,6 @@ from litmaml.randomness import seeded
 from litmaml.shown import first_line
 
 logger = logging.getLogger(__name__)
-
-Function = Callable[..., tuple[Tensor, ...]]
 
 _INSTEAD = "set compile to false, or compute it by operations of torch on tensors, without branches on their values"
 
@@ -50,11 +44,14 @@ class Program:
 
     def __init__(self, function: Function, tensors: Sequence[Tensor], read: Any, draws: bool = False) -> None:
         before, self._taken = Watched(read), Taken()
+        device = tensors[0].device
         try:
-            with seeded(0, tensors[0].device), self._taken:  # tracing draws too, but not from the tasks' own stream
+            make_ready(device)
+            # Tracing draws too, but not from the tasks' own stream.
+            with one_fake_mode(), seeded(0, device), self._taken:
                 # Detached: one tensor that stands in two places would be traced as one argument.
                 trace = make_fx(function)(*(tensor.detach() for tensor in tensors))
-            self._compiled: Function = _compiled(trace, tensors)
+            self._compiled = compiled(trace, tensors)
         except torch.OutOfMemoryError:  # with fewer tasks it may be compiled
             raise
         except Exception as error:  # whatever somebody's model does with a tensor that is being traced
@@ -98,22 +95,6 @@ class Program:
                 "numbers out of tensors or draws from a generator of its own, of which the program keeps the first; "
                 f"{_INSTEAD}"
             )
-
-
-def _compiled(trace: GraphModule, tensors: Sequence[Tensor]) -> Function:
-    """The compiled trace, taken out of torch's cache on the disk where an earlier run has left it there."""
-    from torch import _inductor as inductor  # here, since it is slow to import
-
-    for node in trace.graph.nodes:  # of the tracing's own fake tensors, which are of no cached program
-        node.meta.clear()
-    # Outside of torch.compile there is no environment of shapes, without which the cache is not asked; older versions
-    # want more of torch.compile's surroundings with it.
-    cached = torch.torch_version.TorchVersion(torch.__version__) >= "2.13"
-    shapes = TracingContext(FakeTensorMode(shape_env=ShapeEnv()))
-    # Not by torch.compile, which would trace the traced anew, and check in every call what the caller knows.
-    with tracing(shapes) if cached else nullcontext():
-        compiled: Function = inductor.compile(trace, [*tensors])
-    return compiled
 
 
 def _apart(found: Tensor, wanted: Tensor) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 PARTS = ("allocator", "batch_norm", "convolution", "cuda_graph", "features", "linear", "program", "together")
-"""One for each file that makes something fast; ``watched`` and ``traced_numbers`` see that a program stays right."""
+"""One for each file that makes something fast; ``compiler``, ``watched`` and ``traced_numbers`` are of programs."""
 
 _off: set[str] = set()
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from litmaml.data.task_checks import check_splits
+from litmaml.engine.compiler import make_ready
 from litmaml.inner import SGD, InnerOptimizer
 from litmaml.inner.batch_norms import Policy, settle
 from litmaml.inner.channels_last import to_channels_last
@@ -86,8 +87,7 @@ class MetaLearner(EvaluatedLearner):
             the optimizer's: inner rates of 0.01 cannot take steps of 0.001.
         tasks_per_chunk: Tasks adapted together; memory grows with it. By default the whole batch, or what of it a
             GPU's free memory takes; for convolutions on a CPU as many as its cache and a gigabyte take, or one by one
-            where those are few. A model that PyTorch
-            cannot compute for several tasks at once needs 1.
+            where those are few. A model that PyTorch cannot compute for several tasks at once needs 1.
         compile: Compile the whole meta-gradient: minutes at first, then faster, most so for small models.
         channels_last: Keep kernels of two-dimensional convolutions in torch's channels-last format, faster on CPUs and
             for half precision or TF32 on GPUs. By default runs on a CPU do, where a model computes the same so.
@@ -177,16 +177,10 @@ class MetaLearner(EvaluatedLearner):
         self.skipped_tasks = self.evaluated_tasks = 0
         self._outer_step = OuterStep(self.inner_loop, self.outer_loss)
         self._tried: set[bool] = set()  # by whether the learner was in training
-        given = {
-            "fast_weights": [*fast_weights],
-            "frozen_weights": [*frozen_weights],
-            "per_step_weights": [*per_step_weights],
-            "compile": compile,
-            "channels_last": channels_last,
-            "output": output,
-            "head_start": head_start,
-        }
-        self.record({name: getattr(self, name) for name in _PLAIN} | given)
+        chosen = {"fast_weights": fast_weights, "frozen_weights": frozen_weights, "per_step_weights": per_step_weights}
+        given = {"compile": compile, "channels_last": channels_last, "output": output, "head_start": head_start}
+        plain = {name: getattr(self, name) for name in _PLAIN}
+        self.record(plain | {name: [*named] for name, named in chosen.items()} | given)
 
     # Training
 
@@ -280,6 +274,8 @@ class MetaLearner(EvaluatedLearner):
         if self.channels_last is None:
             choose_format(self.inner_loop, self.trainer, stage)
         if stage == "fit":
+            if self.meta_gradient.compile:
+                make_ready(self.trainer.strategy.root_device)
             self.inner_loop.check_trainable()
             if not self.training:  # after eval(), which Lightning leaves as it is
                 super().train()
