@@ -293,6 +293,43 @@ def test_without_gradients_it_is_the_same(context: Callable[[], AbstractContextM
         torch.testing.assert_close(halved(x, weight, bias), pooled(x, weight, bias))
 
 
+@pytest.mark.parametrize(
+    "shape", [(2, 3, 4, 6), (2, 3, 5, 7), (3, 2, 2), (2, 1, 1, 4), (2, 1, 4, 1), (4, 4), (0, 2, 4, 4)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_pooling_without_gradients_is_that_of_torch(
+    shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool
+) -> None:
+    """Also where some are equal or not a number, and what it refuses."""
+    x = (4 * torch.randn(shape)).round()
+    x[x == 3] = torch.nan
+    if channels_last and len(shape) == 4:
+        x = x.contiguous(memory_format=torch.channels_last)
+    x = x.nan_to_num().to(dtype) if dtype is torch.int64 else x.to(dtype)
+
+    def outcome(context: AbstractContextManager[Any]) -> Tensor | str:
+        with context, torch.no_grad():
+            try:
+                return functional.max_pool2d(x, 2)
+            except (RuntimeError, IndexError) as error:
+                return str(error)
+
+    found, expected = outcome(Derivatives()), outcome(nullcontext())
+    if isinstance(expected, str):
+        assert found == expected
+    else:
+        torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+        assert found.stride() == expected.stride()
+
+
+def test_tasks_are_pooled_apart_without_gradients() -> None:
+    x = torch.randn(3, 2, 4, 5, 6)
+    with torch.no_grad(), Derivatives():
+        found = torch.vmap(lambda x: functional.max_pool2d(x, 2), 1)(x)
+    assert torch.equal(found, torch.stack([functional.max_pool2d(part, 2) for part in x.unbind(1)]))
+
+
 def test_images_are_pooled_without_batch_norm() -> None:
     x = torch.randn(2, 3, 4, 4)
     with Derivatives():

@@ -129,6 +129,71 @@ def test_a_fresh_head_does_not_compute_the_body_in_each_step(tmp_path: Path) -> 
     assert more[0] == more[1] > 0
 
 
+def test_the_query_passes_the_body_once_for_the_baselines_and_what_is_before_the_first_step(tmp_path: Path) -> None:
+    def passes(batches: int, baselines: bool) -> int:
+        model = nn.Sequential(Counted(2, 3), nn.Tanh(), nn.Linear(3, 2))
+        learner = MetaLearner(model, SGD(lr=0.1), inner_steps=2, baselines=baselines, tasks_per_chunk=2)
+        Counted.passes = 0
+        run_test(learner, tmp_path, [BOTH] * batches)
+        return Counted.passes
+
+    of_each = {baselines: passes(5, baselines) - passes(4, baselines) for baselines in (False, True)}
+    assert of_each == {False: 5, True: 6}, "two steps and three queries; and the support once more"
+
+
+class Wide(nn.Module):
+    """A body of a kind that has to keep its own numbers apart from other tasks', and a head."""
+
+    def __init__(self, *body: nn.Module) -> None:
+        super().__init__()
+        self.body, self.head = nn.Sequential(nn.Linear(2, 4), *body), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.body(x))
+        return logits
+
+
+@pytest.mark.parametrize("chunk", [None, 1])
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda **settings: MetaLearner(Plain(), **settings),
+        lambda **settings: MetaLearner(Wide(nn.BatchNorm1d(4), nn.Tanh()), batch_norm="batch", **settings),
+        lambda **settings: MetaLearner(
+            Wide(nn.BatchNorm1d(4), nn.Tanh()), batch_norm="batch", per_step_weights=["body.1.*"], **settings
+        ),
+        lambda **settings: MetaLearner(Wide(nn.Tanh()), head_start="prototypes", **settings),
+        lambda **settings: MetaLearner(Wide(nn.Tanh()), fast_weights=["head.*"], **settings),
+        lambda **settings: MetaLearner(Wide(nn.Tanh()), frozen_weights=["body.*"], **settings),
+    ],
+    ids=["plain", "batch norm", "norms per step", "prototypes", "head alone", "frozen body"],
+)
+def test_a_learners_own_results_are_the_same_beside_baselines(made: Any, chunk: int | None, tmp_path: Path) -> None:
+    found = []
+    doubled = Tasks(
+        (BOTH.support[0]._replace(inputs=BOTH.support[0].inputs.double()),),
+        BOTH.query._replace(inputs=BOTH.query.inputs.double()),
+        BOTH.numbers,
+    )
+    spoilt = doubled._replace(
+        query=doubled.query._replace(inputs=doubled.query.inputs.index_fill(0, torch.tensor([1]), torch.nan))
+    )
+    for baselines in (True, False):
+        torch.manual_seed(0)
+        learner = made(
+            inner_optimizer=SGD(lr=0.5), inner_steps=2, baselines=baselines, tasks_per_chunk=chunk, on_nonfinite="skip"
+        ).double()
+        run_test(learner, tmp_path, [doubled, spoilt])
+        assert bool(learner.baseline_results) == baselines
+        assert learner.evaluated_tasks == 3
+        found.append({name: [step.mean for step in curve] for name, curve in learner.results.items()})
+    ours, alone = found
+    assert ours.keys() == alone.keys() == {"loss", "accuracy"}
+    for name, curve in ours.items():
+        assert len(curve) == 3
+        assert curve == pytest.approx(alone[name], rel=1e-12)
+
+
 def test_baselines_of_tasks_in_stacks_are_over_all_tasks(tmp_path: Path) -> None:
     longer = BOTH._replace(query=Batch(*(torch.cat([part, part], dim=1) for part in BOTH.query)))
     whole, stacks = MetaLearner(Plain(), SGD(lr=1.0)), MetaLearner(Plain(), SGD(lr=1.0))

@@ -77,10 +77,20 @@ def _states(*tensors: Tensor) -> list[Any]:
 
 def lean_max_pool(y: Tensor, *args: Any, **kwargs: Any) -> Any:
     """``functional.max_pool2d``; of what ``lean_batch_norm`` has just normalised both together, if it halves."""
-    known = getattr(y, "batch_norm_of", None)
-    if known is None or not _halves(*args, **kwargs) or known.states != _states(y, *known[:2]):
+    halves = is_on("batch_norm") and _halves(*args, **kwargs) and y.dim() in (3, 4) and min(y.shape[-2:]) > 1
+    if halves and not torch.is_grad_enabled() and y.device.type == "cpu" and y.is_floating_point():
+        return _halved(y)
+    known = getattr(y, "batch_norm_of", None) if halves else None
+    if known is None or known.states != _states(y, *known[:2]):
         return functional.max_pool2d(y, *args, **kwargs)
     return _Halved.apply(*known[:3], y.detach(), known.mean, known.rate)[0]  # type: ignore[no-untyped-call]  # as above
+
+
+def _halved(y: Tensor) -> Tensor:
+    """The largest of each 2 x 2 values without their places, which takes torch up to ten times as long on a CPU."""
+    height, width = (size // 2 * 2 for size in y.shape[-2:])
+    rows = torch.maximum(y[..., 0:height:2, :], y[..., 1:height:2, :])
+    return torch.maximum(rows[..., 0:width:2], rows[..., 1:width:2])
 
 
 def _halves(
@@ -229,8 +239,8 @@ class _FirstDerivative(torch.autograd.Function):
 
         by_g = _line(left, of_g * rate, c - share * sum_u - of_g * rate * mean)
         by_g = _with(by_g, u_left, weight * rate, None)
-        products = torch.addcmul(sum_u * sum_g, sum_uz, sum_gz)
-        by_weight = rate * torch.sub((u_left * g).sum(_others(g)), products, alpha=1 / count)
+        products, others = torch.addcmul(sum_u * sum_g, sum_uz, sum_gz), (0, *range(2, g.dim()))
+        by_weight = rate * torch.sub((u_left * g).sum(others), products, alpha=1 / count)
         sum_v, sum_vz = of_g * sum_g - of_u * sum_u, of_g * sum_gz - of_u * sum_uz
         slope = -rate * (rate * sum_vz / count + share * by_weight)
         by_x = _line(x, slope, -rate * sum_v / count - slope * mean)
@@ -241,11 +251,6 @@ class _FirstDerivative(torch.autograd.Function):
 def _count(x: Tensor) -> int:
     """M."""
     return x.numel() // x.shape[1]
-
-
-def _others(x: Tensor) -> tuple[int, ...]:
-    """The dimensions beside that of channels."""
-    return (0, *range(2, x.dim()))
 
 
 def _channels(numbers: Tensor, x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -133,8 +134,10 @@ class TaskModel(nn.Module):
         """The function of each task's fast weights and inputs, at once or in a loop."""
         first = inputs if isinstance(inputs, Tensor) else tensors_of(inputs)[0]
         at_once = self.tasks_at_once(inputs) == len(first)
-        # On a GPU grouped convolutions are slow, and under vmap torch's own batch norm takes no channels-last images.
-        other = self._written_out or (self._images and (first.is_cuda or self._batch_norm))
+        # On a GPU grouped convolutions are slow, and on a CPU pooling is; under vmap torch's own batch norm takes no
+        # channels-last images.
+        lean = first.is_cuda or self._batch_norm or not torch.is_grad_enabled()
+        other = self._written_out or (self._images and lean)
         with unfused_attention(), no_hooks(), Derivatives() if other else nullcontext():
             return self._task_by_task(function, at_once, len(first), fast, inputs, *others)
 

@@ -17,6 +17,7 @@ from litmaml.inner.constant_parts import ConstantParts
 from litmaml.inner.head import find_heads, head_parts
 from litmaml.inner.loop import InnerLoop
 from litmaml.inner.task_head import class_means
+from litmaml.learner.evaluation import Predictor
 from litmaml.learner.finite_tasks import of_all_processes
 from litmaml.learner.metrics import values_of
 from litmaml.outer.meta_gradient import MetaGradientOf
@@ -55,25 +56,42 @@ class Baselines:
                 for name, measured in self._kept.items()
             }
         )
+        self.look_anew()
+
+    def look_anew(self) -> None:
+        """Look for the head in the next chunk."""
         self._head: str | None = None
         self._alone: InnerLoop | None = None
         self._looked = False
+        self._begun: Tasks | None = None
 
-    def begin(self) -> None:
-        """Look for the head anew."""
-        self._head, self._alone, self._looked = None, None, False
-
-    def add(self, tasks: Tasks, finite: Tensor, steps: int, processes: int = 1) -> None:
-        """Keep the scores of the finite tasks of a chunk; of no classifier nothing.
+    def begin(self, tasks: Tasks, processes: int = 1) -> Predictor | None:
+        """Compute what goes into the head for a chunk; what the learnt weights predict from it, if this is known.
 
         Args:
             tasks: T, those of one size.
-            finite: (T,) whether a task counts.
-            steps: The inner steps of a fresh head.
             processes: How many come here with each first chunk, all of which score or none.
         """
         if not self._looked:
             self._look(tasks, processes)
+        self._begun = None
+        if self._head is None or self._meta_gradient.inner_loop.draws:
+            return None
+        alone, tasks = self._head_alone(self._head), ordinary(tasks)
+        begun = alone.constant.evaluated(alone, tasks)
+        if begun is tasks:
+            return None
+        self._begun = begun
+        return lambda weights: alone.predict(weights, begun.query.inputs)
+
+    def add(self, tasks: Tasks, finite: Tensor, steps: int) -> None:
+        """Keep the scores of the finite tasks of the chunk that was begun; of no classifier nothing.
+
+        Args:
+            tasks: The same.
+            finite: (T,) whether a task counts.
+            steps: The inner steps of a fresh head.
+        """
         if self._head is None:
             return
         if not bool(finite.any()):
@@ -81,7 +99,7 @@ class Baselines:
             self._keep({name: dict.fromkeys(metrics, nothing) for name, metrics in self._kept.items()})
             return
         with torch.inference_mode(False), torch.no_grad(), self._meta_gradient.stream_of(tasks, "test"):
-            some = ordinary(tasks if bool(finite.all()) else select(tasks, finite))
+            some = self._begun or ordinary(tasks) if bool(finite.all()) else ordinary(select(tasks, finite))
             self._keep(self._rows(some, self._head, steps))
 
     def _keep(self, rows: dict[str, dict[str, Tensor]]) -> None:
@@ -144,10 +162,11 @@ class Baselines:
             raise ValueError(f"fast_weights: {still[0]} is not adapted")
         return head
 
-    def _head_alone(self, parts: tuple[str, ...]) -> InnerLoop:
-        """The inner loop as one that adapts these weights alone, whose features are computed once for all steps."""
+    def _head_alone(self, head: str) -> InnerLoop:
+        """The inner loop as one that adapts the head alone, whose features are computed once for all steps."""
         if self._alone is None:
             loop = self._meta_gradient.inner_loop
+            parts = head_parts(loop.model, head)
             self._alone = copy.copy(loop)
             self._alone.fast_names = [*parts]
             self._alone.slow_names = [name for name in (*loop.fast_names, *loop.slow_names) if name not in parts]
@@ -156,9 +175,8 @@ class Baselines:
 
     def _rows(self, tasks: Tasks, head: str, steps: int) -> dict[str, dict[str, Tensor]]:
         """The values of each task (T,), by baseline and metric."""
-        parts = head_parts(self._meta_gradient.inner_loop.model, head)
-        loop, targets = self._head_alone(parts), tasks.query.targets
-        tasks = loop.constant.evaluated(loop, tasks)
+        loop, targets = self._head_alone(head), tasks.query.targets
+        parts, tasks = tuple(loop.fast_names), loop.constant.evaluated(loop, tasks)
         held = _held(loop, parts)
         own = {part: loop.model.get_parameter(part) for part in parts}
         classes = tasks.classes or len(own[parts[0]])

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -116,11 +117,14 @@ class EvaluatedLearner(CheckpointedLearner, ABC):
         if measured:
             finite = self._evaluation.keep(numbers_of(tasks), measured)
         else:
-            finite = self._evaluation.add(tasks, self.evaluation_steps, stage)
-        if stage == "test" and self.baselines and not measured:
-            chunks = [*self._evaluation.chunks_of(tasks)]
-            for chunk, kept in zip(chunks, finite.split([chunk.size for chunk in chunks]), strict=True):  # type: ignore[no-untyped-call]  # of torch
-                self._baselines.add(chunk, kept, self.evaluation_steps, self.trainer.world_size)
+            steps, baselines = self.evaluation_steps, self._baselines if stage == "test" and self.baselines else None
+            each = []
+            for chunk in self._evaluation.chunks_of(tasks):
+                before = baselines.begin(chunk, self.trainer.world_size) if baselines else None
+                each.append(self._evaluation.add(chunk, steps, stage, before))
+                if baselines:
+                    baselines.add(chunk, each[-1], steps)
+            finite = torch.cat(each)
         # Once a batch: processes have as many batches, but not as many chunks.
         self._check_finite(numbers_of(tasks), finite, stage)
 

@@ -18,6 +18,9 @@ from litmaml.statistics.interval import Interval, curve
 from litmaml.tasks import MetaBatch, Split, Tasks, Tree, chunks, stacks_of
 from litmaml.weights import Params
 
+Predictor = Callable[[Params], Tensor]
+"""The predictions of each task on its query (T, n, ...) by its weights."""
+
 
 class Evaluation:
     """Adapts tasks chunk by chunk, and keeps loss and metrics of each after each inner step until it is concluded.
@@ -40,16 +43,16 @@ class Evaluation:
         self._numbers = CatMetric(nan_strategy="disable")
         self.episodes = nn.ModuleDict({name: CatMetric(nan_strategy="disable") for name in ("loss", *metrics)})
 
-    def add(self, tasks: MetaBatch, steps: int, split: Split) -> Tensor:
-        """Keep loss and metrics of the finite tasks of a split; whether each task is (T,)."""
-        all_finite = []
-        for chunk in self.chunks_of(tasks):
-            try:
-                rows = self._rows(chunk, steps, split)
-            except Exception as error:  # perhaps of a task whose numbers are not finite
-                rows = self._rows_alone(chunk, steps, split, error)
-            all_finite.append(self._keep(chunk.numbers, rows, rows["loss"]))
-        return torch.cat(all_finite)
+    def add(self, chunk: Tasks, steps: int, split: Split, before: Predictor | None = None) -> Tensor:
+        """Keep loss and metrics of the finite tasks of a chunk; whether each task is (T,).
+
+        ``before``: Gives the predictions on their query before the first step; by default the whole model does.
+        """
+        try:
+            rows = self._rows(chunk, steps, split, before)
+        except Exception as error:  # perhaps of a task whose numbers are not finite
+            rows = self._rows_alone(chunk, steps, split, error)
+        return self._keep(chunk.numbers, rows, rows["loss"])
 
     def keep(self, numbers: Tensor, rows: Mapping[str, Tensor]) -> Tensor:
         """Keep what was measured (T, N + 1) of the tasks with these numbers in the place of losses; whether each is
@@ -136,14 +139,14 @@ class Evaluation:
                     "the inner rate, or look at the task's data"
                 ) from error
 
-    def _rows(self, tasks: Tasks, steps: int, split: Split) -> dict[str, Tensor]:
+    def _rows(self, tasks: Tasks, steps: int, split: Split, before: Predictor | None = None) -> dict[str, Tensor]:
         """Loss and metrics of each task after each inner step, by name (T, N + 1)."""
         inner_loop, targets = self._meta_gradient.inner_loop, tasks.query.targets
         rows: dict[str, list[Tensor]] = {name: [] for name in self.episodes}
         with self._meta_gradient.stream_of(tasks, split):
             tasks = inner_loop.constant.evaluated(inner_loop, tasks)
-            for fast in inner_loop.path(tasks, steps):
-                predictions = self._predict(fast, tasks)
+            for j, fast in enumerate(inner_loop.path(tasks, steps)):
+                predictions = before(fast) if before is not None and j == 0 else self._predict(fast, tasks)
                 rows["loss"].append(inner_loop.loss_of(predictions, targets).detach())
                 seen = torch.stack(rows["loss"]).isfinite().all(dim=0)
                 for name, metric in self._metrics.items():

@@ -283,7 +283,7 @@ class MetaLearner(EvaluatedLearner):
         self.skipped_tasks, self._outer_step = 0, OuterStep(self.inner_loop, self.outer_loss)
         self._residuals = Residuals()
         self._tried.clear()
-        self._baselines.begin()
+        self._baselines.look_anew()
         # Random directions follow the tasks: other tasks by --data.seed, other directions.
         data = getattr(self.trainer, "datamodule", None)
         self.meta_gradient.seed = getattr(data, "seed", 0)
