@@ -12,7 +12,7 @@ from oracles import relative
 from torch import nn
 
 from cases import OUTER, TWICE, UNPROBED
-from litmaml.engine import allocator, batch_norm, convolution, features, linear, program
+from litmaml.engine import allocator, batch_norm, convolution, features, linear, program, twice_differentiable
 from litmaml.engine.switches import PARTS, is_on, without
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
@@ -53,6 +53,9 @@ def used(part: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     elif part == "linear":
         rows = noting(lambda: True)
         monkeypatch.setattr(linear, "is_on", lambda part: is_on(part) and rows())
+    elif part == "twice_differentiable":
+        apply = twice_differentiable._Convolution.apply
+        monkeypatch.setattr(twice_differentiable._Convolution, "apply", noting(apply))
     elif part == "program":
         monkeypatch.setattr("litmaml.outer.compiled.Program", noting(program.Program))
     else:
@@ -66,7 +69,7 @@ def used(part: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     [pytest.param("program", outer, marks=pytest.mark.slow) for outer in ("FirstOrder", "SecondOrder")]
     + [
         (part, outer)
-        for part in ("allocator", "batch_norm", "convolution", "features", "linear", "together")
+        for part in ("allocator", "batch_norm", "convolution", "features", "linear", "together", "twice_differentiable")
         for outer in UNPROBED
     ],
 )

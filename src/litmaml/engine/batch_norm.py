@@ -124,7 +124,7 @@ def _takes(
     return x.numel() > channels and all(p is None or p.shape == (channels,) for p in (weight, bias))
 
 
-def _signed(forward: Callable[..., Any]) -> Callable[..., Any]:
+def signed(forward: Callable[..., Any]) -> Callable[..., Any]:
     """The function with its signature, which torch else makes anew in every call: it takes as long as a small layer."""
     forward.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]  # where inspect looks for it
     return forward
@@ -132,7 +132,7 @@ def _signed(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 class _BatchNorm(torch.autograd.Function):
     @staticmethod
-    @_signed
+    @signed
     def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         return torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
 
@@ -158,7 +158,7 @@ class _Halved(torch.autograd.Function):
     """The largest of each 2 x 2 values of y = w z + b, which is known, and their places."""
 
     @staticmethod
-    @_signed
+    @signed
     def forward(
         x: Tensor, weight: Tensor, bias: Tensor, y: Tensor, mean: Tensor, rate: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -208,7 +208,7 @@ class _FirstDerivative(torch.autograd.Function):
     """The gradients by x, w and b; ``places``: of what is left by pooling."""
 
     @staticmethod
-    @_signed
+    @signed
     def forward(
         g: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rate: Tensor, places: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:

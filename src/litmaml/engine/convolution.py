@@ -8,7 +8,6 @@ a vision transformer, they take no more memory than the images, and it is faster
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,8 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from litmaml.engine.switches import is_on
-
-_conv2d = torch.conv2d
+from litmaml.engine.twice_differentiable import pair, twice_differentiable
 
 
 def convolution(
@@ -30,21 +28,15 @@ def convolution(
     groups: int = 1,
 ) -> Tensor:
     """``torch.conv2d``, by rows (n h w, c k k) of patches times the kernels (c k k, o) where that is faster."""
-    plain = input.dim() == 4 and groups == 1 and _pair(dilation) == (1, 1) and not isinstance(padding, str)
+    plain = input.dim() == 4 and groups == 1 and pair(dilation) == (1, 1) and not isinstance(padding, str)
     if not (plain and is_on("convolution") and (_grouping_is_slow(weight) or _cuts(weight, stride))):
-        return _conv2d(input, weight, bias, stride, padding, dilation, groups)
-    (down, right), (above, beside) = _pair(stride), _pair(padding)
+        return twice_differentiable(input, weight, bias, stride, padding, dilation, groups)
+    (down, right), (above, beside) = pair(stride), pair(padding)
     height, width = weight.shape[-2:]
     patches = functional.pad(input, (beside, beside, above, above)).unfold(2, height, down).unfold(3, width, right)
     rows = patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(0, 2)
     y = functional.linear(rows, weight.flatten(1), bias)
     return y.view(input.shape[0], *patches.shape[2:4], weight.shape[0]).permute(0, 3, 1, 2)
-
-
-def _pair(number: Any) -> tuple[int, int]:
-    """Those of two dimensions, of which torch takes one for both, also in a list."""
-    numbers = tuple(number) if isinstance(number, Sequence) else (number,)
-    return numbers[0], numbers[-1]
 
 
 def _grouping_is_slow(weight: Tensor) -> bool:
@@ -54,4 +46,4 @@ def _grouping_is_slow(weight: Tensor) -> bool:
 
 def _cuts(weight: Tensor, stride: Any) -> bool:
     """Whether each task has its own kernels, which cut images into patches side by side."""
-    return tuple(weight.shape[-2:]) == _pair(stride) and torch._C._functorch.is_batchedtensor(weight)
+    return tuple(weight.shape[-2:]) == pair(stride) and torch._C._functorch.is_batchedtensor(weight)

@@ -27,7 +27,18 @@ def channels_last(images: Tensor) -> Tensor:
     For a single channel torch's own conversion keeps the strides, from which convolutions then take it that the images
     are not channels-last, and go on so down to the layers that do most of the work.
     """
-    if images.dim() != 4:
+    if images.dim() != 4 or torch._C._functorch.is_batchedtensor(images):  # of several tasks at once: see below
         return images
     channels = images.movedim(1, -1)
     return channels.flatten().view(channels.shape).movedim(-1, 1)
+
+
+def channels_last_of_tasks(images: Tensor) -> Tensor:
+    """Several tasks' images (T, n, channels, height, width), the tasks' channels side by side; others as are.
+
+    As the images of one convolution with T times as many channels, which ``vmap`` makes of them, they are then
+    channels-last too.
+    """
+    if images.dim() != 5:
+        return images
+    return images.permute(1, 3, 4, 0, 2).contiguous().permute(3, 0, 4, 1, 2)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -23,7 +22,7 @@ from litmaml.engine.together import (
     tasks_at_once,
     tasks_held,
 )
-from litmaml.inner.channels_last import channels_last, has_channels_last
+from litmaml.inner.channels_last import channels_last, channels_last_of_tasks, has_channels_last
 from litmaml.inner.constant_parts import ConstantParts
 from litmaml.inner.derivatives import Derivatives, needs_other_operations
 from litmaml.inner.head import seen_by
@@ -98,7 +97,6 @@ class TaskModel(nn.Module):
 
     def losses(self, fast: Params, slow: Params, batch: Batch, twice: bool = False) -> Tensor:
         """l of each task (T,). ``twice``: its gradient is to be differentiated again."""
-        # Not for all: small networks feel a context.
         with Derivatives() if twice and self._batch_norm and not self._images else nullcontext():  # as of images always
             return self.outcome(fast, slow, batch)[0]
 
@@ -134,10 +132,9 @@ class TaskModel(nn.Module):
         """The function of each task's fast weights and inputs, at once or in a loop."""
         first = inputs if isinstance(inputs, Tensor) else tensors_of(inputs)[0]
         at_once = self.tasks_at_once(inputs) == len(first)
-        # On a GPU grouped convolutions are slow, and on a CPU pooling is; under vmap torch's own batch norm takes no
-        # channels-last images.
-        lean = first.is_cuda or self._batch_norm or not torch.is_grad_enabled()
-        other = self._written_out or (self._images and lean)
+        other = self._written_out or self._images  # not for all: small networks feel a context
+        if self.channels_last and at_once:
+            inputs = tree_map(channels_last_of_tasks, inputs)
         with unfused_attention(), no_hooks(), Derivatives() if other else nullcontext():
             return self._task_by_task(function, at_once, len(first), fast, inputs, *others)
 
