@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from gpu_checks.parts import Case, Setting
 from gpu_checks.problems import Problem, ViT
-from litmaml.engine import convolution
+from litmaml.engine.convolution import Grouped, convolution
 from litmaml.engine.cuda_graph import CudaGraph
 from litmaml.engine.float32 import Float32Precision, set_float32_precision
 from litmaml.inner import SGD
@@ -119,12 +119,8 @@ def captured_channels_last(problem: Problem) -> Run:
 
 def captured_grouped(problem: Problem) -> Run:
     """With torch's own convolution, which is a grouped one under ``vmap``."""
-    slow = convolution._grouping_is_slow
-    convolution._grouping_is_slow = lambda weight: False
-    try:
+    with Grouped():
         return captured(problem)
-    finally:
-        convolution._grouping_is_slow = slow
 
 
 WAYS: dict[str, Callable[[Problem], Run]] = {
@@ -315,7 +311,7 @@ def _ways_of_convolution(way: str, x: Tensor, weight: Tensor) -> tuple[Tensor, T
     """Inputs (T, n, c, 14, 14) and kernels (T, c, c, 3, 3) in the form of a way, and the way."""
     tasks, count, channels = x.shape[:3]
     if way == "unfolded":
-        each = torch.vmap(lambda x, weight: convolution.convolution(x, weight, padding=1))
+        each = torch.vmap(lambda x, weight: convolution(x, weight, padding=1))
         return x.detach().requires_grad_(), weight.detach().requires_grad_(), each
     form = torch.channels_last if "last" in way else torch.contiguous_format
     inputs = x.transpose(0, 1).reshape(count, tasks * channels, 14, 14).contiguous(memory_format=form)
