@@ -107,6 +107,9 @@ _FIGURES = {
     "launches": "kernels",
     "busy_ms": "ms busy",
     "peak_MB": "MB",
+    "chosen": "convolutions",
+    "grouped_ms": "ms grouped",
+    "patches_ms": "ms by patches",
     "TFLOP_per_s": "TFLOP/s",
     "TB_per_s": "TB/s",
     "forward": "[ms, TFLOP/s] forward",
@@ -150,4 +153,4 @@ def add_history(file: Path, found: dict[str, Any]) -> None:
 
 
 def _shown(figure: Any) -> str:
-    return str(figure) if isinstance(figure, list) else f"{figure:,}"
+    return str(figure) if isinstance(figure, list | str) else f"{figure:,}"

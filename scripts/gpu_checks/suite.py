@@ -69,6 +69,7 @@ PARTS = (
     Part("precision", precision.of_gradients),
     Part("rates", timings.of_rates),
     Part("meta-gradients", timings.of_meta_gradients),
+    Part("choice of convolutions", timings.of_choices),
     Part("compiled", gradients.of_compiled),
     Part("fit", omniglot.of_fit),
     Part("convolutions", timings.of_convolutions),

@@ -6,7 +6,7 @@ import functools
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -17,15 +17,17 @@ from torch.profiler import ProfilerActivity, profile
 
 from gpu_checks.parts import Case, Setting
 from gpu_checks.problems import Problem, ViT
-from litmaml.engine import convolution
+from litmaml.engine.convolution import Grouped, convolution
 from litmaml.engine.cuda_graph import CudaGraph
 from litmaml.engine.float32 import Float32Precision, set_float32_precision
+from litmaml.engine.switches import without
 from litmaml.inner import SGD
 from litmaml.inner.channels_last import to_channels_last
 from litmaml.inner.loop import InnerLoop
 from litmaml.models import Conv4
 from litmaml.outer import SecondOrder
 from litmaml.outer.compiled import as_function
+from litmaml.outer.convolution_choice import ConvolutionChoice
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Batch, Tasks, tensors_of
 from litmaml.weights import Params
@@ -119,12 +121,8 @@ def captured_channels_last(problem: Problem) -> Run:
 
 def captured_grouped(problem: Problem) -> Run:
     """With torch's own convolution, which is a grouped one under ``vmap``."""
-    slow = convolution._grouping_is_slow
-    convolution._grouping_is_slow = lambda weight: False
-    try:
+    with Grouped():
         return captured(problem)
-    finally:
-        convolution._grouping_is_slow = slow
 
 
 WAYS: dict[str, Callable[[Problem], Run]] = {
@@ -193,30 +191,60 @@ def of_meta_gradients(setting: Setting) -> Iterator[Case]:
 
 
 def _measure(setting: Setting, network: str, steps: int, precision: str, way: str, notes: dict[str, Any]) -> float:
-    float32, autocast, _ = PRECISIONS[precision]
     problem = _problem(network, steps, setting.small).to(setting.device, torch.float32)
     on_device = setting.device.type == "cuda"
-    mixed = torch.autocast(setting.device.type, autocast, cache_enabled=False) if autocast else nullcontext()
+    with _computing_in(precision, setting.device):
+        if on_device:
+            torch.cuda.reset_peak_memory_stats(setting.device)
+        began = time.perf_counter()
+        run = WAYS[way](problem)
+        found = run()
+        notes["first_seconds"] = round(time.perf_counter() - began, 2)
+        ms = milliseconds(run, setting.device, 0.05 if setting.small else 1.0)
+        notes |= {"ms": round(ms, 4), "tasks_per_s": round(1e3 * problem.tasks.size / ms, 1)}
+        if on_device:
+            notes["peak_MB"] = round(torch.cuda.max_memory_allocated(setting.device) / 1e6, 1)
+            if way != "loop":
+                notes |= _busy(run, ms)
+    return _off(found, _true(network, steps, setting.small, setting.device))
+
+
+@contextmanager
+def _computing_in(precision: str, device: torch.device) -> Iterator[None]:
+    float32, autocast, _ = PRECISIONS[precision]
     set_float32_precision(float32)
     try:
-        with mixed:
-            if on_device:
-                torch.cuda.reset_peak_memory_stats(setting.device)
-            began = time.perf_counter()
-            run = WAYS[way](problem)
-            found = run()
-            notes["first_seconds"] = round(time.perf_counter() - began, 2)
-            ms = milliseconds(run, setting.device, 0.05 if setting.small else 1.0)
-            notes |= {"ms": round(ms, 4), "tasks_per_s": round(1e3 * problem.tasks.size / ms, 1)}
-            if on_device:
-                notes["peak_MB"] = round(torch.cuda.max_memory_allocated(setting.device) / 1e6, 1)
-                if way != "loop":
-                    notes |= _busy(run, ms)
+        with torch.autocast(device.type, autocast, cache_enabled=False) if autocast else nullcontext():
+            yield
     finally:
         set_float32_precision("highest")
-    true = _true(network, steps, setting.small, setting.device)
+
+
+def _off(found: Params, true: Params) -> float:
     off = sum(float((found[name].double() - part).norm() ** 2) for name, part in true.items())
     return float((off / sum(float(part.norm() ** 2) for part in true.values())) ** 0.5)
+
+
+def of_choices(setting: Setting) -> Iterator[Case]:
+    """How a run computes the convolutions of Conv4, by its own measurement: eager, and as a graph of kernels."""
+    for precision, (_, _, tolerance) in PRECISIONS.items():
+        for compile in (False, True) if setting.device.type == "cuda" else (False,):
+            notes: dict[str, Any] = {}
+            measure = functools.partial(_chosen, setting, precision, compile, notes)
+            yield Case(f"{precision}, {'as a graph' if compile else 'eager'}", tolerance, measure, notes)
+
+
+def _chosen(setting: Setting, precision: str, compile: bool, notes: dict[str, Any]) -> float:
+    problem = _problem("Conv4", 1, setting.small).to(setting.device, torch.float32)
+    meta, run = _ours(problem, compile)
+    with _computing_in(precision, setting.device):
+        timed = ConvolutionChoice().choose(meta, problem.tasks, lambda measure: measure())
+        if timed is not None:
+            notes |= {"chosen": "grouped" if meta.inner_loop.grouped else "by patches"}
+            notes |= {"grouped_ms": round(1e3 * timed.grouped, 4), "patches_ms": round(1e3 * timed.patches, 4)}
+        with without("program"):  # which would take minutes to compile
+            found = run()
+    return _off(found, _true("Conv4", 1, setting.small, setting.device))
 
 
 def _busy(run: Run, ms: float) -> dict[str, Any]:
@@ -315,7 +343,7 @@ def _ways_of_convolution(way: str, x: Tensor, weight: Tensor) -> tuple[Tensor, T
     """Inputs (T, n, c, 14, 14) and kernels (T, c, c, 3, 3) in the form of a way, and the way."""
     tasks, count, channels = x.shape[:3]
     if way == "unfolded":
-        each = torch.vmap(lambda x, weight: convolution.convolution(x, weight, padding=1))
+        each = torch.vmap(lambda x, weight: convolution(x, weight, padding=1))
         return x.detach().requires_grad_(), weight.detach().requires_grad_(), each
     form = torch.channels_last if "last" in way else torch.contiguous_format
     inputs = x.transpose(0, 1).reshape(count, tasks * channels, 14, 14).contiguous(memory_format=form)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from oracles import assert_close, sum_of
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from litmaml.engine import convolution as module
-from litmaml.engine.convolution import convolution
+from litmaml.engine.convolution import Grouped, convolution
 from litmaml.inner import SGD
 from litmaml.inner.derivatives import Derivatives
 from litmaml.inner.loop import InnerLoop
@@ -18,6 +21,19 @@ from litmaml.models import Conv4
 from litmaml.outer import SecondOrder
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import Batch, Tasks
+
+
+class Groups(TorchDispatchMode):
+    """In how many groups torch's own convolutions are computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[int] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function.overloadpacket.__name__ == "convolution":
+            self.found.add(args[-1])
+        return function(*args, **(kwargs or {}))
 
 
 @pytest.fixture
@@ -29,7 +45,7 @@ def unfolded(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
         taken.append(weight)
         return True
 
-    monkeypatch.setattr(module, "_grouping_is_slow", take)
+    monkeypatch.setattr(module, "_are_own", take)
     return taken
 
 
@@ -64,9 +80,16 @@ def test_it_is_that_of_torch(options: dict[str, Any], bias: bool, unfolded: list
         torch.testing.assert_close(mine, true, rtol=1e-11, atol=1e-12)
 
 
-@pytest.mark.parametrize("options", [{"groups": 3}, {"dilation": 2}, {"padding": "same"}], ids=str)
+OTHERS: list[dict[str, Any]] = [
+    *({"groups": 3}, {"groups": 3, "out_channels": 3}, {"dilation": 2}, {"dilation": (1, 2), "padding": 2}),
+    *({"padding": "same"}, {"padding": "valid"}),
+]
+
+
+@pytest.mark.parametrize("options", OTHERS, ids=str)
 def test_others_stay_torch_s_own(options: dict[str, Any], unfolded: list[Tensor]) -> None:
-    layer, x = nn.Conv2d(3, 6, 3, **options), torch.randn(2, 3, 8, 8)
+    layer = nn.Conv2d(3, **{"out_channels": 6, "kernel_size": 3} | options)
+    x = torch.randn(2, 3, 8, 8)
     with Derivatives():
         found = layer(x)
     assert not unfolded
@@ -91,9 +114,53 @@ def test_on_a_cpu_nothing_changes() -> None:
     assert convolution(x, layer.weight).is_contiguous()
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"padding": 1, "stride": 2},
+        {"kernel_size": (2, 4), "stride": (1, 3), "padding": (1, 2)},
+        *OTHERS,
+    ],
+    ids=str,
+)
+def test_both_ways_are_that_of_a_task_at_a_time(
+    options: dict[str, Any], bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With kernels of each task's own, as under ``vmap``: numbers, gradients and second derivatives."""
+    monkeypatch.setattr(module, "_are_own", torch._C._functorch.is_batchedtensor)
+    torch.manual_seed(0)
+    layer = nn.Conv2d(3, **{"out_channels": 6, "kernel_size": 3} | options, bias=bias).double()
+    weights = {name: torch.randn(2, *w.shape, dtype=w.dtype) for name, w in layer.named_parameters()}
+    by = [part.requires_grad_() for part in (torch.randn(2, 4, 3, 8, 9, dtype=torch.float64), *weights.values())]
+
+    def derivatives(one: Callable[..., Tensor]) -> list[Tensor]:
+        y = one(weights, by[0])
+        first = torch.autograd.grad(y.sin().sum(), by, create_graph=True)
+        return [y, *first, *torch.autograd.grad(sum_of(part.square().sum() for part in first), by)]
+
+    def call(own: dict[str, Tensor], x: Tensor) -> Tensor:
+        with Derivatives():
+            return functional_call(layer, own, (x,))
+
+    def in_a_loop(own: dict[str, Tensor], x: Tensor) -> Tensor:
+        return torch.stack([functional_call(layer, {n: w[k] for n, w in own.items()}, x[k]) for k in range(2)])
+
+    true, by_patches = derivatives(in_a_loop), derivatives(torch.vmap(call))
+    with Grouped() as inside:
+        grouped = derivatives(torch.vmap(call))
+    assert inside.met == (options not in OTHERS)
+    assert not Grouped.entered
+    for way in (by_patches, grouped):
+        for mine, each in zip(way, true, strict=True):
+            torch.testing.assert_close(mine, each, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_a_meta_gradient_by_it(channels_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tasks at once, where the layers behind it get its other order of memory."""
+def test_a_meta_gradient_by_it(channels_last: bool, grouped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks at once, where the layers behind it get its other order of memory; or by grouped ones."""
     torch.manual_seed(0)
     model = Conv4(3, filters=5).double()
     if channels_last:
@@ -102,7 +169,9 @@ def test_a_meta_gradient_by_it(channels_last: bool, monkeypatch: pytest.MonkeyPa
     tasks = Tasks((batch,), Batch(batch.inputs.flip(1), batch.targets.flip(1)), torch.arange(4))
     loop = InnerLoop(model, nn.CrossEntropyLoss(), SGD(0.4), ["*"], 2)
     true = MetaGradientOf(loop, SecondOrder(), 2, tasks_per_chunk=1)(tasks)
-    monkeypatch.setattr(module, "_grouping_is_slow", torch._C._functorch.is_batchedtensor)
-    loop._written_out = True
-    found = MetaGradientOf(loop, SecondOrder(), 2, tasks_per_chunk=4)(tasks)
+    monkeypatch.setattr(module, "_are_own", torch._C._functorch.is_batchedtensor)
+    loop._written_out, loop.grouped = True, grouped
+    with Groups() as seen:
+        found = MetaGradientOf(loop, SecondOrder(), 2, tasks_per_chunk=4)(tasks)
+    assert (4 in seen.found) == grouped
     assert_close(found.gradients, true.gradients, rtol=1e-9, atol=1e-12)

@@ -47,7 +47,7 @@ def used(part: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     elif part == "batch_norm":
         monkeypatch.setattr(batch_norm, "_takes", noting(batch_norm._takes))
     elif part == "convolution":  # as on a GPU
-        monkeypatch.setattr(convolution, "_grouping_is_slow", noting(lambda weight: True))
+        monkeypatch.setattr(convolution, "_are_own", noting(lambda weight: True))
     elif part == "features":
         monkeypatch.setattr(features.ConstantCalls, "replay", noting(features.ConstantCalls.replay))
     elif part == "linear":

@@ -16,10 +16,11 @@ from litmaml.runs.checkpoint import read_checkpoint
 from started import start_process
 
 HERE = Path(__file__).parent
+CONFIGS = HERE.parents[1] / "configs"
 # Two epochs of six outer steps on eight tasks each, in float64: two processes agree with one to rounding.
 FIT = [
     "fit",
-    f"--config={HERE.parents[1] / 'configs' / 'sinusoid.yaml'}",
+    f"--config={CONFIGS / 'sinusoid.yaml'}",
     "--model.model.init_args.hidden=[8]",
     "--data.train_tasks=48",
     "--data.val_tasks=4",

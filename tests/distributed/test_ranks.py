@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, Strategy
-from runs import FIT, ONE, TWO, assert_close, callback, finish, start
+from runs import CONFIGS, FIT, ONE, TWO, assert_close, callback, finish, start
 from torch import nn
 
 from litmaml.cli.main import main
@@ -51,6 +51,32 @@ def test_two_processes_share_the_tasks_and_agree_with_one(tmp_path: Path) -> Non
         assert mine + other == together
     assert not set(first["directions"]) & set(second["directions"])
     assert {*first["directions"], *second["directions"]} == {*alone["directions"]}
+    assert_close(tmp_path / "run", tmp_path / "whole")
+
+
+def test_two_processes_take_the_way_of_convolutions_that_the_first_one_measures(tmp_path: Path) -> None:
+    """Though the second one would measure the other way to be the faster one; and the gradients are those of one."""
+    small = [
+        *("fit", f"--config={CONFIGS / 'glyphs.yaml'}", "--model.model.init_args.filters=2"),
+        *(
+            "--data.tasks.init_args.train.ways=2",
+            "--model.model.init_args.ways=2",
+            "--data.tasks.init_args.test.queries=1",
+        ),
+        *(
+            "--data.tasks.init_args.train.queries=1",
+            "--data.train_tasks=16",
+            "--data.val_tasks=2",
+            "--trainer.max_epochs=1",
+        ),
+        *(option for option in FIT if option.startswith("--trainer.") and "epochs" not in option),
+    ]
+    likened = callback(tmp_path / "two", "LikeGpus", folder=str(tmp_path / "two"))
+    statuses, said = finish(start([*small, *TWO, "--trainer.devices=2", likened], tmp_path / "run"))
+    assert statuses == [0], said
+    assert noted(tmp_path / "two") == [{"measured": 2, "grouped": True}, {"measured": 0, "grouped": True}]
+    assert said.count("model: convolutions are computed grouped") == 1
+    main([*small, *ONE, "--trainer.devices=1", f"--trainer.default_root_dir={tmp_path / 'whole'}"])
     assert_close(tmp_path / "run", tmp_path / "whole")
 
 

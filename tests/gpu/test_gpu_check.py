@@ -18,6 +18,8 @@ from gpu_checks import gradients, others, suite
 from gpu_checks.parts import Case, Part, Setting, run_parts, table
 from gpu_checks.problems import METHODS, Problem, gradient
 from litmaml.data import omniglot
+from litmaml.engine import convolution
+from litmaml.outer import convolution_choice
 from litmaml.weights import Params
 
 SMALL = ["--device", "cpu", "--small"]
@@ -70,6 +72,22 @@ def test_the_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     count = len(suite.PARTS) - len(OF_DATA)
     assert f"{count} of {count} parts agree" in shown
     assert all(name in shown for name in found["parts"])
+
+
+def test_both_ways_of_convolutions_are_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(convolution_choice, "_on_gpu", lambda device: True)
+    monkeypatch.setattr(convolution, "_are_own", torch._C._functorch.is_batchedtensor)
+    out, part = tmp_path / "check.json", "choice of convolutions"
+    assert suite.main([*SMALL, "--out", str(out), "--parts", part]) == 0
+    rows = read(out)["parts"][part]["cases"]
+    assert [row["case"] for row in rows] == ["float32, eager", "TF32, eager", "bf16-mixed, eager"]
+    shown = capsys.readouterr().out
+    for row in rows:
+        faster = "grouped" if row["grouped_ms"] < row["patches_ms"] else "by patches"
+        assert row["chosen"] == faster
+        assert f"{faster} convolutions, {row['grouped_ms']:,} ms grouped, {row['patches_ms']:,} ms by patches" in shown
 
 
 @pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")

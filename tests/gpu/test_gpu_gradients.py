@@ -13,9 +13,11 @@ from torch import nn
 from cases import SAMPLED, made
 from gpu_checks.problems import METHODS, error, gradient, images, reference
 from litmaml.engine.float32 import convolutions_round, set_float32_precision
+from litmaml.engine.switches import without
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
 from litmaml.outer import FiniteDifference, OuterGradient, SecondOrder
+from litmaml.outer.convolution_choice import ConvolutionChoice
 from litmaml.outer.memory import Held, free_memory, peak_of
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.tasks import select
@@ -60,6 +62,21 @@ def loop_of(method: OuterGradient, device: torch.device, norm: str = "batch") ->
     problem = images(norm, small=True).to(device, torch.float64)
     loop = InnerLoop(problem.model, problem.loss, SGD(problem.rate), ["*"], problem.steps)
     return loop, MetaGradientOf(loop, method, problem.steps)
+
+
+@pytest.mark.parametrize("compile", [False, True], ids=["eager", "as a graph"])
+def test_both_ways_of_convolutions_are_timed_and_agree(compile: bool, device: torch.device) -> None:
+    problem = images("batch", small=True).to(device, torch.float64)
+    compute = MetaGradientOf(problem.loop(), SecondOrder(), problem.steps, compile=compile)
+    timed = ConvolutionChoice().choose(compute, problem.tasks, lambda measure: measure())
+    assert timed is not None
+    assert min(timed.grouped, timed.patches) > 0
+    assert compute.inner_loop.grouped == (timed.grouped < timed.patches)
+    found = []
+    with without("program"):
+        for compute.inner_loop.grouped in (False, True):
+            found.append({n.removeprefix("model."): g for n, g in compute(problem.tasks).gradients.items()})
+    assert error(found[1], found[0]) < 1e-10
 
 
 @pytest.mark.parametrize("method", made(SAMPLED, samples=2))

@@ -2,13 +2,14 @@
 
 Under ``vmap`` such kernels make a grouped convolution. Where float32 may not round to TF32, cuDNN computes its
 derivatives group by group, in thousands of short kernels: on an H100 they take most of a meta-gradient's time. With the
-patches of the images as rows, one batched matrix product does for all tasks. Where patches do not overlap, as those of
-a vision transformer, they take no more memory than the images, and it is faster on a CPU, too.
+patches of the images as rows, one batched matrix product does for all tasks. Inside of ``Grouped`` they stay grouped,
+which other precisions and devices may compute faster. Where patches do not overlap, as those of a vision transformer,
+they take no more memory than the images, and the product is faster on a CPU, too.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -16,6 +17,26 @@ from torch.nn import functional
 
 from litmaml.engine.switches import is_on
 from litmaml.engine.twice_differentiable import pair, twice_differentiable
+
+
+class Grouped:
+    """A context in which kernels of each task's own make a grouped convolution, on a GPU too.
+
+    Attributes:
+        met: Whether there were such kernels inside.
+    """
+
+    entered: ClassVar[list[Grouped]] = []
+
+    def __init__(self) -> None:
+        self.met = False
+
+    def __enter__(self) -> Self:
+        self.entered.append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.entered.pop()
 
 
 def convolution(
@@ -29,7 +50,7 @@ def convolution(
 ) -> Tensor:
     """``torch.conv2d``, by rows (n h w, c k k) of patches times the kernels (c k k, o) where that is faster."""
     plain = input.dim() == 4 and groups == 1 and pair(dilation) == (1, 1) and not isinstance(padding, str)
-    if not (plain and is_on("convolution") and (_grouping_is_slow(weight) or _cuts(weight, stride))):
+    if not (plain and is_on("convolution") and _by_patches(weight, stride)):
         return twice_differentiable(input, weight, bias, stride, padding, dilation, groups)
     (down, right), (above, beside) = pair(stride), pair(padding)
     height, width = weight.shape[-2:]
@@ -39,11 +60,21 @@ def convolution(
     return y.view(input.shape[0], *patches.shape[2:4], weight.shape[0]).permute(0, 3, 1, 2)
 
 
-def _grouping_is_slow(weight: Tensor) -> bool:
+def _by_patches(weight: Tensor, stride: Any) -> bool:
+    if _cut(weight, stride):
+        return True
+    if not _are_own(weight):
+        return False
+    for context in Grouped.entered:
+        context.met = True
+    return not Grouped.entered
+
+
+def _are_own(weight: Tensor) -> bool:
     """Whether each task has its own kernels, on a GPU."""
     return weight.is_cuda and torch._C._functorch.is_batchedtensor(weight)
 
 
-def _cuts(weight: Tensor, stride: Any) -> bool:
+def _cut(weight: Tensor, stride: Any) -> bool:
     """Whether each task has its own kernels, which cut images into patches side by side."""
     return tuple(weight.shape[-2:]) == pair(stride) and torch._C._functorch.is_batchedtensor(weight)

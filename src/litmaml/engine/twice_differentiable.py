@@ -38,6 +38,8 @@ def twice_differentiable(
         return _conv2d(input, weight, bias, stride, padding, dilation, groups)
     how = _How(pair(stride), pair(padding), pair(dilation), groups)
     tensors = [None if tensor is None else _as_cast(tensor) for tensor in (input, weight, bias)]
+    if len({tensor.dtype for tensor in tensors if tensor is not None}) > 1:  # of which only some are of several tasks
+        tensors = [input, weight, bias]
     return _Convolution.apply(*tensors, how)  # type: ignore[no-any-return, no-untyped-call]  # torch leaves apply untyped
 
 
@@ -65,7 +67,7 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     @signed
     def forward(images: Tensor, weight: Tensor, bias: Tensor | None, how: _How) -> Tensor:
-        return _conv2d(images, weight, bias, *how)
+        return _uncast(images, weight, bias, how)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -107,7 +109,7 @@ class _ByBoth(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, u: Tensor, v: Tensor) -> tuple[Tensor | None, ...]:
         g, images, weight = ctx.saved_tensors
-        by_g = _conv2d(u, weight, None, *ctx.how) + _conv2d(images, v, None, *ctx.how)
+        by_g = _uncast(u, weight, None, ctx.how) + _uncast(images, v, None, ctx.how)
         by_images, _ = _gradients(g, images, v, ctx.how, True, False)
         _, by_weight = _gradients(g, u, weight, ctx.how, False, True)
         return by_g, by_images, by_weight, None
@@ -136,7 +138,7 @@ class _ByKernel(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
         (images,) = ctx.saved_tensors
-        return _conv2d(images, v, None, *ctx.how), None, None, None
+        return _uncast(images, v, None, ctx.how), None, None, None
 
     @staticmethod
     def vmap(info: Any, dims: tuple[int | None, ...], g: Tensor, images: Tensor, weight: Tensor, how: _How) -> Any:
@@ -174,10 +176,20 @@ def _kernels(weight: Tensor, dim: int | None, tasks: int) -> Tensor:
 
 
 def _as_cast(tensor: Tensor) -> Tensor:
-    """As autocast would give it to a convolution: here, so that what is saved is of one type."""
-    if not torch.is_autocast_enabled(tensor.device.type) or tensor.dtype == torch.float64:
+    """As autocast gives it to a convolution, on a CPU not of several tasks at once: here, for what is saved."""
+    device = tensor.device.type
+    wrapped = device == "cpu" and torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    if wrapped or not torch.is_autocast_enabled(device) or tensor.dtype == torch.float64:
         return tensor
-    return tensor.to(torch.get_autocast_dtype(tensor.device.type))
+    return tensor.to(torch.get_autocast_dtype(device))
+
+
+def _uncast(images: Tensor, weight: Tensor, bias: Tensor | None, how: _How) -> Tensor:
+    device = images.device.type
+    if not torch.is_autocast_enabled(device):
+        return _conv2d(images, weight, bias, *how)
+    with torch.autocast(device, enabled=False):
+        return _conv2d(images, weight, bias, *how)
 
 
 def _needs_gradient(tensor: Tensor) -> bool:

@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 import litmaml.inner.autocast  # noqa: F401 - what autocast does with attention
 from litmaml.engine.batch_norm import has_batch_norm
+from litmaml.engine.convolution import Grouped
 from litmaml.engine.features import Features, OtherCalls
 from litmaml.engine.switches import is_on
 from litmaml.engine.together import (
@@ -53,6 +54,7 @@ class TaskModel(nn.Module):
         mapped: Whether ``vmap`` can take the model and its loss; else tasks are computed in a loop too.
         changes_inputs: Whether a forward pass writes into its inputs, so that it gets a copy.
         constant: Parts of the model that no inner step changes. Batches may come with their outputs in place.
+        grouped: Whether a GPU computes convolutions whose kernels are each task's own as grouped ones, not by patches.
 
     What the layers tell of the first three is set at once; ``try_first_batch`` finds the rest.
 
@@ -76,7 +78,7 @@ class TaskModel(nn.Module):
         self._images = any(isinstance(module, nn.Conv2d) for module in model.modules())
         self._batch_norm, self._written_out = has_batch_norm(model), needs_other_operations(model)
         self.draws, self.mapped, self.changes_inputs = bool(random_layers(model)), can_be_mapped(model), False
-        self.channels_last = has_channels_last(model)
+        self.channels_last, self.grouped = has_channels_last(model), False
         # Looking for tied weights in each call takes longer than a small network's forward pass.
         self._tied = aliases(model)
         self.constant = ConstantParts()
@@ -132,10 +134,11 @@ class TaskModel(nn.Module):
         """The function of each task's fast weights and inputs, at once or in a loop."""
         first = inputs if isinstance(inputs, Tensor) else tensors_of(inputs)[0]
         at_once = self.tasks_at_once(inputs) == len(first)
-        other = self._written_out or self._images  # not for all: small networks feel a context
+        form = Derivatives() if self._written_out or self._images else nullcontext()  # small networks feel a context
+        way = Grouped() if self.grouped else nullcontext()
         if self.channels_last and at_once:
             inputs = tree_map(channels_last_of_tasks, inputs)
-        with unfused_attention(), no_hooks(), Derivatives() if other else nullcontext():
+        with unfused_attention(), no_hooks(), form, way:
             return self._task_by_task(function, at_once, len(first), fast, inputs, *others)
 
     def _task_by_task(self, function: Callable[..., Any], at_once: bool, tasks: int, *stacked: Any) -> Any:

@@ -19,6 +19,7 @@ from litmaml.learner.recipe import arguments_of, not_warned_of, recipe_of, warn_
 from litmaml.learner.round_trip import not_in_checkpoints, not_made_again, others_of
 from litmaml.learner.trial.modes import in_evaluation, put
 from litmaml.outer import OuterGradient, OuterLoss
+from litmaml.outer.convolution_choice import ConvolutionChoice
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.runs.checkpoint import FORMAT, FORMAT_KEY, check_form, read_checkpoint
 from litmaml.runs.weights_record import (
@@ -36,7 +37,7 @@ from litmaml.runs.weights_record import (
 from litmaml.shown import one_line
 from litmaml.tasks import Tasks
 
-_FITTING_KEY = "litmaml_fitting"
+_FITTING_KEY, _CONVOLUTIONS_KEY = "litmaml_fitting", "litmaml_convolutions"
 _LIVE = frozenset({"test_inner_steps", "on_nonfinite", "max_skipped", "lr_scheduler_interval", "rates_lr", "baselines"})
 """Arguments that are read whenever they are needed, so that they may be set in a learner that is there."""
 
@@ -52,6 +53,7 @@ class CheckpointedLearner(LightningModule, ABC):
     outer_loss: OuterLoss
     experience: Experience | None
     meta_gradient: MetaGradientOf
+    convolutions: ConvolutionChoice
     metrics: nn.ModuleDict
     _evaluated: list[str]
     _seen: dict[bool, Tasks]
@@ -68,7 +70,7 @@ class CheckpointedLearner(LightningModule, ABC):
 
     def record(self, plain: Mapping[str, Any]) -> None:
         """Begin the record: the parts' recipes, and the constructor's other arguments by name."""
-        self._evaluated, self._seen = in_evaluation(self.inner_loop), {}
+        self._evaluated, self._seen, self.convolutions = in_evaluation(self.inner_loop), {}, ConvolutionChoice()
         parts = {
             "model": self.inner_loop.model,
             "inner_optimizer": self.inner_loop.optimizer,
@@ -155,6 +157,8 @@ class CheckpointedLearner(LightningModule, ABC):
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = dict(self.hparams)
         if state := self.meta_gradient.fitting.state():
             checkpoint[_FITTING_KEY] = state
+        if chosen := self.convolutions.state():
+            checkpoint[_CONVOLUTIONS_KEY] = chosen
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Of Lightning, which reads the file by itself and loads it into a learner that is there already."""
@@ -162,6 +166,7 @@ class CheckpointedLearner(LightningModule, ABC):
         check_weights(self.inner_loop.model, checkpoint)
         self._restore_modes(checkpoint, told=self.trainer.state.fn == TrainerFn.FITTING)
         self.meta_gradient.fitting.take(checkpoint.get(_FITTING_KEY))
+        self.convolutions.take(checkpoint.get(_CONVOLUTIONS_KEY))
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # never a pickle, a hparams file or a url

@@ -20,6 +20,7 @@ from litmaml.inner.loop import InnerLoop
 from litmaml.inner.task_head import HeadStart
 from litmaml.learner.baselines import Baselines
 from litmaml.learner.checks import check_first_batch, check_loss, check_parts, check_pool, check_settings, check_trainer
+from litmaml.learner.convolutions import choose_convolutions
 from litmaml.learner.evaluated import EvaluatedLearner
 from litmaml.learner.evaluation import Evaluation
 from litmaml.learner.experience import Experience
@@ -267,6 +268,7 @@ class MetaLearner(EvaluatedLearner):
             self._seen[self.training] = select(first, [0])
             if self.training:
                 self.check_record()
+        choose_convolutions(self, first, trainer)
 
     def setup(self, stage: str) -> None:
         check_trainer(self.trainer)

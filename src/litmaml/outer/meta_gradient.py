@@ -198,11 +198,11 @@ class MetaGradientOf:
 
     def _fitting(self, tasks: Tasks) -> int:
         # A program is compared with what it was traced of while its graph holds memory of its own.
-        kind, copies = self.outer_gradient, 1 + self._compiles
+        kind, copies = (self.outer_gradient, self.inner_loop.grouped), 1 + self._compiles
         return min(self.default_chunk(tasks), self.fitting.size(tasks, kind, self._of_few, copies))
 
     def _of_few(self, tasks: Tasks) -> Part:
-        return self.of_chunk(self.inner_loop.trained(), self._with_directions(tasks))
+        return self.of_chunk(self.inner_loop.trained(), self.with_directions(tasks))
 
     def _halve(self, stacks: Sequence[Tasks]) -> bool:
         """Take half as many tasks at once from now on, where nobody has said how many; whether these are fewer."""
@@ -231,7 +231,7 @@ class MetaGradientOf:
         for parts in stacks:
             done.append([])
             for chunk in parts:
-                part = self._in_stream(run, weights, self._with_directions(chunk))
+                part = self._in_stream(run, weights, self.with_directions(chunk))
                 if not leave_out or part.finite:
                     share = chunk.size / count
                     # Not in place: autograd may give one tensor as the gradient of two weights.
@@ -278,7 +278,7 @@ class MetaGradientOf:
         """The context in which a single task draws from its own stream; several draw from that of the first."""
         return drawing_for(self.seed, split, int(chunk.numbers[0]), chunk.query.device)
 
-    def _with_directions(self, tasks: Tasks) -> Tasks:
+    def with_directions(self, tasks: Tasks) -> Tasks:
         """The tasks with what a sampled outer gradient draws for them, outside of what is compiled."""
         if not self.outer_gradient.sampled:
             return tasks
