@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, SequentialLR, StepLR
+from torchmetrics import MeanSquaredError, Metric
 
 from litmaml import MetaLearner, TaskDataModule
 from litmaml.callbacks.derivative_order import DerivativeOrderAnnealing
@@ -94,6 +96,7 @@ class Run:
         callbacks: Sequence[Callback] = (),
         resumed: Path | None = None,
         outer_loss: OuterLoss | None = None,
+        metrics: dict[str, Metric] | None = None,
         **options: Any,
     ) -> None:
         torch.manual_seed(0)
@@ -104,6 +107,7 @@ class Run:
             optimizer=optimizer,
             lr_scheduler=schedule,
             outer_loss=outer_loss,
+            metrics=metrics,
         )
         self.notes, self.error = Notes(), ""
         usual: dict[str, Any] = {"limit_val_batches": 0, "log_every_n_steps": 100, "precision": "64-true"}
@@ -271,10 +275,20 @@ def test_a_resumed_run_is_the_same(tmp_path: Path) -> None:
         assert max(late.notes.open) == 2
 
 
-@pytest.mark.parametrize("place", ["chunk", "task_weights"])
-def test_what_fails_by_the_weights_of_a_step_names_that_step(place: str, tmp_path: Path) -> None:
+class PickyError(MeanSquaredError):
+    def __init__(self) -> None:
+        super().__init__()
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:
+        if bool(predictions.isnan().any() | targets.isnan().any()):
+            raise ValueError("no number")
+        super().update(predictions, targets)
+
+
+@pytest.mark.parametrize(("place", "steps"), [("chunk", 3), ("task_weights", 3), ("metric", 2)])
+def test_what_fails_since_a_step_is_not_finite_names_that_step(place: str, steps: int, tmp_path: Path) -> None:
     """A model that looks at its weights, for example, breaks down in the step after the one that was not finite."""
-    computed, seen = ChunkGradient.__call__, []
+    computed, seen = ChunkGradient.__call__, list[Tensor]()
 
     class Picky(OuterLoss):
         def task_weights(self, numbers: Tensor) -> None:
@@ -289,9 +303,9 @@ def test_what_fails_by_the_weights_of_a_step_names_that_step(place: str, tmp_pat
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ChunkGradient, "__call__", picky)
-        run = Run(tmp_path, True, [2], outer_loss=Picky())
+        run = Run(tmp_path, True, [2], outer_loss=Picky(), metrics={"mse": PickyError()} if place == "metric" else {})
     assert "train task 2 is not finite (1 of 1 tasks" in run.error
-    assert (run.end["global_step"], run.notes.steps) == (2, 3)
+    assert (run.end["global_step"], run.notes.steps) == (2, steps)
 
 
 def test_what_is_finite_when_it_is_computed_again_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,7 +355,7 @@ class Drops(nn.Module):
         self.linear, self.dropout = nn.Linear(1, 1), nn.Dropout()
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.dropout(self.linear(inputs))  # type: ignore[no-any-return]
+        return self.dropout(self.linear(inputs))
 
 
 class Marked(ModelCheckpoint):
@@ -437,6 +451,21 @@ def test_a_learner_with_code_in_its_steps_is_waited_for(tmp_path: Path) -> None:
     assert late_steps(tmp_path, Clipping) == {True}
 
 
+@pytest.mark.parametrize("on_nonfinite", ["raise", "skip"])
+def test_the_bar_shows_the_same(on_nonfinite: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Which takes loss and metrics from the logs, where Lightning would read them from the device in each step."""
+    shown = []
+    for on_gpu in (True, False):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(when, "works_behind", lambda device, on_gpu=on_gpu: on_gpu)
+            torch.manual_seed(0)
+            changes = GLYPHS | {"model": Conv4(3, filters=2), "on_nonfinite": on_nonfinite}
+            late_steps(tmp_path, changes=changes, enable_progress_bar=True)
+        shown.append([line for line in capsys.readouterr().err.splitlines() if "batch 2/2" in line])
+    assert shown[0] == shown[1]
+    assert re.search(r"loss \d\.\d{3}  accuracy \d\.\d{3}$", shown[0][-1])
+
+
 def test_a_cpu_is_waited_for(tmp_path: Path) -> None:
     assert late_steps(tmp_path) == {False}
     assert [when.works_behind(torch.device(kind)) for kind in ("cuda", "cpu")] == [True, False]
@@ -480,6 +509,7 @@ def test_what_is_set_in_a_run_counts_from_then_on(tmp_path: Path) -> None:
 
         def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
             if trainer.global_step == 2:
+                assert isinstance(pl_module, MetaLearner)
                 pl_module.on_nonfinite = "skip"
 
     run = Run(tmp_path, True, [1, 3], callbacks=[Sets()], max_epochs=1)

@@ -189,25 +189,26 @@ class MetaLearner(LateLearner):
     # Training
 
     def training_step(self, tasks: MetaBatch, batch_idx: int) -> Tensor:
-        tasks, measured = self._collected(tasks, self.inner_steps, "train")
-        self._try(tasks)
-        numbers, writes = numbers_of(tasks), self._writes_line()
-        if writes:
-            self._late.settle()  # what is timed is this step alone
-        began = time.perf_counter()
-        self.meta_gradient.epoch = self.current_epoch  # here, since a run may be resumed in the middle of one
-        result = self._late.gradient(tasks, waits=writes)
-        count = self._check_finite(numbers, result.finite, "train", result.whole)
-        seconds = time.perf_counter() - began  # where it is logged, the check has waited for the device
-        loss, gradients = self._outer_step.add(result, numbers, count, self.global_rank)
-        # Lightning reads what is for its bar from the device in each step.
-        self.log("train/loss", loss, prog_bar=not self.late, batch_size=len(numbers))
-        self._log_metrics(tasks, result.predictions, None if result.whole else result.finite, prog_bar=not self.late)
-        self._log_measured(measured)
-        if writes:
-            self.log("train/meta_gradient_seconds", seconds, batch_size=len(numbers))
-            self._log_before(tasks)
-        return with_gradient(loss, gradients, self.inner_loop.trained())
+        with self._late:
+            tasks, measured = self._collected(tasks, self.inner_steps, "train")
+            self._try(tasks)
+            numbers, writes = numbers_of(tasks), self._writes_line()
+            if writes:
+                self._late.settle()  # what is timed is this step alone
+            began = time.perf_counter()
+            self.meta_gradient.epoch = self.current_epoch  # here, since a run may be resumed in the middle of one
+            result = self._late.gradient(tasks, waits=writes)
+            count = self._check_finite(numbers, result.finite, "train", result.whole)
+            seconds = time.perf_counter() - began  # where it is logged, the check has waited for the device
+            loss, gradients = self._outer_step.add(result, numbers, count, self.global_rank)
+            bar, kept = self._late.reads_bar, None if result.whole else result.finite
+            self.log("train/loss", loss, prog_bar=bar, batch_size=len(numbers))
+            self._log_metrics(tasks, result.predictions, kept, prog_bar=bar)
+            self._log_measured(measured)
+            if writes:
+                self.log("train/meta_gradient_seconds", seconds, batch_size=len(numbers))
+                self._log_before(tasks)
+            return with_gradient(loss, gradients, self.inner_loop.trained())
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Make the gradient the mean over the finite tasks of the whole step, over all processes; log its norm."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from litmaml.learner.evaluated import EvaluatedLearner
 from litmaml.learner.finite_tasks import count_finite, not_finite
 from litmaml.learner.late.snapshot import MOST_BYTES, Snapshot
-from litmaml.learner.late.when import may_be_late
+from litmaml.learner.late.when import is_unseen, may_be_late
 from litmaml.outer.meta_gradient import MetaGradient
 from litmaml.tasks import MetaBatch, numbers_of, tensors_of
 
@@ -29,18 +29,28 @@ class LateCheck:
 
     Attributes:
         used: Whether steps of this run are looked at late; not before its first step.
+        reads_bar: Whether Lightning may read what its bar shows from the device in each step.
         taken_back: Whether a step was not finite, and all is again as it was before it.
     """
 
     def __init__(self, learner: EvaluatedLearner) -> None:
         self._learner = learner
         self._asked = self.used = self.taken_back = False
+        self.reads_bar = True
         self._steps: list[_Step] = []
         self._slots: list[_Slot] = []
 
     def __getstate__(self) -> dict[str, Any]:
         """Of a copy, which has nothing to look at: a device's events cannot be copied."""
         return self.__dict__ | {"_steps": [], "_slots": []}
+
+    def __enter__(self) -> None:
+        """Begin a step."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """End it; where something failed, perhaps since this step or an earlier one was not finite, tell of that."""
+        if isinstance(error, Exception):
+            self.settle()
 
     def gradient(self, tasks: MetaBatch, waits: bool) -> MetaGradient:
         """The meta-gradient of a step's tasks; where it has not been waited for, all of them count as finite.
@@ -53,17 +63,14 @@ class LateCheck:
             FloatingPointError: See ``settle``.
         """
         if not self._asked:
-            self._asked, self.used = True, may_be_late(self._learner, self._learner.trainer)
+            run = self._learner, self._learner.trainer
+            self._asked, self.used, self.reads_bar = True, may_be_late(*run), not is_unseen(*run)
         late = self.used and not waits and self._is_simple(tasks)
         self.settle(left=int(late))
         slot = self._free_slot() if late else None
         if slot is not None and not slot.before.take():
             slot = None
-        try:
-            found = self._learner.meta_gradient(tasks, wait=slot is None)
-        except Exception:  # perhaps since the step before was not finite
-            self.settle()
-            raise
+        found = self._learner.meta_gradient(tasks, wait=slot is None)
         if slot is None or not found.whole:
             self.settle()
         else:

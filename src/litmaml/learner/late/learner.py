@@ -27,7 +27,7 @@ class LateLearner(EvaluatedLearner, ABC):
     @property
     def shown_late(self) -> list[str]:
         """What a bar takes from the logs by itself: Lightning would read it from the device in each step."""
-        return [f"train/{name}" for name in ("loss", *self.metrics)] if self.late else []
+        return [] if self._late.reads_bar else [f"train/{name}" for name in ("loss", *self.metrics)]
 
     def take_back(self) -> bool:
         """For a run that is broken off: take back steps that were not finite; whether there were any."""

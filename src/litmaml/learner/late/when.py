@@ -26,8 +26,8 @@ def may_be_late(learner: EvaluatedLearner, trainer: Trainer) -> bool:
     loop = learner.inner_loop
     return all(
         [
-            # A CPU has computed a step when it is taken.
-            works_behind(learner.device),
+            # A CPU has computed a step when it is taken; and others would see weights that are taken back later.
+            is_unseen(learner, trainer),
             # A step that skips tasks has to know how many are left before it moves the weights.
             learner.on_nonfinite == "raise",
             # Processes would have to agree on who takes back what.
@@ -46,10 +46,14 @@ def may_be_late(learner: EvaluatedLearner, trainer: Trainer) -> bool:
             not (loop.draws or learner.outer_gradient.sampled or loop.head is not None),
             # It waits for each gradient, and has an error of its own for one that is not finite.
             not torch.is_anomaly_enabled(),
-            # They would see weights that are taken back later.
-            not any(_looks(each) for each in (learner, *trainer.callbacks)),  # type: ignore[attr-defined]  # set outside its class
         ]
     )
+
+
+def is_unseen(learner: EvaluatedLearner, trainer: Trainer) -> bool:
+    """Whether a device works at the steps of a run while the program goes on, and nobody else's code looks at each."""
+    watchers = (learner, *trainer.callbacks)  # type: ignore[attr-defined]  # set outside its class
+    return works_behind(learner.device) and not any(map(_looks, watchers))
 
 
 def works_behind(device: torch.device) -> bool:
