@@ -6,6 +6,7 @@ import copy
 import functools
 import math
 import re
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,10 @@ from torchmetrics import MeanSquaredError, Metric
 from litmaml import MetaLearner, TaskDataModule
 from litmaml.callbacks.derivative_order import DerivativeOrderAnnealing
 from litmaml.callbacks.last_checkpoint import LastCheckpoint
+from litmaml.cli.main import main
 from litmaml.data import Episode, FiniteTasks, Glyphs, Sinusoid
 from litmaml.inner import SGD
-from litmaml.learner.late import check, snapshot, when
+from litmaml.learner.late import before_step, check, when
 from litmaml.learner.screen.run_progress import RunProgress
 from litmaml.models import MLP, Conv4
 from litmaml.outer import GaussianSmoothing, HypergradientSGD, OuterLoss, WorstCaseLoss
@@ -97,13 +99,14 @@ class Run:
         resumed: Path | None = None,
         outer_loss: OuterLoss | None = None,
         metrics: dict[str, Metric] | None = None,
+        loss: nn.Module | None = None,
         **options: Any,
     ) -> None:
         torch.manual_seed(0)
         self.learner = MetaLearner(
             MLP(hidden=[4]),
             SGD(0.01),
-            loss=nn.MSELoss(),
+            loss=loss or nn.MSELoss(),
             optimizer=optimizer,
             lr_scheduler=schedule,
             outer_loss=outer_loss,
@@ -329,6 +332,54 @@ def test_a_copy_has_no_steps_of_the_run() -> None:
     assert (copied._steps, copied._slots, copied.used) == ([], [], True)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_command_goes_late_with_all_that_it_brings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its callbacks look at no weights in a step."""
+    asked: list[bool] = []
+
+    def may_be_late(learner: Any, trainer: Trainer) -> bool:
+        asked.append(when.may_be_late(learner, trainer))
+        return asked[-1]
+
+    monkeypatch.setattr(when, "works_behind", lambda device: True)
+    monkeypatch.setattr(check, "may_be_late", may_be_late)
+    small = ["--data.meta_batch=2", "--data.train_tasks=8", "--data.val_tasks=2", "--trainer.max_epochs=1"]
+    where = ["--trainer.accelerator=cpu", f"--trainer.default_root_dir={tmp_path / 'run'}"]
+    configuration = Path(__file__).parents[2] / "configs" / "sinusoid.yaml"
+    main(["fit", "-c", str(configuration), *small, *where])
+    assert asked == [True]
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_a_step_is_computed_again_in_its_own_precision(tmp_path: Path) -> None:
+    """Also where Lightning is no longer in the step, as at the end of an epoch."""
+    seen: list[bool] = []
+
+    class Noting(nn.Module):
+        def forward(self, predictions: Tensor, targets: Tensor) -> Tensor:
+            seen.append(torch.is_autocast_enabled("cpu"))
+            return (predictions - targets).square().mean()
+
+    run = Run(tmp_path, True, [4], loss=Noting(), precision="bf16-mixed")
+    assert "train task 4 is not finite" in run.error
+    assert all(seen[-3:])
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_a_step_is_timed_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without what is still to come of the steps before it."""
+    read = check._Flag.read
+
+    def slow(flag: check._Flag) -> bool:
+        time.sleep(0.2)
+        return read(flag)
+
+    monkeypatch.setattr(check._Flag, "read", slow)
+    run = Run(tmp_path, True, steps=4, log_every_n_steps=4)
+    assert 0 < run.trainer.callback_metrics["train/meta_gradient_seconds"] < 0.2
+
+
 # Where each step is waited for
 
 
@@ -492,7 +543,7 @@ def test_a_scaler_and_other_processes_are_waited_for(what: str, tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("on_gpu")
-@pytest.mark.parametrize("module", [snapshot, check], ids=["weights", "tasks"])
+@pytest.mark.parametrize("module", [before_step, check], ids=["weights", "tasks"])
 def test_steps_with_too_much_to_copy_are_waited_for(
     module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import Any, NamedTuple, final
 
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from litmaml.learner.evaluated import EvaluatedLearner
 from litmaml.learner.finite_tasks import count_finite, not_finite
-from litmaml.learner.late.snapshot import MOST_BYTES, Snapshot
+from litmaml.learner.late.before_step import MOST_BYTES, BeforeStep
 from litmaml.learner.late.when import is_unseen, may_be_late
 from litmaml.outer.meta_gradient import MetaGradient
 from litmaml.tasks import MetaBatch, numbers_of, tensors_of
@@ -102,7 +103,7 @@ class LateCheck:
 
     def _take_back(self, slot: _Slot) -> None:
         slot.before.put_back()
-        self._steps.clear()
+        self._steps, self._slots = [], []
         self.taken_back = True
 
     def _error_of(self, tasks: MetaBatch) -> FloatingPointError:
@@ -128,7 +129,7 @@ class LateCheck:
 
     def _free_slot(self) -> _Slot:
         if not self._slots:
-            self._slots = [_Slot(self._learner) for _ in range(2)]
+            self._slots = [_Slot(self._learner.trainer) for _ in range(2)]
         return next(slot for slot in self._slots if all(slot is not step.slot for step in self._steps))
 
 
@@ -136,8 +137,8 @@ class LateCheck:
 class _Slot:
     """What is kept of one step beside its tasks."""
 
-    def __init__(self, learner: EvaluatedLearner) -> None:
-        self.before = Snapshot(learner.inner_loop, learner.trainer)
+    def __init__(self, trainer: Trainer) -> None:
+        self.before = BeforeStep(trainer)
         self.flag = _Flag()
 
 
