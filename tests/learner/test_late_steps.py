@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -163,6 +163,7 @@ def test_a_run_is_the_same_to_the_last_bit(optimizer: Any, schedule: Any, tmp_pa
     assert differences(late.end, waited.end) == []
     assert late.notes.open == [1, 2, 2, 2, 2] * 2, "two are open, and at the end of an epoch they are looked at"
     assert waited.notes.open == [0] * 10
+    assert late.learner._late._slots == [], "the memory is let go"
 
 
 @pytest.mark.parametrize(
@@ -325,6 +326,22 @@ def test_an_epoch_that_something_else_ends_is_looked_at(tmp_path: Path, monkeypa
     assert differences(late.end, waited.end) in ([], ["loops"]), "whose count of epochs has gone on"
 
 
+def test_a_run_that_stops_early_is_looked_at_before_its_end(tmp_path: Path) -> None:
+    class Stops(Callback):
+        looks_at_weights = False
+        ended = False
+
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            trainer.should_stop = trainer.global_step == 3
+
+        def on_train_epoch_end(self, *_: Any) -> None:
+            self.ended = True
+
+    for bad in ([], [2]):
+        run = Run(tmp_path, True, bad, callbacks=[stops := Stops()])
+        assert (run.notes.steps, bool(run.error), stops.ended) == (3, bool(bad), not bad)
+
+
 def test_a_copy_has_no_steps_of_the_run() -> None:
     learner = MetaLearner(MLP(hidden=[4]), SGD(0.01), loss=nn.MSELoss())
     vars(learner._late).update(_steps=[torch.cuda.Event], _slots=[torch.cuda.Event], used=True)
@@ -351,22 +368,25 @@ def test_the_command_goes_late_with_all_that_it_brings(tmp_path: Path, monkeypat
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
 
 
-@pytest.mark.usefixtures("on_gpu")
-def test_a_step_is_computed_again_in_its_own_precision(tmp_path: Path) -> None:
+class Noting(nn.Module):
+    """A squared error that notes whether it is computed in bfloat16."""
+
+    seen: ClassVar[list[bool]] = []
+
+    def forward(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        self.seen.append(torch.is_autocast_enabled("cpu"))
+        return (predictions - targets).square().mean()
+
+
+@pytest.mark.filterwarnings("ignore:precision. under bf16-mixed")
+def test_a_step_is_computed_again_in_its_own_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where Lightning is no longer in the step, as at the end of an epoch."""
-    seen: list[bool] = []
-
-    class Noting(nn.Module):
-        def forward(self, predictions: Tensor, targets: Tensor) -> Tensor:
-            seen.append(torch.is_autocast_enabled("cpu"))
-            return (predictions - targets).square().mean()
-
+    monkeypatch.setattr(Noting, "seen", seen := list[bool]())
     run = Run(tmp_path, True, [4], loss=Noting(), precision="bf16-mixed")
     assert "train task 4 is not finite" in run.error
     assert all(seen[-3:])
 
 
-@pytest.mark.usefixtures("on_gpu")
 def test_a_step_is_timed_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without what is still to come of the steps before it."""
     read = check._Flag.read
