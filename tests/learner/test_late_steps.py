@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 import functools
 import math
 import re
@@ -33,6 +34,7 @@ from litmaml.cli.main import main
 from litmaml.data import Episode, FiniteTasks, Glyphs, Sinusoid
 from litmaml.inner import SGD
 from litmaml.learner.late import before_step, check, when
+from litmaml.learner.late.before_step import BeforeStep
 from litmaml.learner.screen.run_progress import RunProgress
 from litmaml.models import MLP, Conv4
 from litmaml.outer import GaussianSmoothing, HypergradientSGD, OuterLoss, WorstCaseLoss
@@ -342,6 +344,33 @@ def test_a_run_that_stops_early_is_looked_at_before_its_end(tmp_path: Path) -> N
         assert (run.notes.steps, bool(run.error), stops.ended) == (3, bool(bad), not bad)
 
 
+def test_tensors_that_take_others_places_are_copied_too(tmp_path: Path) -> None:
+    """As by an optimizer that makes its state anew in each step, and one that forgets it."""
+    (optimizer,) = (trainer := Run(tmp_path, False, steps=2).trainer).optimizers
+    before, (weight, kept) = BeforeStep(trainer), next(iter(optimizer.state.items()))
+    old = kept["exp_avg"].clone()
+    assert before.take()
+    kept["exp_avg"] = torch.full_like(old, 7.0)
+    assert before.take()
+    kept["exp_avg"].zero_()
+    del kept["exp_avg_sq"]
+    before.put_back()
+    assert optimizer.state[weight].keys() == {"step", "exp_avg", "exp_avg_sq"}
+    assert {*optimizer.state[weight]["exp_avg"].flatten().tolist()} == {7.0}
+
+
+def test_the_logs_are_the_same(tmp_path: Path) -> None:
+    """With lines of steps that are waited for, between others that are not."""
+    rows = []
+    for late in (True, False):
+        folder = tmp_path / str(late)
+        Run(folder, late, log_every_n_steps=3, max_epochs=2, logger=CSVLogger(folder, "", ""))
+        with (folder / "metrics.csv").open() as file:
+            rows.append([row | {"train/meta_gradient_seconds": ""} for row in csv.DictReader(file)])
+    assert rows[0] == rows[1]
+    assert [row["step"] for row in rows[0]] == ["2", "5", "8"]
+
+
 def test_a_copy_has_no_steps_of_the_run() -> None:
     learner = MetaLearner(MLP(hidden=[4]), SGD(0.01), loss=nn.MSELoss())
     vars(learner._late).update(_steps=[torch.cuda.Event], _slots=[torch.cuda.Event], used=True)
@@ -543,19 +572,15 @@ def test_a_cpu_is_waited_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("on_gpu")
-@pytest.mark.parametrize("what", ["scaler", "processes"])
-def test_a_scaler_and_other_processes_are_waited_for(what: str, tmp_path: Path) -> None:
+def test_steps_of_several_processes_are_waited_for(tmp_path: Path) -> None:
     found = []
 
     class Asks(Callback):
         def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
             assert isinstance(pl_module, MetaLearner)
+            found.append(when.may_be_late(pl_module, trainer))
             with pytest.MonkeyPatch.context() as patch:
-                found.append(when.may_be_late(pl_module, trainer))
-                if what == "scaler":
-                    patch.setattr(trainer.precision_plugin, "scaler", object(), raising=False)
-                else:
-                    patch.setattr(trainer.strategy, "world_size", 2, raising=False)
+                patch.setattr(trainer.strategy, "world_size", 2, raising=False)
                 found.append(when.may_be_late(pl_module, trainer))
 
     late_steps(tmp_path, callbacks=[Asks()])

@@ -72,9 +72,7 @@ class LateCheck:
         if slot is not None and not slot.before.take():
             slot = None
         found = self._learner.meta_gradient(tasks, wait=slot is None)
-        if slot is None or not found.whole:
-            self.settle()
-        else:
+        if slot is not None:
             slot.flag.put(found.finite)
             self._steps.append(_Step(tasks, slot))
         return found

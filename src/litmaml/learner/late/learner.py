@@ -41,7 +41,7 @@ class LateLearner(EvaluatedLearner, ABC):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         # Other hooks follow here, of callbacks that may do anything.
         trainer = self.trainer
-        if trainer.is_last_batch or trainer.should_stop or trainer.fit_loop.epoch_loop._is_training_done:
+        if trainer.should_stop or trainer.fit_loop.epoch_loop._is_training_done:
             self._late.settle()
 
     def on_validation_model_zero_grad(self) -> None:

@@ -36,8 +36,6 @@ def may_be_late(learner: EvaluatedLearner, trainer: Trainer) -> bool:
             trainer.accumulate_grad_batches == 1,
             # Others than torch's may keep what no state has; LBFGS takes several gradients in a step.
             _is_copied(trainer),
-            # A scaler of float16 waits for each step itself, and keeps counts.
-            getattr(trainer.precision_plugin, "scaler", None) is None,
             # Trajectories are made of actions that are read from the device, and from what no copy puts back.
             learner.experience is None,
             # It is told of the losses of the finite tasks of each step, and may keep what it makes of them.
