@@ -193,15 +193,14 @@ class MetaLearner(LateLearner):
             tasks, measured = self._collected(tasks, self.inner_steps, "train")
             self._try(tasks)
             numbers, writes = numbers_of(tasks), self._writes_line()
-            if writes:
-                self._late.settle()  # what is timed is this step alone
+            self._late.settle(left=0 if writes else 1)  # what is timed is this step alone
             began = time.perf_counter()
             self.meta_gradient.epoch = self.current_epoch  # here, since a run may be resumed in the middle of one
             result = self._late.gradient(tasks, waits=writes)
             count = self._check_finite(numbers, result.finite, "train", result.whole)
             seconds = time.perf_counter() - began  # where it is logged, the check has waited for the device
             loss, gradients = self._outer_step.add(result, numbers, count, self.global_rank)
-            bar, kept = self._late.reads_bar, None if result.whole else result.finite
+            kept, bar = None if result.whole else result.finite, self._late.reads_bar
             self.log("train/loss", loss, prog_bar=bar, batch_size=len(numbers))
             self._log_metrics(tasks, result.predictions, kept, prog_bar=bar)
             self._log_measured(measured)
