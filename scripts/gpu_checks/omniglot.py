@@ -183,18 +183,31 @@ def _fit(setting: Setting, compile: bool, notes: dict[str, Any]) -> float:
     warm, counted = (2, 4) if setting.small else (50, 1000)
 
     class Clock(Callback):
-        """Times the steps after the first ones, until there are enough or ten seconds are over."""
+        """Times the steps after the first ones, until there are enough or ten seconds are over; then what they hold.
 
-        began = ended = 0.0
+        late: Whether steps were looked at late, so that none waited for the device. alone: Seconds of a meta-gradient.
+        """
+
+        looks_at_weights = False
+        began = ended = alone = 0.0
         steps = 0
+        late = False
 
-        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        def on_train_batch_end(self, trainer: Any, learner: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            self._batch, self.late = batch, learner.late
             if trainer.global_step == warm:
                 self.began = self._now()
             elif trainer.global_step > warm and (trainer.global_step - warm) % (counted // 4) == 0:
                 self.ended, self.steps = self._now(), trainer.global_step - warm
                 if self.steps >= counted or self.ended - self.began > 10:
                     trainer.should_stop = True
+
+        def on_train_end(self, trainer: Any, learner: Any) -> None:
+            count = max(4, warm)
+            began = self._now()
+            for _ in range(count):
+                learner.meta_gradient(self._batch, wait=False)
+            self.alone = (self._now() - began) / count
 
         def _now(self) -> float:
             if setting.device.type == "cuda":
@@ -223,8 +236,15 @@ def _fit(setting: Setting, compile: bool, notes: dict[str, Any]) -> float:
         )
         trainer.fit(learner, data)
     ms = 1e3 * (clock.ended - clock.began) / clock.steps
-    notes |= {"steps": clock.steps, "ms_per_step": round(ms, 4), "tasks_per_s": round(1e3 * TASKS / ms, 1)}
-    return 0.0
+    notes |= {
+        "steps": clock.steps,
+        "ms_per_step": round(ms, 4),
+        "tasks_per_s": round(1e3 * TASKS / ms, 1),
+        "late": clock.late,
+        "ms_of_meta_gradient": round(1e3 * clock.alone, 4),
+        "steps_by_meta_gradients": round(ms / (1e3 * clock.alone), 3),
+    }
+    return 0.0 if clock.late == (setting.device.type == "cuda") else 1.0
 
 
 FOLDER_HELP = "the folder with Omniglot's two archives; without it no training is timed"

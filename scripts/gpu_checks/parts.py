@@ -103,6 +103,7 @@ def _write(file: Path, found: dict[str, Any]) -> None:
 _FIGURES = {
     "ms": "ms",
     "ms_per_step": "ms a step",
+    "steps_by_meta_gradients": "meta-gradients a step",
     "tasks_per_s": "tasks/s",
     "launches": "kernels",
     "busy_ms": "ms busy",

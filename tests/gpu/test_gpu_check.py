@@ -102,7 +102,8 @@ def test_training_on_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     out = tmp_path / "check.json"
     assert suite.main([*SMALL, "--out", str(out), "--data", str(tmp_path), "--parts", *OF_DATA]) == 0
     (of_fit,), (of_training,) = (read(out)["parts"][name]["cases"] for name in OF_DATA)
-    assert of_fit["steps"] == 4
+    assert (of_fit["steps"], of_fit["late"]) == (4, False), "a CPU has computed a step when it is taken"
+    assert min(of_fit["ms_of_meta_gradient"], of_fit["steps_by_meta_gradients"]) > 0
     assert of_training["steps"] == 20
     assert len(of_training["accuracy_by_step"]) == 4
     assert min(of_fit["tasks_per_s"], of_training["tasks_per_s"]) > 0

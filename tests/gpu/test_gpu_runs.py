@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from litmaml.learner.meta_learner import MetaLearner
 from litmaml.models import MLP, Conv4
 from litmaml.outer import GaussianSmoothing, SecondOrder
 from litmaml.rl import GaussianPolicy, Navigation, PolicySurrogate, Rollouts, TrustRegion
-from litmaml.tasks import stacks_of, tensors_of, tree_map
+from litmaml.tasks import Split, Tasks, stacks_of, tensors_of, tree_map
 
 pytestmark = pytest.mark.gpu
 
@@ -90,6 +92,47 @@ def test_a_resumed_run_is_the_same(method: Any, tmp_path: Path, device: torch.de
     torch.randn(5, device=device)
     trainer(tmp_path, device, max_steps=6).fit(resumed, data(), ckpt_path=saved, weights_only=False)
     torch.testing.assert_close(weights(resumed), weights(whole), rtol=1e-6, atol=1e-7)
+
+
+class Late(Callback):
+    """Notes whether the steps of a run are looked at late."""
+
+    looks_at_weights = False
+
+    def __init__(self) -> None:
+        self.seen: set[bool] = set()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        assert isinstance(pl_module, MetaLearner)
+        self.seen.add(pl_module.late)
+
+
+class Broken(Sinusoid):
+    """Sinusoids, of which one task has a target that is no number."""
+
+    def __init__(self, bad: int = 9) -> None:
+        super().__init__(Episode(shots=5, queries=5))
+        self.bad = bad
+
+    def sample(self, split: Split, numbers: Sequence[int], seed: int) -> Tasks:
+        tasks = super().sample(split, numbers, seed)
+        if split == "train" and self.bad in numbers:
+            tasks.query.targets[[*numbers].index(self.bad)] = torch.nan
+        return tasks
+
+
+def test_a_step_that_is_not_finite_is_taken_back(tmp_path: Path, device: torch.device) -> None:
+    """Of four tasks each, the third step; the weights are those after two. No step waits for the device."""
+    ends = []
+    for steps, tasks in ((2, Sinusoid(Episode(shots=5, queries=5))), (6, Broken())):
+        module, late = learner(), Late()
+        options = {"max_steps": steps, "log_every_n_steps": 50, "callbacks": [late]}
+        loaded = TaskDataModule(tasks, meta_batch=4, train_tasks=32, val_tasks=4)
+        with nullcontext() if steps == 2 else pytest.raises(FloatingPointError, match="train task 9 is not finite"):
+            trainer(tmp_path, device, **options).fit(module, loaded)
+        ends.append(weights(module))
+        assert late.seen == {device.type == "cuda"}
+    torch.testing.assert_close(ends[1], ends[0], rtol=1e-6, atol=1e-7)
 
 
 class Look(Callback):

@@ -23,6 +23,8 @@ class DerivativeOrderAnnealing(Callback):
         ValueError: epoch is below 1.
     """
 
+    looks_at_weights = False
+
     def __init__(self, epoch: int = 50) -> None:
         if epoch < 1:
             raise ValueError(f"epoch: has to be at least 1, got {epoch}")

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info
 
+from litmaml.learner.late.learner import LateLearner
 from litmaml.runs.folder import CHECKPOINTS, LAST
 from litmaml.runs.nameable import imports_again
 from litmaml.runs.owner import FolderOwner
@@ -24,6 +25,8 @@ class LastCheckpoint(Checkpoint):
     ``owner``: of the run's folder; it is asked before every checkpoint whether the folder is still its own.
     ``configuration``: of the run, which every checkpoint records.
     """
+
+    looks_at_weights = False
 
     def __init__(self) -> None:
         self.owner: FolderOwner | None = None
@@ -59,10 +62,14 @@ class LastCheckpoint(Checkpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if isinstance(exception, SystemExit) or not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]  # set outside its class
             return
-        if trainer.state.fn != "fit" or not self._stepped(trainer) or trainer.global_step <= self._written:
+        if trainer.state.fn != "fit" or not self._stepped(trainer):
+            return
+        # Of a step that is taken back nothing is left half done.
+        taken_back = isinstance(pl_module, LateLearner) and pl_module.take_back()
+        if not self._stepped(trainer) or trainer.global_step <= self._written:
             return
         step = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.current
-        if self._stepping and step.ready != step.completed:
+        if self._stepping and not taken_back and step.ready != step.completed:
             rank_zero_info("broken off inside an outer step: the last checkpoint stays as it is")
             return
         saved = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)

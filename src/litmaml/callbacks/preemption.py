@@ -73,6 +73,8 @@ class Preemption(Callback):
         ValueError: save_every_minutes is not positive.
     """
 
+    looks_at_weights = False
+
     def __init__(self, save_every_minutes: float = 10.0) -> None:
         if not save_every_minutes > 0:
             raise ValueError(f"save_every_minutes: has to be above 0, got {save_every_minutes}")

@@ -21,10 +21,11 @@ from litmaml.inner.task_head import HeadStart
 from litmaml.learner.baselines import Baselines
 from litmaml.learner.checks import check_first_batch, check_loss, check_parts, check_pool, check_settings, check_trainer
 from litmaml.learner.convolutions import choose_convolutions
-from litmaml.learner.evaluated import EvaluatedLearner
 from litmaml.learner.evaluation import Evaluation
 from litmaml.learner.experience import Experience
 from litmaml.learner.head_checks import check_head
+from litmaml.learner.late.check import LateCheck
+from litmaml.learner.late.learner import LateLearner
 from litmaml.learner.memory_format import choose_format
 from litmaml.learner.metrics import default_metrics, values_of_all
 from litmaml.learner.outer_optimizer import check_rates_lr, groups_of, outer_optimizer, scheduled
@@ -46,7 +47,7 @@ _PLAIN = (
 )
 
 
-class MetaLearner(EvaluatedLearner):
+class MetaLearner(LateLearner):
     """Meta-trains a model: find weights from which N inner steps on a few examples solve a new task.
 
     Minimises F(theta) = E_task l(theta_N; query), theta_{j+1} = U(theta_j, grad l(theta_j; support)),
@@ -102,6 +103,8 @@ class MetaLearner(EvaluatedLearner):
     Raises:
         ValueError: The model cannot be meta-learnt so: the message names the layer and the remedy.
     """
+
+    looks_at_weights = False
 
     def __init__(
         self,
@@ -176,7 +179,7 @@ class MetaLearner(EvaluatedLearner):
         self.results = Results()
         self.source_results: dict[str, dict[str, list[Interval]]] = {}
         self.skipped_tasks = self.evaluated_tasks = 0
-        self._outer_step = OuterStep(self.inner_loop, self.outer_loss)
+        self._outer_step, self._late = OuterStep(self.inner_loop, self.outer_loss), LateCheck(self)
         self._tried: set[bool] = set()  # by whether the learner was in training
         chosen = {"fast_weights": fast_weights, "frozen_weights": frozen_weights, "per_step_weights": per_step_weights}
         given = {"compile": compile, "channels_last": channels_last, "output": output, "head_start": head_start}
@@ -186,22 +189,25 @@ class MetaLearner(EvaluatedLearner):
     # Training
 
     def training_step(self, tasks: MetaBatch, batch_idx: int) -> Tensor:
-        tasks, measured = self._collected(tasks, self.inner_steps, "train")
-        self._try(tasks)
-        numbers = numbers_of(tasks)
-        began = time.perf_counter()
-        self.meta_gradient.epoch = self.current_epoch  # here, since a run may be resumed in the middle of one
-        result = self.meta_gradient(tasks)
-        count = self._check_finite(numbers, result.finite, "train", result.whole)
-        seconds = time.perf_counter() - began  # the check has waited for the device
-        loss, gradients = self._outer_step.add(result, numbers, count, self.global_rank)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(numbers))
-        self._log_metrics(tasks, result.predictions, None if result.whole else result.finite, prog_bar=True)
-        self._log_measured(measured)
-        if self._writes_line():
-            self.log("train/meta_gradient_seconds", seconds, batch_size=len(numbers))
-            self._log_before(tasks)
-        return with_gradient(loss, gradients, self.inner_loop.trained())
+        with self._late:
+            tasks, measured = self._collected(tasks, self.inner_steps, "train")
+            self._try(tasks)
+            numbers, writes = numbers_of(tasks), self._writes_line()
+            self._late.settle(left=0 if writes else 1)  # what is timed is this step alone
+            began = time.perf_counter()
+            self.meta_gradient.epoch = self.current_epoch  # here, since a run may be resumed in the middle of one
+            result = self._late.gradient(tasks, waits=writes)
+            count = self._check_finite(numbers, result.finite, "train", result.whole)
+            seconds = time.perf_counter() - began  # where it is logged, the check has waited for the device
+            loss, gradients = self._outer_step.add(result, numbers, count, self.global_rank)
+            kept, bar = None if result.whole else result.finite, self._late.reads_bar
+            self.log("train/loss", loss, prog_bar=bar, batch_size=len(numbers))
+            self._log_metrics(tasks, result.predictions, kept, prog_bar=bar)
+            self._log_measured(measured)
+            if writes:
+                self.log("train/meta_gradient_seconds", seconds, batch_size=len(numbers))
+                self._log_before(tasks)
+            return with_gradient(loss, gradients, self.inner_loop.trained())
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Make the gradient the mean over the finite tasks of the whole step, over all processes; log its norm."""
@@ -214,11 +220,7 @@ class MetaLearner(EvaluatedLearner):
         if self.experience is not None:
             self.experience.end_batch()
         self._outer_step.check(self.max_skipped)
-
-    def _writes_line(self) -> bool:
-        """Whether Lightning writes a line to the logs after this outer step."""
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set outside its class
-        return every > 0 and (self.trainer.global_step + 1) % every == 0
+        super().on_train_batch_end(outputs, batch, batch_idx)
 
     def _log_before(self, tasks: MetaBatch) -> None:
         """Loss and metrics before adaptation, and residuals: more passes, so only when a line is logged."""
@@ -282,7 +284,8 @@ class MetaLearner(EvaluatedLearner):
             if not self.training:  # after eval(), which Lightning leaves as it is
                 super().train()
                 self.evaluated = self._evaluated
-        self.skipped_tasks, self._outer_step = 0, OuterStep(self.inner_loop, self.outer_loss)
+        self.skipped_tasks, self._late = 0, LateCheck(self)
+        self._outer_step = OuterStep(self.inner_loop, self.outer_loss)
         self._residuals = Residuals()
         self._tried.clear()
         self._baselines.look_anew()

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from litmaml.engine.switches import without
+from litmaml.inner.divergence import diverges
 from litmaml.inner.loop import InnerLoop
 from litmaml.inner.places import aliases
 from litmaml.outer.gradient import OuterGradient
 from litmaml.outer.loss import OuterLoss
 from litmaml.tasks import Batch, Tasks
 from litmaml.weights import Params, differentiate
+
+logger = logging.getLogger(__name__)
 
 
 class Part(NamedTuple):
@@ -56,6 +61,18 @@ class ChunkGradient:
         numbers = [values for values in (losses, *gradient) if values.numel()]
         largest = torch.stack([torch.linalg.vector_norm(values, torch.inf) for values in numbers]).amax()
         return Part(losses, predictions.detach(), largest.isfinite(), gradient)
+
+    def alone(self, weights: Params, task: Tasks) -> Part:
+        """The part of a single task; not finite where the model raises an error because its numbers are not."""
+        try:
+            with without("features"):  # what they may be wrong for is not finite
+                return self(weights, task)
+        except Exception as error:
+            if not diverges(self.inner_loop, task, self.steps, error):
+                raise
+            logger.warning("task %d breaks down: %s", int(task.numbers[0]), error)
+        losses = torch.full((1,), torch.nan, device=task.query.device)
+        return Part(losses, losses, torch.tensor(False, device=losses.device), ())
 
     def look(self, tasks: Tasks) -> None:
         """Look for constant parts of the model, where they could be used."""

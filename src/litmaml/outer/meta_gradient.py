@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple
@@ -11,8 +10,7 @@ import torch
 from torch import Tensor
 
 from litmaml.engine.allocator import keep_freed_memory
-from litmaml.engine.switches import is_on, without
-from litmaml.inner.divergence import diverges
+from litmaml.engine.switches import is_on
 from litmaml.inner.loop import InnerLoop
 from litmaml.outer.chunk_gradient import ChunkGradient, Part, of_one_shape
 from litmaml.outer.compiled import CompiledChunkGradient, TooManyForms
@@ -24,8 +22,6 @@ from litmaml.randomness import drawing_for, generator_states, put_back_generator
 from litmaml.tasks import MetaBatch, Split, Tasks, Tree, chunks, numbers_of, select, stacks_of
 from litmaml.weights import Params, Weights
 
-logger = logging.getLogger(__name__)
-
 
 class MetaGradient(NamedTuple):
     """Of T tasks after adaptation, in their order, stack after stack.
@@ -35,7 +31,7 @@ class MetaGradient(NamedTuple):
     gradients: of the mean loss over the finite tasks, by the name of the trained parameter of the inner loop.
     finite: (T,) whether a task's loss and gradient are; the others are in no mean.
     weights: (T,) what each task counts in the mean, or None: all alike.
-    whole: Whether all tasks are known to be finite, for which nobody has to wait for the device again.
+    whole: Whether all tasks are known to be finite, or count as such, since nobody waited for the device to tell.
     """
 
     losses: Tensor
@@ -139,8 +135,13 @@ class MetaGradientOf:
     def epoch(self, number: int) -> None:
         self.of_chunk.epoch = number
 
-    def __call__(self, tasks: MetaBatch) -> MetaGradient:
-        """The meta-gradient of the tasks; a task whose loss or gradient is not finite is left out and marked."""
+    def __call__(self, tasks: MetaBatch, wait: bool = True) -> MetaGradient:
+        """The meta-gradient of the tasks; a task whose loss or gradient is not finite is left out and marked.
+
+        Args:
+            tasks: T of them.
+            wait: For the device to tell whether all are finite; else they count as such, and ``finite`` tells of it.
+        """
         stacks = tuple(map(self.inner_loop.with_classes, stacks_of(tasks)))
         if stacks[0].query.device.type == "cpu" and is_on("allocator"):
             keep_freed_memory()
@@ -159,7 +160,7 @@ class MetaGradientOf:
         try:
             parts, gradient = self._over([chunks(s, self.chunk_size(s)) for s in stacks], weights, run)
         except _Draws:
-            return self(tasks)
+            return self(tasks, wait)
         except TooManyForms:
             raise
         except torch.OutOfMemoryError:
@@ -168,11 +169,11 @@ class MetaGradientOf:
         except Exception as error:  # perhaps of a task whose numbers are not finite
             raised = error
         if short:  # not above, where the error still holds what its frames do
-            return self(tasks)
-        whole = not raised and bool(torch.stack([part.finite for stack in parts for part in stack]).all())
+            return self(tasks, wait)
+        whole = not raised and (not wait or bool(torch.stack([part.finite for stack in parts for part in stack]).all()))
         if not whole:
             # One bad task spoils its chunk: take them one by one.
-            parts, gradient = self._over([chunks(s, 1) for s in stacks], weights, self._alone, leave_out=True)
+            parts, gradient = self._over([chunks(s, 1) for s in stacks], weights, self.of_chunk.alone, leave_out=True)
             finite = torch.stack([part.finite for stack in parts for part in stack])
             if raised and bool(finite.all()):
                 raise raised  # it is several at once that cannot be computed
@@ -286,15 +287,3 @@ class MetaGradientOf:
         weights = Weights({name: weight.detach()[0] for name, weight in fast.items()}, self.inner_loop.at_step(slow, 0))
         streams = task_streams(self.seed, "train", tasks.numbers.tolist(), "directions")
         return tasks._replace(directions=self.outer_gradient.directions(weights, streams, self.steps))
-
-    def _alone(self, weights: Params, task: Tasks) -> Part:
-        """The part of a single task; not finite where the model raises an error because its numbers are not."""
-        try:
-            with without("features"):  # what they may be wrong for is not finite
-                return self.of_chunk(weights, task)
-        except Exception as error:
-            if not diverges(self.inner_loop, task, self.steps, error):
-                raise
-            logger.warning("task %d breaks down: %s", int(task.numbers[0]), error)
-        losses = torch.full((1,), torch.nan, device=task.query.device)
-        return Part(losses, losses, torch.tensor(False, device=losses.device), ())

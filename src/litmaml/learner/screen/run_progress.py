@@ -27,6 +27,8 @@ _NOTEBOOK_EVERY = 0.5
 class RunProgress(ProgressBar):
     """A bar of the run in a terminal, a line in a notebook that is written over, and a line a minute in a file."""
 
+    looks_at_weights = False
+
     def __init__(self) -> None:
         super().__init__()
         self._enabled = True
@@ -79,7 +81,7 @@ class RunProgress(ProgressBar):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._enabled and self._bar is None and trainer.fit_loop.total_batch_idx >= 0:
-            self._write(f"{_place(trainer)}  {measured(trainer.progress_bar_metrics)}")
+            self._write(f"{_place(trainer)}  {measured(_shown(trainer))}")
         self._stop()
 
     def _show_training(self, trainer: Trainer) -> None:
@@ -91,11 +93,11 @@ class RunProgress(ProgressBar):
                 completed=done_of(trainer),
                 total=None if total == inf else total,
                 left="" if left is None else f"{duration(left)} left" if left else "",
-                measured=measured(trainer.progress_bar_metrics),
+                measured=measured(_shown(trainer)),
             )
         elif self._due():
             told = "" if left is None else f", {duration(left)} left"
-            self._write(f"{_place(trainer)}{told}  {measured(trainer.progress_bar_metrics)}")
+            self._write(f"{_place(trainer)}{told}  {measured(_shown(trainer))}")
 
     # In validation, test and prediction by themselves
 
@@ -205,6 +207,12 @@ def _epoch(trainer: Trainer) -> str:
 def _place(trainer: Trainer) -> str:
     total = total_of(trainer)
     return f"{_epoch(trainer)}, batch {done_of(trainer)}" + ("" if total == inf else f"/{total:.0f}")
+
+
+def _shown(trainer: Trainer) -> dict[str, Any]:
+    """What Lightning has for bars, and what a learner keeps from it that does not wait for the device in each step."""
+    kept, logged = getattr(trainer.lightning_module, "shown_late", ()), trainer.callback_metrics
+    return trainer.progress_bar_metrics | {name: logged[name] for name in kept if name in logged}
 
 
 def measured(metrics: Mapping[str, Any]) -> str:
