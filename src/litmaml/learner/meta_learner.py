@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from litmaml.data.task_checks import check_splits
-from litmaml.engine.compiler import make_ready
 from litmaml.inner import SGD, InnerOptimizer
 from litmaml.inner.batch_norms import Policy, settle
 from litmaml.inner.channels_last import to_channels_last
@@ -20,6 +19,7 @@ from litmaml.inner.loop import InnerLoop
 from litmaml.inner.task_head import HeadStart
 from litmaml.learner.baselines import Baselines
 from litmaml.learner.checks import check_first_batch, check_loss, check_parts, check_pool, check_settings, check_trainer
+from litmaml.learner.compilation import announce_compiling
 from litmaml.learner.convolutions import choose_convolutions
 from litmaml.learner.evaluation import Evaluation
 from litmaml.learner.experience import Experience
@@ -279,7 +279,7 @@ class MetaLearner(LateLearner):
             choose_format(self.inner_loop, self.trainer, stage)
         if stage == "fit":
             if self.meta_gradient.compile:
-                make_ready(self.trainer.strategy.root_device)
+                announce_compiling(self.trainer.strategy.root_device)
             self.inner_loop.check_trainable()
             if not self.training:  # after eval(), which Lightning leaves as it is
                 super().train()
