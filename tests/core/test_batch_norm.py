@@ -354,3 +354,14 @@ def test_inner_steps_take_it(outer: str) -> None:
     names = nodes_of(*found)
     assert "_HalvedBackward" in names
     assert not {"_BatchNormBackward", "NativeBatchNormBackward0", "MaxPool2DWithIndicesBackward0"} & names
+
+
+def test_what_is_pooled_without_gradients_can_be_viewed_as_torchs() -> None:
+    """As of images that a model turns, which torch leaves in the usual order."""
+    x = torch.randn(2, 3, 6, 4)
+    for turned in (x.transpose(2, 3), x.transpose(0, 1), x[:1].expand(2, -1, -1, -1), x[..., ::2]):
+        with torch.no_grad(), Derivatives():
+            found = functional.max_pool2d(turned, 2)
+        assert found.stride() == functional.max_pool2d(turned, 2).stride()
+    with torch.no_grad(), Derivatives(), pytest.raises(RuntimeError, match="Expected 3D or 4D"):
+        functional.max_pool2d(x[:, :0], 2)

@@ -10,11 +10,13 @@ import torch
 from oracles import assert_close, sum_of
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from litmaml.engine import convolution as module
 from litmaml.engine.convolution import Grouped, convolution
 from litmaml.inner import SGD
+from litmaml.inner.channels_last import to_channels_last
 from litmaml.inner.derivatives import Derivatives
 from litmaml.inner.loop import InnerLoop
 from litmaml.models import Conv4
@@ -175,3 +177,40 @@ def test_a_meta_gradient_by_it(channels_last: bool, grouped: bool, monkeypatch: 
         found = MetaGradientOf(loop, SecondOrder(), 2, tasks_per_chunk=4)(tasks)
     assert (4 in seen.found) == grouped
     assert_close(found.gradients, true.gradients, rtol=1e-9, atol=1e-12)
+
+
+class OneByOne(nn.Module):
+    """A model that convolves single images in a batch of one, or without one."""
+
+    def __init__(self, batched: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3), nn.Linear(4, 3)
+        self.batched = batched
+
+    def forward(self, x: Tensor) -> Tensor:
+        images = x.split(1) if self.batched else x.unbind()
+        means = [self.second(self.first(image).tanh()).tanh().mean((-2, -1)).flatten() for image in images]
+        logits: Tensor = self.head(torch.stack(means))
+        return logits
+
+
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("images", [1, 2])
+def test_single_images_of_several_tasks_in_channels_last(batched: bool, images: int) -> None:
+    """Of which torch itself finds a wrong gradient where oneDNN does not compute them, as in float64."""
+    torch.manual_seed(0)
+    model = OneByOne(batched).double()
+    to_channels_last(model)
+    batch = Batch(torch.randn(4, images, 2, 6, 6).double(), torch.randint(0, 3, (4, images)))
+    loop = InnerLoop(model, nn.CrossEntropyLoss(), SGD(0.5), ["*"], steps=2)
+    tasks = Tasks((batch,), batch, torch.arange(4))
+    at_once, one_by_one = (MetaGradientOf(loop, SecondOrder(), 2, tasks_per_chunk=size)(tasks) for size in (4, 1))
+    assert_close(at_once.gradients, one_by_one.gradients)
+
+
+def test_one_number_in_a_list_under_vmap() -> None:
+    x, w = torch.randn(3, 2, 1, 5, 5), torch.randn(3, 4, 1, 3, 3)
+    with Derivatives():
+        found = torch.func.vmap(lambda x, w: functional.conv2d(x, w, None, [2], [1], [1]))(x, w)
+    each = [functional.conv2d(*one, None, 2, 1) for one in zip(x, w, strict=True)]
+    torch.testing.assert_close(found, torch.stack(each))

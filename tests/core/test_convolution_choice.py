@@ -12,10 +12,9 @@ import torch
 from oracles import relative
 from torch import nn
 
-from litmaml.engine import convolution
+from litmaml.engine import convolution, twice_differentiable
 from litmaml.engine.convolution import Grouped
 from litmaml.engine.switches import without
-from litmaml.engine.twice_differentiable import twice_differentiable
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
 from litmaml.models import MLP, Conv4
@@ -78,7 +77,7 @@ def test_the_faster_one_is_taken(slow: str, monkeypatch: pytest.MonkeyPatch) -> 
         return late
 
     if slow == "grouped":
-        monkeypatch.setattr("litmaml.engine.convolution.twice_differentiable", slowed(twice_differentiable))
+        monkeypatch.setattr(twice_differentiable, "_uncast", slowed(twice_differentiable._uncast))
     else:
         monkeypatch.setattr(nn.functional, "pad", slowed(nn.functional.pad))
     gradient, choice, given = compute(), ConvolutionChoice(), tasks()

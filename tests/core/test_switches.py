@@ -94,7 +94,7 @@ def test_gradients_without_a_part(part: str, outer: str, monkeypatch: pytest.Mon
         return MetaGradientOf(loop, OUTER[outer].make(), 1, 4, compile=part == "program")(tasks).gradients
 
     fast = gradients()
-    assert uses or (part == "batch_norm" and outer not in TWICE)
+    assert uses or (part in ("batch_norm", "twice_differentiable") and outer not in TWICE)
     uses.clear()
     with without(part):
         plain = gradients()

@@ -9,12 +9,18 @@ from typing import Any
 import pytest
 import torch
 from oracles import sum_of
-from torch import Tensor
-from torch.func import vmap
+from torch import Tensor, nn
+from torch.func import jvp, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from litmaml.engine import twice_differentiable as module
 from litmaml.engine.switches import without
 from litmaml.engine.twice_differentiable import twice_differentiable
+from litmaml.inner import SGD
+from litmaml.inner.loop import InnerLoop
+from litmaml.outer import FirstOrder, SecondOrder
+from litmaml.outer.meta_gradient import MetaGradientOf
+from litmaml.tasks import Batch, Tasks
 
 OPTIONS = [
     {},
@@ -29,6 +35,13 @@ OPTIONS = [
 
 def kernels(groups: int = 1, outputs: int = 6) -> Tensor:
     return 0.3 * torch.randn(outputs, 3 // groups, 3, 2, dtype=torch.float64)
+
+
+def alone(*tensors: Tensor | None, **options: Any) -> Tensor:
+    """As of one task among several at once, without which torch's own is taken."""
+    given = [None if tensor is None else tensor.unsqueeze(0) for tensor in tensors]
+    dims = tuple(None if tensor is None else 0 for tensor in given)
+    return vmap(lambda *one: twice_differentiable(*one, **options), dims)(*given).squeeze(0)
 
 
 def derivatives(function: Callable[..., Tensor], *tensors: Tensor | None) -> list[Tensor]:
@@ -48,12 +61,12 @@ def derivatives(function: Callable[..., Tensor], *tensors: Tensor | None) -> lis
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("images", [True, False])
 def test_derivatives_are_those_of_torch(options: dict[str, Any], bias: bool, images: bool) -> None:
-    """With and without a gradient by the images."""
+    """With and without a gradient by the images, of a single task."""
     torch.manual_seed(0)
     x = torch.randn(2, 3, 7, 8, dtype=torch.float64, requires_grad=images)
     w = kernels(options.get("groups", 1)).requires_grad_()
     b = torch.randn(6, dtype=torch.float64, requires_grad=True) if bias else None
-    found = derivatives(lambda *given: twice_differentiable(*given, **options), x, w, b)
+    found = derivatives(lambda *given: alone(*given, **options), x, w, b)
     true = derivatives(lambda *given: torch.conv2d(*given, **options), x, w, b)
     assert len(found) == 3 * (2 + images + bias)
     for mine, torchs in zip(found, true, strict=True):
@@ -116,11 +129,11 @@ def test_second_derivatives_take_few_operations(images: bool) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_half_precision_is_that_of_autocast(dtype: torch.dtype) -> None:
-    x, w = torch.randn(2, 3, 7, 8).to(dtype), kernels().to(dtype).requires_grad_()
+    x, w = torch.randn(4, 2, 3, 7, 8).to(dtype), torch.stack([kernels()] * 4).to(dtype).requires_grad_()
 
     def outcome(function: Callable[..., Tensor]) -> list[Tensor]:
         with torch.autocast("cpu", torch.bfloat16):
-            y = function(x, w)
+            y = vmap(function)(x, w)
             (first,) = torch.autograd.grad(y.float().pow(3).sum(), w, create_graph=True)
         return [y, first, *torch.autograd.grad(first.pow(2).sum(), w)]
 
@@ -130,17 +143,73 @@ def test_half_precision_is_that_of_autocast(dtype: torch.dtype) -> None:
 
 
 def test_what_is_left_to_torch() -> None:
-    x, w = torch.randn(2, 3, 7, 8, dtype=torch.float64), kernels()
-    assert twice_differentiable(x, w).grad_fn is None
-    leaf = w.requires_grad_()
-    assert "_Convolution" in str(twice_differentiable(x, leaf).grad_fn)
-    for other in (
-        lambda: twice_differentiable(x[0], leaf),
-        lambda: twice_differentiable(x, leaf[..., :1], padding="same"),
-        lambda: twice_differentiable(x.requires_grad_(), leaf.detach()),
-    ):
-        assert "ConvolutionBackward0" in str(other().grad_fn) or "Squeeze" in str(other().grad_fn)
+    """All that is not of kernels of each task's own, or needs no gradient."""
+    x, w = torch.randn(4, 2, 3, 7, 8, dtype=torch.float64), torch.stack([kernels() for _ in range(4)])
+    own = w.clone().requires_grad_()
+
+    def made(images: Tensor, weight: Tensor, dims: tuple[int | None, ...] = (0, 0), **options: Any) -> str:
+        y = vmap(lambda *one: twice_differentiable(*one, **options), dims)(images, weight)
+        nodes, names = [y.grad_fn], ""
+        while nodes and (node := nodes.pop()) is not None:
+            names += f" {type(node).__name__}"
+            nodes += [each for each, _ in node.next_functions]
+        return names
+
+    assert " _Convolution" in made(x, own)
+    assert " _Convolution" in made(x[0], own, (None, 0))
+    assert " ConvolutionBackward0" in made(x, own[0], (0, None))
+    assert " ConvolutionBackward0" in made(x, own[..., :1], padding="same")
+    assert " ConvolutionBackward0" in made(x.requires_grad_(), own.detach())
+    assert twice_differentiable(x[0], own[0]).grad_fn.name() == "ConvolutionBackward0"  # type: ignore[union-attr]  # has one
     with torch.no_grad():
-        assert torch.equal(twice_differentiable(x, leaf), torch.conv2d(x, leaf))
+        assert torch.equal(vmap(twice_differentiable)(x, own), vmap(torch.conv2d)(x, own))
     with pytest.raises(RuntimeError, match="expected input"):
-        twice_differentiable(x[:, :2], leaf)
+        vmap(twice_differentiable)(x[:, :, :2], own)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")  # of torch itself
+def test_derivatives_along_with_the_numbers_are_torchs() -> None:
+    """``torch.func.jvp`` in a model or a loss."""
+    torch.manual_seed(0)
+    x, w = torch.randn(4, 2, 3, 7, 8, dtype=torch.float64), torch.stack([kernels() for _ in range(4)]).requires_grad_()
+
+    def along(function: Callable[..., Tensor]) -> Tensor:
+        def one(images: Tensor, weight: Tensor) -> Tensor:
+            return jvp(lambda z: function(z, weight).tanh(), (images,), (torch.ones_like(images),))[1]
+
+        (found,) = torch.autograd.grad(vmap(one)(x, w).square().sum(), w)
+        return found
+
+    torch.testing.assert_close(along(twice_differentiable), along(torch.conv2d))
+
+
+@pytest.mark.parametrize(
+    ("settings", "some"),
+    [
+        ({}, True),
+        ({"outer": FirstOrder()}, False),
+        ({"fast": ["2.*"]}, False),
+        ({"fast": ["0.bias", "2.*"]}, False),
+    ],
+    ids=["kernels", "first order", "head alone", "bias"],
+)
+def test_only_second_derivatives_of_adapted_kernels_are_taken_by_it(
+    settings: dict[str, Any], some: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Elsewhere it is slower than torch, up to twice where no inner step changes the kernels."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2))
+    batch = Batch(torch.randn(2, 3, 1, 4, 4), torch.randint(0, 2, (2, 3)))
+    loop = InnerLoop(model, nn.CrossEntropyLoss(), SGD(0.1), settings.get("fast", ["*"]), steps=1)
+    calls = Counter[str]()
+    monkeypatch.setattr(module, "_uncast", noting(module._uncast, calls))
+    MetaGradientOf(loop, settings.get("outer", SecondOrder()), 1)(Tasks((batch,), batch, torch.arange(2)))
+    assert (calls.total() > 0) == some
+
+
+def noting(function: Callable[..., Any], calls: Counter[str]) -> Callable[..., Any]:
+    def noted(*args: Any) -> Any:
+        calls[function.__name__] += 1
+        return function(*args)
+
+    return noted

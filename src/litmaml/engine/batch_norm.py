@@ -78,12 +78,22 @@ def _states(*tensors: Tensor) -> list[Any]:
 def lean_max_pool(y: Tensor, *args: Any, **kwargs: Any) -> Any:
     """``functional.max_pool2d``; of what ``lean_batch_norm`` has just normalised both together, if it halves."""
     halves = is_on("batch_norm") and _halves(*args, **kwargs) and y.dim() in (3, 4) and min(y.shape[-2:]) > 1
-    if halves and not torch.is_grad_enabled() and y.device.type == "cpu" and y.is_floating_point():
+    if halves and not torch.is_grad_enabled() and y.is_cpu and y.is_floating_point() and _lies_in_order(y):
         return _halved(y)
     known = getattr(y, "batch_norm_of", None) if halves else None
     if known is None or known.states != _states(y, *known[:2]):
         return functional.max_pool2d(y, *args, **kwargs)
     return _Halved.apply(*known[:3], y.detach(), known.mean, known.rate)[0]  # type: ignore[no-untyped-call]  # as above
+
+
+def _lies_in_order(y: Tensor) -> bool:
+    """Whether what is pooled of it by slices lies in memory as torch's pooling leaves it, for a ``view`` behind it."""
+    return y.numel() > 0 and (_descends(y) or _descends(y.movedim(-3, -1)))
+
+
+def _descends(y: Tensor) -> bool:
+    strides = [stride for stride, size in zip(y.stride(), y.shape, strict=True) if size > 1]
+    return strides == sorted(strides, reverse=True)
 
 
 def _halved(y: Tensor) -> Tensor:

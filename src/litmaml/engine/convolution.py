@@ -9,6 +9,7 @@ they take no more memory than the images, and the product is faster on a CPU, to
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from litmaml.engine.switches import is_on
-from litmaml.engine.twice_differentiable import pair, twice_differentiable
+from litmaml.engine.twice_differentiable import pair
 
 
 class Grouped:
@@ -47,11 +48,18 @@ def convolution(
     padding: Any = 0,
     dilation: Any = 1,
     groups: int = 1,
+    *,
+    otherwise: Callable[..., Tensor] = torch.conv2d,
 ) -> Tensor:
     """``torch.conv2d``, by rows (n h w, c k k) of patches times the kernels (c k k, o) where that is faster."""
     plain = input.dim() == 4 and groups == 1 and pair(dilation) == (1, 1) and not isinstance(padding, str)
+    if _are_taken_wrong(input, weight):
+        weight = weight.contiguous()
     if not (plain and is_on("convolution") and _by_patches(weight, stride)):
-        return twice_differentiable(input, weight, bias, stride, padding, dilation, groups)
+        at_sides = (
+            padding if isinstance(padding, str) else pair(padding)
+        )  # of [1] torch makes something else under vmap
+        return otherwise(input, weight, bias, pair(stride), at_sides, pair(dilation), groups)
     (down, right), (above, beside) = pair(stride), pair(padding)
     height, width = weight.shape[-2:]
     patches = functional.pad(input, (beside, beside, above, above)).unfold(2, height, down).unfold(3, width, right)
@@ -68,6 +76,16 @@ def _by_patches(weight: Tensor, stride: Any) -> bool:
     for context in Grouped.entered:
         context.met = True
     return not Grouped.entered
+
+
+def _are_taken_wrong(images: Tensor, weight: Tensor) -> bool:
+    """Whether these may be images of which torch finds a wrong gradient by the kernels.
+
+    So it does of a single one of each task, with kernels of each task's own, where both are in channels-last format and
+    oneDNN does not compute them, as in float64 and on some machines.
+    """
+    single = (images.dim() < 4 or len(images) == 1) and torch._C._functorch.is_batchedtensor(weight)
+    return single and weight.is_cpu and (weight.dtype == torch.float64 or not torch._C._has_mkldnn)
 
 
 def _are_own(weight: Tensor) -> bool:

@@ -5,8 +5,10 @@ one derivative further are
 
     by g:  w * u + v * x,    by x:  the gradient by images of (g, v),    by w:  that by kernels of (g, u),
 
-of which each is one operation. Torch goes over the groups for the last one, and under ``vmap`` each task is a group. It
-computes that by x also where x are images that need none, the most expensive part of a first layer.
+of which each is one operation. Torch goes over the groups for the last one, and under ``vmap`` each task with kernels
+of its own is a group. It computes that by x also where x are images that need none, the most expensive part of a first
+layer. Elsewhere torch's own is as fast or faster: it computes no gradient that is not asked for, such as that by
+kernels which no inner step changes, and it does nothing in Python.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from litmaml.engine.batch_norm import signed
 from litmaml.engine.switches import is_on
@@ -32,8 +35,9 @@ def twice_differentiable(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
-    """``torch.conv2d``, and as it is where no gradient is needed."""
-    derived = is_on("twice_differentiable") and torch.is_grad_enabled() and _needs_gradient(weight)
+    """``torch.conv2d``; as it is but for kernels of each task's own that need a gradient."""
+    own = is_on("twice_differentiable") and torch._C._functorch.is_batchedtensor(weight)
+    derived = own and torch.is_grad_enabled() and _needs_gradient(weight) and not _is_forward_mode()
     if not (derived and input.dim() == 4 and input.is_floating_point() and not isinstance(padding, str)):
         return _conv2d(input, weight, bias, stride, padding, dilation, groups)
     how = _How(pair(stride), pair(padding), pair(dilation), groups)
@@ -41,6 +45,11 @@ def twice_differentiable(
     if len({tensor.dtype for tensor in tensors if tensor is not None}) > 1:  # of which only some are of several tasks
         tensors = [input, weight, bias]
     return _Convolution.apply(*tensors, how)  # type: ignore[no-any-return, no-untyped-call]  # torch leaves apply untyped
+
+
+def _is_forward_mode() -> bool:
+    """Whether derivatives are taken along with the numbers (``torch.func.jvp``), which only torch's operations do."""
+    return forward_ad._current_level >= 0
 
 
 def pair(number: Any) -> tuple[int, int]:

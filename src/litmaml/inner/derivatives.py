@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from litmaml.engine.batch_norm import lean_batch_norm, lean_max_pool
 from litmaml.engine.convolution import convolution
 from litmaml.engine.linear import attention, linear
+from litmaml.engine.twice_differentiable import twice_differentiable
 
 
 def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
@@ -79,12 +81,22 @@ _IN_OTHER_FORM: dict[Callable[..., Any], Callable[..., Any]] = {
     **{function: _without_cudnn(function) for function in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)},
 }
 
+_TWICE = _IN_OTHER_FORM | {torch.conv2d: partial(convolution, otherwise=twice_differentiable)}
+
 
 class Derivatives(TorchFunctionMode):
-    """A context in which these operations take their other form, of which batch norm has no third derivative."""
+    """A context in which these operations take their other form, of which batch norm has no third derivative.
+
+    Args:
+        twice: Whether second derivatives are to come, for which alone some forms pay.
+    """
+
+    def __init__(self, twice: bool = False) -> None:
+        super().__init__()
+        self._forms = _TWICE if twice else _IN_OTHER_FORM
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return _IN_OTHER_FORM.get(function, function)(*args, **(kwargs or {}))
+        return self._forms.get(function, function)(*args, **(kwargs or {}))
 
 
 def needs_other_operations(model: nn.Module) -> bool:

@@ -99,10 +99,11 @@ class TaskModel(nn.Module):
 
     def losses(self, fast: Params, slow: Params, batch: Batch, twice: bool = False) -> Tensor:
         """l of each task (T,). ``twice``: its gradient is to be differentiated again."""
-        with Derivatives() if twice and self._batch_norm and not self._images else nullcontext():  # as of images always
-            return self.outcome(fast, slow, batch)[0]
+        return self.outcome(fast, slow, batch, twice=twice)[0]
 
-    def outcome(self, fast: Params, slow: Params, batch: Batch, loss: nn.Module | None = None) -> tuple[Tensor, Tensor]:
+    def outcome(
+        self, fast: Params, slow: Params, batch: Batch, loss: nn.Module | None = None, twice: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """l of each task (T,), or another loss, and the predictions (T, n, ...) that it is taken on."""
         taken = self.loss if loss is None else loss
 
@@ -110,7 +111,7 @@ class TaskModel(nn.Module):
             predictions = self.call(weights, slow, inputs)
             return taken(predictions, targets), predictions
 
-        losses, predictions = self.each(one, fast, batch.inputs, batch.targets)
+        losses, predictions = self.each(one, fast, batch.inputs, batch.targets, twice=twice)
         return losses, predictions
 
     def default_chunk(self, tasks: Tasks, steps: int = 1, once: bool = False) -> int:
@@ -130,11 +131,12 @@ class TaskModel(nn.Module):
             return tasks_at_once(calls.left, inputs.parts) if self._maps else 1
         return tasks_at_once(*self._convolution, inputs) if self._maps else 1
 
-    def each(self, function: Callable[..., Any], fast: Params, inputs: Tree, *others: Tree) -> Any:
-        """The function of each task's fast weights and inputs, at once or in a loop."""
+    def each(self, function: Callable[..., Any], fast: Params, inputs: Tree, *others: Tree, twice: bool = False) -> Any:
+        """The function of each task's fast weights and inputs, at once or in a loop; ``twice`` as in ``losses``."""
         first = inputs if isinstance(inputs, Tensor) else tensors_of(inputs)[0]
         at_once = self.tasks_at_once(inputs) == len(first)
-        form = Derivatives() if self._written_out or self._images else nullcontext()  # small networks feel a context
+        formed = self._written_out or self._images or (twice and self._batch_norm)
+        form = Derivatives(twice) if formed else nullcontext()  # small networks feel a context
         way = Grouped() if self.grouped else nullcontext()
         if self.channels_last and at_once:
             inputs = tree_map(channels_last_of_tasks, inputs)
