@@ -66,8 +66,10 @@ class CountingLoop(InnerLoop):
 
     gradients = losses_only = 0
 
-    def outcome(self, fast: Params, slow: Params, batch: Batch, loss: nn.Module | None = None) -> tuple[Tensor, Tensor]:
-        losses, predictions = super().outcome(fast, slow, batch, loss)
+    def outcome(
+        self, fast: Params, slow: Params, batch: Batch, loss: nn.Module | None = None, twice: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        losses, predictions = super().outcome(fast, slow, batch, loss, twice)
         if losses.requires_grad:
             # Counted where the backward pass begins: a loss that nothing is derived from is no gradient.
             losses.register_hook(self._count)

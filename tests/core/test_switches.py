@@ -12,7 +12,7 @@ from oracles import relative
 from torch import nn
 
 from cases import OUTER, TWICE, UNPROBED
-from litmaml.engine import allocator, batch_norm, convolution, features, linear, program, twice_differentiable
+from litmaml.engine import allocator, batch_norm, convolution, features, linear, pooling, program, twice_differentiable
 from litmaml.engine.switches import PARTS, is_on, without
 from litmaml.inner import SGD
 from litmaml.inner.loop import InnerLoop
@@ -53,6 +53,8 @@ def used(part: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     elif part == "linear":
         rows = noting(lambda: True)
         monkeypatch.setattr(linear, "is_on", lambda part: is_on(part) and rows())
+    elif part == "pooling":
+        monkeypatch.setattr(batch_norm, "halved", noting(pooling.halved))
     elif part == "twice_differentiable":
         apply = twice_differentiable._Convolution.apply
         monkeypatch.setattr(twice_differentiable._Convolution, "apply", noting(apply))
@@ -100,6 +102,19 @@ def test_gradients_without_a_part(part: str, outer: str, monkeypatch: pytest.Mon
         plain = gradients()
     assert not uses
     assert relative(fast, plain) < 1e-10
+
+
+def test_predictions_without_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pooling has its other form where there are no gradients alone."""
+    loop = InnerLoop(Conv4(ways=3, filters=4), nn.CrossEntropyLoss(), SGD(0.1), ["*"], 1)
+    images, uses = torch.randn(4, 6, 1, 28, 28), used("pooling", monkeypatch)
+    with torch.no_grad():
+        fast = loop.predict(loop.learnt_start(4).fast, images)
+        assert uses
+        uses.clear()
+        with without("pooling"):
+            assert torch.equal(loop.predict(loop.learnt_start(4).fast, images), fast)
+    assert not uses
 
 
 def test_switches_come_on_again() -> None:

@@ -20,13 +20,14 @@ as x are sums of multiples of x, u and s(g), and two sums over u. There is no th
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from litmaml.engine.pooling import halved, is_halving, may_be_sliced
 from litmaml.engine.switches import is_on
 
 
@@ -77,44 +78,13 @@ def _states(*tensors: Tensor) -> list[Any]:
 
 def lean_max_pool(y: Tensor, *args: Any, **kwargs: Any) -> Any:
     """``functional.max_pool2d``; of what ``lean_batch_norm`` has just normalised both together, if it halves."""
-    halves = is_on("batch_norm") and _halves(*args, **kwargs) and y.dim() in (3, 4) and min(y.shape[-2:]) > 1
-    if halves and not torch.is_grad_enabled() and y.is_cpu and y.is_floating_point() and _lies_in_order(y):
-        return _halved(y)
-    known = getattr(y, "batch_norm_of", None) if halves else None
+    halves = is_halving(*args, **kwargs)
+    if halves and is_on("pooling") and not torch.is_grad_enabled() and may_be_sliced(y):
+        return halved(y)
+    known = getattr(y, "batch_norm_of", None) if halves and is_on("batch_norm") else None
     if known is None or known.states != _states(y, *known[:2]):
         return functional.max_pool2d(y, *args, **kwargs)
     return _Halved.apply(*known[:3], y.detach(), known.mean, known.rate)[0]  # type: ignore[no-untyped-call]  # as above
-
-
-def _lies_in_order(y: Tensor) -> bool:
-    """Whether what is pooled of it by slices lies in memory as torch's pooling leaves it, for a ``view`` behind it."""
-    return y.numel() > 0 and (_descends(y) or _descends(y.movedim(-3, -1)))
-
-
-def _descends(y: Tensor) -> bool:
-    strides = [stride for stride, size in zip(y.stride(), y.shape, strict=True) if size > 1]
-    return strides == sorted(strides, reverse=True)
-
-
-def _halved(y: Tensor) -> Tensor:
-    """The largest of each 2 x 2 values without their places, which takes torch up to ten times as long on a CPU."""
-    height, width = (size // 2 * 2 for size in y.shape[-2:])
-    rows = torch.maximum(y[..., 0:height:2, :], y[..., 1:height:2, :])
-    return torch.maximum(rows[..., 0:width:2], rows[..., 1:width:2])
-
-
-def _halves(
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> bool:
-    """Whether it is 2 x 2 to one, side by side."""
-    sizes = [kernel_size, 2 if stride is None else stride, padding, dilation]
-    pairs = [tuple(size) if isinstance(size, Sequence) else (size, size) for size in sizes]
-    return pairs == [(2, 2), (2, 2), (0, 0), (1, 1)] and not ceil_mode and not return_indices
 
 
 def _takes(

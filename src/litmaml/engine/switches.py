@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 PARTS = (
-    *("allocator", "batch_norm", "convolution", "cuda_graph", "features", "linear", "program", "together"),
-    "twice_differentiable",
+    *("allocator", "batch_norm", "convolution", "cuda_graph", "features", "linear", "pooling", "program"),
+    *("together", "twice_differentiable"),
 )
 """One for each file that makes something fast; ``compiler``, ``watched`` and ``traced_numbers`` are of programs."""
 
@@ -26,7 +26,8 @@ def without(*parts: str) -> Iterator[None]:
     Args:
         parts: Of ``PARTS``: keeping freed memory (what the C library keeps already stays kept), the leaner batch norm,
             convolutions by patches, replayed CUDA graphs, constant parts computed once, sequences' linear maps by one
-            product per task, compiled programs, several tasks at once, convolutions with leaner second derivatives.
+            product per task, pooling by slices, compiled programs, several tasks at once, convolutions with leaner
+            second derivatives.
 
     Raises:
         ValueError: There is no such part.
