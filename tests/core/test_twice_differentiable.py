@@ -207,6 +207,14 @@ def test_only_second_derivatives_of_adapted_kernels_are_taken_by_it(
     assert (calls.total() > 0) == some
 
 
+def test_of_a_single_task_it_is_for_images_that_need_no_gradient() -> None:
+    x, w = torch.randn(2, 3, 7, 8, dtype=torch.float64), kernels().requires_grad_()
+    adapted = 2 * w
+    assert twice_differentiable(x, adapted).grad_fn.name() == "_ConvolutionBackward"  # type: ignore[union-attr]  # has one
+    for images, weight in ((x, w), (x.clone().requires_grad_(), adapted)):
+        assert twice_differentiable(images, weight).grad_fn.name() == "ConvolutionBackward0"  # type: ignore[union-attr]  # as above
+
+
 def noting(function: Callable[..., Any], calls: Counter[str]) -> Callable[..., Any]:
     def noted(*args: Any) -> Any:
         calls[function.__name__] += 1

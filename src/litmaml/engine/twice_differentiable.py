@@ -8,7 +8,7 @@ one derivative further are
 of which each is one operation. Torch goes over the groups for the last one, and under ``vmap`` each task with kernels
 of its own is a group. It computes that by x also where x are images that need none, the most expensive part of a first
 layer. Elsewhere torch's own is as fast or faster: it computes no gradient that is not asked for, such as that by
-kernels which no inner step changes, and it does nothing in Python.
+kernels behind other layers which no inner step changes, and it does nothing in Python.
 """
 
 from __future__ import annotations
@@ -35,10 +35,15 @@ def twice_differentiable(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
-    """``torch.conv2d``; as it is but for kernels of each task's own that need a gradient."""
-    own = is_on("twice_differentiable") and torch._C._functorch.is_batchedtensor(weight)
-    derived = own and torch.is_grad_enabled() and _needs_gradient(weight) and not _is_forward_mode()
-    if not (derived and input.dim() == 4 and input.is_floating_point() and not isinstance(padding, str)):
+    """``torch.conv2d``; as it is but for each task's own kernels that need a gradient.
+
+    Of a single task only where the images need none, by kernels that are adapted, which are no leaves of the graph.
+    """
+    taken = is_on("twice_differentiable") and input.dim() == 4 and input.is_floating_point()
+    single = not torch._C._functorch.is_functorch_wrapped_tensor(input) and weight.grad_fn is not None
+    gains = torch._C._functorch.is_batchedtensor(weight) or (single and not input.requires_grad)
+    derived = torch.is_grad_enabled() and _needs_gradient(weight) and not _is_forward_mode()
+    if not (taken and gains and derived) or isinstance(padding, str):
         return _conv2d(input, weight, bias, stride, padding, dilation, groups)
     how = _How(pair(stride), pair(padding), pair(dilation), groups)
     tensors = [None if tensor is None else _as_cast(tensor) for tensor in (input, weight, bias)]
