@@ -293,6 +293,18 @@ def test_what_the_compiler_asks_of_a_cpu_is_found_out_beforehand(monkeypatch: py
     assert cpu_vec_isa.valid_vec_isa_list.cache_info().currsize == 1
 
 
+@pytest.mark.parametrize(("size", "inside"), [(8, 1), (2**17, 2)])
+def test_a_trace_of_small_tensors_has_one_thread(size: int, inside: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with compiler.quick_trace([torch.ones(size)]):
+            assert torch.get_num_threads() == inside
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_trace_makes_few_modes_of_fake_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not one for each operation, with a stack trace, which takes half of the time of a trace."""
     made: list[FakeTensorMode] = []

@@ -78,7 +78,8 @@ def test_recurrence_is_not_cudnns(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append(torch.backends.cudnn.enabled)
         return lstm(*args)
 
-    for forms in (derivatives._IN_OTHER_FORM, derivatives._TWICE):
+    tables: list[dict[Any, Any]] = [derivatives._IN_OTHER_FORM, derivatives._TWICE]
+    for forms in tables:
         monkeypatch.setitem(forms, torch.lstm, derivatives._without_cudnn(noted))
     SecondOrder().solve(loop, OuterLoss(), *loop.start(tasks), tasks, 1)
     assert seen == [False] * 4  # support and query of two tasks

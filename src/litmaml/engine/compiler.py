@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import copy_context
 from functools import cache
 from threading import Thread
@@ -43,9 +43,24 @@ def _ready() -> Thread:
     return thread
 
 
-def one_fake_mode() -> AbstractContextManager[object]:
-    """Inside, a trace has one mode of fake tensors for all its operations; else each makes one, with a stack trace."""
-    return tracing(TracingContext(FakeTensorMode()))
+_SMALL = 2**17
+"""Numbers of all arguments together, below which threads wait for each other longer than they compute."""
+
+
+@contextmanager
+def quick_trace(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Inside, a trace has one mode of fake tensors; else each of its operations makes one, with a stack trace.
+
+    And one thread, where the tensors, its arguments, are small.
+    """
+    threads = torch.get_num_threads()
+    if sum(tensor.numel() for tensor in tensors) < _SMALL:
+        torch.set_num_threads(1)
+    try:
+        with tracing(TracingContext(FakeTensorMode())):
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def compiled(trace: GraphModule, tensors: Sequence[Tensor]) -> Function:

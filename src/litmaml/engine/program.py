@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from litmaml.engine.compiler import Function, compiled, make_ready, one_fake_mode
+from litmaml.engine.compiler import Function, compiled, make_ready, quick_trace
 from litmaml.engine.cuda_graph import CudaGraph
 from litmaml.engine.switches import is_on
 from litmaml.engine.traced_numbers import Taken
@@ -48,7 +48,7 @@ class Program:
         try:
             make_ready(device)
             # Tracing draws too, but not from the tasks' own stream.
-            with one_fake_mode(), seeded(0, device), self._taken:
+            with quick_trace(tensors), seeded(0, device), self._taken:
                 # Detached: one tensor that stands in two places would be traced as one argument.
                 trace = make_fx(function)(*(tensor.detach() for tensor in tensors))
             self._compiled = compiled(trace, tensors)
