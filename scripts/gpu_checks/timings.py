@@ -242,6 +242,8 @@ def _chosen(setting: Setting, precision: str, compile: bool, notes: dict[str, An
         if timed is not None:
             notes |= {"chosen": "grouped" if meta.inner_loop.grouped else "by patches"}
             notes |= {"grouped_ms": round(1e3 * timed.grouped, 4), "patches_ms": round(1e3 * timed.patches, 4)}
+        elif setting.device.type == "cuda":
+            raise RuntimeError("neither way could be measured, or no kernels are each task's own")
         with without("program"):  # which would take minutes to compile
             found = run()
     return _off(found, _true("Conv4", 1, setting.small, setting.device))

@@ -16,8 +16,10 @@ import pytest
 import torch
 import yaml
 from PIL import Image, ImageCms
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from litmaml.data import ImageFormat, ImagePool, unpacking
+from litmaml.data.affine import random_affine
 from litmaml.data.eight_bits import flattening
 from litmaml.data.images import read_images
 
@@ -462,3 +464,26 @@ def test_reading_many_images_is_shown_in_a_terminal(
         pixels, errors = read_images(files, ImageFormat(size=8, channels=1))
         assert (len(pixels), errors) == (count, {})
         assert ("reading images" in capsys.readouterr().err) == shown
+
+
+class Sent(TorchDispatchMode):
+    """Notes of each copy to a device whether it is waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waited: list[bool] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        to = (kwargs or {}).get("device")
+        if function.overloadpacket.__name__ == "_to_copy" and to and to != args[0].device:
+            self.waited.append(not kwargs.get("non_blocking", False))
+        return function(*args, **(kwargs or {}))
+
+
+def test_rendering_does_not_wait_for_a_device() -> None:
+    """Which a copy does unless it says otherwise; as of a GPU, to which numbers for each channel are sent."""
+    pixels, chances = torch.zeros(2, 3, 8, 8, dtype=torch.uint8, device="meta"), torch.zeros(2, 5, device="meta")
+    with Sent() as sent:
+        images = ImageFormat(8, 3, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.2)).to_float(pixels)
+        random_affine(images, chances, 1.0)
+    assert sent.waited == [False] * 3

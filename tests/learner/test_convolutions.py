@@ -38,6 +38,7 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch, grouped: float, patches: float) -> l
         return grouped if Grouped.entered else patches
 
     monkeypatch.setattr(module, "_on_gpu", lambda device: True)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # as the command line sets it
     monkeypatch.setattr(convolution, "_are_own", torch._C._functorch.is_batchedtensor)
     monkeypatch.setattr(module, "seconds", seconds)
     return asked
@@ -108,3 +109,14 @@ def test_a_learner_without_a_trainer_chooses_in_training(training: bool, monkeyp
     one = learner().train(training)
     one._try(data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0))
     assert one.inner_loop.grouped == bool(asked) == training
+
+
+def test_where_only_grouped_ones_would_round_nothing_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torch has it: convolutions in TF32, and matrix products, of which patches are, in float32."""
+    asked, data = on_gpu(monkeypatch, 0.01, 0.05), glyphs()
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    data.setup("fit")
+    one = learner().train()
+    one._try(data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0))
+    assert not asked
+    assert not one.inner_loop.grouped

@@ -27,7 +27,8 @@ def random_affine(images: Tensor, uniform: Tensor, strength: float) -> Tensor:
         strength: 1: up to 15 degrees, 15 % of scale and shear, and a shift of 8 % of the width; in
             proportion.
     """
-    limits = uniform.new_tensor(_LIMITS, dtype=images.dtype)
+    # Made here and sent: to make it on a GPU is to wait for all that the GPU has been given.
+    limits = torch.tensor(_LIMITS, dtype=images.dtype).to(uniform.device, non_blocking=True)
     amounts = (2 * uniform.to(images.dtype) - 1) * limits * strength
     angle, log_scale, shear, right, down = amounts.flatten(0, -2).unbind(-1)
     cos, sin = log_scale.exp() * angle.cos(), log_scale.exp() * angle.sin()

@@ -153,7 +153,9 @@ def _for_channels(numbers: NDArray[np.float64], pixels: Tensor) -> Tensor | floa
     """A number as it is; one for each channel to be broadcast over pixels (..., C, H, W)."""
     if numbers.ndim == 0:
         return float(numbers)
-    return torch.tensor(numbers[:, None, None], dtype=torch.get_default_dtype(), device=pixels.device)
+    # Made here and sent: to make it on a GPU is to wait for all that the GPU has been given.
+    made = torch.tensor(numbers[:, None, None], dtype=torch.get_default_dtype())
+    return made.to(pixels.device, non_blocking=True)
 
 
 @dataclass(frozen=True)

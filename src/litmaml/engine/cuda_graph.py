@@ -26,12 +26,14 @@ def recorded(run: Callable[[], T], device: torch.device) -> tuple[torch.cuda.CUD
         # Not on the default stream, on which nothing can be recorded, nor what a recording is to find warm.
         aside, before = torch.cuda.Stream(), torch.cuda.current_stream()  # type: ignore[no-untyped-call]  # of torch
         aside.wait_stream(before)
-        with torch.cuda.stream(aside):
-            for _ in range(_WARM_UP - 1):
-                run()
-            with _no_waiting():
-                run()
-        before.wait_stream(aside)
+        try:
+            with torch.cuda.stream(aside):
+                for _ in range(_WARM_UP - 1):
+                    run()
+                with _no_waiting():
+                    run()
+        finally:
+            before.wait_stream(aside)  # also where it fails: what it reads is overwritten then
         graph = torch.cuda.CUDAGraph()
         try:
             # On a stream of this device: torch's own is of the first that anything was recorded on. Threads that pin

@@ -12,7 +12,7 @@ from torch import nn
 
 from litmaml.engine.convolution import Grouped
 from litmaml.engine.cuda_graph import recorded
-from litmaml.engine.float32 import float32_flags
+from litmaml.engine.float32 import convolutions_round, float32_flags
 from litmaml.engine.switches import is_on
 from litmaml.outer.meta_gradient import MetaGradientOf
 from litmaml.randomness import seeded
@@ -66,7 +66,9 @@ class ConvolutionChoice:
         if not (_on_gpu(device) and convolves and is_on("convolution")):
             return None
         found, key = None, _precision(compute, device)
-        if key not in self._grouped and not torch.are_deterministic_algorithms_enabled():
+        # Of float32 only grouped ones would be rounded then, which is not for the clock to choose.
+        uneven = convolutions_round() and key.startswith("torch.float32,")
+        if key not in self._grouped and not uneven and not torch.are_deterministic_algorithms_enabled():
             loop.grouped = False
             found = agree(partial(_measured, compute, tasks))
             if found is not None:

@@ -121,7 +121,7 @@ class LateCheck:
     def _is_simple(self, tasks: MetaBatch) -> bool:
         """What may change within a run: a single batch in each step, an error for what is not finite, few numbers."""
         learner = self._learner
-        if learner.on_nonfinite != "raise" or learner.trainer.accumulate_grad_batches != 1:
+        if learner.on_nonfinite != "raise" or learner.trainer.accumulate_grad_batches != 1 or learner.inner_loop.draws:
             return False
         return sum(part.nbytes for part in tensors_of(tasks)) <= MOST_BYTES  # which are kept until they are looked at
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from lightning.pytorch import Trainer
+from torch import nn
 
 from litmaml.learner.evaluated import EvaluatedLearner
 
@@ -42,6 +43,8 @@ def may_be_late(learner: EvaluatedLearner, trainer: Trainer) -> bool:
             not learner.outer_loss.has_own("update"),
             # These read the tasks' numbers or classes from the device in each step.
             not (loop.draws or learner.outer_gradient.sampled or loop.head is not None),
+            # On a GPU it ends the process at numbers that are not finite, as they are after such a step.
+            not any(isinstance(module, nn.BCELoss) for module in learner.modules()),
             # It waits for each gradient, and has an error of its own for one that is not finite.
             not torch.is_anomaly_enabled(),
         ]
