@@ -15,6 +15,11 @@ AFFINE_NUMBERS = 5
 _LIMITS = (math.radians(15), math.log(1.15), 0.15, 0.16, 0.16)
 
 
+def sent(made: Tensor, device: torch.device) -> Tensor:
+    """Numbers that were made here, on the device: to make them on a GPU is to wait for all that it has been given."""
+    return made.to(device, non_blocking=True)
+
+
 def random_affine(images: Tensor, uniform: Tensor, strength: float) -> Tensor:
     """Turns, scales, shears and shifts every image by its own random numbers.
 
@@ -27,8 +32,7 @@ def random_affine(images: Tensor, uniform: Tensor, strength: float) -> Tensor:
         strength: 1: up to 15 degrees, 15 % of scale and shear, and a shift of 8 % of the width; in
             proportion.
     """
-    # Made here and sent: to make it on a GPU is to wait for all that the GPU has been given.
-    limits = torch.tensor(_LIMITS, dtype=images.dtype).to(uniform.device, non_blocking=True)
+    limits = sent(torch.tensor(_LIMITS, dtype=images.dtype), uniform.device)
     amounts = (2 * uniform.to(images.dtype) - 1) * limits * strength
     angle, log_scale, shear, right, down = amounts.flatten(0, -2).unbind(-1)
     cos, sin = log_scale.exp() * angle.cos(), log_scale.exp() * angle.sin()

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from litmaml.data.affine import sent
 from litmaml.data.eight_bits import flattening
 from litmaml.data.leakage import Copies, judge_copies, pairs_of_twins, prints_of
 from litmaml.data.unpacking import unpack
@@ -153,9 +154,7 @@ def _for_channels(numbers: NDArray[np.float64], pixels: Tensor) -> Tensor | floa
     """A number as it is; one for each channel to be broadcast over pixels (..., C, H, W)."""
     if numbers.ndim == 0:
         return float(numbers)
-    # Made here and sent: to make it on a GPU is to wait for all that the GPU has been given.
-    made = torch.tensor(numbers[:, None, None], dtype=torch.get_default_dtype())
-    return made.to(pixels.device, non_blocking=True)
+    return sent(torch.tensor(numbers[:, None, None], dtype=torch.get_default_dtype()), pixels.device)
 
 
 @dataclass(frozen=True)

@@ -219,8 +219,8 @@ class _FirstDerivative(torch.autograd.Function):
 
         by_g = _line(left, of_g * rate, c - share * sum_u - of_g * rate * mean)
         by_g = _with(by_g, u_left, weight * rate, None)
-        products, others = torch.addcmul(sum_u * sum_g, sum_uz, sum_gz), (0, *range(2, g.dim()))
-        by_weight = rate * torch.sub((u_left * g).sum(others), products, alpha=1 / count)
+        products = torch.addcmul(sum_u * sum_g, sum_uz, sum_gz)
+        by_weight = rate * torch.sub((u_left * g).sum(_others(g)), products, alpha=1 / count)
         sum_v, sum_vz = of_g * sum_g - of_u * sum_u, of_g * sum_gz - of_u * sum_uz
         slope = -rate * (rate * sum_vz / count + share * by_weight)
         by_x = _line(x, slope, -rate * sum_v / count - slope * mean)
@@ -231,6 +231,11 @@ class _FirstDerivative(torch.autograd.Function):
 def _count(x: Tensor) -> int:
     """M."""
     return x.numel() // x.shape[1]
+
+
+def _others(x: Tensor) -> tuple[int, ...]:
+    """The dimensions beside that of channels."""
+    return (0, *range(2, x.dim()))
 
 
 def _channels(numbers: Tensor, x: Tensor) -> Tensor:

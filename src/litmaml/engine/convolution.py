@@ -56,9 +56,8 @@ def convolution(
     if _are_taken_wrong(input, weight):
         weight = weight.contiguous()
     if not (plain and is_on("convolution") and _by_patches(weight, stride)):
-        at_sides = (
-            padding if isinstance(padding, str) else pair(padding)
-        )  # of [1] torch makes something else under vmap
+        # In pairs: of one number in a list torch makes something else under vmap.
+        at_sides = padding if isinstance(padding, str) else pair(padding)
         return otherwise(input, weight, bias, pair(stride), at_sides, pair(dilation), groups)
     (down, right), (above, beside) = pair(stride), pair(padding)
     height, width = weight.shape[-2:]

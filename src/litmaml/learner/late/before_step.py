@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Iterable, Iterator
 from typing import Any, final
 
@@ -34,7 +35,7 @@ class BeforeStep:
         self._state = {weight: dict(kept) for weight, kept in self._optimizer.state.items()}
         self._groups = [dict(group) for group in self._optimizer.param_groups]
         tensors = [*self._tensors()]
-        if len(tensors) != len(self._originals) or any(map(_differ, tensors, self._originals)):
+        if len(tensors) != len(self._originals) or any(map(operator.is_not, tensors, self._originals)):
             self._fits = sum(tensor.nbytes for tensor in tensors) <= MOST_BYTES
             self._originals = tensors
             self._copies = [torch.empty_like(tensor) for tensor in tensors] if self._fits else []
@@ -75,10 +76,6 @@ class BeforeStep:
         steps = loop.automatic_optimization.optim_progress.optimizer
         for progress in (loop.batch_progress, loop.scheduler_progress, steps.step, steps.zero_grad):
             yield from (progress, progress.total, progress.current)
-
-
-def _differ(one: Tensor, other: Tensor) -> bool:
-    return one is not other
 
 
 @torch.no_grad()
